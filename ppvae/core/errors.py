@@ -1,0 +1,43 @@
+"""The errors that ppvae raises when the caller is wrong, and the nearest-name hint they end with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PpvaeError(ValueError):
+    """Base of every error that ppvae raises on purpose: the message says what, where, and what to try."""
+
+
+class PairError(PpvaeError):
+    """A model/guide pair breaks its contract: names the site, what was expected, what was found."""
+
+
+class DataError(PpvaeError):
+    """Data that cannot be used as asked: names the file or tensor, the place in it, and the remedy."""
+
+
+class FitError(PpvaeError):
+    """Training stopped because a number was not finite; no parameter was touched by it."""
+
+
+class RunError(PpvaeError):
+    """A run folder, recipe or checkpoint that cannot be used: names the file and the key."""
+
+
+def try_one_of(*remedies: str) -> str:
+    """The closing lines of an error message: a list of remedies, most likely first."""
+    return "\nTry one of:\n" + "\n".join(f"  - {remedy}" for remedy in remedies)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint with the nearest known name, or the list of all of them.
+
+    >>> did_you_mean("mnits", ["mnist", "digits"])
+    "did you mean 'mnist'? Known: digits, mnist"
+    """
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    listing = f"Known: {', '.join(names)}"
+    return f"did you mean {nearest[0]!r}? {listing}" if nearest else listing
