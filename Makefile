@@ -1,0 +1,63 @@
+# Every target installs what it needs by itself: a machine with Python (3.11 or newer) and make is enough.
+#   make demo      train and evaluate a variational auto-encoder on handwritten digits
+#   make test      the test suite, without the checks that take minutes
+#   make help      all the targets
+# Variables: PYTHON (that makes the environment), VENV (where), JOBS (test processes), PYTEST_ARGS, DEMO_ARGS.
+# Tests on data that is not in the package read the folder named by the environment variable PPVAE_DATA.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+# Several test processes share the cores: one thread each.
+OMP_NUM_THREADS ?= 1
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check format bench clean distclean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
+
+# The stamp is younger than the files that say what is to be installed, or the installation is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ppvae needs Python 3.11 or newer; $(PYTHON) is not. Try: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## the environment alone
+
+demo: $(STAMP) ## train and evaluate a VAE on handwritten digits, and write a report
+	$(BIN)/ppvae demo $(DEMO_ARGS)
+
+test: $(STAMP) ## the test suite
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMP) ## the checks that take minutes (none selected, pytest's status 5, is no failure)
+	$(PYTEST) -m slow --timeout 1800 $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+check: $(STAMP) ## linter, formatter, type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let the formatter write
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: ## list the side-by-side timings: run one with .venv/bin/python benchmarks/NAME.py
+	@for file in $(wildcard benchmarks/*.py); do \
+	  printf '%-36s ' "$$file"; sed -n '1s/^r*"""\(.*\)/\1/p;1q' "$$file" | sed 's/"""$$//'; done
+
+clean: ## remove what tools left, not the environment
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find ppvae tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)
