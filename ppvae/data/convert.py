@@ -1,0 +1,173 @@
+"""From whatever a caller hands over (tensor, array, mapping) to a checked Dataset, saying what was converted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .dataset import Dataset, ValueSpace, sampled_rows
+from ..core.errors import DataError, try_one_of
+
+_log = logging.getLogger("ppvae.data")
+
+_WIDTH: dict[ValueSpace, int] = {"binary": 0, "unit": 1, "byte": 2, "count": 3, "real": 4}
+
+
+def as_dataset(data: object, *, name: str = "data") -> Dataset:
+    """A Dataset of a tensor, a numpy array or a mapping of tensors that share axis 0; a Dataset passes through.
+
+    Conversions that lose nothing a model would see are made, each with one line in the log ``ppvae.data``: float64
+    becomes the default float dtype, uint8 is read as bytes 0..255 (a model sees them divided by 255), integers as
+    counts. The value space is detected: "binary" if all values are 0 or 1, "unit" if they lie in [0, 1], else
+    "byte" for uint8, "count" for integers without negatives, "real".
+
+    Args:
+        data: ``[N, *event]`` with at least one event dimension, or a mapping of such (covariates may be ``[N]``).
+        name: how errors and reports call it.
+
+    Raises:
+        DataError: not an array; object or complex values; no rows; a 1-D vector; NaN or infinite values (names the
+            first); mapping members of different lengths.
+
+    >>> as_dataset(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+    Dataset('data', 2 x (2,) binary)
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, Mapping):
+        if not data:
+            raise DataError(f"{name}: an empty mapping holds no data.")
+        main = "x" if "x" in data else str(next(iter(data)))
+        members = {
+            str(key): to_tensor(value, f"{name}[{key!r}]", covariate=str(key) != main)
+            for key, value in data.items()
+        }
+        dataset = Dataset(members, name=name)  # before the values are looked at: lengths and emptiness
+        return Dataset(members, name=name, value_space=value_space_of(members[dataset.main]))
+    x = to_tensor(data, name)
+    if x.dim() == 1:
+        raise DataError(
+            f"{name}: a 1-D vector of shape {tuple(x.shape)} where a batch [N, *event] is meant."
+            + try_one_of("x[None] if it is one datum", "x[:, None] if it holds one number for each datum")
+        )
+    space = value_space_of(x)
+    if x.dtype == torch.uint8 and space == "byte":
+        _log.warning("%s: uint8 values are read as bytes 0..255; models see them divided by 255.", name)
+    elif not x.is_floating_point():
+        _log.warning("%s: %s values are read as %s data.", name, str(x.dtype).removeprefix("torch."), space)
+    return Dataset(x, name=name, value_space=space, image_shape=picture_shape(tuple(x.shape[1:])))
+
+
+def to_tensor(value: object, what: str, *, covariate: bool = False, mapped: bool = False) -> Tensor:
+    """A finite, non-empty, real tensor of an array; float64 becomes the default float dtype (logged).
+
+    Args:
+        value: a torch tensor or a numpy array.
+        what: how an error calls it.
+        covariate: an extra member of a mapping: integers are left alone.
+        mapped: a memory map: keeps its dtype, and only a sample of rows is looked at.
+    """
+    x = value.detach() if isinstance(value, Tensor) else _from_numpy(value, what)
+    if x.layout != torch.strided:
+        raise DataError(f"{what}: a {x.layout} tensor." + try_one_of("x.to_dense()"))
+    if x.is_complex():
+        raise DataError(
+            f"{what}: complex values ({x.dtype})." + try_one_of("torch.view_as_real(x).flatten(1)")
+        )
+    if x.dim() == 0:
+        raise DataError(f"{what}: a single number where a batch [N, *event] is meant.")
+    if x.numel() == 0:
+        raise DataError(f"{what}: empty data, shape {tuple(x.shape)}.")
+    if not x.is_floating_point():
+        return x
+    require_finite(sampled_rows(x) if mapped else x, what)
+    default = torch.get_default_dtype()
+    if mapped or x.dtype == default:
+        return x
+    converted = x.to(default)
+    if torch.finfo(default).max < torch.finfo(x.dtype).max:
+        try:
+            require_finite(converted, what)
+        except DataError as error:
+            raise DataError(
+                f"{what}: values beyond the range of {default}: {error}"
+                + try_one_of("rescale the data", "torch.set_default_dtype(torch.float64)")
+            ) from None
+        _log.warning("%s: converted from %s to %s.", what, x.dtype, default)
+    else:
+        _log.info("%s: converted from %s to %s.", what, x.dtype, default)
+    return converted
+
+
+def _from_numpy(value: object, what: str) -> Tensor:
+    if not isinstance(value, np.ndarray):
+        raise DataError(
+            f"{what}: expected a tensor or an array, found {type(value).__module__}.{type(value).__qualname__}."
+            + try_one_of(
+                "torch.as_tensor(x)", "x.to_numpy() for a data frame", "ppvae.data.load(path) for a file"
+            )
+        )
+    array = cast("np.ndarray[Any, Any]", value)
+    if array.dtype.kind not in "biufc":
+        raise DataError(
+            f"{what}: values of dtype {array.dtype} are not numbers."
+            + try_one_of("array.astype(float)", "leave out columns of text", "make ragged rows equally long")
+        )
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        if array.dtype.itemsize == 8 and array.size and int(array.max()) > np.iinfo(np.int64).max:
+            raise DataError(f"{what}: uint64 values beyond the range of int64.")
+        array = array.astype(np.int32 if array.dtype.itemsize == 2 else np.int64)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()  # torch shares memory, and can neither honour read-only nor step backwards
+    return torch.from_numpy(array)
+
+
+def require_finite(x: Tensor, what: str) -> None:
+    """Raises a DataError that counts NaN and infinite values and names the place of the first."""
+    if not x.is_floating_point() or bool(torch.isfinite(torch.stack(x.aminmax())).all()):
+        return
+    bad = ~torch.isfinite(x)
+    first = tuple(int(i) for i in bad.nonzero()[0])
+    nan, total = int(torch.isnan(x).sum()), int(bad.sum())
+    raise DataError(
+        f"{what}: {total} of {x.numel()} values are not finite ({nan} NaN, {total - nan} infinite); the first is "
+        f"{x[first].item()} at {list(first)}."
+        + try_one_of(
+            "leave out those rows", "fill them in and pass a mask in a mapping {'x': ..., 'mask': ...}"
+        )
+    )
+
+
+def value_space_of(x: Tensor) -> ValueSpace:
+    """The narrowest space that holds all values (of a uint8 tensor: "binary" or "byte")."""
+    if x.dtype == torch.bool:
+        return "binary"
+    low, high = (bound.item() for bound in x.aminmax())
+    if low >= 0 and high <= 1 and bool(((x == 0) | (x == 1)).all()):
+        return "binary"
+    if x.dtype == torch.uint8:
+        return "byte"
+    if not x.is_floating_point():
+        return "count" if low >= 0 else "real"
+    return "unit" if low >= 0 and high <= 1 else "real"
+
+
+def widest(spaces: list[ValueSpace]) -> ValueSpace:
+    """The space that holds all of several parts of one data set."""
+    return max(spaces, key=_WIDTH.__getitem__)
+
+
+def picture_shape(event_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """How to draw a datum of this shape: (H, W), or (C, H, W) as it stands; a flat row does not say."""
+    if len(event_shape) == 3 and event_shape[0] == 1:
+        return event_shape[1:]
+    return event_shape if len(event_shape) in (2, 3) else None

@@ -1,0 +1,215 @@
+"""What a data set is: rows that share axis 0, the space their values live in, and its held-out parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..core.errors import DataError, did_you_mean, try_one_of
+
+ValueSpace = Literal["binary", "unit", "byte", "real", "count"]
+Binarization = Literal["none", "static", "dynamic"]
+
+_SAMPLED_ROWS = 1024
+"""How many rows of a memory-mapped array are looked at where looking at all would read the whole file."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    r"""Rows ``x [N, *event]``, the space their values live in, and the held-out parts that hang on them.
+
+    A data set *is* its training part: ``.train`` returns it, ``.validation`` and ``.test`` are data sets of their
+    own (or None). :meth:`batch` is the one way from stored values to what a model sees:
+
+    .. math:: x_\text{model} = x / 255 \text{ for bytes}, \quad
+              x_\text{model} \sim \mathrm{Bernoulli}(x) \text{ under dynamic binarisation}, \quad x \text{ else}
+
+    in the default float dtype. Of a mapping, the member ``"x"`` (or the first, where there is no ``"x"``) is the
+    *main* member: the value space describes it; the other members are covariates and keep integer types.
+
+    Args:
+        x: tensor ``[N, *event]``, or a mapping of tensors that share axis 0.
+        labels: ``[N]`` or None; never seen by a model, used to colour figures.
+        name: how reports call it.
+        value_space: "binary" {0, 1}, "unit" [0, 1], "byte" 0..255, "count" 0, 1, 2, ..., "real".
+        image_shape: how to draw one flat row as a picture, for instance (28, 28).
+        binarization: "none", "static" (``x`` holds the drawn zeros and ones) or "dynamic" (drawn anew by each
+            :meth:`batch` with probability ``x``; Burda et al. 2015, arXiv 1509.00519, section 5.1).
+        validation: the part that stops training, or None.
+        test: the part that nothing but the final numbers sees, or None.
+        memory_mapped: ``x`` stands on disk and is paged in as rows are gathered.
+
+    Raises:
+        DataError: no rows, members or labels of different lengths, an unknown space, or binarisation of values
+            that are no probabilities.
+
+    >>> import torch
+    >>> data = Dataset(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), value_space="byte")
+    >>> data.batch(torch.tensor([1]))
+    tensor([[0.2000, 0.4000]])
+    """
+
+    x: Tensor | Mapping[str, Tensor]
+    labels: Tensor | None = None
+    name: str = "data"
+    value_space: ValueSpace = "real"
+    image_shape: tuple[int, ...] | None = None
+    binarization: Binarization = "none"
+    validation: Dataset | None = None
+    test: Dataset | None = None
+    memory_mapped: bool = False
+
+    def __post_init__(self) -> None:
+        for field, value, legal in (
+            ("value_space", self.value_space, get_args(ValueSpace)),
+            ("binarization", self.binarization, get_args(Binarization)),
+        ):
+            if value not in legal:
+                raise DataError(f"{self.name}: unknown {field} {value!r}: {did_you_mean(str(value), legal)}")
+        members = self.members
+        if not members:
+            raise DataError(f"{self.name}: an empty mapping holds no data.")
+        lengths = {key: (member.shape[0] if member.dim() else None) for key, member in members.items()}
+        if self.labels is not None:
+            lengths["labels"] = self.labels.shape[0] if self.labels.dim() else None
+        if len(set(lengths.values())) > 1 or None in lengths.values():
+            raise DataError(
+                f"{self.name}: all members must share axis 0, found lengths {lengths}."
+                + try_one_of("index or tile the shorter members so that row i of each belongs to datum i")
+            )
+        if 0 in members[self.main].shape:
+            raise DataError(
+                f"{self.name}: empty data, {self.main!r} has shape {tuple(members[self.main].shape)}."
+            )
+        if self.binarization == "dynamic" and self.value_space not in ("unit", "byte"):
+            raise DataError(
+                f"{self.name}: dynamic binarisation reads values as probabilities, found {self.value_space} values."
+                + try_one_of("rescale the values to [0, 1]", 'binarization="none"')
+            )
+
+    def __len__(self) -> int:
+        return int(self.members[self.main].shape[0])
+
+    def __repr__(self) -> str:
+        parts = {"validation": self.validation, "test": self.test}
+        held_out = "".join(f", {name}={len(part)}" for name, part in parts.items() if part is not None)
+        notes = "" if self.binarization == "none" else f", {self.binarization} binarisation"
+        notes += ", memory-mapped" if self.memory_mapped else ""
+        notes += "" if self.labels is None else ", labels"
+        event = ", ".join(f"{key}: {tuple(member.shape[1:])}" for key, member in self.members.items())
+        event = str(self.event_shape) if isinstance(self.x, Tensor) else f"{{{event}}}"
+        return f"Dataset({self.name!r}, {len(self)} x {event} {self.value_space}{notes}{held_out})"
+
+    @property
+    def members(self) -> dict[str, Tensor]:
+        """All tensors by name; a lone tensor is called "x"."""
+        return {"x": self.x} if isinstance(self.x, Tensor) else dict(self.x)
+
+    @property
+    def main(self) -> str:
+        """The name of the member that the value space describes."""
+        return "x" if isinstance(self.x, Tensor) or "x" in self.x else next(iter(self.x))
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum (of the main member)."""
+        return tuple(self.members[self.main].shape[1:])
+
+    @property
+    def batch_space(self) -> ValueSpace:
+        """The space of what :meth:`batch` returns: bytes become "unit", dynamic binarisation gives "binary"."""
+        if self.binarization == "dynamic":
+            return "binary"
+        return "unit" if self.value_space == "byte" else self.value_space
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows stand, and so where the index of :meth:`batch` should stand."""
+        return self.members[self.main].device
+
+    @property
+    def train(self) -> Dataset:
+        """This data set itself."""
+        return self
+
+    @property
+    def parts(self) -> dict[str, Dataset]:
+        """The parts that exist, by name: "train", then "validation" and "test"."""
+        parts = {"train": self, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor | dict[str, Tensor]:
+        """Gathers the rows ``index [B]``, model ready: ``[B, *event]`` in the default float dtype.
+
+        Args:
+            index: int64 ``[B]``, on any device.
+            generator: source of the dynamic binarisation, on the device of the data; None draws from the global one.
+        """
+        index = index.to(self.device)
+        return self._ready(lambda member: member.index_select(0, index), generator)
+
+    def tensor(self, generator: torch.Generator | None = None) -> Tensor | dict[str, Tensor]:
+        """All rows, model ready; shares memory with ``x`` where nothing has to be converted."""
+        return self._ready(lambda member: member, generator)
+
+    def _ready(
+        self, rows: Callable[[Tensor], Tensor], generator: torch.Generator | None
+    ) -> Tensor | dict[str, Tensor]:
+        def ready(key: str, member: Tensor) -> Tensor:
+            value = rows(member)
+            if key != self.main:
+                return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
+            value = value.to(torch.get_default_dtype())
+            value = value / 255 if self.value_space == "byte" else value
+            return torch.bernoulli(value, generator=generator) if self.binarization == "dynamic" else value
+
+        if isinstance(self.x, Tensor):
+            return ready("x", self.x)
+        return {key: ready(key, member) for key, member in self.x.items()}
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data on another device, held-out parts included; a memory map moved off the CPU is read whole."""
+        device = torch.device(device)
+        moved = self._each(lambda member: member.to(device))
+        return replace(
+            moved,
+            validation=None if self.validation is None else self.validation.to(device),
+            test=None if self.test is None else self.test.to(device),
+            memory_mapped=self.memory_mapped and device.type == "cpu",
+        )
+
+    def take(self, n: int) -> Dataset:
+        """The first ``n`` rows; the held-out parts stay whole."""
+        if not 1 <= n <= len(self):
+            raise DataError(f"{self.name}: cannot take {n} rows of {len(self)}.")
+        return self._each(lambda member: member[:n])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Dataset:
+        x = change(self.x) if isinstance(self.x, Tensor) else {k: change(v) for k, v in self.x.items()}
+        return replace(self, x=x, labels=None if self.labels is None else change(self.labels))
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over names, dtypes, shapes and bytes of this part's rows and labels, and its value space.
+
+        Held-out parts have fingerprints of their own. Of a memory-mapped array, 1024 evenly spaced rows stand for
+        all (and the shape for their number), so that asking does not read the whole file.
+        """
+        digest = hashlib.sha256(f"{self.value_space}|{self.binarization}".encode())
+        members = self.members if self.labels is None else {**self.members, "labels": self.labels}
+        for key, member in members.items():
+            digest.update(f"|{key}|{member.dtype}|{tuple(member.shape)}|".encode())
+            value = sampled_rows(member) if self.memory_mapped else member
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def sampled_rows(member: Tensor) -> Tensor:
+    """At most 1024 evenly spaced rows, the first and the last among them."""
+    count = min(_SAMPLED_ROWS, member.shape[0])
+    index = torch.linspace(0, member.shape[0] - 1, count, dtype=torch.float64, device=member.device).long()
+    return member.index_select(0, index)

@@ -1,0 +1,147 @@
+"""Reading bytes that may be damaged or hostile, checking them, and keeping parsed copies in the cache folder."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import DataError, try_one_of
+
+Array = NDArray[Any]
+
+_log = logging.getLogger("ppvae.data")
+
+GZIP_MAX_RATIO = 1032
+"""Deflate cannot expand further than this: a header that promises more than the file can hold is a lie."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What a file (or a named set) holds, before it becomes a Dataset: rows, labels, and the parts it is cut into."""
+
+    x: Array
+    labels: Array | None = None
+    validation: Arrays | None = None
+    test: Arrays | None = None
+    memory_mapped: bool = False
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Turns whatever a reader raises on damaged bytes into a DataError that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file." + try_one_of("check the spelling and the folder")) from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{path}: cannot be opened: {error.strerror}.") from error
+    except Exception as error:  # a hostile file can make a parser raise anything
+        raise DataError(
+            f"{path}: not readable as {kind} ({type(error).__name__}: {error})."
+            + try_one_of(
+                "fetch the file again, it may be truncated", "rename it if its suffix is not its format"
+            )
+        ) from error
+
+
+def is_gzip(path: Path) -> bool:
+    """By the name, as everywhere in this room."""
+    return path.suffix.lower() == ".gz"
+
+
+def capacity(path: Path) -> int:
+    """How many bytes the content of a file can have at most, after unzipping; nothing larger is ever allocated."""
+    return path.stat().st_size * (GZIP_MAX_RATIO if is_gzip(path) else 1)
+
+
+def read_content(path: Path, kind: str) -> bytes:
+    """The bytes of a file, unzipped if it ends in ``.gz``."""
+    with reading(path, kind):
+        if is_gzip(path):
+            with gzip.open(path) as stream:
+                return stream.read()
+        return path.read_bytes()
+
+
+def verify(content: bytes, path: Path, checksum: str | None) -> None:
+    """Compares (unzipped) content with ``"sha256:..."`` or ``"md5:..."``."""
+    if checksum is None:
+        return
+    algorithm, expected = checksum.split(":")
+    found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise DataError(
+            f"{path}: wrong checksum: expected {algorithm} {expected} of the unzipped content, found {found}."
+            + try_one_of("delete the file and fetch it again")
+        )
+
+
+def cache_folder() -> Path:
+    """``PPVAE_CACHE`` if it is set, else the user's cache folder for ppvae; not created by asking."""
+    override = os.environ.get("PPVAE_CACHE")
+    if override:
+        return Path(override)
+    import pooch
+
+    return Path(pooch.os_cache("ppvae"))
+
+
+def read_cached(key: str) -> Array | None:
+    """A parsed array that was kept under ``key``, or None if there is none or its checksum is wrong."""
+    path = cache_folder() / "parsed" / f"{key}.npy"
+    try:
+        content = path.read_bytes()
+        expected = path.with_suffix(".sha256").read_text().strip()
+    except OSError:
+        return None
+    if hashlib.sha256(content).hexdigest() != expected:
+        _log.warning("%s: damaged cache entry, parsing the original again.", path)
+        return None
+    with reading(path, ".npy"):
+        import io
+
+        array: Array = np.load(io.BytesIO(content), allow_pickle=False)
+        return array
+
+
+def keep_cached(key: str, array: Array) -> None:
+    """Keeps a parsed array under ``key``; an unwritable cache folder costs time next time, nothing else."""
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    content = buffer.getvalue()
+    path = cache_folder() / "parsed" / f"{key}.npy"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+        write_atomically(path.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
+    except OSError as error:
+        _log.warning("%s: not cached: %s", path, error)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes under a temporary name, syncs, renames: a reader sees the old file or the new one, never a half."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

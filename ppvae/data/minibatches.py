@@ -1,0 +1,150 @@
+"""Minibatches as index gathers on the training device: seeded, resumable, always of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from .dataset import Dataset
+from ..core.errors import DataError, try_one_of
+
+
+class Minibatches:
+    """Endless minibatches of one data set; an epoch is one seeded permutation of its rows.
+
+    The permutation is drawn on the device of the data from a generator of its own, so neither the model's noise nor
+    anyone's global seed touches the order. Every batch has exactly ``batch_size`` rows, because a step is captured
+    once for one shape: the last ``N mod batch_size`` rows of an epoch's permutation are left out of that epoch, and
+    being reshuffled each epoch, no row is left out for good. The dynamic binarisation of the data draws from the
+    same generator.
+
+    Args:
+        data: the rows; ``data.device`` is where indices and batches stand.
+        batch_size: M, rows per batch; None takes all rows in natural order at each step.
+        seed: of the generator.
+
+    Raises:
+        DataError: ``batch_size`` below 1 or above ``len(data)``.
+
+    >>> import torch
+    >>> data = Dataset(torch.arange(10.0)[:, None])
+    >>> batches = Minibatches(data, 4, seed=1)
+    >>> len(batches), [tuple(batch.shape) for batch in batches]
+    (2, [(4, 1), (4, 1)])
+    """
+
+    def __init__(self, data: Dataset, batch_size: int | None = None, *, seed: int = 0) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise DataError(f"{data.name}: batch_size must be at least 1, found {batch_size}.")
+        if batch_size is not None and batch_size > len(data):
+            raise DataError(
+                f"{data.name}: batch_size {batch_size} is larger than the data, which has {len(data)} rows."
+                + try_one_of(f"batch_size={len(data)} or smaller", "batch_size=None for the full batch")
+            )
+        self.data = data
+        self.batch_size = batch_size
+        self.generator = torch.Generator(device=data.device).manual_seed(seed)
+        self.epoch = 0
+        self.position = 0
+        self._order = self._no_order() if batch_size else torch.arange(len(data), device=data.device)
+
+    def __len__(self) -> int:
+        """Steps per epoch."""
+        return 1 if self.batch_size is None else len(self.data) // self.batch_size
+
+    def __iter__(self) -> Iterator[Tensor | dict[str, Tensor]]:
+        """The batches that are left of the current epoch (all of them at its beginning), model ready."""
+        for index in self.indices():
+            yield self.data.batch(index, self.generator)
+
+    def indices(self) -> Iterator[Tensor]:
+        """As iterating, but the indices ``[M]`` instead of the gathered rows."""
+        epoch = self.epoch
+        while self.epoch == epoch:
+            yield self.next_index()
+
+    def next_index(self) -> Tensor:
+        """The indices ``[M]`` of the next batch; runs on from epoch to epoch."""
+        if self.batch_size is None:
+            self.epoch += 1
+            return self._order
+        if self.position == 0:
+            self._order = torch.randperm(len(self.data), generator=self.generator, device=self.data.device)
+        index = self._order[self.position * self.batch_size : (self.position + 1) * self.batch_size]
+        self.position += 1
+        if self.position == len(self):
+            self.epoch, self.position = self.epoch + 1, 0
+        return index
+
+    def next_batch(self) -> Tensor | dict[str, Tensor]:
+        """The next batch, model ready; runs on from epoch to epoch."""
+        return self.data.batch(self.next_index(), self.generator)
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """All that the next batch depends on: tensors and whole numbers, ready for safetensors and JSON."""
+        return {
+            "generator": self.generator.get_state(),
+            "order": self._order.clone() if self.batch_size and self.position else self._no_order(),
+            "epoch": self.epoch,
+            "position": self.position,
+            "batch_size": self.batch_size or 0,
+            "num_data": len(self.data),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
+        """Goes on exactly where :meth:`state_dict` was taken.
+
+        Raises:
+            DataError: the state is of other data, of another batch size, or of another kind of device.
+        """
+        here = self.state_dict()
+        missing = sorted(here.keys() - state.keys())
+        if missing:
+            raise DataError(f"{self.data.name}: the state of the minibatches lacks {', '.join(missing)}.")
+        for key, meaning in (("num_data", "rows"), ("batch_size", "rows per batch (0: all)")):
+            if int(state[key]) != here[key]:
+                raise DataError(
+                    f"{self.data.name}: the saved minibatches have {int(state[key])} {meaning}, these {here[key]}."
+                    + try_one_of("resume with the data and batch_size of the saved run", "start a new run")
+                )
+        order, position = torch.as_tensor(state["order"]), int(state["position"])
+        if not 0 <= position < len(self) or order.numel() != (len(self.data) if position else 0):
+            raise DataError(
+                f"{self.data.name}: the saved minibatches are inconsistent: position {position} of {len(self)} with "
+                f"an order of {order.numel()} rows."
+            )
+        try:
+            self.generator.set_state(torch.as_tensor(state["generator"]).cpu())
+        except (RuntimeError, TypeError) as error:
+            raise DataError(
+                f"{self.data.name}: the saved generator does not fit the device {self.data.device}: {error}"
+                + try_one_of("resume on the kind of device that the run was started on")
+            ) from error
+        self.epoch, self.position = int(state["epoch"]), position
+        if self.batch_size:
+            self._order = order.to(self.data.device, torch.int64)
+
+    def _no_order(self) -> Tensor:
+        """An order that is not drawn yet: between two epochs there is none to keep."""
+        return torch.empty(0, dtype=torch.int64, device=self.data.device)
+
+
+def chunks(n: int, limit: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, int]]:
+    """Splits 0..n-1 into the fewest chunks of at most ``limit``, all of one length.
+
+    The last one is padded by repeating its last index, so that an evaluation is captured once.
+
+    Yields:
+        ``(index [M], valid)``: of the results for ``index``, the first ``valid`` count.
+
+    >>> [(index.tolist(), valid) for index, valid in chunks(5, 3)]
+    [([0, 1, 2], 3), ([3, 4, 4], 2)]
+    """
+    if n < 1 or limit < 1:
+        raise DataError(f"cannot split {n} rows into chunks of at most {limit}: both must be at least 1.")
+    size = -(-n // -(-n // limit))
+    for start in range(0, n, size):
+        index = torch.arange(start, start + size, device=device)
+        yield index.clamp(max=n - 1), min(size, n - start)
