@@ -1,0 +1,34 @@
+"""What a pair is, its densities, how a pure function is compiled, what is checked."""
+
+from .density import draw, log_joint, predict, simulate, site_terms, structure
+from .errors import DataError, FitError, PairError, PpvaeError, RunError
+from .pair import Data, ModelGuidePair, batch_size
+from .structure import SiteInfo, Structure
+from .terms import Draw, LogTerms, Simulation, SiteTerm, scaled_total
+from .unconstrained import Unconstrained, unconstrained
+
+__all__ = [
+    "Data",
+    "DataError",
+    "Draw",
+    "FitError",
+    "LogTerms",
+    "ModelGuidePair",
+    "PairError",
+    "PpvaeError",
+    "RunError",
+    "Simulation",
+    "SiteInfo",
+    "SiteTerm",
+    "Structure",
+    "Unconstrained",
+    "batch_size",
+    "draw",
+    "log_joint",
+    "predict",
+    "scaled_total",
+    "simulate",
+    "site_terms",
+    "structure",
+    "unconstrained",
+]

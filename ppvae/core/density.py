@@ -1,0 +1,313 @@
+r"""The waist: densities of a model/guide pair, per datum, in nats, unscaled by the minibatch.
+
+This is the only file that walks a Pyro trace. Axis order everywhere: sample axes (chain, draw, particle) first, then
+the datum, then the event; a site inside plates to the left of ``"data"`` keeps them as leading event axes.
+
+With $\log w = \log p(x, z) - \log q(z \mid x)$, SGVB estimator A is ``mean(log w)``, the importance-weighted bound is
+``logmeanexp(log w)`` and the HMC target is $z \mapsto \log p(x, z)$: every estimator hangs from these functions. All of
+them are traceable: no ``.item()``, no branch on a tensor's value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.nn.module import PyroModule
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from .errors import PairError, try_one_of
+from .pair import Data, ModelGuidePair
+from .structure import Structure, sample_shape, to_canonical, to_pyro
+from .terms import Draw, LogTerms, Simulation, Sites, SiteTerm, join_lanes, sum_log_probs, terms_of
+
+Latents = Mapping[str, Tensor]
+
+
+def structure(pair: ModelGuidePair, x: Data) -> Structure:
+    """The static structure of a pair, found by one eager run of guide and model and then remembered.
+
+    Args:
+        pair: the pair.
+        x: a batch, [B, *event]; what is found is remembered for batches of this shape.
+
+    Raises:
+        PairError: a program fails when it is run.
+    """
+    key = _signature(x)
+    known = pair._structures.get(key)
+    if known is None:
+        with torch.no_grad(), torch.random.fork_rng(), _parameters_of(pair, adopting=True):
+            guide_sites = _run(pair, "guide", x, None)
+            drawn = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
+            model_sites = _run(pair, "model", x, None, substitute=drawn)
+        known = Structure.from_sites(model_sites, guide_sites)
+        pair._structures[key] = known
+    assert isinstance(known, Structure)
+    return known
+
+
+def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None = None) -> Draw:
+    r"""Draw $z \sim q(z \mid x)$ and evaluate $\log q$.
+
+    Args:
+        pair: the pair.
+        x: the batch, [B, *event].
+        num_particles: K, draws per datum.
+        num_data: N, handed to the programs; the result is not scaled by it.
+    """
+    shape = structure(pair, x)
+    parts: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
+    for lanes in _lane_groups(pair, num_particles):
+        with _parameters_of(pair):
+            sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
+        latents = {
+            info.name: to_canonical(sites[info.name]["value"], info, shape.nesting, lanes)
+            for info in shape.guide_latents
+        }
+        local, global_ = sum_log_probs(sites, shape, lanes)
+        parts.append((latents, local, global_))
+    if len(parts) == 1:
+        return Draw(*parts[0])
+    joined = {name: torch.cat([p[0][name] for p in parts]) for name in parts[0][0]}
+    return Draw(joined, torch.cat([p[1] for p in parts]), torch.cat([p[2] for p in parts]))
+
+
+def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | None = None) -> LogTerms:
+    r"""Evaluate $\log p(x, z, w)$ at given latents, for any number of sample axes on the left.
+
+    Args:
+        pair: the pair.
+        x: the batch, [B, *event].
+        latents: a value for every latent site of the model, local [*S, B, *event], global [*S, *event].
+        num_data: N, handed to the model; the result is not scaled by it.
+
+    Raises:
+        PairError: a latent site of the model has no value here (it would be drawn from the prior), or a value names
+            no latent site.
+    """
+    shape = structure(pair, x)
+    sample_axes, total, flat = _flatten(latents, shape)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    start = 0
+    for lanes in _lane_groups(pair, total):
+        values = {
+            info.name: to_pyro(flat[info.name][start : start + lanes], info, shape.nesting)
+            for info in shape.model_latents
+        }
+        start += lanes
+        with _parameters_of(pair):
+            sites = _run(pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
+        local, global_ = sum_log_probs(sites, shape, lanes)
+        seen = {name: site for name, site in sites.items() if name not in values}
+        observed, _ = sum_log_probs(seen, shape, lanes)
+        parts.append((local, global_, observed))
+    joined = parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return LogTerms(*(term.reshape((*sample_axes, *term.shape[1:])) for term in joined))
+
+
+def site_terms(
+    pair: ModelGuidePair,
+    x: Data,
+    num_particles: int = 1,
+    num_data: int | None = None,
+    *,
+    analytic: bool = True,
+) -> dict[str, SiteTerm]:
+    r"""What each site adds to the bound, with $\mathrm{KL}(q \| p)$ in closed form where there is one.
+
+    $$\mathcal{L} = \sum_{\text{observed}} \log p - \sum_{\text{latent}} \mathrm{KL}(q \| p)$$
+
+    The closed form is used site by site when PyTorch or Pyro registers one and the latent sites stand in the same
+    order on both sides (then a site's parents in the model never descend from it in the guide).
+
+    Args:
+        pair: the pair.
+        x: the batch, [B, *event].
+        num_particles: K.
+        num_data: N, handed to the programs.
+        analytic: False to sample every KL.
+    """
+    shape = structure(pair, x)
+    groups = []
+    for lanes in _lane_groups(pair, num_particles):
+        with _parameters_of(pair):
+            guide_sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
+            drawn = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
+            model_sites = _run(
+                pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=drawn
+            )
+        groups.append(terms_of(guide_sites, model_sites, shape, lanes, analytic))
+    return groups[0] if len(groups) == 1 else {name: join_lanes([g[name] for g in groups]) for name in groups[0]}
+
+
+def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simulation:
+    r"""Draw latents and data from the model, $z \sim p(z),\ x \sim p(x \mid z)$.
+
+    Args:
+        pair: the pair.
+        x: fixes the number of data, their shapes and any covariates; observed values in it are not looked at.
+        num_data: N, handed to the model.
+    """
+    shape = structure(pair, x)
+    with _parameters_of(pair):
+        sites = _run(pair, "model", x, num_data, unconditioned=True)
+    value = {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0] for i in shape.model}
+    return Simulation(
+        {info.name: value[info.name] for info in shape.model_latents},
+        {info.name: value[info.name] for info in shape.observed},
+    )
+
+
+def predict(
+    pair: ModelGuidePair, x: Data, latents: Latents, *, kind: Literal["mean", "sample"] = "mean"
+) -> dict[str, Tensor]:
+    r"""Mean of, or a draw from, $p(x \mid z)$ at given latents: observed site name to [*S, B, *event].
+
+    Args:
+        pair: the pair.
+        x: the batch, [B, *event]; observed values in it are not looked at.
+        latents: a value for every latent site of the model, local [*S, B, *event], global [*S, *event].
+        kind: "mean" or "sample".
+    """
+    shape = structure(pair, x)
+    sample_axes, lanes, flat = _flatten(latents, shape)
+    groups = []
+    start = 0
+    for width in _lane_groups(pair, lanes):
+        values = {i.name: to_pyro(flat[i.name][start : start + width], i, shape.nesting) for i in shape.model_latents}
+        start += width
+        with _parameters_of(pair):
+            sites = _run(pair, "model", x, None, lanes=width, nesting=shape.nesting, substitute=values)
+        group = {}
+        for info in shape.observed:
+            fn = sites[info.name]["fn"]
+            group[info.name] = to_canonical(fn.mean if kind == "mean" else fn.sample(), info, shape.nesting, width)
+        groups.append(group)
+    return {
+        info.name: torch.cat([g[info.name] for g in groups]).reshape((*sample_axes, *groups[0][info.name].shape[1:]))
+        for info in shape.observed
+    }
+
+
+# --- below: running a program and reading its trace -------------------------------------------------------------
+
+
+def _flatten(latents: Latents, shape: Structure) -> tuple[torch.Size, int, dict[str, Tensor]]:
+    """The sample axes of the latents, their product, and the latents with these axes flattened into lanes."""
+    shape.require_latents(latents)
+    axes = {i.name: sample_shape(latents[i.name], i, shape.batch) for i in shape.model_latents}
+    distinct = set(axes.values())
+    if len(distinct) > 1:
+        raise PairError(f"latents disagree in their sample axes: { {n: list(a) for n, a in axes.items()} }")
+    sample_axes = next(iter(distinct), torch.Size())
+    lanes = sample_axes.numel()
+    flat = {name: latents[name].reshape(lanes, *latents[name].shape[len(sample_axes) :]) for name in axes}
+    return sample_axes, lanes, flat
+
+
+def _lane_groups(pair: ModelGuidePair, lanes: int) -> list[int]:
+    return [lanes] if pair.vectorizes else [1] * lanes
+
+
+def _run(
+    pair: ModelGuidePair,
+    role: Literal["model", "guide"],
+    x: Data,
+    num_data: int | None,
+    *,
+    lanes: int = 1,
+    nesting: int = 0,
+    substitute: Latents | None = None,
+    unconditioned: bool = False,
+) -> Sites:
+    """Run one program and return its sample sites; the lanes are one more plate on the left."""
+    program: Callable[..., Any] = getattr(pair, role)
+    if unconditioned:
+        program = poutine.uncondition(program)
+    if substitute is not None:
+        program = poutine.condition(program, data=dict(substitute))
+    # One lane needs no axis, so that a program that does not broadcast still runs.
+    plate = pyro.plate("_lanes", lanes, dim=-nesting - 1) if lanes > 1 else contextlib.nullcontext()
+    with plate:
+        trace = poutine.trace(program).get_trace(x, num_data)
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and not isinstance(site["fn"], _Subsample)
+        and not site["infer"].get("_deterministic")
+    }
+
+
+def _signature(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return (tuple(x.shape), x.dtype)
+    if isinstance(x, Mapping):
+        return tuple((key, _signature(value)) for key, value in x.items())
+    if isinstance(x, tuple | list):
+        return tuple(_signature(value) for value in x)
+    return x if isinstance(x, int | float | str | bool | None) else type(x)
+
+
+@contextlib.contextmanager
+def _parameters_of(pair: ModelGuidePair, *, adopting: bool = False) -> Iterator[None]:
+    """Parameters come from the pair's own modules, not from Pyro's global store; validation only while adopting.
+
+    A pair made for stock ``pyro.infer.SVI`` (``parameter_store == "pyro"``) is run as Pyro runs it.
+    """
+    if pair.parameter_store == "pyro":
+        yield
+        return
+    for module in pair.modules():
+        if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+            module._pyro_context.param_state = {"params": {}, "constraints": {}}
+    with (
+        pyro.settings.context(module_local_params=True),
+        pyro.validation_enabled(adopting),
+        warnings.catch_warnings(),
+        _LocalParameters(pair, adopting),
+    ):
+        # Captured parameters are plain tensors, about which pyro.module warns.
+        warnings.filterwarnings("ignore", message=".*was not registered in the param store.*")
+        yield
+
+
+class _LocalParameters(Messenger):
+    """Answers every ``pyro.param`` statement from the pair."""
+
+    def __init__(self, pair: ModelGuidePair, adopting: bool) -> None:
+        super().__init__()
+        self.pair, self.adopting = pair, adopting
+        self.owned = {id(parameter) for parameter in pair.parameters()}
+
+    def _pyro_param(self, msg: Any) -> None:
+        name = msg["name"]
+        value = self.pair.adopted_value(name)
+        if value is None:
+            initial = msg["args"][1] if len(msg["args"]) > 1 else None
+            if initial is None:
+                return  # a PyroModule's own statement, which carries its value in its closure
+            if id(initial) in self.owned:
+                value = initial
+            elif not self.adopting or isinstance(initial, nn.Parameter):
+                raise PairError(
+                    f"parameter {name!r} belongs to no module of the pair"
+                    + try_one_of(
+                        "pass the module that holds it: from_callables(model, guide, modules=[...])",
+                        "make it when the programs first run, not later",
+                    )
+                )
+            else:
+                initial = initial() if callable(initial) else initial
+                self.pair.adopt(name, initial, msg["kwargs"].get("constraint", constraints.real))
+                value = self.pair.adopted_value(name)
+        msg["value"], msg["done"] = value, True

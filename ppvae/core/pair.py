@@ -1,0 +1,219 @@
+"""What a model/guide pair is: two Pyro programs, the generative model and the guide, and their parameters."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import pyro
+import torch
+from pyro.nn.module import PyroModule, pyro_method
+from torch import Tensor, nn
+from torch.distributions import transform_to
+from torch.distributions.constraints import Constraint
+
+from .errors import PairError, try_one_of
+
+Data: TypeAlias = Tensor | Mapping[str, Tensor]
+"""A batch: a tensor [B, *event], or a mapping of tensors that share axis 0."""
+
+DATA_PLATE = "data"
+
+_instances = itertools.count()
+
+
+def batch_size(x: Data) -> int:
+    """Number of data in a batch, the length of axis 0."""
+    tensor = next(iter(x.values())) if isinstance(x, Mapping) else x
+    return int(tensor.shape[0])
+
+
+class _AbstractPyroModule(type(PyroModule), ABCMeta):  # type: ignore[misc]
+    """Pyro's metaclass and Python's abstract one, together."""
+
+
+class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
+    r"""A generative model and a guide, both legal Pyro programs.
+
+    $$p_\theta(x, z, w) = p(w) \prod_{b=1}^{N} p_\theta(x_b, z_b \mid w), \qquad q_\phi(z, w \mid x)$$
+
+    Local latent and observed sites stand inside the plate ``"data"`` (dim -1; :meth:`data_plate` makes it); global
+    latents, such as weights, stand outside it. Networks are plain ``nn.Module`` attributes.
+
+    Every instance has its own name in Pyro's global parameter store, so that two pairs of one class train side by
+    side in stock ``pyro.infer.SVI``; under one shared name the second one would silently not train.
+
+    Attributes:
+        vectorizes: whether the programs broadcast over one more plate on the left (particles, chains). Where a
+            program does not, :func:`ppvae.core.check_pair` sets it to False and the waist runs lane by lane.
+    """
+
+    vectorizes: bool = True
+    accepts_num_data: bool = True
+    parameter_store: str = "local"
+
+    def __init__(self) -> None:
+        # Born under local parameters, so that Pyro gives its context the state that the waist's runs need.
+        with pyro.settings.context(module_local_params=True):
+            super().__init__(name=f"{type(self).__name__}_{next(_instances)}")
+        self.adopted = nn.ParameterDict()
+        self._adopted_constraints: dict[str, Constraint] = {}
+        self._structures: dict[Any, Any] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Pyro registers a module's parameters only inside its own context: `pyro_method` opens it.
+        for name in ("model", "guide"):
+            method = cls.__dict__.get(name)
+            if inspect.isfunction(method) and not getattr(method, "__isabstractmethod__", False):
+                setattr(cls, name, pyro_method(method))
+
+    @abstractmethod
+    def model(self, x: Any, num_data: int | None = None) -> Any:
+        """The generative model of a batch: p(z) p(x | z) as Pyro sample statements.
+
+        Args:
+            x: the batch, [B, *event] or a mapping of such.
+            num_data: N, the size of the data set that the batch stands for; ``None`` means that it is the data.
+        """
+
+    @abstractmethod
+    def guide(self, x: Any, num_data: int | None = None) -> Any:
+        """The guide q(z | x): the same latent sites as the model; arguments as for :meth:`model`."""
+
+    @staticmethod
+    def data_plate(x: Data, num_data: int | None = None) -> Any:
+        """The plate ``"data"`` over a batch; it carries N, so that Pyro scales by N / B by itself.
+
+        Args:
+            x: the batch; only the length of its axis 0 is used.
+            num_data: N, in data; ``None`` for B.
+        """
+        size = batch_size(x)
+        # An explicit subsample: without one the plate would draw randperm(N) at every step.
+        return pyro.plate(DATA_PLATE, num_data or size, subsample=torch.arange(size), dim=-1)
+
+    @staticmethod
+    def from_callables(
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *,
+        modules: Iterable[nn.Module] = (),
+        unpack: bool = False,
+    ) -> CallablePair:
+        """Wrap an existing Pyro program, unmodified.
+
+        Modules are found where the callables carry them (``vae.model``, an ``AutoGuide``, a function's closure and
+        globals); parameters made by bare ``pyro.param`` statements are adopted as parameters of the pair when it is
+        first run.
+
+        Args:
+            model: the generative model, called as ``model(x)``, or ``model(x, num_data=N)`` where it takes that name.
+            guide: the guide, called likewise.
+            modules: further modules whose parameters the programs use.
+            unpack: pass a mapping batch as keyword arguments rather than as one argument.
+        """
+        return CallablePair(model, guide, modules=modules, unpack=unpack)
+
+    def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
+        """Take over a bare ``pyro.param`` statement: its unconstrained value becomes a parameter of this pair."""
+        with torch.no_grad():
+            unconstrained = transform_to(constraint).inv(value.detach()).clone()
+        self._adopted_constraints[name] = constraint
+        adopted = self._modules["adopted"]
+        assert isinstance(adopted, nn.ParameterDict)
+        adopted[_key(name)] = nn.Parameter(unconstrained)
+
+    def adopted_value(self, name: str) -> Tensor | None:
+        """The constrained value of an adopted parameter, or None where there is none of that name."""
+        constraint = self._adopted_constraints.get(name)
+        if constraint is None:
+            return None
+        # Through the registry: reading the attribute would itself be a Pyro statement.
+        adopted = self._modules["adopted"]
+        assert isinstance(adopted, nn.ParameterDict)
+        value: Tensor = transform_to(constraint)(adopted[_key(name)])
+        return value
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        old, new = self._pyro_name, f"{type(self).__name__}_{next(_instances)}"
+        for module in self.modules():  # a copy trains apart from its original
+            if isinstance(module, PyroModule) and module._pyro_name.startswith(old):
+                module._pyro_name = new + module._pyro_name[len(old) :]
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # nn.Module refuses dots in parameter names
+
+
+class CallablePair(ModelGuidePair):
+    """A pair around two callables that were written without ppvae: see :meth:`ModelGuidePair.from_callables`."""
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *,
+        modules: Iterable[nn.Module] = (),
+        unpack: bool = False,
+    ) -> None:
+        super().__init__()
+        for role, program in (("model", model), ("guide", guide)):
+            if not callable(program):
+                raise PairError(
+                    f"the {role} must be callable, found {type(program).__name__}"
+                    + try_one_of("pass vae.model and vae.guide", "pass a function and an AutoGuide instance")
+                )
+        self.unpack = unpack
+        owners = {id(m): m for m in (*_modules_of(model), *_modules_of(guide), *modules)}
+        for index, owner in enumerate(owners.values()):
+            nn.Module.add_module(self, f"program_{index}", owner)
+        # Kept out of nn.Module's registry: the callables themselves are called, whatever they are.
+        self.__dict__["_programs"] = {"model": model, "guide": guide}
+        self.accepts_num_data = all("num_data" in _parameter_names(program) for program in (model, guide))
+
+    def model(self, x: Any, num_data: int | None = None) -> Any:
+        """Run the wrapped model."""
+        return self._run("model", x, num_data)
+
+    def guide(self, x: Any, num_data: int | None = None) -> Any:
+        """Run the wrapped guide."""
+        return self._run("guide", x, num_data)
+
+    def _run(self, role: str, x: Any, num_data: int | None) -> Any:
+        program = self.__dict__["_programs"][role]
+        extra = {"num_data": num_data} if self.accepts_num_data else {}
+        if self.unpack and isinstance(x, Mapping):
+            return program(**x, **extra)
+        return program(x, **extra)
+
+
+def _modules_of(program: Any) -> Iterator[nn.Module]:
+    """Modules that a callable carries: itself, its object, what that holds, its closure and its globals."""
+    if isinstance(program, functools.partial):
+        yield from _modules_of(program.func)
+        yield from (value for value in (*program.args, *program.keywords.values()) if isinstance(value, nn.Module))
+    elif isinstance(program, nn.Module):
+        yield program
+    elif inspect.ismethod(program):
+        owner = program.__self__
+        held = [owner] if isinstance(owner, nn.Module) else vars(owner).values()
+        yield from (value for value in held if isinstance(value, nn.Module))
+    elif inspect.isfunction(program):
+        variables = inspect.getclosurevars(program)
+        for value in (*variables.nonlocals.values(), *variables.globals.values()):
+            if isinstance(value, nn.Module):
+                yield value
+
+
+def _parameter_names(program: Any) -> set[str]:
+    target = program.forward if isinstance(program, nn.Module) else program
+    try:
+        return set(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return set()

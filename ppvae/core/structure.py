@@ -1,0 +1,233 @@
+"""What is fixed about a pair: its sites, where they stand, and how their axes map between Pyro's order and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions.constraints import Constraint
+
+from .errors import PairError, did_you_mean, try_one_of
+from .pair import DATA_PLATE
+
+Sites = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class SiteInfo:
+    """One sample site.
+
+    Attributes:
+        name: the site.
+        kind: "latent", "observed", or "auxiliary" (a guide site that the model does not have by design).
+        scope: "local" inside the data plate, "global" outside it.
+        batch_shape: Pyro's batch shape without particles, [*nested, B] for a local site.
+        event_shape: shape of one event of the distribution.
+        plates: names of the enclosing plates.
+        family: class name of the distribution.
+        support: where its values lie.
+        has_rsample: whether gradients flow through its draws.
+        is_discrete: whether its support is discrete.
+        data_plate_dim: dim of the data plate at this site, None outside it.
+        data_plate_size: N as this site's data plate states it, None outside it.
+    """
+
+    name: str
+    kind: Literal["latent", "observed", "auxiliary"]
+    scope: Literal["local", "global"]
+    batch_shape: tuple[int, ...]
+    event_shape: tuple[int, ...]
+    plates: tuple[str, ...]
+    family: str
+    support: Constraint | None
+    has_rsample: bool
+    is_discrete: bool
+    data_plate_dim: int | None
+    data_plate_size: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Our event shape per datum (local) or per draw (global): plates to the left of the data come first."""
+        nested = self.batch_shape[:-1] if self.scope == "local" else self.batch_shape
+        return (*nested, *self.event_shape)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The sites of model and guide, in the order in which they are met.
+
+    Attributes:
+        model: the model's sites.
+        guide: the guide's sites.
+        nesting: how many batch axes the programs use; particles and chains stand to the left of these.
+        batch: B, the number of data of the batch that was looked at.
+        data_plate: the name of the plate over data; None where there is none.
+    """
+
+    model: tuple[SiteInfo, ...]
+    guide: tuple[SiteInfo, ...]
+    nesting: int
+    batch: int
+    data_plate: str | None
+
+    @staticmethod
+    def from_sites(model_sites: Sites, guide_sites: Sites) -> Structure:
+        """Read the structure off the sites of one run without particles."""
+        plate = _data_plate(model_sites, guide_sites)
+        latent = set(guide_sites) - {n for n, s in guide_sites.items() if s["is_observed"]}
+        model = tuple(_info(site, plate, latent) for site in model_sites.values())
+        guide = tuple(_info(site, plate, latent) for site in guide_sites.values())
+        frames = [f for site in (*model_sites.values(), *guide_sites.values()) for f in site["cond_indep_stack"]]
+        ranks = [len(info.batch_shape) for info in (*model, *guide)] + [-f.dim for f in frames if f.dim is not None]
+        sizes = [int(frame.size) for frame in frames if frame.name == plate]
+        return Structure(model, guide, max(ranks, default=0), sizes[0] if sizes else 0, plate)
+
+    @property
+    def model_latents(self) -> tuple[SiteInfo, ...]:
+        """Latent sites of the model."""
+        return tuple(info for info in self.model if info.kind == "latent")
+
+    @property
+    def guide_latents(self) -> tuple[SiteInfo, ...]:
+        """Latent sites of the guide."""
+        return tuple(info for info in self.guide if info.kind == "latent")
+
+    @property
+    def local_latents(self) -> tuple[SiteInfo, ...]:
+        """Latent sites of the model inside the data plate."""
+        return tuple(info for info in self.model_latents if info.scope == "local")
+
+    @property
+    def global_latents(self) -> tuple[SiteInfo, ...]:
+        """Latent sites of the model outside the data plate."""
+        return tuple(info for info in self.model_latents if info.scope == "global")
+
+    @property
+    def observed(self) -> tuple[SiteInfo, ...]:
+        """Observed sites of the model."""
+        return tuple(info for info in self.model if info.kind == "observed")
+
+    def site(self, name: str) -> SiteInfo:
+        """The model's site of this name.
+
+        Raises:
+            PairError: there is none; suggests the nearest.
+        """
+        for info in self.model:
+            if info.name == name:
+                return info
+        raise PairError(f"no site {name!r} in the model: {did_you_mean(name, [i.name for i in self.model])}")
+
+    def require_latents(self, given: Mapping[str, Tensor]) -> None:
+        """Every latent site of the model, and nothing else, has a value here."""
+        expected = {info.name for info in self.model_latents}
+        missing, unknown = expected - set(given), set(given) - expected
+        if missing:
+            raise PairError(
+                f"latent site {sorted(missing)[0]!r} of the model has no value: expected values for "
+                f"{sorted(expected)}, found {sorted(given)}"
+                + try_one_of(
+                    "give the guide a site of this name",
+                    "correct the spelling: a latent without a value would be drawn from the prior",
+                )
+            )
+        if unknown:
+            name = sorted(unknown)[0]
+            raise PairError(
+                f"{name!r} is not a latent site of the model: {did_you_mean(name, expected)}"
+                + try_one_of("correct the spelling in the guide", "mark it infer={'is_auxiliary': True}")
+            )
+
+    def require_reparameterized(self, estimator: str, alternatives: str) -> None:
+        """Every latent site of the guide has pathwise gradients."""
+        for info in self.guide_latents:
+            if not info.has_rsample:
+                raise PairError(
+                    f"{estimator} differentiates through the draws, but guide site {info.name!r} has a "
+                    f"{info.family}, expected a distribution with rsample" + try_one_of(alternatives)
+                )
+
+
+def to_canonical(value: Tensor, info: SiteInfo, nesting: int, lanes: int) -> Tensor:
+    """From Pyro's [lane, *pad, *nested, B, *event] to [lane, B, *nested, *event]; a global site has no B."""
+    rank = len(info.batch_shape)
+    event = value.shape[value.dim() - len(info.event_shape) :]
+    value = value.reshape(lanes, *info.batch_shape[:-1], -1, *event) if rank else value.reshape(lanes, *event)
+    if info.scope == "local":
+        value = value.movedim(rank, 1)
+    return value
+
+
+def to_pyro(value: Tensor, info: SiteInfo, nesting: int) -> Tensor:
+    """From [lane, B, *nested, *event] to Pyro's [lane, *pad, *nested, B, *event]; one lane stands without its axis."""
+    rank = len(info.batch_shape)
+    if info.scope == "local":
+        value = value.movedim(1, rank)
+    lanes, rest = value.shape[0], value.shape[1:]
+    if lanes == 1:
+        return value.reshape(rest)
+    return value.reshape(lanes, *(1,) * (nesting - rank), *rest)
+
+
+def _data_plate(model_sites: Sites, guide_sites: Sites) -> str | None:
+    """The plate over data: the one named "data", else the rightmost plate around the observed sites."""
+    sites = [*model_sites.values(), *guide_sites.values()]
+    if any(frame.name == DATA_PLATE for site in sites for frame in site["cond_indep_stack"]):
+        return DATA_PLATE
+    for site in model_sites.values():
+        if site["is_observed"]:
+            for frame in site["cond_indep_stack"]:
+                if frame.dim == -1:
+                    return str(frame.name)
+    return None
+
+
+def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> SiteInfo:
+    fn, frames = site["fn"], site["cond_indep_stack"]
+    data_frame = next((frame for frame in frames if frame.name == plate), None)
+    kind: Literal["latent", "observed", "auxiliary"]
+    if site["infer"].get("is_auxiliary"):
+        kind = "auxiliary"
+    else:
+        # A latent that was substituted counts as observed in Pyro's trace: its name tells.
+        kind = "observed" if site["is_observed"] and site["name"] not in latent else "latent"
+    support = fn.support if kind == "latent" else None
+    return SiteInfo(
+        name=site["name"],
+        kind=kind,
+        scope="global" if data_frame is None else "local",
+        batch_shape=tuple(fn.batch_shape),
+        event_shape=tuple(fn.event_shape),
+        plates=tuple(str(frame.name) for frame in frames),
+        family=_family(fn),
+        support=support,
+        has_rsample=bool(fn.has_rsample),
+        is_discrete=bool(getattr(support, "is_discrete", False)),
+        data_plate_dim=None if data_frame is None else data_frame.dim,
+        data_plate_size=None if data_frame is None else int(data_frame.full_size or data_frame.size),
+    )
+
+
+def _family(fn: Any) -> str:
+    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
+def sample_shape(value: Tensor, info: SiteInfo, batch: int) -> torch.Size:
+    """The sample axes of a canonical value: what stands to the left of [B, *event], or of [*event] if global.
+
+    Raises:
+        PairError: the value's trailing axes are not the site's.
+    """
+    tail = (batch, *info.shape) if info.scope == "local" else info.shape
+    lead = value.dim() - len(tail)
+    if lead < 0 or tuple(value.shape[lead:]) != tail:
+        raise PairError(
+            f"site {info.name!r}: expected a value of shape [*samples, {', '.join(map(str, tail))}], "
+            f"found {list(value.shape)}"
+        )
+    return value.shape[:lead]

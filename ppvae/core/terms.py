@@ -1,0 +1,193 @@
+"""Terms of the bound: what a site's log density and KL add up to, per datum, unscaled, in nats."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from .structure import Structure, to_canonical
+
+Sites = dict[str, dict[str, Any]]
+
+
+class LogTerms(NamedTuple):
+    r"""Terms of $\log p(x, z, w)$, unscaled, in nats.
+
+    Attributes:
+        local: $\log p(x_b, z_b \mid w)$, [*S, B].
+        global_: $\log p(w)$, [*S]; zero where the pair has no global site.
+        observed: $\log p(x_b \mid z_b, w)$, the observed sites' part of ``local``, [*S, B].
+    """
+
+    local: Tensor
+    global_: Tensor
+    observed: Tensor
+
+    def total(self, num_data: int | None = None) -> Tensor:
+        r"""$\frac{N}{B} \sum_b \text{local}_b + \text{global}$, [*S]: the one place where N / B is written."""
+        return scaled_total(self.local, self.global_, num_data)
+
+
+class Simulation(NamedTuple):
+    """Latents and data drawn from the model.
+
+    Attributes:
+        latents: site name to [B, *event] for a local site, [*event] for a global one.
+        observed: observed site name to [B, *event].
+    """
+
+    latents: dict[str, Tensor]
+    observed: dict[str, Tensor]
+
+
+class Draw(NamedTuple):
+    """Draws from the guide.
+
+    Attributes:
+        latents: site name to [K, B, *event] for a local site, [K, *event] for a global one.
+        log_q: log q of the local latents, [K, B], nats.
+        global_log_q: log q of the global latents, [K], nats.
+    """
+
+    latents: dict[str, Tensor]
+    log_q: Tensor
+    global_log_q: Tensor
+
+
+class SiteTerm(NamedTuple):
+    """What one site adds to the bound, unscaled, in nats; local terms are [K, B], global ones [K].
+
+    Attributes:
+        name: the site.
+        scope: "local" (inside the data plate) or "global".
+        log_p: log density under the model; None for a site that only the guide has.
+        log_q: log density under the guide; None for an observed site.
+        kl: KL(q || p) of this site given its parents, or its one-sample estimate; None for an observed site.
+        route: "analytic" or "sampled"; "observed" for an observed site.
+        reason: why the KL was sampled; empty where it was not.
+        kl_per_dimension: the analytic KL before it is summed over event axes, [K, B, *event], where there is one.
+    """
+
+    name: str
+    scope: Literal["local", "global"]
+    log_p: Tensor | None
+    log_q: Tensor | None
+    kl: Tensor | None
+    route: Literal["analytic", "sampled", "observed"]
+    reason: str = ""
+    kl_per_dimension: Tensor | None = None
+
+
+def scaled_total(local: Tensor, global_: Tensor, num_data: int | None) -> Tensor:
+    r"""$\frac{N}{B} \sum_b \text{local}_b + \text{global}$ for ``local`` [*S, B] and ``global_`` [*S]."""
+    factor = 1.0 if num_data is None else num_data / local.shape[-1]
+    return factor * local.sum(-1) + global_
+
+
+def sum_log_probs(sites: Sites, shape: Structure, lanes: int) -> tuple[Tensor, Tensor]:
+    """Sum of log densities over sites: local [L, B] and global [L], without the data plate's scale."""
+    local: Tensor | None = None
+    global_: Tensor | None = None
+    for site in sites.values():
+        term = _reduce(site["fn"].log_prob(site["value"]), site, shape, lanes)
+        if term.dim() == 2:
+            local = term if local is None else local + term
+        else:
+            global_ = term if global_ is None else global_ + term
+    like = local if local is not None else global_ if global_ is not None else torch.zeros(())
+    if local is None:
+        local = like.new_zeros(lanes, shape.batch)
+    if global_ is None:
+        global_ = like.new_zeros(lanes)
+    return local, global_
+
+
+def _reduce(term: Tensor, site: dict[str, Any], shape: Structure, lanes: int) -> Tensor:
+    """A site's log density, or KL, summed over nested plates: [L, B] if local, [L] if global."""
+    frame = next((f for f in site["cond_indep_stack"] if f.name == shape.data_plate), None)
+    scale = site["scale"]
+    if frame is not None and frame.full_size:
+        scale = scale * frame.size / frame.full_size  # N / B is applied once, by scaled_total
+    term = scale_and_mask(term, scale, site["mask"])
+    if lanes == 1:
+        term = term.unsqueeze(0)
+    if frame is None:
+        return term.reshape(term.shape[0], -1).sum(-1).expand(lanes)
+    return term.reshape(term.shape[0], -1, term.shape[-1]).sum(1).expand(lanes, shape.batch)
+
+
+def terms_of(guide: Sites, model: Sites, shape: Structure, lanes: int, analytic: bool) -> dict[str, SiteTerm]:
+    same_order = [i.name for i in shape.guide_latents] == [i.name for i in shape.model_latents]
+    terms: dict[str, SiteTerm] = {}
+    for name, site in {**guide, **model}.items():
+        log_p = _log_term(model.get(name), shape, lanes)
+        log_q = _log_term(guide.get(name), shape, lanes)
+        scope: Literal["local", "global"] = "local" if (log_p if log_p is not None else log_q).dim() == 2 else "global"  # type: ignore[union-attr]
+        if log_q is None:
+            terms[name] = SiteTerm(name, scope, log_p, None, None, "observed")
+            continue
+        if log_p is None:
+            terms[name] = SiteTerm(name, scope, None, log_q, log_q, "sampled", "only the guide has this site")
+            continue
+        kl, per_dimension, reason = None, None, "analytic KL was not asked for"
+        if analytic:
+            reason = "" if same_order else "the guide meets the latent sites in another order than the model"
+            if same_order:
+                kl, per_dimension, reason = _closed_form(guide[name], model[name], site, shape, lanes)
+        if kl is None:
+            terms[name] = SiteTerm(name, scope, log_p, log_q, log_q - log_p, "sampled", reason)
+        else:
+            terms[name] = SiteTerm(name, scope, log_p, log_q, kl, "analytic", "", per_dimension)
+    return terms
+
+
+def _log_term(site: dict[str, Any] | None, shape: Structure, lanes: int) -> Tensor | None:
+    return None if site is None else _reduce(site["fn"].log_prob(site["value"]), site, shape, lanes)
+
+
+def _closed_form(
+    guide: dict[str, Any], model: dict[str, Any], site: dict[str, Any], shape: Structure, lanes: int
+) -> tuple[Tensor | None, Tensor | None, str]:
+    q, p = guide["fn"], model["fn"]
+    if isinstance(_base(q), Delta):
+        # Pyro's KL of a Delta drops its log_density, and with it the Jacobian of an autoguide.
+        return None, None, "the guide's site is a Delta"
+    try:
+        kl = kl_divergence(q, p)
+    except NotImplementedError:
+        return None, None, f"no closed form is registered for KL({_describe(q)} || {_describe(p)})"
+    return _reduce(kl, guide, shape, lanes), _per_dimension(q, p, guide, shape, lanes), ""
+
+
+def _per_dimension(q: Any, p: Any, site: dict[str, Any], shape: Structure, lanes: int) -> Tensor | None:
+    """KL before the event axes are summed, [L, B, *event], where both sides factorise over them."""
+    if not (isinstance(q, Independent) and isinstance(p, Independent)):
+        return None
+    try:
+        kl = kl_divergence(q.base_dist, p.base_dist)
+    except NotImplementedError:
+        return None
+    info = next(i for i in shape.guide if i.name == site["name"])
+    return to_canonical(kl, info, shape.nesting, lanes)
+
+
+def _base(fn: Any) -> Any:
+    return _base(fn.base_dist) if isinstance(fn, Independent) else fn
+
+
+def _describe(fn: Any) -> str:
+    return type(_base(fn)).__name__
+
+
+def join_lanes(terms: list[SiteTerm]) -> SiteTerm:
+    def cat(field: str) -> Tensor | None:
+        values = [getattr(term, field) for term in terms]
+        return None if values[0] is None else torch.cat(values)
+
+    joined = {field: cat(field) for field in ("log_p", "log_q", "kl", "kl_per_dimension")}
+    return terms[0]._replace(**joined)

@@ -1,0 +1,125 @@
+"""Likelihoods p(x | z): Bernoulli, continuous Bernoulli, Normal, categorical (AEVB appendix C)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import PpvaeError
+from .conditional import ConditionalDistribution, Head, given, independent
+
+
+class Bernoulli(ConditionalDistribution):
+    r"""$\log p(x \mid z) = \sum_i x_i \log y_i + (1 - x_i) \log(1 - y_i)$ (AEVB appendix C.1).
+
+    Args:
+        trunk: a network from the latent to features, with ``out_features``.
+        event_shape: the number of pixels, or a shape.
+        allow_grey: accept grey values in [0, 1], as the paper's experiments do. The result is then a cross-entropy
+            and no normalised density of x; :class:`ContinuousBernoulli` is the density.
+    """
+
+    def __init__(self, trunk: nn.Module, event_shape: int | Sequence[int], *, allow_grey: bool = False) -> None:
+        super().__init__(event_shape)
+        self.head = Head(trunk, self.event_shape, 1)
+        self.allow_grey = allow_grey
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution given latents [*S, *latent event]."""
+        (logits,) = self.head(given(context, self))
+        validate = False if self.allow_grey else None
+        return independent(dist.Bernoulli(logits=logits, validate_args=validate), self.event_shape)
+
+
+class ContinuousBernoulli(ConditionalDistribution):
+    r"""The normalised density on [0, 1] whose kernel is the Bernoulli's (Loaiza-Ganem & Cunningham 2019).
+
+    Args:
+        trunk: a network from the latent to features, with ``out_features``.
+        event_shape: the number of pixels, or a shape.
+    """
+
+    def __init__(self, trunk: nn.Module, event_shape: int | Sequence[int]) -> None:
+        super().__init__(event_shape)
+        self.head = Head(trunk, self.event_shape, 1)
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution given latents [*S, *latent event]."""
+        (logits,) = self.head(given(context, self))
+        return independent(dist.ContinuousBernoulli(logits=logits), self.event_shape)
+
+
+class Normal(ConditionalDistribution):
+    r"""$\log p(x \mid z) = \log \mathcal{N}(x; \mu(z), \mathrm{diag}\,\sigma^2)$ (AEVB appendix C.2).
+
+    Args:
+        trunk: a network from the latent to features, with ``out_features``.
+        event_shape: the number of dimensions, or a shape.
+        scale: the standard deviation: "conditional" (a function of z, for every element, as in the paper),
+            "per-dimension" (free, one an element), "shared" (free, one for all), or a number (fixed).
+        mean: "identity", or "sigmoid" to keep the mean in (0, 1), as the paper does for Frey faces.
+
+    Raises:
+        PpvaeError: an unknown scale or mean, or a scale that is not positive.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        event_shape: int | Sequence[int],
+        *,
+        scale: Literal["conditional", "per-dimension", "shared"] | float = "conditional",
+        mean: Literal["identity", "sigmoid"] = "identity",
+    ) -> None:
+        super().__init__(event_shape)
+        if mean not in ("identity", "sigmoid"):
+            raise PpvaeError(f"Normal: expected mean 'identity' or 'sigmoid', found {mean!r}")
+        self.mean = mean
+        self.conditional = scale == "conditional"
+        self.head = Head(trunk, self.event_shape, 2 if self.conditional else 1)
+        if isinstance(scale, str):
+            if scale == "per-dimension":
+                self.log_scale = nn.Parameter(torch.zeros(self.event_shape))
+            elif scale == "shared":
+                self.log_scale = nn.Parameter(torch.zeros(()))
+            elif scale != "conditional":
+                raise PpvaeError(
+                    f"Normal: expected scale 'conditional', 'per-dimension', 'shared' or a number, found {scale!r}"
+                )
+        elif scale > 0:
+            self.register_buffer("log_scale", torch.tensor(math.log(scale)))
+        else:
+            raise PpvaeError(f"Normal: expected a positive scale (a standard deviation), found {scale}")
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution given latents [*S, *latent event]."""
+        parameters = self.head(given(context, self))
+        loc = parameters[0].sigmoid() if self.mean == "sigmoid" else parameters[0]
+        log_scale = parameters[1] if self.conditional else self.log_scale
+        return independent(dist.Normal(loc, log_scale.exp().expand_as(loc)), self.event_shape)
+
+
+class Categorical(ConditionalDistribution):
+    r"""$\log p(x \mid z) = \sum_i \log \pi_{i, x_i}(z)$: every element one of ``num_categories`` classes 0, 1, ...
+
+    Args:
+        trunk: a network from the latent to features, with ``out_features``.
+        event_shape: the number of elements, or a shape.
+        num_categories: C.
+    """
+
+    def __init__(self, trunk: nn.Module, event_shape: int | Sequence[int], num_categories: int) -> None:
+        super().__init__(event_shape)
+        if num_categories < 2:
+            raise PpvaeError(f"Categorical: expected num_categories of at least 2, found {num_categories}")
+        self.head = Head(trunk, (*self.event_shape, num_categories), 1)
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution given latents [*S, *latent event]."""
+        (logits,) = self.head(given(context, self))
+        return independent(dist.Categorical(logits=logits), self.event_shape)

@@ -1,0 +1,79 @@
+"""Normal priors and posteriors: standard, diagonal, full covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from .conditional import ConditionalDistribution, Head, given, independent
+
+
+class StandardNormal(ConditionalDistribution):
+    r"""$p(z) = \mathcal{N}(z; 0, I)$, the prior of AEVB (section 3). It has no context and no parameters.
+
+    Args:
+        event_shape: the number of latent dimensions, or a shape.
+
+    >>> StandardNormal(2)().log_prob(torch.zeros(2))
+    tensor(-1.8379)
+    """
+
+    zero: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int]) -> None:
+        super().__init__(event_shape)
+        self.register_buffer("zero", torch.zeros(self.event_shape), persistent=False)
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The standard normal, whatever the context."""
+        return independent(dist.Normal(self.zero, torch.ones_like(self.zero)), self.event_shape)
+
+
+class DiagonalNormal(ConditionalDistribution):
+    r"""$q(z \mid x) = \mathcal{N}(z; \mu(x), \mathrm{diag}\,\sigma^2(x))$ (AEVB eq. 9).
+
+    Args:
+        trunk: a network from the context to features, with ``out_features``.
+        event_shape: the number of dimensions, or a shape.
+    """
+
+    def __init__(self, trunk: nn.Module, event_shape: int | Sequence[int]) -> None:
+        super().__init__(event_shape)
+        self.head = Head(trunk, self.event_shape, 2)
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution given a context [*S, *context event]."""
+        loc, log_scale = self.head(given(context, self))
+        return independent(dist.Normal(loc, log_scale.exp()), self.event_shape)
+
+
+class FullCovarianceNormal(ConditionalDistribution):
+    r"""$q(z \mid x) = \mathcal{N}(z; \mu(x), L(x) L(x)^\top)$ with $L$ lower triangular, $\log \mathrm{diag}\,L$ free.
+
+    Args:
+        trunk: a network from the context to features, with ``out_features``.
+        event_shape: d, the number of dimensions.
+    """
+
+    flat_index: Tensor
+
+    def __init__(self, trunk: nn.Module, event_shape: int) -> None:
+        super().__init__(event_shape)
+        below = torch.tril_indices(event_shape, event_shape, offset=-1)
+        self.register_buffer("flat_index", below[0] * event_shape + below[1], persistent=False)
+        self.head = Head(trunk, self.event_shape, 2)
+        self.below = nn.Linear(int(getattr(trunk, "out_features", 0)), below.shape[1]) if event_shape > 1 else None
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution given a context [*S, *context event]."""
+        features: Tensor = self.head.trunk(given(context, self))
+        loc, log_diagonal = self.head.read(features)
+        scale_tril = torch.diag_embed(log_diagonal.exp())
+        if self.below is not None:
+            dim = self.event_shape[0]
+            below: Tensor = self.below(features)
+            scale_tril = scale_tril.flatten(-2).index_add(-1, self.flat_index, below).unflatten(-1, (dim, dim))
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril)

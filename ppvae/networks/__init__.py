@@ -1,0 +1,7 @@
+"""Trunks: networks whose output a conditional distribution reads."""
+
+from .convolutional import ConvDecoder, ConvEncoder
+from .initialization import Initializer, glorot, paper
+from .mlp import MLP
+
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Initializer", "glorot", "paper"]

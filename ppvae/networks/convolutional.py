@@ -1,0 +1,144 @@
+"""Convolutional trunks for images: an encoder that halves the sides, and a decoder that doubles them back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..core.errors import PpvaeError
+from .initialization import Initializer, initialize
+from .mlp import activation_named
+
+
+class ConvEncoder(nn.Module):
+    """Strided 3 x 3 convolutions, each halving height and width, and one affine layer.
+
+    Args:
+        image_shape: (channels, height, width), or (height, width) for one channel; what a row is reshaped to.
+        channels: channels after each convolution.
+        hidden: units of the affine layer.
+        activation: see :class:`ppvae.networks.MLP`.
+        init: an initializer, see :mod:`ppvae.networks.initialization`.
+
+    Attributes:
+        out_features: units of the output.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        hidden: int = 256,
+        *,
+        activation: str = "relu",
+        init: Initializer | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_shape = _image(image_shape)
+        layers: list[nn.Module] = []
+        depth, height, width = self.image_shape
+        for out in channels:
+            layers += [nn.Conv2d(depth, out, 3, stride=2, padding=1), activation_named(activation)]
+            depth, height, width = out, (height + 1) // 2, (width + 1) // 2
+        self.convolutions = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Linear(depth * height * width, hidden), activation_named(activation))
+        self.out_features = hidden
+        initialize(self, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [*S, hidden] of images [*S, *event] whose event has as many elements as the image."""
+        lead = _lead(x, self.image_shape)
+        features: Tensor = self.head(self.convolutions(x.reshape(-1, *self.image_shape)).flatten(1))
+        return features.reshape(*lead, -1)
+
+
+class ConvDecoder(nn.Module):
+    """One affine layer and strided 4 x 4 transposed convolutions, each doubling height and width.
+
+    Its output is one feature map per pixel, flattened as [height * width * features]; a likelihood whose head is
+    affine would undo the saving, so :attr:`per_event` tells it that ``out_features`` belong to each pixel.
+
+    Args:
+        in_features: latent dimensions.
+        image_shape: (channels, height, width), or (height, width); sides divisible by 2 per convolution.
+        channels: channels before each transposed convolution.
+        activation: see :class:`ppvae.networks.MLP`.
+        init: an initializer, see :mod:`ppvae.networks.initialization`.
+
+    Raises:
+        PpvaeError: a side that cannot be halved as often as there are convolutions.
+    """
+
+    per_event = True
+
+    def __init__(
+        self,
+        in_features: int,
+        image_shape: Sequence[int],
+        channels: Sequence[int] = (64, 32),
+        *,
+        outputs_per_pixel: int = 1,
+        activation: str = "relu",
+        init: Initializer | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_shape = _image(image_shape)
+        depth, height, width = self.image_shape
+        shrink = 2 ** len(channels)
+        if height % shrink or width % shrink:
+            raise PpvaeError(
+                f"image sides {height} x {width} must be divisible by {shrink}: expected at most "
+                f"{_halvings(height, width)} transposed convolutions, found {len(channels)}"
+            )
+        self.start = (channels[0], height // shrink, width // shrink)
+        self.stem = nn.Sequential(
+            nn.Linear(in_features, self.start[0] * self.start[1] * self.start[2]), activation_named(activation)
+        )
+        layers: list[nn.Module] = []
+        for index, out in enumerate((*channels[1:], depth * outputs_per_pixel)):
+            layers.append(nn.ConvTranspose2d(channels[index], out, 4, stride=2, padding=1))
+            if index + 1 < len(channels):
+                layers.append(activation_named(activation))
+        self.convolutions = nn.Sequential(*layers)
+        self.outputs_per_pixel = outputs_per_pixel
+        self.out_features = outputs_per_pixel
+        initialize(self, init)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Parameters [*S, pixels, outputs_per_pixel] of the pixels, given z [*S, in_features]."""
+        lead = z.shape[:-1]
+        stem = self.stem(z.reshape(-1, z.shape[-1])).reshape(-1, *self.start)
+        maps: Tensor = self.convolutions(stem)
+        channels, height, width = self.image_shape
+        maps = maps.reshape(-1, self.outputs_per_pixel, channels * height * width).transpose(1, 2)
+        return maps.reshape(*lead, channels * height * width, self.outputs_per_pixel)
+
+
+def _image(shape: Sequence[int]) -> tuple[int, int, int]:
+    sides = (1, *shape) if len(shape) == 2 else tuple(shape)
+    if len(sides) != 3:
+        raise PpvaeError(f"image_shape: expected (height, width) or (channels, height, width), found {tuple(shape)}")
+    return (sides[0], sides[1], sides[2])
+
+
+def _lead(x: Tensor, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """The leading axes of x: what is left when trailing axes that make up one image are taken away."""
+    pixels = image_shape[0] * image_shape[1] * image_shape[2]
+    size, axes = 1, 0
+    while axes < x.dim() and size < pixels:
+        axes += 1
+        size *= x.shape[-axes]
+    if size != pixels:
+        raise PpvaeError(f"expected images of shape {image_shape} ({pixels} values), found data {tuple(x.shape)}")
+    # A channel axis of length one belongs to the image where it is there.
+    if axes == 2 and image_shape[0] == 1 and x.dim() > 3 and x.shape[-3] == 1:
+        axes = 3
+    return tuple(x.shape[: x.dim() - axes])
+
+
+def _halvings(height: int, width: int) -> int:
+    count = 0
+    while height % 2 == 0 and width % 2 == 0:
+        height, width, count = height // 2, width // 2, count + 1
+    return count

@@ -1,0 +1,76 @@
+"""The multilayer perceptron of AEVB appendix C."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from ..core.errors import PpvaeError, did_you_mean
+from .initialization import Initializer, initialize
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "softplus": nn.Softplus,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def activation_named(name: str) -> nn.Module:
+    """The activation of this name.
+
+    Raises:
+        PpvaeError: an unknown name; suggests the nearest.
+    """
+    if name not in ACTIVATIONS:
+        raise PpvaeError(f"unknown activation {name!r}: {did_you_mean(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+class MLP(nn.Module):
+    r"""Affine layers with an activation after each: a trunk, whose output a distribution reads.
+
+    $$h_0 = x,\qquad h_l = a(W_l h_{l-1} + b_l)$$
+
+    Kingma & Welling 2013 (arXiv 1312.6114), appendix C: one hidden layer, tanh.
+
+    Args:
+        in_shape: shape of one input, or its number of features; its axes are flattened.
+        hidden: units of each hidden layer; an empty sequence makes the identity.
+        activation: "tanh", "relu", "softplus", "silu", "elu" or "sigmoid".
+        init: an :class:`Initializer`; ``paper()`` is the paper's N(0, 0.01) (a standard deviation of 0.1).
+
+    Attributes:
+        out_features: units of the last layer.
+    """
+
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        hidden: Sequence[int],
+        *,
+        activation: str = "tanh",
+        init: Initializer | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
+        features = math.prod(self.in_shape)
+        layers: list[nn.Module] = []
+        for units in hidden:
+            layers += [nn.Linear(features, units), activation_named(activation)]
+            features = units
+        self.layers = nn.Sequential(*layers)
+        self.out_features = features
+        self.init = init
+        initialize(self, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [*S, out_features] of x [*S, *in_shape]."""
+        if len(self.in_shape) != 1:
+            x = x.flatten(-len(self.in_shape))
+        hidden: Tensor = self.layers(x)
+        return hidden
