@@ -16,8 +16,8 @@ from ..core.errors import DataError, try_one_of
 def read_amat(path: Path, *, checksum: str | None = None, shape: tuple[int, ...] | None = None) -> Array:
     """The rows of an .amat file (``.gz`` too): uint8 if it holds single digits only, else float64.
 
-    The parsed array is kept in the cache folder under the SHA-256 of the file as it stands on disk, so a second call
-    neither unzips nor parses; what was verified once is the same content.
+    The parsed array is kept in the cache folder under the SHA-256 of the file as it stands on disk, so a
+    second call neither unzips nor parses; what was verified once is the same content.
 
     Args:
         path: the file.

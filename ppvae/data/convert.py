@@ -1,16 +1,16 @@
-"""From whatever a caller hands over (tensor, array, mapping) to a checked Dataset, saying what was converted."""
+"""From a tensor, an array or a mapping to a checked Dataset, saying what was converted."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .dataset import Dataset, ValueSpace, sampled_rows
+from .files import Array
 from ..core.errors import DataError, try_one_of
 
 _log = logging.getLogger("ppvae.data")
@@ -19,20 +19,21 @@ _WIDTH: dict[ValueSpace, int] = {"binary": 0, "unit": 1, "byte": 2, "count": 3, 
 
 
 def as_dataset(data: object, *, name: str = "data") -> Dataset:
-    """A Dataset of a tensor, a numpy array or a mapping of tensors that share axis 0; a Dataset passes through.
+    """A Dataset of a tensor, an array or a mapping of tensors that share axis 0; a Dataset passes through.
 
-    Conversions that lose nothing a model would see are made, each with one line in the log ``ppvae.data``: float64
-    becomes the default float dtype, uint8 is read as bytes 0..255 (a model sees them divided by 255), integers as
-    counts. The value space is detected: "binary" if all values are 0 or 1, "unit" if they lie in [0, 1], else
-    "byte" for uint8, "count" for integers without negatives, "real".
+    Conversions that lose nothing a model would see are made, each with one line in the log ``ppvae.data``:
+    float64 becomes the default float dtype, uint8 is read as bytes 0..255 (a model sees them divided by
+    255), integers as counts. The value space is detected: "binary" if all values are 0 or 1, "unit" if they
+    lie in [0, 1], else "byte" for uint8, "count" for integers without negatives, "real".
 
     Args:
-        data: ``[N, *event]`` with at least one event dimension, or a mapping of such (covariates may be ``[N]``).
+        data: ``[N, *event]`` with at least one event dimension, or a mapping of such (covariates may be
+            ``[N]``).
         name: how errors and reports call it.
 
     Raises:
-        DataError: not an array; object or complex values; no rows; a 1-D vector; NaN or infinite values (names the
-            first); mapping members of different lengths.
+        DataError: not an array; object or complex values; no rows; a 1-D vector; NaN or infinite values
+            (names the first); mapping members of different lengths.
 
     >>> as_dataset(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
     Dataset('data', 2 x (2,) binary)
@@ -42,11 +43,7 @@ def as_dataset(data: object, *, name: str = "data") -> Dataset:
     if isinstance(data, Mapping):
         if not data:
             raise DataError(f"{name}: an empty mapping holds no data.")
-        main = "x" if "x" in data else str(next(iter(data)))
-        members = {
-            str(key): to_tensor(value, f"{name}[{key!r}]", covariate=str(key) != main)
-            for key, value in data.items()
-        }
+        members = {str(key): to_tensor(value, f"{name}[{key!r}]") for key, value in data.items()}
         dataset = Dataset(members, name=name)  # before the values are looked at: lengths and emptiness
         return Dataset(members, name=name, value_space=value_space_of(members[dataset.main]))
     x = to_tensor(data, name)
@@ -63,14 +60,14 @@ def as_dataset(data: object, *, name: str = "data") -> Dataset:
     return Dataset(x, name=name, value_space=space, image_shape=picture_shape(tuple(x.shape[1:])))
 
 
-def to_tensor(value: object, what: str, *, covariate: bool = False, mapped: bool = False) -> Tensor:
+def to_tensor(value: object, what: str, *, mapped: bool = False, level: int = logging.WARNING) -> Tensor:
     """A finite, non-empty, real tensor of an array; float64 becomes the default float dtype (logged).
 
     Args:
         value: a torch tensor or a numpy array.
         what: how an error calls it.
-        covariate: an extra member of a mapping: integers are left alone.
         mapped: a memory map: keeps its dtype, and only a sample of rows is looked at.
+        level: of the log line that tells of a loss of precision.
     """
     x = value.detach() if isinstance(value, Tensor) else _from_numpy(value, what)
     if x.layout != torch.strided:
@@ -98,21 +95,25 @@ def to_tensor(value: object, what: str, *, covariate: bool = False, mapped: bool
                 f"{what}: values beyond the range of {default}: {error}"
                 + try_one_of("rescale the data", "torch.set_default_dtype(torch.float64)")
             ) from None
-        _log.warning("%s: converted from %s to %s.", what, x.dtype, default)
+        _log.log(level, "%s: converted from %s to %s.", what, x.dtype, default)
     else:
         _log.info("%s: converted from %s to %s.", what, x.dtype, default)
     return converted
 
 
+def _type_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
 def _from_numpy(value: object, what: str) -> Tensor:
     if not isinstance(value, np.ndarray):
         raise DataError(
-            f"{what}: expected a tensor or an array, found {type(value).__module__}.{type(value).__qualname__}."
+            f"{what}: expected a tensor or an array, found {_type_name(value)}."
             + try_one_of(
                 "torch.as_tensor(x)", "x.to_numpy() for a data frame", "ppvae.data.load(path) for a file"
             )
         )
-    array = cast("np.ndarray[Any, Any]", value)
+    array: Array = value
     if array.dtype.kind not in "biufc":
         raise DataError(
             f"{what}: values of dtype {array.dtype} are not numbers."
@@ -139,8 +140,8 @@ def require_finite(x: Tensor, what: str) -> None:
     first = tuple(int(i) for i in bad.nonzero()[0])
     nan, total = int(torch.isnan(x).sum()), int(bad.sum())
     raise DataError(
-        f"{what}: {total} of {x.numel()} values are not finite ({nan} NaN, {total - nan} infinite); the first is "
-        f"{x[first].item()} at {list(first)}."
+        f"{what}: {total} of {x.numel()} values are not finite ({nan} NaN, {total - nan} infinite); "
+        f"the first is {x[first].item()} at {list(first)}."
         + try_one_of(
             "leave out those rows", "fill them in and pass a mask in a mapping {'x': ..., 'mask': ...}"
         )

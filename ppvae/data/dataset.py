@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,14 +23,14 @@ _SAMPLED_ROWS = 1024
 class Dataset:
     r"""Rows ``x [N, *event]``, the space their values live in, and the held-out parts that hang on them.
 
-    A data set *is* its training part: ``.train`` returns it, ``.validation`` and ``.test`` are data sets of their
-    own (or None). :meth:`batch` is the one way from stored values to what a model sees:
+    A data set *is* its training part: ``.train`` returns it, ``.validation`` and ``.test`` are data sets of
+    their own (or None). :meth:`batch` is the one way from stored values to what a model sees:
 
-    .. math:: x_\text{model} = x / 255 \text{ for bytes}, \quad
-              x_\text{model} \sim \mathrm{Bernoulli}(x) \text{ under dynamic binarisation}, \quad x \text{ else}
+    .. math:: x_\text{model} = x / 255 \text{ (bytes)}, \quad
+              x_\text{model} \sim \mathrm{Bernoulli}(x) \text{ (dynamic binarisation)}, \quad x \text{ (else)}
 
-    in the default float dtype. Of a mapping, the member ``"x"`` (or the first, where there is no ``"x"``) is the
-    *main* member: the value space describes it; the other members are covariates and keep integer types.
+    in the default float dtype. Of a mapping, the member ``"x"`` (or the first, where there is no ``"x"``) is
+    the *main* member: the value space describes it; the other members are covariates and keep integer types.
 
     Args:
         x: tensor ``[N, *event]``, or a mapping of tensors that share axis 0.
@@ -45,8 +45,8 @@ class Dataset:
         memory_mapped: ``x`` stands on disk and is paged in as rows are gathered.
 
     Raises:
-        DataError: no rows, members or labels of different lengths, an unknown space, or binarisation of values
-            that are no probabilities.
+        DataError: no rows, members or labels of different lengths, an unknown space, or binarisation of
+            values that are no probabilities.
 
     >>> import torch
     >>> data = Dataset(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), value_space="byte")
@@ -88,8 +88,8 @@ class Dataset:
             )
         if self.binarization == "dynamic" and self.value_space not in ("unit", "byte"):
             raise DataError(
-                f"{self.name}: dynamic binarisation reads values as probabilities, found {self.value_space} values."
-                + try_one_of("rescale the values to [0, 1]", 'binarization="none"')
+                f"{self.name}: dynamic binarisation reads values as probabilities, found {self.value_space} "
+                "values." + try_one_of("rescale the values to [0, 1]", 'binarization="none"')
             )
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ class Dataset:
 
     @property
     def batch_space(self) -> ValueSpace:
-        """The space of what :meth:`batch` returns: bytes become "unit", dynamic binarisation gives "binary"."""
+        """The space of what :meth:`batch` returns: bytes become "unit", a dynamic binarisation "binary"."""
         if self.binarization == "dynamic":
             return "binary"
         return "unit" if self.value_space == "byte" else self.value_space
@@ -148,7 +148,8 @@ class Dataset:
 
         Args:
             index: int64 ``[B]``, on any device.
-            generator: source of the dynamic binarisation, on the device of the data; None draws from the global one.
+            generator: source of the dynamic binarisation, on the device of the data; None draws from the
+                global one.
         """
         index = index.to(self.device)
         return self._ready(lambda member: member.index_select(0, index), generator)
@@ -173,7 +174,7 @@ class Dataset:
         return {key: ready(key, member) for key, member in self.x.items()}
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same data on another device, held-out parts included; a memory map moved off the CPU is read whole."""
+        """The same data on another device, held-out parts too; a memory map leaving the CPU is read whole."""
         device = torch.device(device)
         moved = self._each(lambda member: member.to(device))
         return replace(
@@ -194,17 +195,18 @@ class Dataset:
         return replace(self, x=x, labels=None if self.labels is None else change(self.labels))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over names, dtypes, shapes and bytes of this part's rows and labels, and its value space.
+        """SHA-256 (hex) over names, dtypes, shapes and bytes of this part's rows and labels, and its space.
 
-        Held-out parts have fingerprints of their own. Of a memory-mapped array, 1024 evenly spaced rows stand for
-        all (and the shape for their number), so that asking does not read the whole file.
+        Held-out parts have fingerprints of their own. Of a memory-mapped array, 1024 evenly spaced rows
+        stand for all (and the shape for their number), so that asking does not read the whole file.
         """
         digest = hashlib.sha256(f"{self.value_space}|{self.binarization}".encode())
         members = self.members if self.labels is None else {**self.members, "labels": self.labels}
         for key, member in members.items():
             digest.update(f"|{key}|{member.dtype}|{tuple(member.shape)}|".encode())
             value = sampled_rows(member) if self.memory_mapped else member
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            buffer: Any = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            digest.update(buffer)
         return digest.hexdigest()
 
 

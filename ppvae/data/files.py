@@ -1,4 +1,4 @@
-"""Reading bytes that may be damaged or hostile, checking them, and keeping parsed copies in the cache folder."""
+"""Reading bytes that may be damaged or hostile, checking them, keeping parsed copies in a cache folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GZIP_MAX_RATIO = 1032
 
 @dataclass(frozen=True)
 class Arrays:
-    """What a file (or a named set) holds, before it becomes a Dataset: rows, labels, and the parts it is cut into."""
+    """What a file (or a named set) holds before it becomes a Dataset: rows, labels, and held-out parts."""
 
     x: Array
     labels: Array | None = None
@@ -63,7 +63,7 @@ def is_gzip(path: Path) -> bool:
 
 
 def capacity(path: Path) -> int:
-    """How many bytes the content of a file can have at most, after unzipping; nothing larger is ever allocated."""
+    """How many bytes a file can hold at most, after unzipping; nothing larger is ever allocated."""
     return path.stat().st_size * (GZIP_MAX_RATIO if is_gzip(path) else 1)
 
 
@@ -134,7 +134,7 @@ def keep_cached(key: str, array: Array) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes under a temporary name, syncs, renames: a reader sees the old file or the new one, never a half."""
+    """Writes under a temporary name, syncs, renames: a reader sees the old file or the new, never a half."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:

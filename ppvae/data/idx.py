@@ -1,4 +1,4 @@
-"""The IDX format of the MNIST files: two zero bytes, a type, the number of dimensions, the dimensions, the values."""
+"""The IDX format of the MNIST files: two zero bytes, a type, the number of dimensions, these, the values."""
 
 from __future__ import annotations
 

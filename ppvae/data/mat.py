@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,8 @@ def read_mat(path: Path, *, key: str | None = None) -> Array:
         warnings.simplefilter("ignore")
         try:
             # From memory: a lying header then cannot ask for more bytes than the file has.
-            found = loadmat(io.BytesIO(path.read_bytes()))
+            stream: Any = io.BytesIO(path.read_bytes())
+            found = loadmat(stream)
         except NotImplementedError as error:
             raise DataError(
                 f"{path}: a .mat file of version 7.3 (HDF5)."

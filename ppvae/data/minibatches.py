@@ -14,11 +14,11 @@ from ..core.errors import DataError, try_one_of
 class Minibatches:
     """Endless minibatches of one data set; an epoch is one seeded permutation of its rows.
 
-    The permutation is drawn on the device of the data from a generator of its own, so neither the model's noise nor
-    anyone's global seed touches the order. Every batch has exactly ``batch_size`` rows, because a step is captured
-    once for one shape: the last ``N mod batch_size`` rows of an epoch's permutation are left out of that epoch, and
-    being reshuffled each epoch, no row is left out for good. The dynamic binarisation of the data draws from the
-    same generator.
+    The permutation is drawn on the device of the data from a generator of its own, so neither the model's
+    noise nor anyone's global seed touches the order. Every batch has exactly ``batch_size`` rows, because a
+    step is captured once for one shape: the last ``N mod batch_size`` rows of an epoch's permutation are
+    left out of that epoch, and being reshuffled each epoch, no row is left out for good. The dynamic
+    binarisation of the data draws from the same generator.
 
     Args:
         data: the rows; ``data.device`` is where indices and batches stand.
@@ -106,14 +106,15 @@ class Minibatches:
         for key, meaning in (("num_data", "rows"), ("batch_size", "rows per batch (0: all)")):
             if int(state[key]) != here[key]:
                 raise DataError(
-                    f"{self.data.name}: the saved minibatches have {int(state[key])} {meaning}, these {here[key]}."
+                    f"{self.data.name}: the saved minibatches have {int(state[key])} {meaning}, "
+                    f"these {here[key]}."
                     + try_one_of("resume with the data and batch_size of the saved run", "start a new run")
                 )
         order, position = torch.as_tensor(state["order"]), int(state["position"])
         if not 0 <= position < len(self) or order.numel() != (len(self.data) if position else 0):
             raise DataError(
-                f"{self.data.name}: the saved minibatches are inconsistent: position {position} of {len(self)} with "
-                f"an order of {order.numel()} rows."
+                f"{self.data.name}: the saved minibatches do not fit together: position {position} of "
+                f"{len(self)} with an order of {order.numel()} rows."
             )
         try:
             self.generator.set_state(torch.as_tensor(state["generator"]).cpu())

@@ -18,7 +18,7 @@ _VALIDATION = ("validation", "valid", "val")
 
 
 def read_npy(path: Path) -> Arrays:
-    """The array of a .npy file; above 256 MiB it is memory-mapped, copy-on-write: rows are read as they are used.
+    """The array of a .npy file; above 256 MiB memory-mapped, copy-on-write: rows are read as they are used.
 
     Raises:
         DataError: not .npy, truncated, pickled objects (never loaded).

@@ -1,4 +1,4 @@
-"""The data sets that have a name: where their files are found, what must be true of them, how they are split."""
+"""The data sets that have a name: where their files are, what must be true of them, how they are split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .amat import read_amat
-from .files import Arrays, cache_folder, read_content, verify
+from .files import Array, Arrays, cache_folder, read_content, verify
 from .idx import read_idx
 from .mat import read_mat
 from .splits import split_rows
@@ -90,7 +90,7 @@ def _frey_faces(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Ar
     return _cut(np.ascontiguousarray(frames.T), None, validation=200, test=200)
 
 
-def _cut(x: np.ndarray, labels: np.ndarray | None, *, validation: int, test: int) -> Arrays:  # type: ignore[type-arg]
+def _cut(x: Array, labels: Array | None, *, validation: int, test: int) -> Arrays:
     """The fixed split of a set that comes whole: seed 0, stratified where there are labels."""
     parts = [
         Arrays(x[rows], None if labels is None else labels[rows])
@@ -182,7 +182,7 @@ def find_file(named: NamedSet, file: NamedFile) -> Path | None:
 
 
 def read_named(name: str, *, base_url: str | None = None) -> Arrays:
-    """The arrays of a named set, every file verified; MNIST is downloaded into the cache folder if it is absent.
+    """The arrays of a named set, every file verified; MNIST is downloaded into the cache folder if absent.
 
     Raises:
         DataError: absent files (says where to put which), a wrong checksum, a failed download.
@@ -195,7 +195,8 @@ def read_named(name: str, *, base_url: str | None = None) -> Arrays:
         if path is None:
             if named.url is None:
                 raise DataError(
-                    f"{name}: {file.name} is neither in the data folder nor in the cache folder, and is not downloaded."
+                    f"{name}: {file.name} is neither in the data folder nor in the cache folder, and is "
+                    "not downloaded."
                     + try_one_of(
                         *(
                             f"put {file.name} or {file.name}.gz into {root / named.folder}"
@@ -210,7 +211,7 @@ def read_named(name: str, *, base_url: str | None = None) -> Arrays:
 
 
 def _download(named: NamedSet, file: NamedFile, base_url: str) -> Path:
-    """Fetches ``file.gz`` into the cache folder; it gets its name there only after its checksum was found right."""
+    """Fetches ``file.gz`` into the cache folder; it gets its name there only once its checksum is right."""
     import pooch
 
     url = f"{base_url.rstrip('/')}/{file.name}.gz"

@@ -21,8 +21,8 @@ _IDX = re.compile(r"[.-]idx\d*(-u?byte|-short|-int|-float|-double)?$")
 def format_of(path: Path) -> str | None:
     """The format that a file name says, one of :data:`FORMATS`, or None; ``.gz`` is looked through.
 
-    >>> format_of(Path("train-images-idx3-ubyte.gz")), format_of(Path("rows.csv")), format_of(Path("notes.txt"))
-    ('.idx', '.csv', None)
+    >>> format_of(Path("train-images-idx3-ubyte.gz")), format_of(Path("notes.txt"))
+    ('.idx', None)
     """
     name = path.name.lower().removesuffix(".gz")
     if _IDX.search(name):

@@ -14,20 +14,22 @@ Rows = NDArray[np.int64]
 def split_rows(
     n: int, validation: int, test: int, *, seed: int = 0, strata: Array | None = None
 ) -> list[Rows]:
-    """Row numbers of the training, validation and test part: disjoint, covering 0..n-1, each in natural order.
+    """Row numbers of the training, validation and test part: disjoint, covering 0..n-1, each ascending.
 
-    Drawn with numpy's ``RandomState``, whose stream is frozen, so that a split is the same under every version.
+    Drawn with numpy's ``RandomState``, whose stream is frozen, so that a split is the same under every
+    version.
 
     Args:
         n: rows.
         validation: how many of them are held out for validation.
         test: how many of them are held out for the test.
         seed: of the permutation.
-        strata: ``[n]`` class of each row; each part then holds every class in proportion, to within one row a class.
+        strata: ``[n]`` class of each row; each part then holds every class in proportion, to within two
+            rows a class.
     """
     order = np.random.RandomState(seed).permutation(n).astype(np.int64)
     if strata is not None:
-        # Where a row stands within its (shuffled) class, as a fraction: sorting by it deals the classes out evenly.
+        # Where a row stands within its (shuffled) class, as a fraction: sorting by it deals them out evenly.
         fraction = np.empty(n)
         shuffled = np.asarray(strata)[order]
         for value in np.unique(shuffled):
