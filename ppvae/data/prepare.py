@@ -1,0 +1,134 @@
+"""From raw arrays to model-ready data sets: one value space, one shape, zeros and ones if asked."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .convert import picture_shape, to_tensor, value_space_of, widest
+from .dataset import Binarization, Dataset, ValueSpace, sampled_rows
+from .files import Arrays
+from ..core.errors import DataError, try_one_of
+
+_log = logging.getLogger("ppvae.data")
+
+
+def datasets_of(
+    parts: Mapping[str, Arrays],
+    name: str,
+    flatten: bool,
+    image_shape: tuple[int, ...] | None,
+    dtype: torch.dtype | None,
+) -> dict[str, Dataset]:
+    """Checked, typed and shaped; all parts in the one value space that holds them all."""
+    where = {part: name if part == "train" else f"{name}/{part}" for part in parts}
+    tensors = {
+        part: to_tensor(array.x, where[part], mapped=array.memory_mapped, level=logging.INFO)
+        for part, array in parts.items()
+    }
+    for part, x in tensors.items():
+        if x.dim() == 1:
+            raise DataError(
+                f"{where[part]}: a 1-D array of shape {tuple(x.shape)} where rows [N, *event] are meant."
+                + try_one_of("x[None] if it is one datum", "x[:, None] if it holds one number for each datum")
+            )
+        if x.shape[1:] != tensors["train"].shape[1:]:
+            raise DataError(
+                f"{where[part]}: event shape {tuple(x.shape[1:])}, but the training rows have "
+                f"{tuple(tensors['train'].shape[1:])}."
+            )
+    space = widest(
+        [value_space_of(sampled_rows(x) if parts[p].memory_mapped else x) for p, x in tensors.items()]
+    )
+    datasets = {}
+    for part, x in tensors.items():
+        mapped, labels = parts[part].memory_mapped, parts[part].labels
+        kept_space, x = (space, x) if mapped else _stored(x, space, dtype, where[part])
+        x, picture = _shaped(x, flatten, image_shape, where[part])
+        datasets[part] = Dataset(
+            x,
+            labels=None if labels is None else torch.from_numpy(np.array(labels)),
+            name=where[part],
+            value_space=kept_space,
+            image_shape=picture,
+            memory_mapped=mapped,
+        )
+    return datasets
+
+
+def _stored(x: Tensor, space: ValueSpace, dtype: torch.dtype | None, where: str) -> tuple[ValueSpace, Tensor]:
+    """Rows as they are kept in memory: model ready, or bytes on demand."""
+    if dtype == torch.uint8:
+        if x.is_floating_point() and space != "binary":
+            raise DataError(f"{where}: {space} values do not fit uint8." + try_one_of("dtype=None"))
+        if space not in ("byte", "binary"):
+            raise DataError(
+                f"{where}: {space} values kept as uint8 would be read as bytes." + try_one_of("dtype=None")
+            )
+        return space, x.to(torch.uint8)
+    dtype = dtype or torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise DataError(f"{where}: rows are kept as floating point or torch.uint8, not {dtype}.")
+    return ("unit", x.to(dtype) / 255) if space == "byte" else (space, x.to(dtype))
+
+
+def _shaped(
+    x: Tensor, flatten: bool, image_shape: tuple[int, ...] | None, where: str
+) -> tuple[Tensor, tuple[int, ...] | None]:
+    """Flat rows or images, and how to draw a flat row."""
+    event = tuple(x.shape[1:])
+    picture = image_shape or picture_shape(event)
+    if picture is not None and math.prod(picture) != math.prod(event):
+        raise DataError(
+            f"{where}: image_shape {picture} does not hold the {math.prod(event)} values of a row."
+        )
+    wanted: tuple[int, ...] = event
+    if flatten:
+        wanted = (math.prod(event),)
+    elif picture is not None:
+        wanted = (1, *picture) if len(picture) == 2 else picture
+    if wanted == event:
+        return x, picture
+    if not x.is_contiguous() and x.numel() * x.element_size() > 2**28:
+        raise DataError(
+            f"{where}: stored in column order; giving its rows the shape {wanted} would copy it whole."
+            + try_one_of("save it again with numpy.ascontiguousarray", f"flatten={not flatten}")
+        )
+    return x.reshape(len(x), *wanted), picture
+
+
+def binarized(data: Dataset, binarize: Binarization, seed: int, offset: int, part: str) -> Dataset:
+    """``data`` as zeros and ones: drawn now, or left as probabilities from which each batch is drawn."""
+    if binarize == "none":
+        return data
+    if data.value_space == "binary":
+        _log.info("%s: binary already, nothing to binarise.", data.name)
+        return data
+    if data.value_space not in ("unit", "byte"):
+        raise DataError(
+            f"{data.name}: binarisation reads values as probabilities, found {data.value_space} values."
+            + try_one_of("rescale the values to [0, 1]", 'binarize="none" and a likelihood for such values')
+        )
+    if binarize == "dynamic" and (part == "train" or data.memory_mapped):
+        return replace(data, binarization="dynamic")
+    if data.memory_mapped:
+        raise DataError(
+            f"{data.name}: memory-mapped; a static binarisation would read it whole."
+            + try_one_of('binarize="dynamic"')
+        )
+    # A seed of its own for each part, so that none depends on the sizes of the others.
+    generator = torch.Generator().manual_seed(3 * seed + offset)
+    x = data.members["x"]
+    probability = x / 255 if data.value_space == "byte" else x
+    return replace(
+        data,
+        x=torch.bernoulli(probability, generator=generator).to(x.dtype),
+        value_space="binary",
+        binarization="static",
+    )
