@@ -1,0 +1,168 @@
+"""Capture a pure function of tensors once, then run its graph: Pyro's Python runs at capture only.
+
+``capture(f)`` returns a callable with the arguments and results of ``f``. At the first call for each combination of
+shapes, dtypes and devices, ``make_fx`` records the tensor operations of ``f``, those of ``torch.autograd.grad`` inside it
+among them; the graph is then interpreted ("graph") or compiled by Inductor ("compiled"). What cannot be captured runs
+eagerly, and one log line says why.
+
+Random operations are nodes of the graph and draw from PyTorch's own generator in every mode, so that one seed gives the
+same noise eager, captured and compiled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+import torch._inductor
+import torch._inductor.config
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from .errors import PpvaeError
+
+Mode = Literal["eager", "graph", "compiled"]
+MODES: tuple[Mode, ...] = ("eager", "graph", "compiled")
+
+_log = logging.getLogger("ppvae.compile")
+
+
+class Captured:
+    """A pure function that is recorded once for each shape, dtype and device: see :func:`capture`.
+
+    Attributes:
+        mode: the mode asked for.
+        graphs: how many graphs were recorded.
+        fell_back: why some shape runs in a lesser mode than asked for; empty where none does.
+    """
+
+    def __init__(self, function: Callable[..., Any], mode: Mode, name: str) -> None:
+        self.function = function
+        self.mode = mode
+        self.name = name
+        self.graphs = 0
+        self.fell_back = ""
+        self._known: dict[Any, Callable[[list[Tensor]], Any]] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the function on pytrees of tensors; what is no tensor is part of what was captured."""
+        if self.mode == "eager":
+            with torch.no_grad():
+                return self.function(*args)
+        leaves, spec = pytree.tree_flatten(args)
+        key = (spec, tuple(_key(leaf) for leaf in leaves))
+        run = self._known.get(key)
+        if run is None:
+            run = self._known[key] = self._prepare(leaves, spec)
+        with torch.no_grad():
+            return run([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+
+    def _prepare(self, leaves: list[Any], spec: Any) -> Callable[[list[Tensor]], Any]:
+        static = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        tensors = [leaves[index] for index in places]
+        out_spec: list[Any] = []
+
+        def flat(*inputs: Tensor) -> list[Any]:
+            filled = list(static)
+            for index, tensor in zip(places, inputs, strict=True):
+                filled[index] = tensor
+            result, tree = pytree.tree_flatten(self.function(*pytree.tree_unflatten(filled, spec)))
+            out_spec[:] = [tree]
+            return list(result)
+
+        def eager(inputs: list[Tensor]) -> Any:
+            return pytree.tree_unflatten(flat(*inputs), out_spec[0])
+
+        try:
+            # Recording runs the function once: it must not use up the caller's random numbers.
+            with torch.random.fork_rng(), torch.no_grad():
+                graph = make_fx(flat)(*tensors)
+        except PpvaeError:
+            raise
+        except Exception as error:
+            self._fall_back("eager", error)
+            return eager
+        self.graphs += 1
+        tree, run = out_spec[0], graph
+        if self.mode == "compiled":
+            try:
+                options = {"fallback_random": True, "compile_threads": 1}
+                with torch.random.fork_rng(), torch.no_grad():
+                    compiled = torch._inductor.compile(graph, tensors, options=options)
+                    compiled(*tensors)  # a missing compiler shows here, not in the middle of a run
+                run = compiled
+            except Exception as error:
+                self._fall_back("graph", error)
+        return lambda inputs: pytree.tree_unflatten(run(*inputs), tree)
+
+    def _fall_back(self, mode: str, error: Exception) -> None:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        self.fell_back = f"{mode}: {reason}"
+        _log.warning("%s runs in mode %r instead of %r: %s", self.name, mode, self.mode, reason)
+
+
+def capture(function: Callable[..., Any], *, mode: Mode = "graph", name: str = "") -> Captured:
+    """Record a pure function once for each shape, dtype and device, and run the record from then on.
+
+    The function sees the tensors of its arguments, which may be nested in tuples, lists and dictionaries, and must not
+    branch on their values; anything else it reads (an attribute, a global) is read at capture only.
+
+    Args:
+        function: f(*pytrees of tensors) -> pytree of tensors.
+        mode: "eager" (run the function itself), "graph" (record and interpret), "compiled" (record and compile by
+            Inductor: some seconds once, then fastest).
+        name: what log lines call it.
+
+    Raises:
+        PpvaeError: an unknown mode.
+
+    >>> double = capture(lambda x: {"twice": 2 * x})
+    >>> double(torch.ones(2))["twice"], double.graphs
+    (tensor([2., 2.]), 1)
+    """
+    if mode not in MODES:
+        raise PpvaeError(f"unknown mode {mode!r}: expected one of {', '.join(MODES)}")
+    return Captured(function, mode, name or getattr(function, "__name__", "function"))
+
+
+class _Caller(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(self._modules["module"], *args)
+
+
+def bind(module: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``function(module, *args)`` a pure function of the module's state as well: ``pure(state, *args)``.
+
+    Args:
+        module: the module, a pair for instance.
+        function: called with the module, whose parameters and buffers are then those of ``state``.
+    """
+    caller = _Caller(module)
+
+    def pure(state: Mapping[str, Tensor], *args: Any) -> Any:
+        values = {f"module.{name}": value for name, value in state.items()}
+        return functional_call(caller, values, (function, *args))
+
+    return pure
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a module by name, detached: the first argument of a bound function."""
+    state = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    state.update({name: buffer.detach() for name, buffer in module.named_buffers()})
+    return state
+
+
+def _key(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return (tuple(leaf.shape), leaf.dtype, leaf.device, leaf.stride())
+    return leaf

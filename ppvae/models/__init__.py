@@ -1,0 +1,7 @@
+"""The statements: which p(x, z, theta), which q."""
+
+from .factor_analysis import FactorAnalysis
+from .presets import bernoulli_vae, gaussian_vae
+from .vae import VAE
+
+__all__ = ["VAE", "FactorAnalysis", "bernoulli_vae", "gaussian_vae"]

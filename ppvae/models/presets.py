@@ -1,0 +1,87 @@
+"""Presets: the architectures of AEVB, appendix C, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ..core.errors import PpvaeError
+from ..distributions import Bernoulli, DiagonalNormal, Normal, StandardNormal
+from ..networks import MLP, Initializer, paper
+from .vae import VAE
+
+
+def bernoulli_vae(
+    event_shape: int | Sequence[int] = 784,
+    *,
+    latent_dim: int = 20,
+    hidden: Sequence[int] = (500,),
+    activation: str = "tanh",
+    init: Initializer | None = None,
+    allow_grey: bool = False,
+) -> VAE:
+    """A VAE for binary data: Gaussian encoder, Bernoulli decoder, both MLPs (AEVB appendix C).
+
+    Args:
+        event_shape: number of pixels D, or a shape.
+        latent_dim: Z.
+        hidden: units of the hidden layers, encoder first to last; the decoder has them in reverse.
+        activation: see :class:`ppvae.networks.MLP`.
+        init: an initializer; None for the paper's N(0, 0.01).
+        allow_grey: accept grey values in [0, 1], as the paper does (a cross-entropy, not a density of x).
+
+    Raises:
+        PpvaeError: fewer than one latent dimension.
+    """
+    trunk, decoder = _trunks(event_shape, latent_dim, hidden, activation, init)
+    return VAE(
+        prior=StandardNormal(latent_dim),
+        likelihood=Bernoulli(decoder, event_shape, allow_grey=allow_grey),
+        posterior=DiagonalNormal(trunk, latent_dim),
+    )
+
+
+def gaussian_vae(
+    event_shape: int | Sequence[int] = 560,
+    *,
+    latent_dim: int = 10,
+    hidden: Sequence[int] = (200,),
+    activation: str = "tanh",
+    init: Initializer | None = None,
+    scale: Literal["conditional", "per-dimension", "shared"] | float = "conditional",
+    mean: Literal["identity", "sigmoid"] = "sigmoid",
+) -> VAE:
+    """A VAE for real data: Gaussian encoder, Gaussian decoder, both MLPs (AEVB appendix C; Frey faces).
+
+    Args:
+        event_shape: number of dimensions D, or a shape.
+        latent_dim: Z.
+        hidden: units of the hidden layers, encoder first to last; the decoder has them in reverse.
+        activation: see :class:`ppvae.networks.MLP`.
+        init: an initializer; None for the paper's N(0, 0.01).
+        scale: the likelihood's standard deviation, see :class:`ppvae.distributions.Normal`.
+        mean: "sigmoid" for data in (0, 1), as the paper; "identity" for any real data.
+
+    Raises:
+        PpvaeError: fewer than one latent dimension.
+    """
+    trunk, decoder = _trunks(event_shape, latent_dim, hidden, activation, init)
+    return VAE(
+        prior=StandardNormal(latent_dim),
+        likelihood=Normal(decoder, event_shape, scale=scale, mean=mean),
+        posterior=DiagonalNormal(trunk, latent_dim),
+    )
+
+
+def _trunks(
+    event_shape: int | Sequence[int],
+    latent_dim: int,
+    hidden: Sequence[int],
+    activation: str,
+    init: Initializer | None,
+) -> tuple[MLP, MLP]:
+    if latent_dim < 1:
+        raise PpvaeError(f"latent_dim: expected at least one latent dimension, found {latent_dim}")
+    init = init or paper()
+    encoder = MLP(event_shape, hidden, activation=activation, init=init)
+    return encoder, MLP(latent_dim, hidden[::-1], activation=activation, init=init)
