@@ -3,6 +3,7 @@
 from .density import draw, log_joint, predict, simulate, site_terms, structure
 from .errors import DataError, FitError, PairError, PpvaeError, RunError
 from .pair import Data, ModelGuidePair, batch_size
+from .roles import Role, parameter_roles
 from .structure import SiteInfo, Structure
 from .terms import Draw, LogTerms, Simulation, SiteTerm, scaled_total
 from .unconstrained import Unconstrained, unconstrained
@@ -16,6 +17,7 @@ __all__ = [
     "ModelGuidePair",
     "PairError",
     "PpvaeError",
+    "Role",
     "RunError",
     "Simulation",
     "SiteInfo",
@@ -25,6 +27,7 @@ __all__ = [
     "batch_size",
     "draw",
     "log_joint",
+    "parameter_roles",
     "predict",
     "scaled_total",
     "simulate",

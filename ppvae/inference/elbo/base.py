@@ -1,0 +1,157 @@
+"""What every ELBO estimator of this suite is: the terms of a bound, from the waist, with declared facts."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import pyro.infer.elbo
+from torch import Tensor
+
+from ...core import Data, ModelGuidePair, PpvaeError, scaled_total, structure
+
+
+class BoundTerms(NamedTuple):
+    r"""An estimate of the bound of a batch, in nats, unscaled by N / B.
+
+    $$\mathcal{L} = \frac{N}{B} \sum_b \text{local}_b + \text{global}$$
+
+    Attributes:
+        local: the bound's local part for every datum, [B]; this is what is reported.
+        global_: its global part, a scalar; zero where the pair has no global latents.
+        reconstruction: $\mathrm{E}_q \log p(x \mid z)$ for every datum, [B].
+        kl: $\mathrm{KL}(q(z \mid x) \| p(z))$ for every datum, [B]; reconstruction - kl = local where the bound
+            splits so.
+        objective_local: what is ascended, [B]: its gradient is the estimator's, its value need not be the bound.
+        objective_global: likewise, a scalar.
+    """
+
+    local: Tensor
+    global_: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    objective_local: Tensor
+    objective_global: Tensor
+
+    def bound(self, num_data: int | None = None) -> Tensor:
+        """The bound in nats, a scalar: for the whole data set of N, or for the batch where N is None."""
+        return scaled_total(self.local, self.global_, num_data)
+
+    def objective(self, num_data: int | None = None) -> Tensor:
+        """The objective in nats, a scalar, scaled as :meth:`bound`."""
+        return scaled_total(self.objective_local, self.objective_global, num_data)
+
+
+class ELBO(pyro.infer.elbo.ELBO):  # type: ignore[misc]
+    """Base of the estimators: one method, :meth:`terms`, and facts that the contract test proves.
+
+    An estimator is used in :func:`ppvae.inference.fit`, where it is captured, and in stock ``pyro.infer.SVI``, whose
+    convention it then follows (``loss`` is the negative bound of the whole data set, in nats).
+
+    Args:
+        num_particles: K, draws per datum.
+
+    Attributes:
+        is_lower_bound: the expected value is at most log p(x).
+        needs_rsample: the gradient goes through the draws, so the guide must be reparameterised.
+        tight_when_guide_exact: the expected value is log p(x) where q(z | x) = p(z | x).
+        zero_variance_when_guide_exact: there, every single estimate is log p(x).
+    """
+
+    is_lower_bound: ClassVar[bool]
+    needs_rsample: ClassVar[bool]
+    tight_when_guide_exact: ClassVar[bool]
+    zero_variance_when_guide_exact: ClassVar[bool]
+
+    def __init__(self, *, num_particles: int = 1) -> None:
+        if num_particles < 1:
+            raise PpvaeError(f"{type(self).__name__}: expected num_particles of at least 1, found {num_particles}")
+        super().__init__(num_particles=num_particles)
+        self._stock_pairs: dict[Any, _StockPair] = {}
+
+    @abstractmethod
+    def terms(
+        self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
+    ) -> BoundTerms:
+        """Estimate the bound of a batch.
+
+        Args:
+            pair: the pair.
+            x: the batch, [B, *event].
+            num_data: N, handed to the programs; the terms are unscaled.
+            kl_weight: factor on the KL in the objective (KL warm-up); the reported bound is without it.
+        """
+
+    def check(self, pair: ModelGuidePair, x: Data) -> None:
+        """Refuse a pair that this estimator cannot serve.
+
+        Raises:
+            PairError: for instance a guide that is not reparameterised; names the site and what would do.
+        """
+        if self.needs_rsample:
+            structure(pair, x).require_reparameterized(
+                type(self).__name__,
+                "elbo.ScoreFunctionELBO, elbo.VIMCO or elbo.ReweightedWakeSleep, which need no rsample",
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_particles={self.num_particles})"
+
+    # --- the interface of pyro.infer.SVI ---
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The negative objective of the whole data set, in nats: its gradient is the estimator's."""
+        terms, num_data = self._stock_terms(model, guide, args, kwargs)
+        return -terms.objective(num_data)
+
+    def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
+        """The negative bound of the whole data set, in nats."""
+        terms, num_data = self._stock_terms(model, guide, args, kwargs)
+        return -terms.bound(num_data).item()
+
+    def loss_and_grads(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        """As :meth:`loss`; adds the gradient of the negative objective to every parameter."""
+        terms, num_data = self._stock_terms(model, guide, args, kwargs)
+        objective = -terms.objective(num_data)
+        if objective.requires_grad:
+            objective.backward()  # type: ignore[no-untyped-call]
+        return -terms.bound(num_data).item()
+
+    def _stock_terms(
+        self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
+    ) -> tuple[BoundTerms, int | None]:
+        pair = self._stock_pairs.get((model, guide))
+        if pair is None:
+            pair = self._stock_pairs[(model, guide)] = _StockPair(model, guide)
+        x: Any = (args, kwargs)
+        self.check(pair, x)
+        shape = structure(pair, x)
+        sizes = [i.data_plate_size for i in (*shape.model, *shape.guide) if i.data_plate_size is not None]
+        return self.terms(pair, x), (sizes[0] if sizes else None)
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        raise PpvaeError(f"{type(self).__name__} does not walk traces itself: use terms()")
+
+
+class _StockPair(ModelGuidePair):
+    """Model and guide as ``pyro.infer.SVI`` hands them over; their parameters stay in Pyro's store."""
+
+    parameter_store = "pyro"
+
+    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
+        super().__init__()
+        self.__dict__["programs"] = (model, guide)
+
+    def model(self, x: Any, num_data: int | None = None) -> Any:
+        args, kwargs = x
+        return self.__dict__["programs"][0](*args, **kwargs)
+
+    def guide(self, x: Any, num_data: int | None = None) -> Any:
+        args, kwargs = x
+        return self.__dict__["programs"][1](*args, **kwargs)
+
