@@ -90,10 +90,10 @@ def load(
         name = path.name.removesuffix(".gz").rsplit(".", 1)[0] if "." in path.name else path.name
     parts = {"train": arrays, "validation": arrays.validation, "test": arrays.test}
     held = {part: value for part, value in parts.items() if value is not None}
-    datasets = datasets_of(held, name, flatten, image_shape, dtype)
+    datasets = datasets_of(held, name, str(name_or_path), flatten, image_shape, dtype)
     for offset, part in enumerate(parts):
         if part in datasets:
-            datasets[part] = binarized(datasets[part], binarize, seed, offset, part)
+            datasets[part] = binarized(datasets[part], binarize, str(name_or_path), seed, offset, part)
     return replace(datasets["train"], validation=datasets.get("validation"), test=datasets.get("test"))
 
 

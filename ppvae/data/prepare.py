@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .convert import picture_shape, to_tensor, value_space_of, widest
 from .dataset import Binarization, Dataset, ValueSpace, sampled_rows
-from .files import Arrays
+from .files import Array, Arrays
 from ..core.errors import DataError, try_one_of
 
 _log = logging.getLogger("ppvae.data")
@@ -22,12 +22,13 @@ _log = logging.getLogger("ppvae.data")
 def datasets_of(
     parts: Mapping[str, Arrays],
     name: str,
+    source: str,
     flatten: bool,
     image_shape: tuple[int, ...] | None,
     dtype: torch.dtype | None,
 ) -> dict[str, Dataset]:
     """Checked, typed and shaped; all parts in the one value space that holds them all."""
-    where = {part: name if part == "train" else f"{name}/{part}" for part in parts}
+    where = {part: source if part == "train" else f"{source} ({part})" for part in parts}
     tensors = {
         part: to_tensor(array.x, where[part], mapped=array.memory_mapped, level=logging.INFO)
         for part, array in parts.items()
@@ -53,13 +54,28 @@ def datasets_of(
         x, picture = _shaped(x, flatten, image_shape, where[part])
         datasets[part] = Dataset(
             x,
-            labels=None if labels is None else torch.from_numpy(np.array(labels)),
-            name=where[part],
+            labels=None if labels is None else _labels(labels, len(x), where[part]),
+            name=name if part == "train" else f"{name}/{part}",
             value_space=kept_space,
             image_shape=picture,
             memory_mapped=mapped,
         )
     return datasets
+
+
+def _labels(labels: Array, n: int, where: str) -> Tensor:
+    """One label a row: whole numbers as int64, words as numbers of their sorted classes, others as floats."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape[:1] != (n,):
+        raise DataError(f"{where}: labels of shape {labels.shape} for {n} rows.")
+    if labels.dtype.kind in "US":
+        return torch.from_numpy(np.unique(labels, return_inverse=True)[1].astype(np.int64))
+    if labels.dtype.kind in "biu":
+        return torch.from_numpy(labels.astype(np.int64))
+    if labels.dtype.kind == "f":
+        return torch.from_numpy(labels.astype(np.float32))
+    raise DataError(f"{where}: labels of dtype {labels.dtype}." + try_one_of("save them as whole numbers"))
 
 
 def _stored(x: Tensor, space: ValueSpace, dtype: torch.dtype | None, where: str) -> tuple[ValueSpace, Tensor]:
@@ -103,7 +119,9 @@ def _shaped(
     return x.reshape(len(x), *wanted), picture
 
 
-def binarized(data: Dataset, binarize: Binarization, seed: int, offset: int, part: str) -> Dataset:
+def binarized(
+    data: Dataset, binarize: Binarization, source: str, seed: int, offset: int, part: str
+) -> Dataset:
     """``data`` as zeros and ones: drawn now, or left as probabilities from which each batch is drawn."""
     if binarize == "none":
         return data
@@ -112,14 +130,14 @@ def binarized(data: Dataset, binarize: Binarization, seed: int, offset: int, par
         return data
     if data.value_space not in ("unit", "byte"):
         raise DataError(
-            f"{data.name}: binarisation reads values as probabilities, found {data.value_space} values."
+            f"{source}: binarisation reads values as probabilities, found {data.value_space} values."
             + try_one_of("rescale the values to [0, 1]", 'binarize="none" and a likelihood for such values')
         )
     if binarize == "dynamic" and (part == "train" or data.memory_mapped):
         return replace(data, binarization="dynamic")
     if data.memory_mapped:
         raise DataError(
-            f"{data.name}: memory-mapped; a static binarisation would read it whole."
+            f"{source}: memory-mapped; a static binarisation would read it whole."
             + try_one_of('binarize="dynamic"')
         )
     # A seed of its own for each part, so that none depends on the sizes of the others.

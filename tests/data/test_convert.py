@@ -37,7 +37,7 @@ def tensor_of(data: object) -> Tensor:
         (np.array([[0.25]], dtype=">f4"), "unit"),
     ],
 )
-def test_the_space_is_found_and_the_values_are_kept(values: Tensor | np.ndarray, space: str) -> None:  # type: ignore[type-arg]
+def test_the_space_is_found_and_the_values_are_kept(values: Tensor | np.ndarray, space: str) -> None:
     data = as_dataset(values)
     assert data.value_space == space
     expected = np.asarray(values, dtype=np.float64) / (255 if space == "byte" else 1)

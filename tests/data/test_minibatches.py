@@ -71,9 +71,7 @@ def test_iterating_goes_on_within_an_epoch_that_was_begun() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    step=st.integers(0, 13), batch_size=st.sampled_from([None, 1, 3, 4, 10]), dynamic=st.booleans()
-)
+@given(step=st.integers(0, 13), batch_size=st.sampled_from([None, 1, 3, 4, 10]), dynamic=st.booleans())
 def test_a_resumed_run_sees_the_batches_of_the_uninterrupted_one(
     step: int, batch_size: int | None, dynamic: bool
 ) -> None:
@@ -87,7 +85,9 @@ def test_a_resumed_run_sees_the_batches_of_the_uninterrupted_one(
         uninterrupted.next_batch()
     state = uninterrupted.state_dict()
     numbers = {k: v for k, v in state.items() if not isinstance(v, Tensor)}
-    stored = json.loads(json.dumps(numbers)) | {k: v.clone() for k, v in state.items() if isinstance(v, Tensor)}
+    stored = json.loads(json.dumps(numbers)) | {
+        k: v.clone() for k, v in state.items() if isinstance(v, Tensor)
+    }
     expected = [uninterrupted.next_batch() for _ in range(12)]
     resumed = Minibatches(data, batch_size, seed=99)
     resumed.next_batch()
@@ -119,7 +119,11 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [(11, r"rows: batch_size 11 is larger than the data, which has 10 rows"), (0, "found 0"), (-1, "at least 1")],
+    [
+        (11, r"rows: batch_size 11 is larger than the data, which has 10 rows"),
+        (0, "found 0"),
+        (-1, "at least 1"),
+    ],
 )
 def test_batch_sizes_that_do_not_fit(size: int, message: str) -> None:
     with pytest.raises(DataError, match=message):

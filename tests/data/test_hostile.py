@@ -1,0 +1,119 @@
+"""Arbitrary and mutated files give a data set or a DataError, nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ppvae.core.errors import DataError
+from ppvae.data import load
+
+from .test_sources import AMAT, CSV, TABLE, idx_bytes, mat_bytes, npy_bytes, parquet_bytes
+
+
+def _npz(compressed: bool) -> bytes:
+    buffer = io.BytesIO()
+    save = np.savez_compressed if compressed else np.savez
+    save(buffer, x=TABLE, labels=np.array([1, 2]))
+    return buffer.getvalue()
+
+
+def _mat(version: str) -> bytes:
+    from scipy.io import savemat
+
+    buffer = io.BytesIO()
+    savemat(buffer, {"rows": TABLE, "n": 3}, format=version, do_compression=version == "5")
+    return buffer.getvalue()
+
+
+VALID: dict[str, list[bytes]] = {
+    ".npy": [npy_bytes(TABLE), npy_bytes(TABLE.astype(np.uint8))],
+    ".npz": [_npz(True), _npz(False)],
+    ".idx": [idx_bytes(TABLE, 0x0E), idx_bytes(TABLE * 10, 0x08)],
+    ".idx.gz": [gzip.compress(idx_bytes(TABLE, 0x0E))],
+    ".amat": [AMAT, b"0 1 0\n1 1 0\n"],
+    ".amat.gz": [gzip.compress(AMAT)],
+    ".mat": [mat_bytes(rows=TABLE), _mat("4"), _mat("5")],
+    ".csv": [CSV, b"a,b,label\n" + CSV],
+    ".parquet": [parquet_bytes(TABLE)],
+}
+
+
+@st.composite
+def mutated(draw: st.DrawFn, originals: list[bytes]) -> bytes:
+    """A valid file with a few bytes changed, cut out or put in, more often near its head."""
+    content = bytearray(draw(st.sampled_from(originals)))
+    for _ in range(draw(st.integers(1, 4))):
+        end = draw(st.sampled_from([16, 160, len(content)]))
+        at = draw(st.integers(0, max(0, min(end, len(content)) - 1)))
+        change = draw(st.sampled_from(["set", "cut", "insert", "truncate"]))
+        if change == "set" and content:
+            content[at] = draw(st.integers(0, 255))
+        elif change == "cut":
+            del content[at : at + draw(st.integers(1, 9))]
+        elif change == "insert":
+            content[at:at] = draw(st.binary(min_size=1, max_size=9))
+        else:
+            del content[at:]
+    return bytes(content)
+
+
+def read(suffix: str, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"hostile{suffix}"
+        path.write_bytes(content)
+        try:
+            data = load(path)
+        except DataError as error:
+            assert "hostile" in str(error)  # noqa: PT017 - both outcomes are right, and each has its own check
+        else:
+            assert len(data) * np.prod(data.event_shape) <= 1032 * max(1, len(content))
+
+
+@pytest.mark.parametrize("suffix", VALID)
+def test_arbitrary_bytes(suffix: str) -> None:
+    heads = [original[:n] for original in VALID[suffix] for n in (0, 4, 8, 128)]
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(head=st.sampled_from(heads), tail=st.binary(max_size=200))
+    def check(head: bytes, tail: bytes) -> None:
+        read(suffix, head + tail)
+
+    check()
+
+
+@pytest.mark.parametrize("suffix", VALID)
+def test_mutated_files(suffix: str) -> None:
+    for original in VALID[suffix]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"valid{suffix}"
+            path.write_bytes(original)
+            assert len(load(path)) == 2  # what is mutated below is a good file
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(content=mutated(VALID[suffix]))
+    def check(content: bytes) -> None:
+        read(suffix, content)
+
+    check()
+
+
+def test_an_archive_that_promises_more_than_it_holds(tmp_path: Path) -> None:
+    """The headers of .npy members are inside the archive: each is compared with the archive's own sizes."""
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (900000, 900000), }"
+    lying = b"\x93NUMPY\1\0" + len(header + b"\n").to_bytes(2, "little") + header + b"\n" + bytes(48)
+    with zipfile.ZipFile(tmp_path / "lying.npz", "w") as archive:
+        archive.writestr("x.npy", lying)
+    with pytest.raises(DataError, match=r"lying.npz\['x'\]: its header promises 6480000000000 bytes"):
+        load(tmp_path / "lying.npz")
+    (tmp_path / "lying.npy").write_bytes(lying)
+    with pytest.raises(DataError, match=r"lying.npy: not readable"):
+        load(tmp_path / "lying.npy")
