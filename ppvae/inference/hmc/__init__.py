@@ -1,0 +1,1 @@
+"""Hamiltonian Monte Carlo in pure torch, one lane for every chain and datum."""

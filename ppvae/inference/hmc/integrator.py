@@ -1,0 +1,108 @@
+r"""The leapfrog integrator over lanes: each has its own step size and diagonal mass, and none sees another.
+
+It knows nothing of pairs: a target is any pure function ``target(u, *context) -> [*lanes]`` of positions
+``u [*lanes, d]`` whose lane i depends on ``u[i]`` alone; ``context`` is whatever tensors it needs besides
+(parameters, data, a temperature).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+Target: TypeAlias = Callable[..., Tensor]
+"""``target(u, *context) -> [*lanes]``: a log density in nats, up to a constant."""
+
+
+class PhasePoint(NamedTuple):
+    """Where a trajectory stands.
+
+    Attributes:
+        u: position, [*lanes, d].
+        momentum: [*lanes, d].
+        log_density: the target at u, [*lanes], nats.
+        gradient: of the target at u, [*lanes, d].
+        finite: whether all numbers met so far were finite, [*lanes]; a lane where one was not stands still at
+            its last finite point from then on.
+    """
+
+    u: Tensor
+    momentum: Tensor
+    log_density: Tensor
+    gradient: Tensor
+    finite: Tensor
+
+
+Step: TypeAlias = Callable[..., PhasePoint]
+"""``step(point, step_size, inverse_mass, *context) -> point``."""
+
+
+def value_and_gradient(target: Target) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The function ``evaluate(u, *context) -> (log density [*lanes], its gradient [*lanes, d])``; traceable.
+
+    >>> evaluate = value_and_gradient(lambda u, scale: -0.5 * (u / scale).square().sum(-1))
+    >>> evaluate(torch.tensor([[2.0], [4.0]]), torch.tensor(2.0))
+    (tensor([-0.5000, -2.0000]), tensor([[-0.5000],
+            [-1.0000]]))
+    """
+
+    def evaluate(u: Tensor, *context: Any) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            log_density = target(u, *context)
+            # Lanes are independent, so the gradient of their sum is the gradient of each.
+            (gradient,) = torch.autograd.grad(log_density.sum(), u)
+        return log_density.detach(), gradient
+
+    return evaluate
+
+
+def leapfrog(target: Target) -> Step:
+    r"""One leapfrog step of size $\epsilon$ for inverse mass $M^{-1}$, a pure function that can be captured.
+
+    $$p' = p + \tfrac{\epsilon}{2} \nabla \log \pi(u),\qquad u \leftarrow u + \epsilon M^{-1} p',\qquad
+      p \leftarrow p' + \tfrac{\epsilon}{2} \nabla \log \pi(u)$$
+
+    Neal 2011 (arXiv 1206.1901), equations 2.28 to 2.30. Of order 2, reversible under $p \mapsto -p$,
+    volume preserving.
+
+    Returns:
+        ``step(point, step_size, inverse_mass, *context) -> point`` with step_size [*lanes] and inverse_mass
+        [*lanes, d] (or what broadcasts to it). A trajectory that met a number that is not finite would do so
+        on its way back as well, so rejecting it keeps the target invariant.
+    """
+    evaluate = value_and_gradient(target)
+
+    def step(point: PhasePoint, step_size: Tensor, inverse_mass: Tensor, *context: Any) -> PhasePoint:
+        size = step_size.unsqueeze(-1)
+        half = point.momentum + 0.5 * size * point.gradient
+        u = point.u + size * inverse_mass * half
+        # A lane that left the finite numbers is evaluated where it last was good: the target may not bear
+        # infinities (a Cholesky factor of a NaN raises for the whole batch).
+        inside = point.finite & torch.isfinite(u).all(-1)
+        u = torch.where(inside.unsqueeze(-1), u, point.u)
+        log_density, gradient = evaluate(u, *context)
+        momentum = half + 0.5 * size * gradient
+        finite = inside & torch.isfinite(log_density) & torch.isfinite(momentum).all(-1)
+        keep = finite.unsqueeze(-1)
+        return PhasePoint(
+            torch.where(keep, u, point.u),
+            torch.where(keep, momentum, point.momentum),
+            torch.where(finite, log_density, point.log_density),
+            torch.where(keep, gradient, point.gradient),
+            finite,
+        )
+
+    return step
+
+
+def integrate(
+    step: Step, point: PhasePoint, step_size: Tensor, inverse_mass: Tensor, num_leapfrog: int, *context: Any
+) -> PhasePoint:
+    """The end of a trajectory of ``num_leapfrog`` steps; other arguments as for :func:`leapfrog`'s step."""
+    for _ in range(num_leapfrog):
+        point = step(point, step_size, inverse_mass, *context)
+    return point
