@@ -1,6 +1,7 @@
 """What a pair is, its densities, how a pure function is compiled, what is checked."""
 
-from .density import draw, log_joint, predict, simulate, site_terms, structure
+from .checks import check_pair
+from .density import draw, local_parameters, log_joint, predict, simulate, site_terms, structure
 from .errors import DataError, FitError, PairError, PpvaeError, RunError
 from .pair import Data, ModelGuidePair, batch_size
 from .roles import Role, parameter_roles
@@ -25,7 +26,9 @@ __all__ = [
     "Structure",
     "Unconstrained",
     "batch_size",
+    "check_pair",
     "draw",
+    "local_parameters",
     "log_joint",
     "parameter_roles",
     "predict",

@@ -32,23 +32,24 @@ from .terms import Draw, LogTerms, Simulation, Sites, SiteTerm, join_lanes, sum_
 Latents = Mapping[str, Tensor]
 
 
-def structure(pair: ModelGuidePair, x: Data) -> Structure:
+def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Structure:
     """The static structure of a pair, found by one eager run of guide and model and then remembered.
 
     Args:
         pair: the pair.
         x: a batch, [B, *event]; what is found is remembered for batches of this shape.
+        num_data: N, which the data plates then state.
 
     Raises:
         PairError: a program fails when it is run.
     """
-    key = _signature(x)
+    key = (_signature(x), num_data)
     known = pair._structures.get(key)
     if known is None:
-        with torch.no_grad(), torch.random.fork_rng(), _parameters_of(pair, adopting=True):
-            guide_sites = _run(pair, "guide", x, None)
+        with torch.no_grad(), torch.random.fork_rng(), local_parameters(pair, adopting=True):
+            guide_sites = _run(pair, "guide", x, num_data)
             drawn = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
-            model_sites = _run(pair, "model", x, None, substitute=drawn)
+            model_sites = _run(pair, "model", x, num_data, substitute=drawn)
         known = Structure.from_sites(model_sites, guide_sites)
         pair._structures[key] = known
     assert isinstance(known, Structure)
@@ -67,7 +68,7 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
     shape = structure(pair, x)
     parts: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
     for lanes in _lane_groups(pair, num_particles):
-        with _parameters_of(pair):
+        with local_parameters(pair):
             sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
         latents = {
             info.name: to_canonical(sites[info.name]["value"], info, shape.nesting, lanes)
@@ -104,7 +105,7 @@ def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
             for info in shape.model_latents
         }
         start += lanes
-        with _parameters_of(pair):
+        with local_parameters(pair):
             sites = _run(pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
         local, global_ = sum_log_probs(sites, shape, lanes)
         seen = {name: site for name, site in sites.items() if name not in values}
@@ -139,14 +140,16 @@ def site_terms(
     shape = structure(pair, x)
     groups = []
     for lanes in _lane_groups(pair, num_particles):
-        with _parameters_of(pair):
+        with local_parameters(pair):
             guide_sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
             drawn = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
             model_sites = _run(
                 pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=drawn
             )
         groups.append(terms_of(guide_sites, model_sites, shape, lanes, analytic))
-    return groups[0] if len(groups) == 1 else {name: join_lanes([g[name] for g in groups]) for name in groups[0]}
+    return (
+        groups[0] if len(groups) == 1 else {name: join_lanes([g[name] for g in groups]) for name in groups[0]}
+    )
 
 
 def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simulation:
@@ -158,7 +161,7 @@ def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simu
         num_data: N, handed to the model.
     """
     shape = structure(pair, x)
-    with _parameters_of(pair):
+    with local_parameters(pair):
         sites = _run(pair, "model", x, num_data, unconditioned=True)
     value = {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0] for i in shape.model}
     return Simulation(
@@ -183,19 +186,73 @@ def predict(
     groups = []
     start = 0
     for width in _lane_groups(pair, lanes):
-        values = {i.name: to_pyro(flat[i.name][start : start + width], i, shape.nesting) for i in shape.model_latents}
+        values = {
+            i.name: to_pyro(flat[i.name][start : start + width], i, shape.nesting)
+            for i in shape.model_latents
+        }
         start += width
-        with _parameters_of(pair):
+        with local_parameters(pair):
             sites = _run(pair, "model", x, None, lanes=width, nesting=shape.nesting, substitute=values)
         group = {}
         for info in shape.observed:
             fn = sites[info.name]["fn"]
-            group[info.name] = to_canonical(fn.mean if kind == "mean" else fn.sample(), info, shape.nesting, width)
+            group[info.name] = to_canonical(
+                fn.mean if kind == "mean" else fn.sample(), info, shape.nesting, width
+            )
         groups.append(group)
     return {
-        info.name: torch.cat([g[info.name] for g in groups]).reshape((*sample_axes, *groups[0][info.name].shape[1:]))
+        info.name: torch.cat([g[info.name] for g in groups]).reshape(
+            (*sample_axes, *groups[0][info.name].shape[1:])
+        )
         for info in shape.observed
     }
+
+
+@contextlib.contextmanager
+def local_parameters(pair: ModelGuidePair, *, adopting: bool = False) -> Iterator[None]:
+    """Inside, a pair's parameters come from its own modules, not from Pyro's global store.
+
+    The waist's functions open this themselves; it is needed to hand a pair to Pyro's own classes, whose
+    ``differentiable_loss`` then sees the pair's parameters. Pyro's validation is on only while adopting. A pair made for stock ``pyro.infer.SVI`` (``parameter_store == "pyro"``) is run as Pyro runs it.
+    """
+    if pair.parameter_store == "pyro":
+        yield
+        return
+    for module in pair.modules():
+        if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+            module._pyro_context.param_state = {"params": {}, "constraints": {}}
+    with (
+        pyro.settings.context(module_local_params=True),
+        pyro.validation_enabled(adopting),
+        warnings.catch_warnings(),
+        _LocalParameters(pair, adopting),
+    ):
+        # Captured parameters are plain tensors, about which pyro.module warns.
+        warnings.filterwarnings("ignore", message=".*was not registered in the param store.*")
+        yield
+
+
+def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, str, Tensor]]:
+    """Whether the data lie in the support of each observed site: (inside, the support's name, the values).
+
+    A Bernoulli that opted out of validation (``allow_grey``) is held to [0, 1].
+    """
+    shape = structure(pair, x)
+    found = {}
+    with torch.no_grad(), torch.random.fork_rng(), local_parameters(pair):
+        guide_sites = _run(pair, "guide", x, None)
+        drawn = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
+        sites = _run(pair, "model", x, None, substitute=drawn)
+        for info in shape.observed:
+            fn, value = sites[info.name]["fn"], sites[info.name]["value"]
+            try:
+                support = constraints.unit_interval if info.opted_out else fn.support
+            except NotImplementedError:
+                continue  # a factor, or a distribution that does not say
+            if support is not None:
+                base = support.base_constraint if isinstance(support, constraints.independent) else support
+                found[info.name] = (base.check(value), str(base), value)
+    return found
 
 
 # --- below: running a program and reading its trace -------------------------------------------------------------
@@ -256,29 +313,6 @@ def _signature(x: Any) -> Any:
     if isinstance(x, tuple | list):
         return tuple(_signature(value) for value in x)
     return x if isinstance(x, int | float | str | bool | None) else type(x)
-
-
-@contextlib.contextmanager
-def _parameters_of(pair: ModelGuidePair, *, adopting: bool = False) -> Iterator[None]:
-    """Parameters come from the pair's own modules, not from Pyro's global store; validation only while adopting.
-
-    A pair made for stock ``pyro.infer.SVI`` (``parameter_store == "pyro"``) is run as Pyro runs it.
-    """
-    if pair.parameter_store == "pyro":
-        yield
-        return
-    for module in pair.modules():
-        if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
-            module._pyro_context.param_state = {"params": {}, "constraints": {}}
-    with (
-        pyro.settings.context(module_local_params=True),
-        pyro.validation_enabled(adopting),
-        warnings.catch_warnings(),
-        _LocalParameters(pair, adopting),
-    ):
-        # Captured parameters are plain tensors, about which pyro.module warns.
-        warnings.filterwarnings("ignore", message=".*was not registered in the param store.*")
-        yield
 
 
 class _LocalParameters(Messenger):

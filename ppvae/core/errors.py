@@ -19,7 +19,26 @@ class DataError(PpvaeError):
 
 
 class FitError(PpvaeError):
-    """Training stopped because a number was not finite; no parameter was touched by it."""
+    """Training stopped because a number was not finite; no parameter was touched by it.
+
+    Attributes:
+        site: the first sample site with a value that is not finite, if it was one.
+        parameter: the first parameter whose value or gradient is not finite, if it was one.
+        step: the step, from 0.
+        indices: rows of the data set in that batch.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        site: str | None = None,
+        parameter: str | None = None,
+        step: int | None = None,
+        indices: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.site, self.parameter, self.step, self.indices = site, parameter, step, indices
 
 
 class RunError(PpvaeError):

@@ -197,7 +197,9 @@ def _modules_of(program: Any) -> Iterator[nn.Module]:
     """Modules that a callable carries: itself, its object, what that holds, its closure and its globals."""
     if isinstance(program, functools.partial):
         yield from _modules_of(program.func)
-        yield from (value for value in (*program.args, *program.keywords.values()) if isinstance(value, nn.Module))
+        yield from (
+            value for value in (*program.args, *program.keywords.values()) if isinstance(value, nn.Module)
+        )
     elif isinstance(program, nn.Module):
         yield program
     elif inspect.ismethod(program):

@@ -31,6 +31,7 @@ class SiteInfo:
         support: where its values lie.
         has_rsample: whether gradients flow through its draws.
         is_discrete: whether its support is discrete.
+        opted_out: whether a Bernoulli was told not to validate, so that it takes grey values.
         data_plate_dim: dim of the data plate at this site, None outside it.
         data_plate_size: N as this site's data plate states it, None outside it.
     """
@@ -45,6 +46,7 @@ class SiteInfo:
     support: Constraint | None
     has_rsample: bool
     is_discrete: bool
+    opted_out: bool
     data_plate_dim: int | None
     data_plate_size: int | None
 
@@ -80,8 +82,12 @@ class Structure:
         latent = set(guide_sites) - {n for n, s in guide_sites.items() if s["is_observed"]}
         model = tuple(_info(site, plate, latent) for site in model_sites.values())
         guide = tuple(_info(site, plate, latent) for site in guide_sites.values())
-        frames = [f for site in (*model_sites.values(), *guide_sites.values()) for f in site["cond_indep_stack"]]
-        ranks = [len(info.batch_shape) for info in (*model, *guide)] + [-f.dim for f in frames if f.dim is not None]
+        frames = [
+            f for site in (*model_sites.values(), *guide_sites.values()) for f in site["cond_indep_stack"]
+        ]
+        ranks = [len(info.batch_shape) for info in (*model, *guide)] + [
+            -f.dim for f in frames if f.dim is not None
+        ]
         sizes = [int(frame.size) for frame in frames if frame.name == plate]
         return Structure(model, guide, max(ranks, default=0), sizes[0] if sizes else 0, plate)
 
@@ -206,15 +212,20 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
         support=support,
         has_rsample=bool(fn.has_rsample),
         is_discrete=bool(getattr(support, "is_discrete", False)),
+        opted_out=_family(fn) == "Bernoulli" and not _base(fn)._validate_args,
         data_plate_dim=None if data_frame is None else data_frame.dim,
         data_plate_size=None if data_frame is None else int(data_frame.full_size or data_frame.size),
     )
 
 
 def _family(fn: Any) -> str:
-    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+    return type(_base(fn)).__name__
+
+
+def _base(fn: Any) -> Any:
+    while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
         fn = fn.base_dist
-    return type(fn).__name__
+    return fn
 
 
 def sample_shape(value: Tensor, info: SiteInfo, batch: int) -> torch.Size:

@@ -127,7 +127,9 @@ def terms_of(guide: Sites, model: Sites, shape: Structure, lanes: int, analytic:
     for name, site in {**guide, **model}.items():
         log_p = _log_term(model.get(name), shape, lanes)
         log_q = _log_term(guide.get(name), shape, lanes)
-        scope: Literal["local", "global"] = "local" if (log_p if log_p is not None else log_q).dim() == 2 else "global"  # type: ignore[union-attr]
+        scope: Literal["local", "global"] = (
+            "local" if (log_p if log_p is not None else log_q).dim() == 2 else "global"
+        )  # type: ignore[union-attr]
         if log_q is None:
             terms[name] = SiteTerm(name, scope, log_p, None, None, "observed")
             continue

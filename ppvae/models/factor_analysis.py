@@ -60,7 +60,9 @@ class FactorAnalysis(ModelGuidePair):
     ) -> None:
         super().__init__()
         if data_dim < 1 or latent_dim < 1:
-            raise PairError(f"expected data_dim and latent_dim of at least 1, found {data_dim} and {latent_dim}")
+            raise PairError(
+                f"expected data_dim and latent_dim of at least 1, found {data_dim} and {latent_dim}"
+            )
         self.data_dim, self.latent_dim, self.isotropic = data_dim, latent_dim, isotropic
         self.loc = nn.Parameter(torch.zeros(data_dim))
         self.loading = nn.Parameter(torch.randn(data_dim, latent_dim) / math.sqrt(latent_dim))
@@ -70,7 +72,9 @@ class FactorAnalysis(ModelGuidePair):
 
     @staticmethod
     def from_parameters(
-        loc: Tensor | Sequence[float], loading: Tensor | Sequence[Sequence[float]], scale: Tensor | Sequence[float]
+        loc: Tensor | Sequence[float],
+        loading: Tensor | Sequence[Sequence[float]],
+        scale: Tensor | Sequence[float],
     ) -> FactorAnalysis:
         """Factor analysis with given parameters.
 
@@ -83,13 +87,19 @@ class FactorAnalysis(ModelGuidePair):
             PairError: shapes that do not fit, or a scale that is not positive.
         """
         loc, loading, scale = (torch.as_tensor(value) for value in (loc, loading, scale))
-        if loading.dim() != 2 or loc.shape != loading.shape[:1] or scale.shape not in (torch.Size(), loc.shape):
+        if (
+            loading.dim() != 2
+            or loc.shape != loading.shape[:1]
+            or scale.shape not in (torch.Size(), loc.shape)
+        ):
             raise PairError(
                 "expected loc [D], loading [D, Z] and scale [D] or a scalar, found "
                 f"{list(loc.shape)}, {list(loading.shape)} and {list(scale.shape)}"
             )
         if not bool((scale > 0).all()):
-            raise PairError(f"expected a positive scale (a standard deviation), found a minimum of {scale.min():g}")
+            raise PairError(
+                f"expected a positive scale (a standard deviation), found a minimum of {scale.min():g}"
+            )
         pair = FactorAnalysis(*loading.shape, isotropic=scale.dim() == 0)
         for name, value in (("loc", loc), ("loading", loading), ("log_scale", scale.log())):
             getattr(pair, name).data = value.detach().clone()
@@ -124,12 +134,16 @@ class FactorAnalysis(ModelGuidePair):
             loading = pca.components_.T * np.sqrt(np.maximum(pca.explained_variance_ - noise, 0.0))
             loc, scale = pca.mean_, np.sqrt(noise)
         else:
-            found = decomposition.FactorAnalysis(latent_dim, svd_method="lapack", tol=tolerance, max_iter=10_000)
+            found = decomposition.FactorAnalysis(
+                latent_dim, svd_method="lapack", tol=tolerance, max_iter=10_000
+            )
             found.fit(values)
             loc, loading, scale = found.mean_, found.components_.T, np.sqrt(found.noise_variance_)
             scale = np.maximum(scale, 1e-3 * scale.max())
         dtype = torch.get_default_dtype()
-        return FactorAnalysis.from_parameters(*(torch.as_tensor(value, dtype=dtype) for value in (loc, loading, scale)))
+        return FactorAnalysis.from_parameters(
+            *(torch.as_tensor(value, dtype=dtype) for value in (loc, loading, scale))
+        )
 
     @property
     def scale(self) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from .vae import VAE
 from ..core.errors import PpvaeError
 from ..distributions import Bernoulli, DiagonalNormal, Normal, StandardNormal
 from ..networks import MLP, Initializer, paper
-from .vae import VAE
 
 
 def bernoulli_vae(

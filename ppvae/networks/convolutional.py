@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..core.errors import PpvaeError
 from .initialization import Initializer, initialize
 from .mlp import activation_named
+from ..core.errors import PpvaeError
 
 
 class ConvEncoder(nn.Module):
@@ -93,7 +93,8 @@ class ConvDecoder(nn.Module):
             )
         self.start = (channels[0], height // shrink, width // shrink)
         self.stem = nn.Sequential(
-            nn.Linear(in_features, self.start[0] * self.start[1] * self.start[2]), activation_named(activation)
+            nn.Linear(in_features, self.start[0] * self.start[1] * self.start[2]),
+            activation_named(activation),
         )
         layers: list[nn.Module] = []
         for index, out in enumerate((*channels[1:], depth * outputs_per_pixel)):
@@ -118,7 +119,9 @@ class ConvDecoder(nn.Module):
 def _image(shape: Sequence[int]) -> tuple[int, int, int]:
     sides = (1, *shape) if len(shape) == 2 else tuple(shape)
     if len(sides) != 3:
-        raise PpvaeError(f"image_shape: expected (height, width) or (channels, height, width), found {tuple(shape)}")
+        raise PpvaeError(
+            f"image_shape: expected (height, width) or (channels, height, width), found {tuple(shape)}"
+        )
     return (sides[0], sides[1], sides[2])
 
 
@@ -130,7 +133,9 @@ def _lead(x: Tensor, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
         axes += 1
         size *= x.shape[-axes]
     if size != pixels:
-        raise PpvaeError(f"expected images of shape {image_shape} ({pixels} values), found data {tuple(x.shape)}")
+        raise PpvaeError(
+            f"expected images of shape {image_shape} ({pixels} values), found data {tuple(x.shape)}"
+        )
     # A channel axis of length one belongs to the image where it is there.
     if axes == 2 and image_shape[0] == 1 and x.dim() > 3 and x.shape[-3] == 1:
         axes = 3

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from ..core.errors import PpvaeError, did_you_mean
 from .initialization import Initializer, initialize
+from ..core.errors import PpvaeError, did_you_mean
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,

@@ -66,7 +66,9 @@ class ELBO(pyro.infer.elbo.ELBO):  # type: ignore[misc]
 
     def __init__(self, *, num_particles: int = 1) -> None:
         if num_particles < 1:
-            raise PpvaeError(f"{type(self).__name__}: expected num_particles of at least 1, found {num_particles}")
+            raise PpvaeError(
+                f"{type(self).__name__}: expected num_particles of at least 1, found {num_particles}"
+            )
         super().__init__(num_particles=num_particles)
         self._stock_pairs: dict[Any, _StockPair] = {}
 
@@ -154,4 +156,3 @@ class _StockPair(ModelGuidePair):
     def guide(self, x: Any, num_data: int | None = None) -> Any:
         args, kwargs = x
         return self.__dict__["programs"][1](*args, **kwargs)
-

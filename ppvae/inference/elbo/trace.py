@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...core import Data, ModelGuidePair, draw, log_joint
 from .base import ELBO, BoundTerms
+from ...core import Data, ModelGuidePair, draw, log_joint
 
 
 class TraceELBO(ELBO):

@@ -1,0 +1,217 @@
+"""``check_pair``: everything about a pair and its data that can be known before work begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .density import draw, log_joint, observed_support, structure
+from .errors import PairError, did_you_mean, try_one_of
+from .pair import Data, ModelGuidePair, batch_size
+from .structure import SiteInfo, Structure
+
+_log = logging.getLogger("ppvae.check")
+
+
+def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) -> Structure:
+    """Check the contract of a pair on a batch, once, before any work.
+
+    Model and guide have the same latent sites with the same event shapes; observed and local sites stand inside the
+    data plate at dim -1, which is as long as the batch and states N; parameters and data are finite; the data lie in
+    the support of the likelihood. Whether the programs broadcast over one more plate on the left is found out too:
+    where they do not, ``pair.vectorizes`` becomes False (logged) and particles run one by one.
+
+    Args:
+        pair: the pair.
+        x: a batch, [B, *event], or a mapping of such.
+        num_data: N, to check that the plate scales by N / B.
+
+    Returns:
+        the pair's :class:`Structure`.
+
+    Raises:
+        PairError: names the site, what was expected, what was found, and what to try.
+    """
+    if not isinstance(pair, ModelGuidePair):
+        raise PairError(
+            f"expected a ModelGuidePair, found {type(pair).__name__}"
+            + try_one_of("ModelGuidePair.from_callables(model, guide)", "subclass ModelGuidePair")
+        )
+    _check_batch(x)
+    _check_parameters(pair)
+    try:
+        shape = structure(pair, x)
+    except PairError:
+        raise
+    except Exception as error:
+        raise PairError(
+            f"{type(pair).__name__} fails on a batch of shape {_shapes(x)}: {type(error).__name__}: {error}"
+            + try_one_of(
+                "data of the event shape that the networks expect (see the shapes in the message)",
+                "a distribution with .to_event(...) over the event's axes",
+                "values in the support of the likelihood (a Bernoulli takes 0 and 1)",
+            )
+        ) from error
+    _check_sites(shape)
+    _check_plate(pair, x, shape, num_data)
+    _check_support(pair, x, shape)
+    _check_lanes(pair, x, shape)
+    return shape
+
+
+def _check_batch(x: Data) -> None:
+    members: Mapping[str, Any] = x if isinstance(x, Mapping) else {"x": x}
+    for name, value in members.items():
+        if not isinstance(value, Tensor):
+            raise PairError(f"batch member {name!r}: expected a tensor, found {type(value).__name__}")
+        if value.dim() == 0 or value.shape[0] == 0:
+            raise PairError(
+                f"batch member {name!r}: expected at least one datum on axis 0, found {list(value.shape)}"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            place = torch.nonzero(~torch.isfinite(value))[0].tolist()
+            raise PairError(f"batch member {name!r}: value at {place} is not finite")
+    if isinstance(x, Mapping) and len({value.shape[0] for value in x.values()}) > 1:
+        raise PairError(f"batch members differ in length: {_shapes(x)}")
+
+
+def _check_parameters(pair: ModelGuidePair) -> None:
+    for name, parameter in pair.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise PairError(f"parameter {name!r} has a value that is not finite")
+
+
+def _check_sites(shape: Structure) -> None:
+    model = {info.name: info for info in shape.model_latents}
+    guide = {info.name: info for info in shape.guide_latents}
+    observed = {info.name for info in shape.observed}
+    if not observed:
+        raise PairError(
+            "the model has no observed site" + try_one_of("pass obs=... to one pyro.sample statement")
+        )
+    for name in guide.keys() - model.keys():
+        if name in observed:
+            raise PairError(f"guide site {name!r} is observed in the model: expected latent sites only")
+        raise PairError(
+            f"guide site {name!r} is not in the model: {did_you_mean(name, model)}"
+            + try_one_of(
+                "correct the spelling", "mark it infer={'is_auxiliary': True} if the model lacks it by design"
+            )
+        )
+    for name in model.keys() - guide.keys():
+        raise PairError(
+            f"latent site {name!r} of the model is not in the guide: {did_you_mean(name, guide)}. "
+            "It would be drawn from the prior"
+            + try_one_of("add a pyro.sample statement of this name to the guide", "correct the spelling")
+        )
+    for name, info in model.items():
+        other = guide[name]
+        if info.event_shape != other.event_shape or info.batch_shape != other.batch_shape:
+            raise PairError(
+                f"site {name!r}: expected batch shape {info.batch_shape} and event shape {info.event_shape} as in the "
+                f"model, found {other.batch_shape} and {other.event_shape} in the guide"
+                + try_one_of(
+                    ".to_event(1) on both sides", "the same number of latent dimensions on both sides"
+                )
+            )
+        if info.scope != other.scope:
+            raise PairError(f"site {name!r} is {info.scope} in the model and {other.scope} in the guide")
+
+
+def _check_plate(pair: ModelGuidePair, x: Data, shape: Structure, num_data: int | None) -> None:
+    size = batch_size(x)
+    for info in shape.observed:
+        if info.scope == "global":
+            raise PairError(
+                f"observed site {info.name!r} stands outside the plate over data: expected it inside, found plates "
+                f"{list(info.plates)}"
+                + try_one_of("with self.data_plate(x, num_data): ...", 'with pyro.plate("data", len(x)): ...')
+            )
+    for info in (*shape.model, *shape.guide):
+        if info.scope == "local" and info.data_plate_dim != -1:
+            raise PairError(
+                f"site {info.name!r}: expected the plate {shape.data_plate!r} at dim -1, found {info.data_plate_dim}"
+                + try_one_of("open the data plate innermost, or with dim=-1, and other plates to its left")
+            )
+    if shape.batch != size:
+        raise PairError(
+            f"plate {shape.data_plate!r}: expected {size} data, the length of the batch, found {shape.batch}"
+            + try_one_of(
+                "self.data_plate(x, num_data)", 'pyro.plate("data", num_data or len(x), subsample=x)'
+            )
+        )
+    if num_data is not None and num_data != size and pair.accepts_num_data:
+        stated = {
+            info.name: info.data_plate_size
+            for info in plate_sizes(pair, x, num_data)
+            if info.scope == "local"
+        }
+        for name, found in stated.items():
+            if found != num_data:
+                raise PairError(
+                    f"site {name!r}: expected the data plate to state num_data = {num_data}, found {found}: the bound "
+                    "of a minibatch would not be an estimate of the bound of the data"
+                    + try_one_of("hand num_data on: self.data_plate(x, num_data)")
+                )
+
+
+def plate_sizes(pair: ModelGuidePair, x: Data, num_data: int) -> tuple[SiteInfo, ...]:
+    """Every site's view of the data plate when the programs are told N."""
+    found = structure(pair, x, num_data)
+    return (*found.model, *found.guide)
+
+
+def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
+    for name, (inside, description, value) in observed_support(pair, x).items():
+        if not bool(inside.all()):
+            outside = value[~inside] if inside.shape == value.shape else value
+            raise PairError(
+                f"site {name!r}: expected data in the support of its likelihood ({description}), found "
+                f"{int((~inside).sum())} values outside it, for instance {float(outside.flatten()[0]):g}"
+                + try_one_of(
+                    'binarised data: load(..., binarize="static")',
+                    "a likelihood for these values: ContinuousBernoulli or Normal for grey values",
+                    "Bernoulli(..., allow_grey=True) for the paper's cross-entropy on grey values",
+                )
+            )
+
+
+def _check_lanes(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
+    """Two lanes at once must be what they are one at a time."""
+    if not pair.vectorizes or not shape.model_latents:
+        return
+    reason = ""
+    with torch.no_grad(), torch.random.fork_rng():
+        pair.vectorizes = False
+        drawn = draw(pair, x, 2)
+        apart = log_joint(pair, x, drawn.latents)
+        pair.vectorizes = True
+        try:
+            draw(pair, x, 2)
+            together = log_joint(pair, x, drawn.latents)
+            scale = apart.local.abs().max() + 1
+            if not bool(((together.local - apart.local).abs().max() / scale) < 1e-3):
+                reason = "its density changes under one more plate on the left"
+        except Exception as error:
+            reason = (
+                f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                if str(error)
+                else type(error).__name__
+            )
+    if reason:
+        pair.vectorizes = False
+        _log.warning(
+            "%s does not broadcast over particles, so these run one by one, more slowly (%s)",
+            type(pair).__name__,
+            reason,
+        )
+
+
+def _shapes(x: Data) -> str:
+    if isinstance(x, Mapping):
+        return str({name: list(value.shape) for name, value in x.items()})
+    return str(list(x.shape))

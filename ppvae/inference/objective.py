@@ -1,0 +1,148 @@
+"""One training step as one captured function: the bound of a batch and the gradient of its objective."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, NamedTuple
+
+import pyro.infer.elbo
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .elbo import ELBO
+from ..core import Data, ModelGuidePair, PpvaeError, local_parameters, site_terms
+from ..core.compile import Mode, bind, capture
+
+_log = logging.getLogger("ppvae.fit")
+
+METRICS = ("elbo", "reconstruction", "kl", "global")
+
+
+class Step(NamedTuple):
+    """What one step yields.
+
+    Attributes:
+        metrics: elbo, reconstruction, KL and global part, in nats per datum, [4]; NaN where not known.
+        gradients: of the loss per datum, after clipping, by parameter name.
+        gradient_norm: Euclidean norm over all gradients before clipping.
+        check: a sum of everything above that is finite only if all of it is.
+    """
+
+    metrics: Tensor
+    gradients: dict[str, Tensor]
+    gradient_norm: Tensor
+    check: Tensor
+
+
+class Objective:
+    r"""The bound of a minibatch as an estimate for the whole data set, and the gradient of what is descended.
+
+    $$\text{loss} = -\frac{1}{N}\left( \frac{N}{M} \sum_{b=1}^{M} \widetilde{\mathcal{L}}_b
+      + \mathcal{L}_\text{global} + \log p(\theta) \right)$$
+
+    (Kingma & Welling 2013, arXiv 1312.6114, eq. 8, per datum; the last term with a weight prior only.)
+
+    Args:
+        pair: the pair.
+        elbo: an estimator of ours, or one of Pyro's own, which then runs eagerly.
+        num_data: N.
+        weight_prior: a distribution over single weights for MAP estimation, or None.
+        prior_names: the parameters that the weight prior is over.
+        clip_norm: largest norm of the gradient, or None.
+        mode: mode of capture.
+    """
+
+    def __init__(
+        self,
+        pair: ModelGuidePair,
+        elbo: pyro.infer.elbo.ELBO,
+        *,
+        num_data: int,
+        weight_prior: Distribution | None,
+        prior_names: frozenset[str],
+        clip_norm: float | None,
+        mode: Mode,
+    ) -> None:
+        self.pair, self.elbo, self.num_data = pair, elbo, num_data
+        self.weight_prior, self.prior_names, self.clip_norm = weight_prior, prior_names, clip_norm
+        self.ours = isinstance(elbo, ELBO)
+        if not self.ours:
+            if not hasattr(elbo, "differentiable_loss"):
+                raise PpvaeError(
+                    f"{type(elbo).__name__} of Pyro has no differentiable_loss; use its namesake in "
+                    "ppvae.inference.elbo, which has"
+                )
+            if mode != "eager":
+                _log.info("%s of Pyro reads values back, so it runs eagerly", type(elbo).__name__)
+            mode = "eager"
+        self._pure = bind(pair, self._bound)
+        self._step = capture(self._gradient, mode=mode, name="the training step")
+
+    @property
+    def fell_back(self) -> str:
+        """Why the step runs in a lesser mode than asked for; empty where it does not."""
+        return self._step.fell_back
+
+    def __call__(self, x: Data, kl_weight: Tensor) -> Step:
+        """The metrics and gradients of one batch."""
+        trainable = {n: p.detach() for n, p in self.pair.named_parameters() if p.requires_grad}
+        fixed = {n: p.detach() for n, p in self.pair.named_parameters() if not p.requires_grad}
+        fixed.update((name, buffer) for name, buffer in self.pair.named_buffers())
+        step: Step = self._step(trainable, fixed, x, kl_weight)
+        return step
+
+    def _bound(self, pair: ModelGuidePair, x: Data, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective and metrics, per datum."""
+        if isinstance(self.elbo, ELBO):
+            terms = self.elbo.terms(pair, x, self.num_data, kl_weight=kl_weight)
+            global_ = terms.global_ / self.num_data
+            metrics = (terms.local.mean() + global_, terms.reconstruction.mean(), terms.kl.mean(), global_)
+            return terms.objective(self.num_data) / self.num_data, torch.stack(metrics)
+        with local_parameters(pair):
+            arguments = (x, self.num_data) if pair.accepts_num_data else (x,)
+            loss: Any = self.elbo.differentiable_loss(pair.model, pair.guide, *arguments)
+        bound = -loss / (self.num_data if pair.accepts_num_data else len(next(iter(_tensors(x)))))
+        return bound, torch.stack((bound.detach(), *(bound.new_tensor(math.nan) for _ in range(3))))
+
+    def _gradient(
+        self, trainable: dict[str, Tensor], fixed: dict[str, Tensor], x: Data, kl_weight: Tensor
+    ) -> Step:
+        with torch.enable_grad():
+            leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}
+            objective, metrics = self._pure({**leaves, **fixed}, x, kl_weight)
+            if self.weight_prior is not None:
+                for name in sorted(self.prior_names):
+                    objective = objective + self.weight_prior.log_prob(leaves[name]).sum() / self.num_data  # type: ignore[no-untyped-call]
+            gradients = torch.autograd.grad(
+                -objective, list(leaves.values()), allow_unused=True, materialize_grads=True
+            )
+        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+        if self.clip_norm is not None:
+            factor = (self.clip_norm / (norm + 1e-12)).clamp(max=1.0)
+            gradients = tuple(gradient * factor for gradient in gradients)
+        metrics = metrics.detach()
+        return Step(metrics, dict(zip(leaves, gradients, strict=True)), norm, metrics[0] + norm)
+
+
+def first_bad_site(pair: ModelGuidePair, x: Data) -> str | None:
+    """The first site whose log density is not finite, drawing anew with the current random state."""
+    with torch.no_grad():
+        for term in site_terms(pair, x).values():
+            for value in (term.log_q, term.log_p):
+                if value is not None and not bool(torch.isfinite(value).all()):
+                    return term.name
+    return None
+
+
+def first_bad_tensor(named: Any) -> str | None:
+    """The first name in (name, tensor) pairs whose tensor is not finite everywhere."""
+    for name, value in named:
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return str(name)
+    return None
+
+
+def _tensors(x: Data) -> list[Tensor]:
+    return [x] if isinstance(x, Tensor) else list(x.values())

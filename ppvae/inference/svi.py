@@ -1,0 +1,303 @@
+"""AEVB training: stochastic gradient ascent on an estimator of the bound."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyro.infer.elbo
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from tqdm import tqdm
+
+from .bound import BoundEvaluator
+from .elbo import ELBO, TraceMeanFieldELBO
+from .objective import METRICS, Objective, first_bad_site, first_bad_tensor
+from .options import EarlyStopping, KLWarmup, MakeOptimizer, MakeSchedule, make_optimizer
+from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from .training import AnyCallback, Callback, Fit, Outcome, Row, TrainingState, as_callback
+from ..core import (
+    FitError,
+    ModelGuidePair,
+    check_pair,
+    parameter_roles,
+    structure,
+)
+from ..data import Dataset, Minibatches, as_dataset
+
+
+def fit(
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    elbo: pyro.infer.elbo.ELBO | None = None,
+    optimizer: str | MakeOptimizer = "adam",
+    learning_rate: float = 1e-3,
+    num_epochs: int = 100,
+    batch_size: int | None = 100,
+    validation: Any = None,
+    schedule: MakeSchedule | None = None,
+    clip_norm: float | None = None,
+    weight_prior: Distribution | None = None,
+    kl_warmup: KLWarmup | None = None,
+    early_stopping: EarlyStopping | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    compile: Compile = "auto",
+    callbacks: Iterable[AnyCallback] = (),
+    progress: bool = True,
+    resume: Mapping[str, Any] | None = None,
+) -> Fit:
+    r"""Train a pair by auto-encoding variational Bayes (Kingma & Welling 2013, arXiv 1312.6114, algorithm 1).
+
+    $$\theta, \phi \leftarrow \text{ascent on } \frac{N}{M} \sum_{b=1}^{M} \widetilde{\mathcal{L}}(\theta, \phi; x_b)$$
+
+    The pair is trained in place, without Pyro's global parameter store. The value and the gradient of a step are
+    captured once (:mod:`ppvae.core.compile`). What is reported is always the bound itself, in nats per datum, up is
+    better; warm-up, priors and surrogates do not enter it.
+
+    Args:
+        pair: the pair.
+        data: N training data: a Dataset, tensor, numpy array or mapping of tensors.
+        elbo: an estimator from :mod:`ppvae.inference.elbo`, or Pyro's Trace_ELBO or TraceMeanField_ELBO (which run
+            eagerly); None for ``TraceMeanFieldELBO(on_missing_kl="sample")``.
+        optimizer: "adam", "adamw", "adagrad", "sgd", or a function from the parameters to a torch optimiser.
+        learning_rate: step size of a named optimiser.
+        num_epochs: epochs.
+        batch_size: M, or None for all data at every step.
+        validation: held-out data; None for ``data.validation`` where the data set has it.
+        schedule: a function from the optimiser to a torch schedule, stepped once an epoch.
+        clip_norm: largest Euclidean norm of the gradient per datum.
+        weight_prior: a distribution over single weights of the model, for MAP estimation; the paper's is Normal(0, 1).
+        kl_warmup: raise the KL's weight in the objective from a start to one.
+        early_stopping: stop when the validation bound no longer rises; needs validation data.
+        seed: of minibatches and noise; the same seed, machine and thread count give the same numbers.
+        device: "auto", "cpu", "cuda".
+        compile: "auto" (compiled where the number of steps pays for it), "eager", "graph" or "compiled".
+        callbacks: :class:`Callback` objects, or functions of the :class:`TrainingState`, called after each epoch.
+        progress: show a bar on a terminal.
+        resume: a state from ``TrainingState.state_dict()`` to go on from.
+
+    Returns:
+        a :class:`Fit`. Ctrl-C ends training after the current step and is told by ``outcome``; nothing is lost.
+
+    Raises:
+        PairError, DataError: what was passed in breaks its contract.
+        FitError: a value or gradient is not finite; parameters are as they were before that step.
+    """
+    where = choose_device(device)
+    pair.to(where)
+    dataset = as_dataset(data).to(where)
+    held_out = dataset.validation if validation is None else as_dataset(validation)
+    held_out = held_out.to(where) if held_out is not None else None
+    if early_stopping is not None and held_out is None:
+        raise FitError(
+            "early_stopping needs validation data: pass validation=..., or data with a validation part"
+        )
+    estimator = elbo if elbo is not None else TraceMeanFieldELBO(on_missing_kl="sample")
+    batches = Minibatches(dataset, batch_size, seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        dtype = dtype_of(pair)
+        size = min(len(dataset), batch_size or len(dataset))
+        example = like_pair(dataset.batch(torch.arange(size, device=where)), dtype)
+        check_pair(pair, example, num_data=len(dataset))
+        if isinstance(estimator, ELBO):
+            estimator.check(pair, example)
+        mode = choose_mode(compile, num_epochs * len(batches))
+        objective = Objective(
+            pair,
+            estimator,
+            num_data=len(dataset),
+            weight_prior=weight_prior,
+            prior_names=_names_of_model(pair, example) if weight_prior is not None else frozenset(),
+            clip_norm=clip_norm,
+            mode=mode,
+        )
+        made = make_optimizer(optimizer, learning_rate, (p for p in pair.parameters() if p.requires_grad))
+        state = TrainingState(pair, made, schedule(made) if schedule is not None else None, batches)
+        watch = _validator(pair, estimator, held_out, mode) if held_out is not None else None
+        run = _Run(state, objective, watch, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
+        if resume is not None:
+            state.load_state_dict(resume)
+        return run([as_callback(callback) for callback in callbacks], progress)
+
+
+def _names_of_model(pair: ModelGuidePair, x: Any) -> frozenset[str]:
+    return frozenset(name for name, roles in parameter_roles(pair, x).items() if "model" in roles)
+
+
+def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> BoundEvaluator:
+    # Pyro's estimators give no per-datum terms; the bound they estimate is the same.
+    ours = elbo if isinstance(elbo, ELBO) else TraceMeanFieldELBO(on_missing_kl="sample")
+    # An evaluation an epoch does not pay for a compiler run of its own.
+    return BoundEvaluator(pair, ours, "graph" if mode == "compiled" else mode, min(1000, len(data)))
+
+
+class _Run:
+    """One call of :func:`fit`: the loop."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        objective: Objective,
+        watch: BoundEvaluator | None,
+        held_out: Dataset | None,
+        kl_warmup: KLWarmup | None,
+        early_stopping: EarlyStopping | None,
+        num_epochs: int,
+        seed: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self.state, self.objective, self.watch, self.held_out = state, objective, watch, held_out
+        self.kl_warmup, self.early_stopping = kl_warmup, early_stopping
+        self.num_epochs, self.seed, self.dtype = num_epochs, seed, dtype
+        self.named = [(n, p) for n, p in state.pair.named_parameters() if p.requires_grad]
+
+    def __call__(self, callbacks: list[Callback], progress: bool) -> Fit:
+        state = self.state
+        outcome = Outcome("completed", f"completed {self.num_epochs} epochs")
+        bar: Any = tqdm(
+            total=self.num_epochs,
+            initial=state.epoch,
+            unit="epoch",
+            disable=None if progress else True,
+            leave=True,
+        )
+        for callback in callbacks:
+            callback.on_start(state)
+        try:
+            while state.epoch < self.num_epochs:
+                self._epoch(callbacks, bar)
+                if state.stop_reason:
+                    outcome = Outcome("early stopping", state.stop_reason)
+                    break
+        except KeyboardInterrupt:
+            outcome = Outcome(
+                "interrupted", f"interrupted in epoch {state.epoch + 1}, after step {state.step}"
+            )
+        finally:
+            bar.close()
+            for callback in callbacks:
+                callback.on_end(state)
+        if self.early_stopping and self.early_stopping.restore_best and state.best_parameters:
+            state.pair.load_state_dict(state.best_parameters)
+        return Fit(state.history, outcome, state.best_epoch or None, state)
+
+    def _epoch(self, callbacks: list[Callback], bar: Any) -> None:
+        state, steps = self.state, len(self.state.batches)
+        started, rows = time.perf_counter(), 0
+        epoch = state.batches.epoch
+        while state.batches.epoch == epoch:
+            weight = 1.0
+            if self.kl_warmup is not None:
+                weight = self.kl_warmup.weight(state.epoch + state.steps_in_epoch / steps)
+            rows += self._step(weight)
+            for callback in callbacks:
+                callback.on_step(state)
+            if state.step % 20 == 0 and not bar.disable:
+                rate = rows / (time.perf_counter() - started)
+                mean = float(state.sums[0]) / state.steps_in_epoch
+                bar.set_postfix_str(f"elbo {mean:.2f} nats/datum, {rate:,.0f} data/s")
+        seconds = time.perf_counter() - started
+        state.seconds += seconds
+        self._close_epoch(weight)
+        bar.update(1)
+        last = state.history[-1]
+        shown = f"elbo {last['elbo_train']:.2f}"
+        if "elbo_validation" in last:
+            shown += f", validation {last['elbo_validation']:.2f}"
+        bar.set_postfix_str(f"{shown} nats/datum, {rows / seconds:,.0f} data/s")
+        for callback in callbacks:
+            callback.on_epoch(state)
+
+    def _step(self, kl_weight: float) -> int:
+        state = self.state
+        index = state.batches.next_index()
+        x = like_pair(state.batches.data.batch(index, state.batches.generator), self.dtype)
+        structure(state.pair, x)
+        before = torch.get_rng_state()
+        step = self.objective(x, torch.tensor(kl_weight, dtype=self.dtype, device=index.device))
+        if not math.isfinite(float(step.check)):
+            self._refuse(step.gradients, x, index, before)
+        for name, parameter in self.named:
+            parameter.grad = step.gradients[name]
+        state.optimizer.step()
+        state.step += 1
+        state.steps_in_epoch += 1
+        state.sums += torch.cat((step.metrics, step.gradient_norm[None])).to(state.sums)
+        return len(index)
+
+    def _close_epoch(self, weight: float) -> None:
+        state = self.state
+        means = dict(zip((*METRICS, "norm"), (state.sums / state.steps_in_epoch).tolist(), strict=True))
+        row: Row = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "seconds": state.seconds,
+            "learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+            "kl_weight": weight,
+            "gradient_norm": means["norm"],
+            "elbo_train": means["elbo"],
+        }
+        if not math.isnan(means["kl"]):
+            row["reconstruction_train"], row["kl_train"] = means["reconstruction"], means["kl"]
+        if means["global"] and not math.isnan(means["global"]):
+            row["global_train"] = means["global"]
+        state.sums.zero_()
+        state.steps_in_epoch = 0
+        if self.watch is not None and self.held_out is not None:
+            # The same draws at every epoch: the curve shows the parameters, not the noise.
+            found = self.watch(self.held_out, self.seed)
+            row["elbo_validation"] = float(found.elbo.double().mean()) + row.get("global_train", 0.0)
+            row["reconstruction_validation"] = float(found.reconstruction.double().mean())
+            row["kl_validation"] = float(found.kl.double().mean())
+            self._watch_validation(row["elbo_validation"])
+        state.history.append(row)
+        if state.schedule is not None:
+            state.schedule.step()
+
+    def _watch_validation(self, elbo: float) -> None:
+        state, rule = self.state, self.early_stopping
+        gain = rule.min_gain if rule is not None else 0.0
+        epoch = state.epoch + 1
+        if elbo > state.best_elbo + gain:
+            state.best_elbo, state.best_epoch = elbo, epoch
+            if rule is not None and rule.restore_best:
+                state.best_parameters = {n: v.detach().clone() for n, v in state.pair.state_dict().items()}
+        elif rule is not None and epoch - state.best_epoch >= rule.patience:
+            state.stop(
+                f"stopped at epoch {epoch}: no rise of the validation bound since epoch {state.best_epoch} "
+                f"({state.best_elbo:.3f} nats per datum)"
+            )
+
+    def _refuse(self, gradients: dict[str, Tensor], x: Any, index: Tensor, random_state: Tensor) -> None:
+        """Say what was not finite; nothing has been touched yet."""
+        state = self.state
+        with torch.random.fork_rng():
+            torch.set_rng_state(random_state)
+            site = first_bad_site(state.pair, x)
+        parameter = first_bad_tensor(state.pair.named_parameters())
+        gradient = first_bad_tensor(gradients.items())
+        rows = tuple(index[:8].tolist())
+        if parameter is not None:
+            what = f"parameter {parameter!r} has a value that is not finite"
+        elif site is not None:
+            what = f"site {site!r} has a log density that is not finite"
+        elif gradient is not None:
+            what = f"the gradient of parameter {gradient!r} is not finite"
+        else:
+            what = "the norm of the gradient overflows"
+        raise FitError(
+            f"training stopped at step {state.step} (epoch {state.epoch + 1}), before any parameter changed: {what}; "
+            f"the batch holds rows {', '.join(map(str, rows))}, ..."
+            + "\nTry one of:\n  - a smaller learning_rate\n  - clip_norm=...\n  - data on the scale that the "
+            "likelihood expects",
+            site=site,
+            parameter=parameter or gradient,
+            step=state.step,
+            indices=tuple(index.tolist()),
+        )
