@@ -1,0 +1,224 @@
+"""What an evidence method is, and the one type of result that all of them have."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .outcome import Outcome
+from ...core import Data, DataError
+
+if TYPE_CHECKING:
+    from .run import Run
+
+Bound = Literal["exact", "lower", "upper", "consistent"]
+
+
+class Estimate(NamedTuple):
+    """What a method says of one chunk of data; every tensor is [B].
+
+    Attributes:
+        log_evidence: estimate of log p(x), nats.
+        standard_error: its Monte Carlo standard error, nats; NaN where unknown.
+        effective_sample_size: how many independent, equally weighted draws it is worth; NaN where undefined.
+        pareto_k: tail index of the weights; NaN where undefined.
+        outcome: :class:`Outcome` as int64.
+        info: further numbers per datum, each [B].
+    """
+
+    log_evidence: Tensor
+    standard_error: Tensor
+    effective_sample_size: Tensor
+    pareto_k: Tensor
+    outcome: Tensor
+    info: dict[str, Tensor]
+
+
+class EvidenceMethod(ABC):
+    r"""A way to estimate $\log p(x) = \log \int p(x, z)\,dz$ of every datum; subclasses are frozen
+    dataclasses of options.
+
+    Attributes:
+        bound: on which side of the truth the estimate lies: "exact"; "lower" or "upper", in expectation (the
+            exponential of a "lower" one is an unbiased estimate of p(x), so that by Markov's inequality it
+            also exceeds the truth by c nats with probability below exp(-c)); "consistent", neither.
+    """
+
+    bound: ClassVar[Bound]
+
+    @property
+    def name(self) -> str:
+        """The class's name."""
+        return type(self).__name__
+
+    @abstractmethod
+    def memory(self, run: Run) -> tuple[float, float]:
+        """Bytes that stay for each datum of a chunk, and bytes at the least for working on it."""
+
+    @abstractmethod
+    def estimate(self, run: Run, x: Data) -> Estimate:
+        """Estimate log p(x) of one chunk of data, under the seed that the caller has set.
+
+        Args:
+            run: the pair, its state, where and how to compute.
+            x: the chunk, [B, *event].
+        """
+
+    def check(self, run: Run) -> None:
+        """Raise a PairError where the method cannot be used on this pair; run once, before any work."""
+        return None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evidence:
+    r"""Log marginal likelihood of every datum, with its error and diagnostics.
+
+    Attributes:
+        log_evidence: estimate of log p(x_b), [B], nats; NaN where there is none.
+        standard_error: Monte Carlo standard error of each, [B], nats; NaN where unknown.
+        effective_sample_size: how many independent, equally weighted draws each is worth, [B]; NaN where
+            undefined.
+        pareto_k: tail index of each datum's weights, [B]: below 0.5 good, above 0.7 not to be trusted; NaN
+            where undefined (weights equal to rounding, too few of them, or none).
+        bound: "exact", "lower" or "upper" (in expectation), or "consistent".
+        outcome: :class:`Outcome` of each, [B], int64; 0 where the estimate stands.
+        method: name of the method.
+        seconds: wall-clock time.
+        info: further numbers: tensors [B] (divergences, acceptance, ...) and scalars or strings about the
+            run.
+    """
+
+    log_evidence: Tensor
+    standard_error: Tensor
+    effective_sample_size: Tensor
+    pareto_k: Tensor
+    bound: Bound
+    outcome: Tensor
+    method: str
+    seconds: float = 0.0
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = self.log_evidence.shape
+        for name in ("standard_error", "effective_sample_size", "pareto_k", "outcome"):
+            if getattr(self, name).shape != shape or len(shape) != 1:
+                raise DataError(
+                    f"Evidence: expected {name} of the shape [B] of log_evidence, found "
+                    f"{list(getattr(self, name).shape)} beside {list(shape)}"
+                )
+
+    def __len__(self) -> int:
+        return int(self.log_evidence.shape[0])
+
+    @property
+    def estimated(self) -> Tensor:
+        """Which data have a finite estimate, [B], bool."""
+        return torch.isfinite(self.log_evidence)
+
+    @property
+    def mean(self) -> float:
+        """Mean of log p(x_b) over the data that have an estimate (:meth:`summary` says how many), nats."""
+        return _mean(self.log_evidence[self.estimated])
+
+    @property
+    def mean_standard_error(self) -> float:
+        r"""Monte Carlo standard error of :attr:`mean`, $\frac{1}{B} \sqrt{\sum_b \mathrm{se}_b^2}$, nats.
+
+        The data are held fixed: this is what another seed would change, and it falls with more samples. What
+        other data would change is :attr:`sampling_standard_error`. A bias is in neither.
+        """
+        errors = self.standard_error[self.estimated].double()
+        return float(errors.square().sum().sqrt() / len(errors)) if len(errors) else math.nan
+
+    @property
+    def sampling_standard_error(self) -> float:
+        r"""Spread over data by $\sqrt{B}$, nats: what other such data would change :attr:`mean` by."""
+        values = self.log_evidence[self.estimated].double()
+        return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+    @property
+    def worst_pareto_k(self) -> float:
+        """The largest Pareto k of all data, NaN where it is defined for none."""
+        known = self.pareto_k[~self.pareto_k.isnan()]
+        return float(known.max()) if len(known) else math.nan
+
+    def messages(self) -> dict[str, int]:
+        """What went wrong, and for how many data; empty where nothing did."""
+        values, counts = self.outcome.unique(return_counts=True)
+        pairs = zip(values.tolist(), counts.tolist(), strict=True)
+        return {Outcome(value).message: count for value, count in pairs if value != Outcome.OK}
+
+    def summary(self) -> str:
+        """One line: method, side, mean, its two errors, worst k, time; one more for each kind of failure."""
+        count = int(self.estimated.sum())
+        over = f"{count} data" if count == len(self) else f"{count} of {len(self)} data"
+        line = f"{self.method} ({self.bound}): {self.mean:.4f}"
+        if self.bound != "exact":
+            line += f" ± {self.mean_standard_error:.4f}"
+        line += f" nats per datum, mean over {over}"
+        if not math.isnan(self.sampling_standard_error):
+            line += f" (± {self.sampling_standard_error:.2f} over the choice of data)"
+        if not math.isnan(self.worst_pareto_k):
+            line += f", worst Pareto k {self.worst_pareto_k:.2f}"
+        line += f", {self.seconds:.1f} s"
+        return "\n".join([line, *(f"  {count} data: {text}" for text, count in self.messages().items())])
+
+    def __repr__(self) -> str:
+        return f"Evidence({self.summary()})"
+
+    def to_dict(self, *, per_datum: bool = True) -> dict[str, Any]:
+        """All of it as numbers, strings, lists and dictionaries for JSON; a number that is not finite becomes
+        None.
+
+        Args:
+            per_datum: with the lists of B numbers, or without.
+        """
+        result: dict[str, Any] = {
+            "method": self.method,
+            "bound": self.bound,
+            "mean": _number(self.mean),
+            "mean_standard_error": _number(self.mean_standard_error),
+            "sampling_standard_error": _number(self.sampling_standard_error),
+            "worst_pareto_k": _number(self.worst_pareto_k),
+            "num_data": len(self),
+            "num_estimated": int(self.estimated.sum()),
+            "messages": self.messages(),
+            "seconds": self.seconds,
+            "info": {key: _plain(value) for key, value in self.info.items() if not isinstance(value, Tensor)},
+        }
+        if per_datum:
+            names = ("log_evidence", "standard_error", "effective_sample_size", "pareto_k", "outcome")
+            result["data"] = {name: _plain(getattr(self, name)) for name in names}
+            result["data"] |= {
+                key: _plain(value) for key, value in self.info.items() if isinstance(value, Tensor)
+            }
+        return result
+
+
+def not_known(like: Tensor) -> Tensor:
+    """NaN for every datum."""
+    return torch.full_like(like, math.nan)
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean()) if len(values) else math.nan
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return _number(value) if isinstance(value, float) else value

@@ -1,0 +1,82 @@
+r"""Tail index of importance weights: is their variance finite, and can the estimate be trusted?"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_PRIOR_B, _PRIOR_K = 3.0, 10.0
+
+
+def pareto_k(log_weights: Tensor) -> Tensor:
+    r"""Shape $\hat k$ of a generalised Pareto distribution fitted to the largest weights of every datum.
+
+    $$M = \min(K / 5,\ 3 \sqrt K),\qquad w_{(K-M+i)} - w_{(K-M)} \sim \mathrm{GPD}(k, \sigma)$$
+
+    Moments of order below $1/k$ exist. Below 0.5 the variance is finite; above 0.7 neither the estimate nor
+    its error is to be trusted at any practical number of draws (Vehtari, Simpson, Gelman, Yao & Gabry 2024,
+    arXiv 1507.02646). The fit is the empirical Bayes one of Zhang & Stephens (2009), for all data at once.
+
+    Args:
+        log_weights: log w, [K, B]; any constant may have been added.
+
+    Returns:
+        k, [B], in the dtype of the weights; NaN where fewer than five weights make the tail, where all
+        weights are equal to rounding, or where one is NaN; +inf where so few weights stand out from zero that
+        there is nothing to fit.
+    """
+    draws, batch = log_weights.shape
+    tail = math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
+    if tail < 5 or draws <= tail:
+        return torch.full_like(log_weights[0], math.nan)
+    # The fit holds [B, grid, tail] numbers: a few hundred data at a time keep that small.
+    step = max(1, 2**22 // (tail * (30 + math.isqrt(tail))))
+    parts = [_fit_tail(log_weights[:, i : i + step], tail) for i in range(0, batch, step)]
+    return torch.cat(parts).to(log_weights.dtype)
+
+
+def _fit_tail(log_weights: Tensor, tail: int) -> Tensor:
+    eps = torch.finfo(log_weights.dtype).eps
+    top = log_weights.double().topk(tail + 1, dim=0).values.mT  # [B, M + 1], falling
+    undefined = log_weights.isnan().any(0) | ~torch.isfinite(top[:, 0])
+    # Rounding of a log-weight is relative to the magnitude of the terms that it is the difference of, at
+    # least its own.
+    spread = top[:, 0] - log_weights.double().amin(0)
+    undefined |= spread <= 64 * eps * top[:, 0].abs().clamp(min=1.0)
+    top = top - top[:, :1]
+    cutoff = top[:, -1:].clamp(min=math.log(torch.finfo(torch.float64).tiny))
+    values = top[:, :-1].flip(-1)  # rising
+    in_tail = values > cutoff
+    count = in_tail.sum(-1)
+    excess = torch.where(in_tail, values.exp() - cutoff.exp(), 0.0)
+    k = _generalised_pareto_k(excess, in_tail, count.clamp(min=5))
+    k = torch.where(count <= 4, math.inf, k)
+    return torch.where(undefined, math.nan, k)
+
+
+def _generalised_pareto_k(excess: Tensor, in_tail: Tensor, count: Tensor) -> Tensor:
+    """Zhang & Stephens (2009) with the weakly informative prior of Vehtari et al. (2024, appendix C).
+
+    Args:
+        excess: rising, [B, M]; the last ``count`` of each row are the sample.
+        in_tail: which those are, [B, M].
+        count: n, [B], at least 5.
+    """
+    n = count.double()
+    size = excess.shape[-1]
+    grid = 30 + count.double().sqrt().floor()  # of candidate values of b, [B]
+    j = torch.arange(1, 31 + math.isqrt(size), dtype=torch.float64, device=excess.device)
+    live = j <= grid[:, None]
+    quartile = (n / 4 + 0.5).floor().long() - 1 + (size - count)
+    scale = excess.gather(-1, quartile[:, None].clamp(max=size - 1))
+    b = (1 - torch.sqrt(grid[:, None] / (j - 0.5))) / (_PRIOR_B * scale) + 1 / excess[:, -1:]
+    b = torch.where(live, b, 0.0)
+    mean_log = (torch.log1p(-b[..., None] * excess[:, None]) * in_tail[:, None]).sum(-1) / n[:, None]
+    profile = n[:, None] * (torch.log(-(b / mean_log)) - mean_log - 1)
+    weight = torch.softmax(profile.masked_fill(~live, -math.inf), -1)
+    weight = torch.where(weight >= 10 * torch.finfo(torch.float64).eps, weight, 0.0)
+    b_mean = (b * weight).sum(-1) / weight.sum(-1)
+    k = (torch.log1p(-b_mean[:, None] * excess) * in_tail).sum(-1) / n
+    return (n * k + _PRIOR_K * 0.5) / (n + _PRIOR_K)

@@ -1,0 +1,62 @@
+"""The naive estimator: draws from the prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import Bound, Estimate, EvidenceMethod
+from .rewired import Rewired
+from .run import Run
+from .sampled import collect, sampled_memory
+from .weights import from_weights
+from ...core import Data, ModelGuidePair, PpvaeError, draw, log_joint
+
+
+@dataclass(frozen=True)
+class PriorSampling(EvidenceMethod):
+    r"""The naive estimator: the mean likelihood of draws from the prior.
+
+    $$\log \hat p(x) = \log \frac{1}{K} \sum_{k=1}^{K} p(x \mid z_k),\qquad z_k \sim p(z)$$
+
+    Unbiased in p, so a lower bound in log p, in expectation.
+
+    Limitations: the number of draws that it needs grows exponentially with KL(posterior || prior), which is
+        why it fails
+    from a few informative dimensions on (``benchmarks/evidence_dimension.py``); Pareto k tells.
+
+    Args:
+        num_samples: K, draws per datum.
+
+    Raises:
+        PpvaeError: K below 1.
+    """
+
+    num_samples: int = 1000
+    bound: ClassVar[Bound] = "lower"
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise PpvaeError(f"PriorSampling: expected num_samples of at least 1, found {self.num_samples}")
+
+    def memory(self, run: Run) -> tuple[float, float]:
+        """The log-weights stay; latents do not."""
+        return sampled_memory(run, self.num_samples)
+
+    def estimate(self, run: Run, x: Data) -> Estimate:
+        """The mean likelihood with its error, effective sample size and Pareto k."""
+        return from_weights(
+            collect(run, x, "prior", _log_likelihood, self.num_samples, rewire=prior_as_guide)
+        )
+
+
+def prior_as_guide(pair: ModelGuidePair) -> Rewired:
+    """The pair with its own model as guide: its draws are from the prior, given the observed sites."""
+    return Rewired(pair, model=pair.model, guide=pair.model)
+
+
+def _log_likelihood(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
+    # The guide is the model: what `draw` calls log q holds the likelihood as well, and is not needed.
+    return log_joint(pair, x, draw(pair, x, num_samples).latents).observed

@@ -1,0 +1,123 @@
+"""A pair seen through other programs: global sites held at a value, or the prior as guide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
+
+from ...core import Data, ModelGuidePair, PairError, draw, structure
+from ...core.errors import did_you_mean, try_one_of
+
+_MEAN_DRAWS = 1000
+
+
+class Rewired(ModelGuidePair):
+    """The parameters of one pair under other programs; the pair itself is not touched.
+
+    Args:
+        pair: whose modules and adopted parameters these are.
+        model: the model to run.
+        guide: the guide to run.
+    """
+
+    def __init__(self, pair: ModelGuidePair, *, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
+        super().__init__()
+        # Not as a submodule: Pyro would rename the pair and make its context this one's.
+        self.__dict__["_pair"] = pair
+        self.__dict__["_programs"] = (model, guide)
+        self.vectorizes, self.accepts_num_data = pair.vectorizes, pair.accepts_num_data
+        self.parameter_store = pair.parameter_store
+
+    def model(self, x: Any, num_data: int | None = None) -> Any:
+        """Run the model."""
+        return self.__dict__["_programs"][0](x, num_data)
+
+    def guide(self, x: Any, num_data: int | None = None) -> Any:
+        """Run the guide."""
+        return self.__dict__["_programs"][1](x, num_data)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Those of the pair, under their names there."""
+        pair: ModelGuidePair = self.__dict__["_pair"]
+        yield from pair.named_modules(memo, prefix, remove_duplicate)
+
+    def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
+        """The pair adopts it."""
+        self.__dict__["_pair"].adopt(name, value, constraint)
+
+    def adopted_value(self, name: str) -> Tensor | None:
+        """The pair's value."""
+        value: Tensor | None = self.__dict__["_pair"].adopted_value(name)
+        return value
+
+
+def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | None) -> ModelGuidePair:
+    """The pair with its global sites held at given values; the pair itself where it has none.
+
+    Args:
+        pair: the pair.
+        x: a batch, to find the sites with.
+        values: site name to value [*event]; or "mean", the mean of 1000 draws from the guide; None for a pair
+            without global sites.
+
+    Raises:
+        PairError: global sites without a value, or a value for what is no global site or of another shape.
+    """
+    shape = structure(pair, x)
+    sites = {info.name: info for info in shape.global_latents}
+    if not sites:
+        if values is not None and values != "mean":
+            raise PairError(f"global_sites names {sorted(values)}, but the pair has no global latent site")
+        return pair
+    if values is None:
+        names = ", ".join(repr(name) for name in sites)
+        raise PairError(
+            f"global latent site {names}: the evidence of one datum, log p(x | w), needs a value w at which "
+            "the global sites are held"
+            + try_one_of(
+                'global_sites="mean" (the guide\'s mean)',
+                "global_sites={site: value}, for instance a draw of the guide; average p(x | w) over several "
+                "draws for the posterior predictive density",
+            )
+        )
+    if isinstance(values, str):
+        if values != "mean":
+            raise PairError(
+                f"global_sites: expected 'mean' or a mapping from site to value, found {values!r}"
+            )
+        values = _guide_mean(pair, x, list(sites))
+    for name in set(values) - set(sites):
+        raise PairError(f"{name!r} is not a global latent site: {did_you_mean(name, sites)}")
+    for name, info in sites.items():
+        if name not in values:
+            raise PairError(
+                f"global latent site {name!r} has no value in global_sites, which names {sorted(values)}"
+            )
+        if tuple(values[name].shape) != info.shape:
+            raise PairError(
+                f"global latent site {name!r}: expected a value of shape {list(info.shape)}, "
+                f"found {list(values[name].shape)}"
+            )
+    data = dict(values)
+    return Rewired(
+        pair, model=pyro.condition(pair.model, data=data), guide=pyro.condition(pair.guide, data=data)
+    )
+
+
+def _guide_mean(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, Tensor]:
+    one = x[:1] if isinstance(x, Tensor) else {key: value[:1] for key, value in x.items()}
+    structure(pair, one)
+    totals: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for _ in range(_MEAN_DRAWS // 50):
+            latents = draw(pair, one, 50).latents
+            for name in names:
+                totals[name] = totals.get(name, 0) + latents[name].sum(0)
+    return {name: total / (_MEAN_DRAWS // 50 * 50) for name, total in totals.items()}

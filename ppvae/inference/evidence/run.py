@@ -1,0 +1,160 @@
+"""Where and how a method computes: the pair and its state, captured functions, memory, seeds, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ...core import Data, ModelGuidePair, batch_size, draw, log_joint, structure
+from ...core.compile import Mode, bind, capture, state_of
+
+Compile = Mode | Literal["auto"]
+
+# "auto" compiles what would move more than this many bytes: about twelve seconds of a CPU, against six of
+# compiling. A fixed number, not a stopwatch: a seeded run must give the same numbers, and modes differ in
+# rounding.
+_WORTH_COMPILING = 40e9
+# More lanes at once than this leave the caches without gaining from wider matrix products.
+_LANES = 8192
+
+
+class Run:
+    """What a method needs while it runs.
+
+    Attributes:
+        original: the pair that the caller gave.
+        pair: the same, its global sites held.
+        state: parameters and buffers, on the device.
+        device: where to compute.
+        dtype: of the parameters and data.
+        memory_budget: bytes.
+        bytes_per_lane: of the intermediate results of log joint and log q at one draw for one datum, all of
+            them added up.
+        bytes_per_datum: the same for what is computed once for a datum (the encoder).
+        lanes: how many (sample, datum) lanes may be worked on at once.
+    """
+
+    def __init__(
+        self,
+        original: ModelGuidePair,
+        pair: ModelGuidePair,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        compile: Compile,
+        memory_budget: int,
+        tick: Callable[[float], None] = lambda amount: None,
+    ) -> None:
+        self.original, self.pair = original, pair
+        self.device, self.dtype, self.compile = device, dtype, compile
+        self.memory_budget = memory_budget
+        self.state = {name: value.to(device) for name, value in state_of(original).items()}
+        self.bytes_per_lane = self.bytes_per_datum = 0.0
+        self.lanes = 1
+        self.chunks = 1
+        self.tick = tick
+        self._captured: dict[Any, Callable[..., Any]] = {}
+
+    def measure(self, x: Data) -> None:
+        """Find the bytes per lane and per datum by a few eager draws, on the pair's own device."""
+        few = take(x, min(4, batch_size(x)))
+        batch = batch_size(few)
+        structure(self.pair, few)
+        with torch.no_grad(), torch.random.fork_rng():
+            one, three = (_allocated(self.pair, few, samples) for samples in (1, 3))
+        self.bytes_per_lane = max((three - one) / (2 * batch), 64.0)
+        self.bytes_per_datum = max(one / batch - self.bytes_per_lane, 0.0)
+        self.lanes = int(min(_LANES, max(1, 0.5 * self.memory_budget // self.bytes_per_lane)))
+
+    def capture(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *,
+        rewire: Callable[[ModelGuidePair], ModelGuidePair] | None = None,
+        calls: int = 1,
+        lanes: int = 1,
+    ) -> Callable[..., Any]:
+        """``function(pair, x, *tensors)`` as a captured function of ``(x, *tensors)``, remembered by its
+        name.
+
+        Args:
+            name: of the function: one name is one function with one set of constants.
+            function: traceable, reads the pair's parameters only through the pair.
+            rewire: makes the pair that the function sees; None for the pair with its global sites held.
+            calls: how often it will be called for one chunk of data.
+            lanes: on how many lanes, for the decision whether compiling pays.
+        """
+        if name not in self._captured:
+            pair = self.pair if rewire is None else rewire(self.pair)
+            work = calls * lanes * self.bytes_per_lane * self.chunks
+            mode: Mode = (
+                self.compile if self.compile != "auto" else "compiled" if work > _WORTH_COMPILING else "graph"
+            )
+            # The state is put into the caller's pair, which `pair` reads through.
+            pure = bind(self.original, lambda _, *args: function(pair, *args))
+            call = capture(pure, mode=mode, name=name)
+
+            def run(x: Data, *args: Any) -> Any:
+                _know_structure(pair, x)
+                return call(self.state, x, *args)
+
+            self._captured[name] = run
+        return self._captured[name]
+
+    @staticmethod
+    def batch_of(x: Data) -> int:
+        """Number of data in a chunk."""
+        return batch_size(x)
+
+
+def _know_structure(pair: ModelGuidePair, x: Data) -> None:
+    """Find the structure of a pair eagerly, on its own device, before anything is captured."""
+    parameter = next(pair.parameters(), None)
+    structure(pair, x if parameter is None else to(x, parameter.device))
+
+
+def take(x: Data, count: int) -> Data:
+    """The first data of a batch."""
+    return x[:count] if isinstance(x, Tensor) else {key: value[:count] for key, value in x.items()}
+
+
+def to(x: Data, device: torch.device, dtype: torch.dtype | None = None) -> Data:
+    """A batch on a device, its floating-point members in a dtype."""
+
+    def move(value: Tensor) -> Tensor:
+        return value.to(device, dtype if dtype is not None and value.is_floating_point() else value.dtype)
+
+    return move(x) if isinstance(x, Tensor) else {key: move(value) for key, value in x.items()}
+
+
+def chunk_seed(seed: int, index: int) -> int:
+    """The seed of one chunk of data."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _allocated(pair: ModelGuidePair, x: Data, samples: int) -> float:
+    with _Allocated() as counter:
+        log_joint(pair, x, draw(pair, x, samples).latents)
+    return float(counter.bytes)
+
+
+class _Allocated(TorchDispatchMode):
+    """Adds up the bytes of all tensors that operations make; none is counted as freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inputs = {value.untyped_storage().data_ptr() for value in args if isinstance(value, Tensor)}
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, Tensor) and value.untyped_storage().data_ptr() not in inputs:
+                self.bytes += value.numel() * value.element_size()
+        return result
