@@ -28,6 +28,7 @@ __all__ = [
     "batch_size",
     "check_pair",
     "draw",
+    "log_guide",
     "local_parameters",
     "log_joint",
     "parameter_roles",

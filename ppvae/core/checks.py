@@ -69,9 +69,7 @@ def _check_batch(x: Data) -> None:
         if not isinstance(value, Tensor):
             raise PairError(f"batch member {name!r}: expected a tensor, found {type(value).__name__}")
         if value.dim() == 0 or value.shape[0] == 0:
-            raise PairError(
-                f"batch member {name!r}: expected at least one datum on axis 0, found {list(value.shape)}"
-            )
+            raise PairError(f"batch member {name!r}: expected at least one datum on axis 0, found {list(value.shape)}")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             place = torch.nonzero(~torch.isfinite(value))[0].tolist()
             raise PairError(f"batch member {name!r}: value at {place} is not finite")
@@ -90,17 +88,13 @@ def _check_sites(shape: Structure) -> None:
     guide = {info.name: info for info in shape.guide_latents}
     observed = {info.name for info in shape.observed}
     if not observed:
-        raise PairError(
-            "the model has no observed site" + try_one_of("pass obs=... to one pyro.sample statement")
-        )
+        raise PairError("the model has no observed site" + try_one_of("pass obs=... to one pyro.sample statement"))
     for name in guide.keys() - model.keys():
         if name in observed:
             raise PairError(f"guide site {name!r} is observed in the model: expected latent sites only")
         raise PairError(
             f"guide site {name!r} is not in the model: {did_you_mean(name, model)}"
-            + try_one_of(
-                "correct the spelling", "mark it infer={'is_auxiliary': True} if the model lacks it by design"
-            )
+            + try_one_of("correct the spelling", "mark it infer={'is_auxiliary': True} if the model lacks it by design")
         )
     for name in model.keys() - guide.keys():
         raise PairError(
@@ -114,9 +108,7 @@ def _check_sites(shape: Structure) -> None:
             raise PairError(
                 f"site {name!r}: expected batch shape {info.batch_shape} and event shape {info.event_shape} as in the "
                 f"model, found {other.batch_shape} and {other.event_shape} in the guide"
-                + try_one_of(
-                    ".to_event(1) on both sides", "the same number of latent dimensions on both sides"
-                )
+                + try_one_of(".to_event(1) on both sides", "the same number of latent dimensions on both sides")
             )
         if info.scope != other.scope:
             raise PairError(f"site {name!r} is {info.scope} in the model and {other.scope} in the guide")
@@ -140,16 +132,10 @@ def _check_plate(pair: ModelGuidePair, x: Data, shape: Structure, num_data: int 
     if shape.batch != size:
         raise PairError(
             f"plate {shape.data_plate!r}: expected {size} data, the length of the batch, found {shape.batch}"
-            + try_one_of(
-                "self.data_plate(x, num_data)", 'pyro.plate("data", num_data or len(x), subsample=x)'
-            )
+            + try_one_of("self.data_plate(x, num_data)", 'pyro.plate("data", num_data or len(x), subsample=x)')
         )
     if num_data is not None and num_data != size and pair.accepts_num_data:
-        stated = {
-            info.name: info.data_plate_size
-            for info in plate_sizes(pair, x, num_data)
-            if info.scope == "local"
-        }
+        stated = {info.name: info.data_plate_size for info in plate_sizes(pair, x, num_data) if info.scope == "local"}
         for name, found in stated.items():
             if found != num_data:
                 raise PairError(
@@ -197,11 +183,7 @@ def _check_lanes(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             if not bool(((together.local - apart.local).abs().max() / scale) < 1e-3):
                 reason = "its density changes under one more plate on the left"
         except Exception as error:
-            reason = (
-                f"{type(error).__name__}: {str(error).splitlines()[0]}"
-                if str(error)
-                else type(error).__name__
-            )
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
     if reason:
         pair.vectorizes = False
         _log.warning(

@@ -1,9 +1,9 @@
 """Capture a pure function of tensors once, then run its graph: Pyro's Python runs at capture only.
 
 ``capture(f)`` returns a callable with the arguments and results of ``f``. At the first call for each combination of
-shapes, dtypes and devices, ``make_fx`` records the tensor operations of ``f``, those of ``torch.autograd.grad`` inside it
-among them; the graph is then interpreted ("graph") or compiled by Inductor ("compiled"). What cannot be captured runs
-eagerly, and one log line says why.
+shapes, dtypes and devices, ``make_fx`` records the tensor operations of ``f``, those of ``torch.autograd.grad`` inside
+it among them; the graph is then interpreted ("graph") or compiled by Inductor ("compiled"). What cannot be captured
+runs eagerly, and one log line says why.
 
 Random operations are nodes of the graph and draw from PyTorch's own generator in every mode, so that one seed gives the
 same noise eager, captured and compiled.

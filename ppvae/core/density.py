@@ -115,6 +115,43 @@ def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
     return LogTerms(*(term.reshape((*sample_axes, *term.shape[1:])) for term in joined))
 
 
+def log_guide(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | None = None) -> tuple[Tensor, Tensor]:
+    r"""Evaluate $\log q(z, w \mid x)$ at given latents: local [*S, B] and global [*S].
+
+    At detached latents its gradient is the score $\nabla_\phi \log q_\phi(z \mid x)$ alone.
+
+    Args:
+        pair: the pair.
+        x: the batch, [B, *event].
+        latents: a value for every latent site, local [*S, B, *event], global [*S, *event].
+        num_data: N, handed to the guide; the result is not scaled by it.
+
+    Raises:
+        PairError: as :func:`log_joint`; or the guide has an auxiliary site, whose value the latents do not tell.
+    """
+    shape = structure(pair, x)
+    for info in shape.guide:
+        if info.kind == "auxiliary":
+            raise PairError(
+                f"guide site {info.name!r} is auxiliary: log q at given latents is not known without its value"
+                + try_one_of("TraceELBO, which needs no log q at given latents", "a guide without auxiliary sites")
+            )
+    sample_axes, total, flat = _flatten(latents, shape)
+    parts: list[tuple[Tensor, Tensor]] = []
+    start = 0
+    for lanes in _lane_groups(pair, total):
+        values = {
+            info.name: to_pyro(flat[info.name][start : start + lanes], info, shape.nesting)
+            for info in shape.guide_latents
+        }
+        start += lanes
+        with local_parameters(pair):
+            sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
+        parts.append(sum_log_probs(sites, shape, lanes))
+    local, global_ = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts, strict=True))
+    return local.reshape(*sample_axes, -1), global_.reshape(sample_axes)
+
+
 def site_terms(
     pair: ModelGuidePair,
     x: Data,
@@ -143,13 +180,9 @@ def site_terms(
         with local_parameters(pair):
             guide_sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
             drawn = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
-            model_sites = _run(
-                pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=drawn
-            )
+            model_sites = _run(pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=drawn)
         groups.append(terms_of(guide_sites, model_sites, shape, lanes, analytic))
-    return (
-        groups[0] if len(groups) == 1 else {name: join_lanes([g[name] for g in groups]) for name in groups[0]}
-    )
+    return groups[0] if len(groups) == 1 else {name: join_lanes([g[name] for g in groups]) for name in groups[0]}
 
 
 def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simulation:
@@ -186,24 +219,17 @@ def predict(
     groups = []
     start = 0
     for width in _lane_groups(pair, lanes):
-        values = {
-            i.name: to_pyro(flat[i.name][start : start + width], i, shape.nesting)
-            for i in shape.model_latents
-        }
+        values = {i.name: to_pyro(flat[i.name][start : start + width], i, shape.nesting) for i in shape.model_latents}
         start += width
         with local_parameters(pair):
             sites = _run(pair, "model", x, None, lanes=width, nesting=shape.nesting, substitute=values)
         group = {}
         for info in shape.observed:
             fn = sites[info.name]["fn"]
-            group[info.name] = to_canonical(
-                fn.mean if kind == "mean" else fn.sample(), info, shape.nesting, width
-            )
+            group[info.name] = to_canonical(fn.mean if kind == "mean" else fn.sample(), info, shape.nesting, width)
         groups.append(group)
     return {
-        info.name: torch.cat([g[info.name] for g in groups]).reshape(
-            (*sample_axes, *groups[0][info.name].shape[1:])
-        )
+        info.name: torch.cat([g[info.name] for g in groups]).reshape((*sample_axes, *groups[0][info.name].shape[1:]))
         for info in shape.observed
     }
 
@@ -213,7 +239,8 @@ def local_parameters(pair: ModelGuidePair, *, adopting: bool = False) -> Iterato
     """Inside, a pair's parameters come from its own modules, not from Pyro's global store.
 
     The waist's functions open this themselves; it is needed to hand a pair to Pyro's own classes, whose
-    ``differentiable_loss`` then sees the pair's parameters. Pyro's validation is on only while adopting. A pair made for stock ``pyro.infer.SVI`` (``parameter_store == "pyro"``) is run as Pyro runs it.
+    ``differentiable_loss`` then sees the pair's parameters. Pyro's validation is on only while adopting. A pair made
+    for stock ``pyro.infer.SVI`` (``parameter_store == "pyro"``) is run as Pyro runs it.
     """
     if pair.parameter_store == "pyro":
         yield
@@ -296,9 +323,10 @@ def _run(
     plate = pyro.plate("_lanes", lanes, dim=-nesting - 1) if lanes > 1 else contextlib.nullcontext()
     with plate:
         trace = poutine.trace(program).get_trace(x, num_data)
+    nodes: dict[str, Any] = dict(trace.nodes)
     return {
         name: site
-        for name, site in trace.nodes.items()
+        for name, site in nodes.items()
         if site["type"] == "sample"
         and not isinstance(site["fn"], _Subsample)
         and not site["infer"].get("_deterministic")

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pyro
 import torch
-from pyro.nn.module import PyroModule, pyro_method
+from pyro.nn.module import PyroModule, _PyroModuleMeta, pyro_method
 from torch import Tensor, nn
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
@@ -32,7 +32,7 @@ def batch_size(x: Data) -> int:
     return int(tensor.shape[0])
 
 
-class _AbstractPyroModule(type(PyroModule), ABCMeta):  # type: ignore[misc]
+class _AbstractPyroModule(_PyroModuleMeta, ABCMeta):
     """Pyro's metaclass and Python's abstract one, together."""
 
 
@@ -140,7 +140,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         return value
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         old, new = self._pyro_name, f"{type(self).__name__}_{next(_instances)}"
         for module in self.modules():  # a copy trains apart from its original
             if isinstance(module, PyroModule) and module._pyro_name.startswith(old):
@@ -197,9 +197,7 @@ def _modules_of(program: Any) -> Iterator[nn.Module]:
     """Modules that a callable carries: itself, its object, what that holds, its closure and its globals."""
     if isinstance(program, functools.partial):
         yield from _modules_of(program.func)
-        yield from (
-            value for value in (*program.args, *program.keywords.values()) if isinstance(value, nn.Module)
-        )
+        yield from (value for value in (*program.args, *program.keywords.values()) if isinstance(value, nn.Module))
     elif isinstance(program, nn.Module):
         yield program
     elif inspect.ismethod(program):

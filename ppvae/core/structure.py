@@ -82,12 +82,8 @@ class Structure:
         latent = set(guide_sites) - {n for n, s in guide_sites.items() if s["is_observed"]}
         model = tuple(_info(site, plate, latent) for site in model_sites.values())
         guide = tuple(_info(site, plate, latent) for site in guide_sites.values())
-        frames = [
-            f for site in (*model_sites.values(), *guide_sites.values()) for f in site["cond_indep_stack"]
-        ]
-        ranks = [len(info.batch_shape) for info in (*model, *guide)] + [
-            -f.dim for f in frames if f.dim is not None
-        ]
+        frames = [f for site in (*model_sites.values(), *guide_sites.values()) for f in site["cond_indep_stack"]]
+        ranks = [len(info.batch_shape) for info in (*model, *guide)] + [-f.dim for f in frames if f.dim is not None]
         sizes = [int(frame.size) for frame in frames if frame.name == plate]
         return Structure(model, guide, max(ranks, default=0), sizes[0] if sizes else 0, plate)
 

@@ -127,9 +127,8 @@ def terms_of(guide: Sites, model: Sites, shape: Structure, lanes: int, analytic:
     for name, site in {**guide, **model}.items():
         log_p = _log_term(model.get(name), shape, lanes)
         log_q = _log_term(guide.get(name), shape, lanes)
-        scope: Literal["local", "global"] = (
-            "local" if (log_p if log_p is not None else log_q).dim() == 2 else "global"
-        )  # type: ignore[union-attr]
+        known = log_p if log_p is not None else log_q
+        scope: Literal["local", "global"] = "local" if known is not None and known.dim() == 2 else "global"
         if log_q is None:
             terms[name] = SiteTerm(name, scope, log_p, None, None, "observed")
             continue
@@ -191,5 +190,6 @@ def join_lanes(terms: list[SiteTerm]) -> SiteTerm:
         values = [getattr(term, field) for term in terms]
         return None if values[0] is None else torch.cat(values)
 
-    joined = {field: cat(field) for field in ("log_p", "log_q", "kl", "kl_per_dimension")}
-    return terms[0]._replace(**joined)
+    return terms[0]._replace(
+        log_p=cat("log_p"), log_q=cat("log_q"), kl=cat("kl"), kl_per_dimension=cat("kl_per_dimension")
+    )

@@ -90,7 +90,5 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
         slots.append(_Slot(info, transform, shape, start, stop))
         start = stop
     if not slots:
-        raise PairError(
-            "the pair has no latent inside the data plate" + try_one_of("check the plate's name and dim")
-        )
+        raise PairError("the pair has no latent inside the data plate" + try_one_of("check the plate's name and dim"))
     return Unconstrained(start, tuple(slot.info.name for slot in slots), tuple(slots))

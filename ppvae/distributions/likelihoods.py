@@ -24,9 +24,7 @@ class Bernoulli(ConditionalDistribution):
             and no normalised density of x; :class:`ContinuousBernoulli` is the density.
     """
 
-    def __init__(
-        self, trunk: nn.Module, event_shape: int | Sequence[int], *, allow_grey: bool = False
-    ) -> None:
+    def __init__(self, trunk: nn.Module, event_shape: int | Sequence[int], *, allow_grey: bool = False) -> None:
         super().__init__(event_shape)
         self.head = Head(trunk, self.event_shape, 1)
         self.allow_grey = allow_grey

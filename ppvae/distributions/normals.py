@@ -65,9 +65,7 @@ class FullCovarianceNormal(ConditionalDistribution):
         below = torch.tril_indices(event_shape, event_shape, offset=-1)
         self.register_buffer("flat_index", below[0] * event_shape + below[1], persistent=False)
         self.head = Head(trunk, self.event_shape, 2)
-        self.below = (
-            nn.Linear(int(getattr(trunk, "out_features", 0)), below.shape[1]) if event_shape > 1 else None
-        )
+        self.below = nn.Linear(int(getattr(trunk, "out_features", 0)), below.shape[1]) if event_shape > 1 else None
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
@@ -77,7 +75,5 @@ class FullCovarianceNormal(ConditionalDistribution):
         if self.below is not None:
             dim = self.event_shape[0]
             below: Tensor = self.below(features)
-            scale_tril = (
-                scale_tril.flatten(-2).index_add(-1, self.flat_index, below).unflatten(-1, (dim, dim))
-            )
+            scale_tril = scale_tril.flatten(-2).index_add(-1, self.flat_index, below).unflatten(-1, (dim, dim))
         return dist.MultivariateNormal(loc, scale_tril=scale_tril)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyro.infer.elbo
 import torch
@@ -102,19 +102,17 @@ class Objective:
             return terms.objective(self.num_data) / self.num_data, torch.stack(metrics)
         with local_parameters(pair):
             arguments = (x, self.num_data) if pair.accepts_num_data else (x,)
-            loss: Any = self.elbo.differentiable_loss(pair.model, pair.guide, *arguments)
+            loss: Any = cast(Any, self.elbo).differentiable_loss(pair.model, pair.guide, *arguments)
         bound = -loss / (self.num_data if pair.accepts_num_data else len(next(iter(_tensors(x)))))
         return bound, torch.stack((bound.detach(), *(bound.new_tensor(math.nan) for _ in range(3))))
 
-    def _gradient(
-        self, trainable: dict[str, Tensor], fixed: dict[str, Tensor], x: Data, kl_weight: Tensor
-    ) -> Step:
+    def _gradient(self, trainable: dict[str, Tensor], fixed: dict[str, Tensor], x: Data, kl_weight: Tensor) -> Step:
         with torch.enable_grad():
             leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}
             objective, metrics = self._pure({**leaves, **fixed}, x, kl_weight)
             if self.weight_prior is not None:
                 for name in sorted(self.prior_names):
-                    objective = objective + self.weight_prior.log_prob(leaves[name]).sum() / self.num_data  # type: ignore[no-untyped-call]
+                    objective = objective + self.weight_prior.log_prob(leaves[name]).sum() / self.num_data
             gradients = torch.autograd.grad(
                 -objective, list(leaves.values()), allow_unused=True, materialize_grads=True
             )

@@ -94,9 +94,7 @@ def fit(
     held_out = dataset.validation if validation is None else as_dataset(validation)
     held_out = held_out.to(where) if held_out is not None else None
     if early_stopping is not None and held_out is None:
-        raise FitError(
-            "early_stopping needs validation data: pass validation=..., or data with a validation part"
-        )
+        raise FitError("early_stopping needs validation data: pass validation=..., or data with a validation part")
     estimator = elbo if elbo is not None else TraceMeanFieldELBO(on_missing_kl="sample")
     batches = Minibatches(dataset, batch_size, seed=seed)
     with torch.random.fork_rng():
@@ -176,9 +174,7 @@ class _Run:
                     outcome = Outcome("early stopping", state.stop_reason)
                     break
         except KeyboardInterrupt:
-            outcome = Outcome(
-                "interrupted", f"interrupted in epoch {state.epoch + 1}, after step {state.step}"
-            )
+            outcome = Outcome("interrupted", f"interrupted in epoch {state.epoch + 1}, after step {state.step}")
         finally:
             bar.close()
             for callback in callbacks:

@@ -21,7 +21,8 @@ from ..networks.mlp import MLP
 class FactorAnalysis(ModelGuidePair):
     r"""Factor analysis: the tuning fork, against which every estimator of this suite is tested.
 
-    $$z_b \sim \mathcal{N}(0, I_Z),\qquad x_b \sim \mathcal{N}(\mu + W z_b, \Psi),\qquad \Psi = \mathrm{diag}\,\sigma^2$$
+    $$z_b \sim \mathcal{N}(0, I_Z),\qquad x_b \sim \mathcal{N}(\mu + W z_b, \Psi),
+      \qquad \Psi = \mathrm{diag}\,\sigma^2$$
     $$\log p(x) = \log \mathcal{N}(x; \mu, W W^\top + \Psi),\qquad
       p(z \mid x) = \mathcal{N}(\Lambda^{-1} W^\top \Psi^{-1} (x - \mu), \Lambda^{-1}),\quad
       \Lambda = I + W^\top \Psi^{-1} W$$
@@ -60,9 +61,7 @@ class FactorAnalysis(ModelGuidePair):
     ) -> None:
         super().__init__()
         if data_dim < 1 or latent_dim < 1:
-            raise PairError(
-                f"expected data_dim and latent_dim of at least 1, found {data_dim} and {latent_dim}"
-            )
+            raise PairError(f"expected data_dim and latent_dim of at least 1, found {data_dim} and {latent_dim}")
         self.data_dim, self.latent_dim, self.isotropic = data_dim, latent_dim, isotropic
         self.loc = nn.Parameter(torch.zeros(data_dim))
         self.loading = nn.Parameter(torch.randn(data_dim, latent_dim) / math.sqrt(latent_dim))
@@ -87,19 +86,13 @@ class FactorAnalysis(ModelGuidePair):
             PairError: shapes that do not fit, or a scale that is not positive.
         """
         loc, loading, scale = (torch.as_tensor(value) for value in (loc, loading, scale))
-        if (
-            loading.dim() != 2
-            or loc.shape != loading.shape[:1]
-            or scale.shape not in (torch.Size(), loc.shape)
-        ):
+        if loading.dim() != 2 or loc.shape != loading.shape[:1] or scale.shape not in (torch.Size(), loc.shape):
             raise PairError(
                 "expected loc [D], loading [D, Z] and scale [D] or a scalar, found "
                 f"{list(loc.shape)}, {list(loading.shape)} and {list(scale.shape)}"
             )
         if not bool((scale > 0).all()):
-            raise PairError(
-                f"expected a positive scale (a standard deviation), found a minimum of {scale.min():g}"
-            )
+            raise PairError(f"expected a positive scale (a standard deviation), found a minimum of {scale.min():g}")
         pair = FactorAnalysis(*loading.shape, isotropic=scale.dim() == 0)
         for name, value in (("loc", loc), ("loading", loading), ("log_scale", scale.log())):
             getattr(pair, name).data = value.detach().clone()
@@ -125,25 +118,19 @@ class FactorAnalysis(ModelGuidePair):
 
         values = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
         if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < latent_dim:
-            raise DataError(
-                f"expected data [N, D] with N > 1 and D >= latent_dim = {latent_dim}, found {values.shape}"
-            )
+            raise DataError(f"expected data [N, D] with N > 1 and D >= latent_dim = {latent_dim}, found {values.shape}")
         if isotropic:
             pca = decomposition.PCA(latent_dim).fit(values)
             noise = float(pca.noise_variance_)
             loading = pca.components_.T * np.sqrt(np.maximum(pca.explained_variance_ - noise, 0.0))
             loc, scale = pca.mean_, np.sqrt(noise)
         else:
-            found = decomposition.FactorAnalysis(
-                latent_dim, svd_method="lapack", tol=tolerance, max_iter=10_000
-            )
+            found = decomposition.FactorAnalysis(latent_dim, svd_method="lapack", tol=tolerance, max_iter=10_000)
             found.fit(values)
             loc, loading, scale = found.mean_, found.components_.T, np.sqrt(found.noise_variance_)
             scale = np.maximum(scale, 1e-3 * scale.max())
         dtype = torch.get_default_dtype()
-        return FactorAnalysis.from_parameters(
-            *(torch.as_tensor(value, dtype=dtype) for value in (loc, loading, scale))
-        )
+        return FactorAnalysis.from_parameters(*(torch.as_tensor(value, dtype=dtype) for value in (loc, loading, scale)))
 
     @property
     def scale(self) -> Tensor:
@@ -152,7 +139,8 @@ class FactorAnalysis(ModelGuidePair):
 
     def log_evidence(self, x: Tensor) -> Tensor:
         """log p(x) of every datum, [B], in nats, at x [B, D]."""
-        return self.marginal().log_prob(x)
+        log_evidence: Tensor = self.marginal().log_prob(x)
+        return log_evidence
 
     def marginal(self) -> dist.LowRankMultivariateNormal:
         """p(x), a normal of covariance W W^T + Psi."""

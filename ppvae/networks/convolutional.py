@@ -119,9 +119,7 @@ class ConvDecoder(nn.Module):
 def _image(shape: Sequence[int]) -> tuple[int, int, int]:
     sides = (1, *shape) if len(shape) == 2 else tuple(shape)
     if len(sides) != 3:
-        raise PpvaeError(
-            f"image_shape: expected (height, width) or (channels, height, width), found {tuple(shape)}"
-        )
+        raise PpvaeError(f"image_shape: expected (height, width) or (channels, height, width), found {tuple(shape)}")
     return (sides[0], sides[1], sides[2])
 
 
@@ -133,9 +131,7 @@ def _lead(x: Tensor, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
         axes += 1
         size *= x.shape[-axes]
     if size != pixels:
-        raise PpvaeError(
-            f"expected images of shape {image_shape} ({pixels} values), found data {tuple(x.shape)}"
-        )
+        raise PpvaeError(f"expected images of shape {image_shape} ({pixels} values), found data {tuple(x.shape)}")
     # A channel axis of length one belongs to the image where it is there.
     if axes == 2 and image_shape[0] == 1 and x.dim() > 3 and x.shape[-3] == 1:
         axes = 3

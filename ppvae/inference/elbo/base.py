@@ -43,7 +43,7 @@ class BoundTerms(NamedTuple):
         return scaled_total(self.objective_local, self.objective_global, num_data)
 
 
-class ELBO(pyro.infer.elbo.ELBO):  # type: ignore[misc]
+class ELBO(pyro.infer.elbo.ELBO):
     """Base of the estimators: one method, :meth:`terms`, and facts that the contract test proves.
 
     An estimator is used in :func:`ppvae.inference.fit`, where it is captured, and in stock ``pyro.infer.SVI``, whose
@@ -66,10 +66,8 @@ class ELBO(pyro.infer.elbo.ELBO):  # type: ignore[misc]
 
     def __init__(self, *, num_particles: int = 1) -> None:
         if num_particles < 1:
-            raise PpvaeError(
-                f"{type(self).__name__}: expected num_particles of at least 1, found {num_particles}"
-            )
-        super().__init__(num_particles=num_particles)
+            raise PpvaeError(f"{type(self).__name__}: expected num_particles of at least 1, found {num_particles}")
+        super().__init__(num_particles=num_particles)  # type: ignore[no-untyped-call]
         self._stock_pairs: dict[Any, _StockPair] = {}
 
     @abstractmethod
@@ -114,14 +112,12 @@ class ELBO(pyro.infer.elbo.ELBO):  # type: ignore[misc]
         terms, num_data = self._stock_terms(model, guide, args, kwargs)
         return -terms.bound(num_data).item()
 
-    def loss_and_grads(
-        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> float:
+    def loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """As :meth:`loss`; adds the gradient of the negative objective to every parameter."""
         terms, num_data = self._stock_terms(model, guide, args, kwargs)
         objective = -terms.objective(num_data)
         if objective.requires_grad:
-            objective.backward()  # type: ignore[no-untyped-call]
+            objective.backward()
         return -terms.bound(num_data).item()
 
     def _stock_terms(

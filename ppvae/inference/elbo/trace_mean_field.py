@@ -36,9 +36,7 @@ class TraceMeanFieldELBO(ELBO):
     tight_when_guide_exact = True
     zero_variance_when_guide_exact = False
 
-    def __init__(
-        self, *, num_particles: int = 1, on_missing_kl: Literal["raise", "sample"] = "raise"
-    ) -> None:
+    def __init__(self, *, num_particles: int = 1, on_missing_kl: Literal["raise", "sample"] = "raise") -> None:
         super().__init__(num_particles=num_particles)
         if on_missing_kl not in ("raise", "sample"):
             raise PpvaeError(f"on_missing_kl: expected 'raise' or 'sample', found {on_missing_kl!r}")
@@ -63,13 +61,9 @@ class TraceMeanFieldELBO(ELBO):
         assert like is not None
         zero_local = like.new_zeros(like.shape if local else (*like.shape, 0))
         zero = like.new_zeros(like.shape[0])
-        reconstruction = sum(
-            (t.log_p for t in local if t.kl is None and t.log_p is not None), zero_local
-        ).mean(0)
+        reconstruction = sum((t.log_p for t in local if t.kl is None and t.log_p is not None), zero_local).mean(0)
         kl = sum((t.kl for t in local if t.kl is not None), zero_local).mean(0)
-        global_observed = sum(
-            (t.log_p for t in global_terms if t.kl is None and t.log_p is not None), zero
-        ).mean(0)
+        global_observed = sum((t.log_p for t in global_terms if t.kl is None and t.log_p is not None), zero).mean(0)
         global_kl = sum((t.kl for t in global_terms if t.kl is not None), zero).mean(0)
         return BoundTerms(
             local=reconstruction - kl,
@@ -84,9 +78,7 @@ class TraceMeanFieldELBO(ELBO):
         if self.on_missing_kl == "raise":
             raise PairError(
                 f"site {term.name!r}: expected a closed-form KL, found none: {term.reason}"
-                + try_one_of(
-                    "TraceMeanFieldELBO(on_missing_kl='sample')", "TraceELBO(), which samples every KL"
-                )
+                + try_one_of("TraceMeanFieldELBO(on_missing_kl='sample')", "TraceELBO(), which samples every KL")
             )
         if term.name not in self._said:
             self._said.add(term.name)
