@@ -1,7 +1,7 @@
 """What a pair is, its densities, how a pure function is compiled, what is checked."""
 
 from .checks import check_pair
-from .density import draw, local_parameters, log_joint, predict, simulate, site_terms, structure
+from .density import draw, local_parameters, log_guide, log_joint, predict, simulate, site_terms, structure
 from .errors import DataError, FitError, PairError, PpvaeError, RunError
 from .pair import Data, ModelGuidePair, batch_size
 from .roles import Role, parameter_roles

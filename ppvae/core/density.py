@@ -149,7 +149,7 @@ def log_guide(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
             sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
         parts.append(sum_log_probs(sites, shape, lanes))
     local, global_ = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts, strict=True))
-    return local.reshape(*sample_axes, -1), global_.reshape(sample_axes)
+    return local.reshape(*sample_axes, local.shape[-1]), global_.reshape(sample_axes)
 
 
 def site_terms(

@@ -1,7 +1,27 @@
 """ELBO estimators, one file each; all are subclasses of ``pyro.infer.elbo.ELBO``."""
 
-from .base import ELBO, BoundTerms
+from .base import ELBO, BoundTerms, Trainee
+from .doubly_reparameterized import DoublyReparameterizedELBO
+from .importance_weighted import ImportanceWeightedELBO
+from .renyi import RenyiELBO
+from .reweighted_wake_sleep import ReweightedWakeSleep
+from .score_function import ScoreFunctionELBO
+from .sticking_the_landing import StickingTheLandingELBO
 from .trace import TraceELBO
 from .trace_mean_field import TraceMeanFieldELBO
+from .vimco import VIMCO
 
-__all__ = ["ELBO", "BoundTerms", "TraceELBO", "TraceMeanFieldELBO"]
+__all__ = [
+    "ELBO",
+    "VIMCO",
+    "BoundTerms",
+    "DoublyReparameterizedELBO",
+    "ImportanceWeightedELBO",
+    "RenyiELBO",
+    "ReweightedWakeSleep",
+    "ScoreFunctionELBO",
+    "StickingTheLandingELBO",
+    "TraceELBO",
+    "TraceMeanFieldELBO",
+    "Trainee",
+]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
+import pyro
 import pyro.infer.elbo
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from ...core import Data, ModelGuidePair, PpvaeError, scaled_total, structure
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, scaled_total, structure
+from ...core.errors import try_one_of
 
 
 class BoundTerms(NamedTuple):
@@ -25,6 +28,7 @@ class BoundTerms(NamedTuple):
             splits so.
         objective_local: what is ascended, [B]: its gradient is the estimator's, its value need not be the bound.
         objective_global: likewise, a scalar.
+        buffers: the next values of the buffers of :attr:`ELBO.module`, by name; None where the estimator has no state.
     """
 
     local: Tensor
@@ -33,6 +37,7 @@ class BoundTerms(NamedTuple):
     kl: Tensor
     objective_local: Tensor
     objective_global: Tensor
+    buffers: dict[str, Tensor] | None = None
 
     def bound(self, num_data: int | None = None) -> Tensor:
         """The bound in nats, a scalar: for the whole data set of N, or for the batch where N is None."""
@@ -57,12 +62,21 @@ class ELBO(pyro.infer.elbo.ELBO):
         needs_rsample: the gradient goes through the draws, so the guide must be reparameterised.
         tight_when_guide_exact: the expected value is log p(x) where q(z | x) = p(z | x).
         zero_variance_when_guide_exact: there, every single estimate is log p(x).
+        unbiased_gradient: the expected gradient of the objective is the gradient of the expected bound, for every
+            parameter of model and guide.
+        supports_global_latents: latents outside the data plate are served; an estimator of one weight per datum
+            refuses them, because the weight would be joint over the batch.
+        module: what the estimator itself learns or remembers, None for most. A trainer ascends the objective in its
+            parameters beside the pair's (see :class:`Trainee`), and carries ``BoundTerms.buffers`` to the next step.
     """
 
-    is_lower_bound: ClassVar[bool]
-    needs_rsample: ClassVar[bool]
-    tight_when_guide_exact: ClassVar[bool]
-    zero_variance_when_guide_exact: ClassVar[bool]
+    is_lower_bound: bool
+    needs_rsample: bool
+    tight_when_guide_exact: bool
+    zero_variance_when_guide_exact: bool
+    unbiased_gradient: bool = True
+    supports_global_latents: bool = True
+    module: nn.Module | None = None
 
     def __init__(self, *, num_particles: int = 1) -> None:
         if num_particles < 1:
@@ -94,6 +108,32 @@ class ELBO(pyro.infer.elbo.ELBO):
                 type(self).__name__,
                 "elbo.ScoreFunctionELBO, elbo.VIMCO or elbo.ReweightedWakeSleep, which need no rsample",
             )
+        if not self.supports_global_latents:
+            self._refuse_joint_weights(pair, x)
+
+    def _refuse_joint_weights(self, pair: ModelGuidePair, x: Data) -> None:
+        shape = structure(pair, x)
+        outside = [info for info in (*shape.model_latents, *shape.guide_latents) if info.scope == "global"]
+        if not outside:
+            return
+        where = "there is no data plate" if shape.data_plate is None else f"outside the plate {shape.data_plate!r}"
+        raise PairError(
+            f"{type(self).__name__} has one weight for every datum, but latent site {outside[0].name!r} is global "
+            f"({where}): the weights, and with them the bound, would be joint over the batch"
+            + try_one_of(
+                "elbo.TraceELBO, elbo.TraceMeanFieldELBO, elbo.StickingTheLandingELBO or elbo.ScoreFunctionELBO",
+                "move the site into the plate over data: with self.data_plate(x, num_data)",
+            )
+        )
+
+    def advance(self, terms: BoundTerms) -> None:
+        """Remember what the estimator learnt from one estimate: write ``terms.buffers`` into :attr:`module`."""
+        if self.module is None or terms.buffers is None:
+            return
+        buffers = dict(self.module.named_buffers())
+        with torch.no_grad():
+            for name, value in terms.buffers.items():
+                buffers[name].copy_(value)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_particles={self.num_particles})"
@@ -130,7 +170,11 @@ class ELBO(pyro.infer.elbo.ELBO):
         self.check(pair, x)
         shape = structure(pair, x)
         sizes = [i.data_plate_size for i in (*shape.model, *shape.guide) if i.data_plate_size is not None]
-        return self.terms(pair, x), (sizes[0] if sizes else None)
+        if self.module is not None:
+            pyro.module(f"{type(self).__name__}_{id(self)}", self.module)  # SVI optimises what it meets here
+        terms = self.terms(pair, x)
+        self.advance(terms)
+        return terms, (sizes[0] if sizes else None)
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         raise PpvaeError(f"{type(self).__name__} does not walk traces itself: use terms()")
@@ -152,3 +196,18 @@ class _StockPair(ModelGuidePair):
     def guide(self, x: Any, num_data: int | None = None) -> Any:
         args, kwargs = x
         return self.__dict__["programs"][1](*args, **kwargs)
+
+
+class Trainee(nn.Module):
+    """A pair and, beside it, what an estimator itself learns or remembers: what is captured and optimised together.
+
+    Args:
+        pair: the pair.
+        elbo: the estimator; its :attr:`ELBO.module` becomes the submodule ``module`` where there is one.
+    """
+
+    def __init__(self, pair: ModelGuidePair, elbo: ELBO) -> None:
+        super().__init__()
+        self.pair = pair
+        if elbo.module is not None:
+            self.module = elbo.module

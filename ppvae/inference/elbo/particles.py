@@ -1,0 +1,79 @@
+"""Draws with their log weights: what every estimator starts from."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...core import Data, LogTerms, ModelGuidePair, draw, log_guide, log_joint, structure
+
+
+class Particles(NamedTuple):
+    r"""K draws for every datum, $\log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb} \mid x_b)$.
+
+    Attributes:
+        joint: $\log p(x, z, w)$ at the draws; its parts are [K, B] and [K].
+        log_q: $\log q(z \mid x)$ of the local latents, [K, B].
+        global_log_q: $\log q(w)$ of the global latents, [K].
+    """
+
+    joint: LogTerms
+    log_q: Tensor
+    global_log_q: Tensor
+
+    @property
+    def log_w(self) -> Tensor:
+        """Log weights of the local latents, [K, B]."""
+        return self.joint.local - self.log_q
+
+    @property
+    def global_log_w(self) -> Tensor:
+        """Log weights of the global latents, [K]."""
+        return self.joint.global_ - self.global_log_q
+
+    def tempered(self, kl_weight: Tensor | float) -> Tensor:
+        r"""$\log p(x \mid z) + \beta (\log p(z) - \log q(z \mid x))$, [K, B]: what is ascended during KL warm-up."""
+        return self.joint.observed + kl_weight * (self.joint.local - self.joint.observed - self.log_q)
+
+    @property
+    def reconstruction(self) -> Tensor:
+        r"""Estimate of $\mathrm{E}_q \log p(x \mid z)$, [B]."""
+        return self.joint.observed.mean(0)
+
+    @property
+    def kl(self) -> Tensor:
+        r"""Estimate of $\mathrm{KL}(q(z \mid x) \| p(z))$, [B]."""
+        return (self.log_q - (self.joint.local - self.joint.observed)).mean(0)
+
+
+def pathwise(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
+    """Draws through which gradients flow."""
+    drawn = draw(pair, x, num_particles, num_data)
+    return Particles(log_joint(pair, x, drawn.latents, num_data), drawn.log_q, drawn.global_log_q)
+
+
+def scored(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
+    r"""Draws held fixed: the gradient of ``log_q`` is the score $\nabla_\phi \log q_\phi$, that of ``joint`` the model's.
+
+    Args:
+        pair: the pair.
+        x: the batch, [B, *event].
+        num_particles: K.
+        num_data: N, handed to the programs.
+    """
+    if any(info.has_rsample for info in structure(pair, x).guide_latents):
+        with torch.no_grad():
+            latents = draw(pair, x, num_particles, num_data).latents
+        log_q, global_log_q = log_guide(pair, x, latents, num_data)
+    else:  # no gradient flows through such draws anyway
+        drawn = draw(pair, x, num_particles, num_data)
+        latents, log_q, global_log_q = drawn.latents, drawn.log_q, drawn.global_log_q
+    return Particles(log_joint(pair, x, latents, num_data), log_q, global_log_q)
+
+
+def log_mean_exp(log_w: Tensor) -> Tensor:
+    r"""$\log \frac{1}{K} \sum_k w_k$ over axis 0."""
+    return log_w.logsumexp(0) - math.log(log_w.shape[0])

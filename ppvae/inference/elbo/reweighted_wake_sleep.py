@@ -1,0 +1,125 @@
+"""Reweighted wake-sleep: the guide learns to cover the posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .base import ELBO, BoundTerms
+from .particles import log_mean_exp, scored
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, log_guide, simulate, structure
+from ...core.errors import try_one_of
+
+
+class ReweightedWakeSleep(ELBO):
+    r"""Reweighted wake-sleep (Bornschein & Bengio 2015, arXiv 1406.2751; Le et al. 2019, arXiv 1805.10469).
+
+    $$g_\theta = \sum_k \tilde w_k \nabla_\theta \log p_\theta(x, z_k),\qquad
+      g_\phi = (1 - s) \sum_k \tilde w_k \nabla_\phi \log q_\phi(z_k \mid x) + s\, \nabla_\phi \log q_\phi(z' \mid x')$$
+
+    with $z_k \sim q_\phi(z \mid x)$, $\tilde w_k = w_k / \sum_j w_j$ and dreams $z', x' \sim p_\theta$. The model ascends
+    the importance-weighted bound, which is also what is reported. The guide does not: it descends
+    $\mathrm{KL}(p(z \mid x) \| q(z \mid x))$, with x from the data (wake, s = 0) or from the model (sleep, s = 1).
+    Needs no reparameterisation; minibatches are served.
+
+    Args:
+        num_particles: K, draws per datum.
+        sleep: s, the weight of the sleep update of the guide, in [0, 1].
+
+    Raises:
+        PpvaeError: sleep out of range.
+    """
+
+    is_lower_bound = True
+    needs_rsample = False
+    tight_when_guide_exact = True
+    zero_variance_when_guide_exact = True
+    unbiased_gradient = False
+    supports_global_latents = False
+
+    def __init__(self, num_particles: int = 5, *, sleep: float = 0.0) -> None:
+        super().__init__(num_particles=num_particles)
+        if not 0 <= sleep <= 1:
+            raise PpvaeError(f"ReweightedWakeSleep: expected sleep in [0, 1], found {sleep}")
+        self.sleep = float(sleep)
+
+    def check(self, pair: ModelGuidePair, x: Data) -> None:
+        """As :meth:`ELBO.check`; with a sleep update, the observed sites must be found in the batch."""
+        super().check(pair, x)
+        if self.sleep:
+            _places(pair, x)
+
+    def terms(
+        self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
+    ) -> BoundTerms:
+        """The terms of the importance-weighted bound with wake and sleep gradients; see :meth:`ELBO.terms`."""
+        p = scored(pair, x, self.num_particles, num_data)
+        weights = p.tempered(kl_weight).detach().softmax(0)
+        log_p = p.joint.observed + kl_weight * (p.joint.local - p.joint.observed)
+        of_guide = (1 - self.sleep) * (weights * p.log_q).sum(0)
+        if self.sleep:
+            of_guide = of_guide + self.sleep * self._dream(pair, x, num_data)
+        global_ = p.joint.global_.mean(0)
+        return BoundTerms(
+            local=log_mean_exp(p.log_w),
+            global_=global_,
+            reconstruction=p.reconstruction,
+            kl=p.kl,
+            objective_local=(weights * log_p).sum(0) + of_guide,
+            objective_global=global_,
+        )
+
+    def _dream(self, pair: ModelGuidePair, x: Data, num_data: int | None) -> Tensor:
+        r"""$\log q_\phi(z' \mid x')$ of one dream for every datum, [B]."""
+        with torch.no_grad():
+            dreamt = simulate(pair, x, num_data)
+        leaves, spec = pytree.tree_flatten(_plain(x))
+        for name, index in _places(pair, x).items():
+            leaves[index] = dreamt.observed[name].to(leaves[index].dtype).reshape(leaves[index].shape)
+        log_q, _ = log_guide(pair, pytree.tree_unflatten(leaves, spec), dreamt.latents, num_data)
+        return log_q
+
+    def __repr__(self) -> str:
+        return f"ReweightedWakeSleep({self.num_particles}, sleep={self.sleep:g})"
+
+
+def _plain(x: Any) -> Any:
+    return dict(x) if isinstance(x, Mapping) else x
+
+
+def _places(pair: ModelGuidePair, x: Data) -> dict[str, int]:
+    """Where in the batch the value of each observed site stands: the entry of its name, else the only one of its shape.
+
+    Raises:
+        PairError: no entry fits, or several do.
+    """
+    shape = structure(pair, x)
+    paths, _ = pytree.tree_flatten_with_path(_plain(x))
+    places = {}
+    for info in shape.observed:
+        expected = (shape.batch, *info.shape)
+        named = [i for i, (path, _) in enumerate(paths) if path and getattr(path[-1], "key", None) == info.name]
+        shaped = [i for i, (_, v) in enumerate(paths) if isinstance(v, Tensor) and tuple(v.shape) == expected]
+        if not named and not shaped:
+            shaped = [
+                i for i, (_, v) in enumerate(paths) if isinstance(v, Tensor) and v.shape.numel() == _size(expected)
+            ]
+        found = named or shaped
+        if len(found) != 1:
+            raise PairError(
+                f"ReweightedWakeSleep dreams of observed site {info.name!r}, of shape {list(expected)}, but "
+                f"{len(found) or 'no'} entries of the batch fit"
+                + try_one_of(
+                    f"a mapping batch with a key {info.name!r}", "sleep=0, which needs no dreams", "elbo.VIMCO"
+                )
+            )
+        places[info.name] = found[0]
+    return places
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
