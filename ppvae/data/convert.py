@@ -44,20 +44,26 @@ def as_dataset(data: object, *, name: str = "data") -> Dataset:
         if not data:
             raise DataError(f"{name}: an empty mapping holds no data.")
         members = {str(key): to_tensor(value, f"{name}[{key!r}]") for key, value in data.items()}
-        dataset = Dataset(members, name=name)  # before the values are looked at: lengths and emptiness
-        return Dataset(members, name=name, value_space=value_space_of(members[dataset.main]))
+        main = Dataset(members, name=name).main  # refuses members of different lengths before looking at values
+        return Dataset(members, name=name, value_space=_said_space(members[main], f"{name}[{main!r}]"))
     x = to_tensor(data, name)
     if x.dim() == 1:
         raise DataError(
             f"{name}: a 1-D vector of shape {tuple(x.shape)} where a batch [N, *event] is meant."
             + try_one_of("x[None] if it is one datum", "x[:, None] if it holds one number for each datum")
         )
+    picture = picture_shape(tuple(x.shape[1:]))
+    return Dataset(x, name=name, value_space=_said_space(x, name), image_shape=picture)
+
+
+def _said_space(x: Tensor, name: str) -> ValueSpace:
+    """The value space of the main member, with a line in the log where a model will see other numbers."""
     space = value_space_of(x)
     if x.dtype == torch.uint8 and space == "byte":
         _log.warning("%s: uint8 values are read as bytes 0..255; models see them divided by 255.", name)
     elif not x.is_floating_point():
         _log.warning("%s: %s values are read as %s data.", name, str(x.dtype).removeprefix("torch."), space)
-    return Dataset(x, name=name, value_space=space, image_shape=picture_shape(tuple(x.shape[1:])))
+    return space
 
 
 def to_tensor(value: object, what: str, *, mapped: bool = False, level: int = logging.WARNING) -> Tensor:
@@ -73,9 +79,7 @@ def to_tensor(value: object, what: str, *, mapped: bool = False, level: int = lo
     if x.layout != torch.strided:
         raise DataError(f"{what}: a {x.layout} tensor." + try_one_of("x.to_dense()"))
     if x.is_complex():
-        raise DataError(
-            f"{what}: complex values ({x.dtype})." + try_one_of("torch.view_as_real(x).flatten(1)")
-        )
+        raise DataError(f"{what}: complex values ({x.dtype})." + try_one_of("torch.view_as_real(x).flatten(1)"))
     if x.dim() == 0:
         raise DataError(f"{what}: a single number where a batch [N, *event] is meant.")
     if x.numel() == 0:
@@ -109,9 +113,7 @@ def _from_numpy(value: object, what: str) -> Tensor:
     if not isinstance(value, np.ndarray):
         raise DataError(
             f"{what}: expected a tensor or an array, found {_type_name(value)}."
-            + try_one_of(
-                "torch.as_tensor(x)", "x.to_numpy() for a data frame", "ppvae.data.load(path) for a file"
-            )
+            + try_one_of("torch.as_tensor(x)", "x.to_numpy() for a data frame", "ppvae.data.load(path) for a file")
         )
     array: Array = value
     if array.dtype.kind not in "biufc":
@@ -142,9 +144,7 @@ def require_finite(x: Tensor, what: str) -> None:
     raise DataError(
         f"{what}: {total} of {x.numel()} values are not finite ({nan} NaN, {total - nan} infinite); "
         f"the first is {x[first].item()} at {list(first)}."
-        + try_one_of(
-            "leave out those rows", "fill them in and pass a mask in a mapping {'x': ..., 'mask': ...}"
-        )
+        + try_one_of("leave out those rows", "fill them in and pass a mask in a mapping {'x': ..., 'mask': ...}")
     )
 
 

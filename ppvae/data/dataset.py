@@ -83,9 +83,7 @@ class Dataset:
                 + try_one_of("index or tile the shorter members so that row i of each belongs to datum i")
             )
         if 0 in members[self.main].shape:
-            raise DataError(
-                f"{self.name}: empty data, {self.main!r} has shape {tuple(members[self.main].shape)}."
-            )
+            raise DataError(f"{self.name}: empty data, {self.main!r} has shape {tuple(members[self.main].shape)}.")
         if self.binarization == "dynamic" and self.value_space not in ("unit", "byte"):
             raise DataError(
                 f"{self.name}: dynamic binarisation reads values as probabilities, found {self.value_space} "
@@ -158,16 +156,14 @@ class Dataset:
         """All rows, model ready; shares memory with ``x`` where nothing has to be converted."""
         return self._ready(lambda member: member, generator)
 
-    def _ready(
-        self, rows: Callable[[Tensor], Tensor], generator: torch.Generator | None
-    ) -> Tensor | dict[str, Tensor]:
+    def _ready(self, rows: Callable[[Tensor], Tensor], generator: torch.Generator | None) -> Tensor | dict[str, Tensor]:
         def ready(key: str, member: Tensor) -> Tensor:
             value = rows(member)
             if key != self.main:
                 return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
             value = value.to(torch.get_default_dtype())
             value = value / 255 if self.value_space == "byte" else value
-            return torch.bernoulli(value, generator=generator) if self.binarization == "dynamic" else value
+            return draw_binary(value, generator) if self.binarization == "dynamic" else value
 
         if isinstance(self.x, Tensor):
             return ready("x", self.x)
@@ -208,6 +204,12 @@ class Dataset:
             buffer: Any = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
             digest.update(buffer)
         return digest.hexdigest()
+
+
+def draw_binary(probability: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Zeros and ones of the same shape and dtype; comparing uniforms is faster than ``torch.bernoulli``."""
+    uniform = torch.empty_like(probability).uniform_(generator=generator)
+    return torch.lt(uniform, probability, out=uniform)
 
 
 def sampled_rows(member: Tensor) -> Tensor:

@@ -51,9 +51,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:  # a hostile file can make a parser raise anything
         raise DataError(
             f"{path}: not readable as {kind} ({type(error).__name__}: {error})."
-            + try_one_of(
-                "fetch the file again, it may be truncated", "rename it if its suffix is not its format"
-            )
+            + try_one_of("fetch the file again, it may be truncated", "rename it if its suffix is not its format")
         ) from error
 
 

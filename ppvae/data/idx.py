@@ -33,8 +33,7 @@ def read_idx(path: Path, *, checksum: str | None = None, shape: tuple[int, ...] 
         if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or not 1 <= magic[3] <= _MAX_DIMS:
             raise DataError(
                 f"{path}: not an IDX file: expected 00 00, a type and 1 to {_MAX_DIMS} dimensions, found "
-                f"{magic.hex(' ') or 'nothing'}."
-                + try_one_of("name it .gz if it is zipped", "fetch it again")
+                f"{magic.hex(' ') or 'nothing'}." + try_one_of("name it .gz if it is zipped", "fetch it again")
             )
         header = stream.read(4 * magic[3])
         if len(header) < 4 * magic[3]:
@@ -43,9 +42,7 @@ def read_idx(path: Path, *, checksum: str | None = None, shape: tuple[int, ...] 
         dtype = np.dtype(TYPES[magic[2]])
         expected = math.prod(dims) * dtype.itemsize
         if expected > capacity(path):
-            raise DataError(
-                f"{path}: its header promises {expected} bytes {dims}, more than the file can hold."
-            )
+            raise DataError(f"{path}: its header promises {expected} bytes {dims}, more than the file can hold.")
         if shape is not None and dims != shape:
             raise DataError(f"{path}: expected shape {shape}, found {dims}.")
         values = stream.read(expected + 1)  # one more: the end of the file is where zip checks its checksum

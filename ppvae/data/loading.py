@@ -69,9 +69,7 @@ def load(
     """
     name = str(name_or_path)
     if binarize not in get_args(Binarization):
-        raise DataError(
-            f"{name}: unknown binarize {binarize!r}: {did_you_mean(str(binarize), get_args(Binarization))}"
-        )
+        raise DataError(f"{name}: unknown binarize {binarize!r}: {did_you_mean(str(binarize), get_args(Binarization))}")
     if name in NAMED:
         if (validation, test, key) != (None, None, None):
             raise DataError(
@@ -97,9 +95,7 @@ def load(
     return replace(datasets["train"], validation=datasets.get("validation"), test=datasets.get("test"))
 
 
-def _split(
-    arrays: Arrays, name: str, validation: float | int | None, test: float | int | None, seed: int
-) -> Arrays:
+def _split(arrays: Arrays, name: str, validation: float | int | None, test: float | int | None, seed: int) -> Arrays:
     """The rows of a file cut into parts, if the caller asks and the file does not come cut."""
     if arrays.x.ndim == 0:
         raise DataError(f"{name}: a single number where rows [N, *event] are meant.")
@@ -115,9 +111,7 @@ def _split(
     if not any(held_out.values()):
         return arrays
     if arrays.memory_mapped:
-        _log.warning(
-            "%s: memory-mapped, so its last rows are held out; shuffle the file if it is sorted.", name
-        )
+        _log.warning("%s: memory-mapped, so its last rows are held out; shuffle the file if it is sorted.", name)
         start, middle = n - sum(held_out.values()), n - held_out["test"]
         rows: list[slice | Rows] = [slice(0, start), slice(start, middle), slice(middle, n)]
     else:

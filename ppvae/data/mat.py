@@ -36,8 +36,7 @@ def read_mat(path: Path, *, key: str | None = None) -> Array:
             found = loadmat(stream)
         except NotImplementedError as error:
             raise DataError(
-                f"{path}: a .mat file of version 7.3 (HDF5)."
-                + try_one_of("save it with -v7", "save it as .npy")
+                f"{path}: a .mat file of version 7.3 (HDF5)." + try_one_of("save it with -v7", "save it as .npy")
             ) from error
         arrays = {
             name: value

@@ -88,20 +88,15 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
             raise DataError(f"{where}: unknown .npy version {version}.")
-        header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = header(stream)
         if dtype.hasobject:
             raise DataError(
-                f"{where}: holds pickled objects, which are never loaded."
-                + try_one_of("save plain numeric arrays")
+                f"{where}: holds pickled objects, which are never loaded." + try_one_of("save plain numeric arrays")
             )
         expected = math.prod(shape) * dtype.itemsize
         if expected > held:
-            raise DataError(
-                f"{where}: its header promises {expected} bytes {shape}, the archive holds {held} at most."
-            )
+            raise DataError(f"{where}: its header promises {expected} bytes {shape}, the archive holds {held} at most.")
         values = stream.read()  # to the end: there the archive's own checksum is compared
     if len(values) != expected:
         raise DataError(f"{where}: shape {shape} needs {expected} bytes, found {len(values)}.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .convert import picture_shape, to_tensor, value_space_of, widest
-from .dataset import Binarization, Dataset, ValueSpace, sampled_rows
+from .dataset import Binarization, Dataset, ValueSpace, draw_binary, sampled_rows
 from .files import Array, Arrays
 from ..core.errors import DataError, try_one_of
 
@@ -44,9 +44,7 @@ def datasets_of(
                 f"{where[part]}: event shape {tuple(x.shape[1:])}, but the training rows have "
                 f"{tuple(tensors['train'].shape[1:])}."
             )
-    space = widest(
-        [value_space_of(sampled_rows(x) if parts[p].memory_mapped else x) for p, x in tensors.items()]
-    )
+    space = widest([value_space_of(sampled_rows(x) if parts[p].memory_mapped else x) for p, x in tensors.items()])
     datasets = {}
     for part, x in tensors.items():
         mapped, labels = parts[part].memory_mapped, parts[part].labels
@@ -84,9 +82,7 @@ def _stored(x: Tensor, space: ValueSpace, dtype: torch.dtype | None, where: str)
         if x.is_floating_point() and space != "binary":
             raise DataError(f"{where}: {space} values do not fit uint8." + try_one_of("dtype=None"))
         if space not in ("byte", "binary"):
-            raise DataError(
-                f"{where}: {space} values kept as uint8 would be read as bytes." + try_one_of("dtype=None")
-            )
+            raise DataError(f"{where}: {space} values kept as uint8 would be read as bytes." + try_one_of("dtype=None"))
         return space, x.to(torch.uint8)
     dtype = dtype or torch.get_default_dtype()
     if not dtype.is_floating_point:
@@ -101,9 +97,7 @@ def _shaped(
     event = tuple(x.shape[1:])
     picture = image_shape or picture_shape(event)
     if picture is not None and math.prod(picture) != math.prod(event):
-        raise DataError(
-            f"{where}: image_shape {picture} does not hold the {math.prod(event)} values of a row."
-        )
+        raise DataError(f"{where}: image_shape {picture} does not hold the {math.prod(event)} values of a row.")
     wanted: tuple[int, ...] = event
     if flatten:
         wanted = (math.prod(event),)
@@ -119,9 +113,7 @@ def _shaped(
     return x.reshape(len(x), *wanted), picture
 
 
-def binarized(
-    data: Dataset, binarize: Binarization, source: str, seed: int, offset: int, part: str
-) -> Dataset:
+def binarized(data: Dataset, binarize: Binarization, source: str, seed: int, offset: int, part: str) -> Dataset:
     """``data`` as zeros and ones: drawn now, or left as probabilities from which each batch is drawn."""
     if binarize == "none":
         return data
@@ -137,8 +129,7 @@ def binarized(
         return replace(data, binarization="dynamic")
     if data.memory_mapped:
         raise DataError(
-            f"{source}: memory-mapped; a static binarisation would read it whole."
-            + try_one_of('binarize="dynamic"')
+            f"{source}: memory-mapped; a static binarisation would read it whole." + try_one_of('binarize="dynamic"')
         )
     # A seed of its own for each part, so that none depends on the sizes of the others.
     generator = torch.Generator().manual_seed(3 * seed + offset)
@@ -146,7 +137,7 @@ def binarized(
     probability = x / 255 if data.value_space == "byte" else x
     return replace(
         data,
-        x=torch.bernoulli(probability, generator=generator).to(x.dtype),
+        x=draw_binary(probability, generator).to(x.dtype),
         value_space="binary",
         binarization="static",
     )

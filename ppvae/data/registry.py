@@ -49,17 +49,14 @@ def _digits(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Arrays
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DataError(
-            "digits: comes with scikit-learn." + try_one_of("pip install scikit-learn")
-        ) from error
+        raise DataError("digits: comes with scikit-learn." + try_one_of("pip install scikit-learn")) from error
     x, labels = load_digits(return_X_y=True)
     return _cut((x / 16).astype(np.float32), labels.astype(np.int64), validation=200, test=300)
 
 
 def _mnist(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Arrays:
     arrays = {
-        role: read_idx(path, checksum=files[role].checksum, shape=files[role].shape)
-        for role, path in paths.items()
+        role: read_idx(path, checksum=files[role].checksum, shape=files[role].shape) for role, path in paths.items()
     }
     x, labels = arrays["train images"], arrays["train labels"].astype(np.int64)
     held_out = len(arrays["test images"])
@@ -73,8 +70,7 @@ def _mnist(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Arrays:
 
 def _binarized_mnist(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Arrays:
     parts = {
-        role: read_amat(path, checksum=files[role].checksum, shape=files[role].shape)
-        for role, path in paths.items()
+        role: read_amat(path, checksum=files[role].checksum, shape=files[role].shape) for role, path in paths.items()
     }
     return Arrays(parts["train"], validation=Arrays(parts["validation"]), test=Arrays(parts["test"]))
 
@@ -84,9 +80,7 @@ def _frey_faces(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Ar
     verify(read_content(path, ".mat"), path, file.checksum)
     frames = read_mat(path, key="ff")
     if frames.shape != file.shape or frames.dtype != np.uint8:
-        raise DataError(
-            f"{path}: expected uint8 {file.shape} under 'ff', found {frames.dtype} {frames.shape}."
-        )
+        raise DataError(f"{path}: expected uint8 {file.shape} under 'ff', found {frames.dtype} {frames.shape}.")
     return _cut(np.ascontiguousarray(frames.T), None, validation=200, test=200)
 
 
@@ -143,15 +137,11 @@ NAMED: dict[str, NamedSet] = {
         _binarized_mnist,
         folder="binarized_mnist",
         files={
-            "train": NamedFile(
-                "binarized_mnist_train.amat", "md5:db28b1a6ae0fe70cbd3da91acf46e477", (50_000, 784)
-            ),
+            "train": NamedFile("binarized_mnist_train.amat", "md5:db28b1a6ae0fe70cbd3da91acf46e477", (50_000, 784)),
             "validation": NamedFile(
                 "binarized_mnist_valid.amat", "md5:bf37822a04e94123630de6a7dfd9c9ef", (10_000, 784)
             ),
-            "test": NamedFile(
-                "binarized_mnist_test.amat", "md5:14e41ae11040adba6ab8cb291eda0dd8", (10_000, 784)
-            ),
+            "test": NamedFile("binarized_mnist_test.amat", "md5:14e41ae11040adba6ab8cb291eda0dd8", (10_000, 784)),
         },
     ),
     "frey-faces": NamedSet(
@@ -198,10 +188,7 @@ def read_named(name: str, *, base_url: str | None = None) -> Arrays:
                     f"{name}: {file.name} is neither in the data folder nor in the cache folder, and is "
                     "not downloaded."
                     + try_one_of(
-                        *(
-                            f"put {file.name} or {file.name}.gz into {root / named.folder}"
-                            for root in roots()
-                        ),
+                        *(f"put {file.name} or {file.name}.gz into {root / named.folder}" for root in roots()),
                         "set PPVAE_DATA to a folder that holds " + f"{named.folder}/{file.name}",
                     )
                 )
@@ -232,11 +219,7 @@ def _download(named: NamedSet, file: NamedFile, base_url: str) -> Path:
             verify(read_content(part, "gzip"), part, file.checksum)
             os.replace(part, target)
     except DataError as error:
-        raise DataError(
-            f"{url}: the download is damaged: {error.args[0].splitlines()[0]}" + remedies
-        ) from error
+        raise DataError(f"{url}: the download is damaged: {error.args[0].splitlines()[0]}" + remedies) from error
     except Exception as error:  # requests and urllib3 raise many kinds
-        raise DataError(
-            f"{url}: cannot be downloaded ({type(error).__name__}: {error})." + remedies
-        ) from error
+        raise DataError(f"{url}: cannot be downloaded ({type(error).__name__}: {error})." + remedies) from error
     return target

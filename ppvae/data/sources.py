@@ -51,9 +51,7 @@ def read_path(path: Path, *, key: str | None = None) -> Arrays:
             + try_one_of("numpy.save('rows.npy', rows)", "ppvae.data.as_dataset(tensor)")
         )
     if not path.exists():
-        nearest = (
-            did_you_mean(path.name, [f.name for f in path.parent.iterdir()]) if path.parent.is_dir() else None
-        )
+        nearest = did_you_mean(path.name, [f.name for f in path.parent.iterdir()]) if path.parent.is_dir() else None
         hint = nearest if nearest and nearest.startswith("did") else "check the spelling and the folder"
         raise DataError(f"{path}: no such file: {hint.split('? Known')[0]}")
     if key is not None and kind != ".mat":

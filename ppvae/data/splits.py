@@ -11,9 +11,7 @@ from ..core.errors import DataError, try_one_of
 Rows = NDArray[np.int64]
 
 
-def split_rows(
-    n: int, validation: int, test: int, *, seed: int = 0, strata: Array | None = None
-) -> list[Rows]:
+def split_rows(n: int, validation: int, test: int, *, seed: int = 0, strata: Array | None = None) -> list[Rows]:
     """Row numbers of the training, validation and test part: disjoint, covering 0..n-1, each ascending.
 
     Drawn with numpy's ``RandomState``, whose stream is frozen, so that a split is the same under every

@@ -80,13 +80,9 @@ def _from_frame(frame: Any, path: Path) -> Arrays:
         place = f", first at row {bad[0]}: {str(frame[column].iloc[bad[0]])[:40]!r}" if len(bad) else ""
         raise DataError(
             f"{path}: column {str(column)!r} is not numbers{place}."
-            + try_one_of(
-                "leave the column out", "call it 'label' if it names the class of each row", "encode it"
-            )
+            + try_one_of("leave the column out", "call it 'label' if it names the class of each row", "encode it")
         )
-    whole = all(
-        pd.api.types.is_integer_dtype(kind) or pd.api.types.is_bool_dtype(kind) for kind in frame.dtypes
-    )
+    whole = all(pd.api.types.is_integer_dtype(kind) or pd.api.types.is_bool_dtype(kind) for kind in frame.dtypes)
     whole = whole and not frame.isna().to_numpy().any()
     values = frame.to_numpy(dtype=np.int64) if whole else frame.to_numpy(dtype=np.float64, na_value=np.nan)
     return Arrays(np.ascontiguousarray(values), labels)

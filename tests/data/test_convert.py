@@ -63,18 +63,16 @@ def test_float32_shares_memory_and_nothing_is_said(caplog: pytest.LogCaptureFixt
         (torch.randn(4, 3, dtype=torch.float64), "torch.float64 to torch.float32"),
         (torch.tensor([[0, 9]], dtype=torch.uint8), "divided by 255"),
         (torch.tensor([[0, 9]]), "read as count data"),
+        ({"x": torch.tensor([[0, 9]], dtype=torch.uint8), "label": torch.tensor([3])}, "divided by 255"),
     ],
 )
-def test_a_conversion_is_said_in_one_line(
-    values: object, said: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert tensor_of(values).dtype == torch.float32
+def test_a_conversion_is_said_in_one_line(values: object, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    ready = as_dataset(values).tensor()
+    assert (ready["x"] if isinstance(ready, dict) else ready).dtype == torch.float32
     assert [said in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_float64_stays_where_it_is_the_default(
-    float64: torch.dtype, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_float64_stays_where_it_is_the_default(float64: torch.dtype, caplog: pytest.LogCaptureFixture) -> None:
     x = torch.randn(2, 2, dtype=torch.float64)
     assert torch.equal(tensor_of(x), x)
     assert not caplog.records

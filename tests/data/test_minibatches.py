@@ -85,9 +85,7 @@ def test_a_resumed_run_sees_the_batches_of_the_uninterrupted_one(
         uninterrupted.next_batch()
     state = uninterrupted.state_dict()
     numbers = {k: v for k, v in state.items() if not isinstance(v, Tensor)}
-    stored = json.loads(json.dumps(numbers)) | {
-        k: v.clone() for k, v in state.items() if isinstance(v, Tensor)
-    }
+    stored = json.loads(json.dumps(numbers)) | {k: v.clone() for k, v in state.items() if isinstance(v, Tensor)}
     expected = [uninterrupted.next_batch() for _ in range(12)]
     resumed = Minibatches(data, batch_size, seed=99)
     resumed.next_batch()

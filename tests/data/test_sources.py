@@ -332,9 +332,7 @@ def test_a_file_of_gigabytes_is_mapped_and_not_read(tmp_path: Path) -> None:
     del array
     if path.stat().st_blocks * 512 > 2**28:
         pytest.skip("this file system has no sparse files, and 3 GB are too much to write")
-    run = subprocess.run(
-        [sys.executable, "-c", MAPPED, str(path)], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", MAPPED, str(path)], capture_output=True, text=True, check=True)
     assert "its last rows are held out" in run.stderr
     found = json.loads(run.stdout)
     assert found["mapped"]
@@ -345,9 +343,7 @@ def test_a_file_of_gigabytes_is_mapped_and_not_read(tmp_path: Path) -> None:
     assert found["growth"] < path.stat().st_size / 20
 
 
-def test_a_mapped_file_is_refused_what_would_read_it_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mapped_file_is_refused_what_would_read_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ppvae.data.npy.MAP_ABOVE", 100)
     rows = np.random.RandomState(0).rand(40, 6)
     path = write(tmp_path / "t.npy", npy_bytes(rows))
