@@ -1,0 +1,167 @@
+"""Named data sets are found, verified, downloaded; and what is absent says where to put it."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ppvae.core.errors import DataError
+from ppvae.data import available, load
+from ppvae.data.registry import NAMED, NamedFile
+
+from .test_named import labels, rows
+from .test_sources import idx_bytes, mat_bytes
+
+
+def _fakes() -> dict[str, bytes]:
+    random = np.random.RandomState(0)
+    arrays = {
+        "train images": random.randint(0, 256, (7, 28, 28)),
+        "train labels": np.arange(7),
+        "test images": random.randint(0, 256, (2, 28, 28)),
+        "test labels": np.arange(2),
+    }
+    return {role: idx_bytes(array, 0x08) for role, array in arrays.items()}
+
+
+@pytest.fixture
+def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """MNIST with nine images: their checksums are expected; zipped they stand in ``tmp_path/site``."""
+    monkeypatch.delenv("PPVAE_DATA", raising=False)
+    site = tmp_path / "site"
+    site.mkdir()
+    files, paths = {}, {}
+    for role, content in _fakes().items():
+        name = (NAMED["mnist"].files or {})[role].name
+        files[role] = NamedFile(name, f"sha256:{hashlib.sha256(content).hexdigest()}")
+        paths[role] = site / f"{name}.gz"
+        paths[role].write_bytes(gzip.compress(content))
+    monkeypatch.setitem(NAMED, "mnist", replace(NAMED["mnist"], files=files))
+    return paths
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    requested: list[str] = []  # noqa: RUF012 - one server at a time, emptied by the fixture
+
+    def log_message(self, format: str, *args: object) -> None:
+        self.requested.append(self.path)
+
+
+@pytest.fixture
+def site(small_mnist: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server on loopback with the zipped files of the small MNIST."""
+    folder = small_mnist["train images"].parent
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    _Quiet.requested = []
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_mnist_is_downloaded_once_verified_and_kept(site: str, cache: Path) -> None:
+    data = load("mnist", base_url=site)
+    assert [len(part) for part in data.parts.values()] == [5, 2, 2]
+    raw = np.frombuffer(_fakes()["train images"], np.uint8)[16:].reshape(7, 784)
+    np.testing.assert_allclose(rows(data.validation), raw[5:] / 255, rtol=1e-6)
+    assert labels(data.validation).tolist() == [5, 6]
+    assert len(_Quiet.requested) == 4
+    kept = sorted(path.name for path in (cache / "mnist").iterdir())
+    assert len(kept) == 4
+    assert all(name.endswith("ubyte.gz") for name in kept)
+    (listed,) = [entry for entry in available() if entry.name == "mnist"]
+    assert (listed.found, listed.where) == (True, str(cache / "mnist"))
+    assert torch.equal(rows(load("mnist", base_url=site)), rows(data))
+    assert len(_Quiet.requested) == 4
+
+
+def test_a_damaged_download_is_named_and_not_kept(site: str, small_mnist: dict[str, Path], cache: Path) -> None:
+    path = small_mnist["train images"]
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(DataError, match=rf"{path.name}: the download is damaged[\s\S]*PPVAE_DATA"):
+        load("mnist", base_url=site)
+    path.write_bytes(gzip.compress(b"other content"))
+    with pytest.raises(DataError, match=r"damaged: .*wrong checksum: expected sha256"):
+        load("mnist", base_url=site)
+    assert list((cache / "mnist").iterdir()) == []
+
+
+def test_a_download_that_fails_says_what_else_can_be_done(site: str, small_mnist: dict[str, Path]) -> None:
+    small_mnist["train labels"].unlink()
+    with pytest.raises(DataError, match=r"cannot be downloaded \(HTTPError[\s\S]*by hand[\s\S]*'digits'"):
+        load("mnist", base_url=site)
+    with pytest.raises(DataError, match=r"cannot be downloaded \(ConnectionError"):
+        load("mnist", base_url="http://127.0.0.1:1")
+
+
+def test_an_unwritable_cache_folder_is_said(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PPVAE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot be downloaded \((NotADirectoryError|FileExistsError)"):
+        load("mnist", base_url=site)
+
+
+def test_ppvae_data_comes_before_the_cache_and_is_verified(
+    site: str, small_mnist: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    for role, path in small_mnist.items():  # unzipped ones are found too
+        (folder / path.name.removesuffix(".gz")).write_bytes(_fakes()[role])
+    monkeypatch.setenv("PPVAE_DATA", str(tmp_path / "data"))
+    load("mnist", base_url=site)
+    assert _Quiet.requested == []
+    (listed,) = [entry for entry in available() if entry.name == "mnist"]
+    assert listed.where == str(folder)
+    images = folder / "train-images-idx3-ubyte"
+    changed = bytearray(images.read_bytes())
+    changed[-1] ^= 1
+    images.write_bytes(changed)
+    with pytest.raises(DataError, match=rf"{images}: wrong checksum: expected sha256 [\s\S]*delete the file"):
+        load("mnist", base_url=site)
+    images.write_bytes(changed[:-100])
+    with pytest.raises(DataError, match="more than the file can hold"):
+        load("mnist", base_url=site)
+
+
+@pytest.mark.parametrize("name", ["binarized-mnist", "frey-faces"])
+def test_what_is_not_downloaded_says_where_to_put_it(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PPVAE_DATA", raising=False)
+    folder, file = NAMED[name].folder, next(iter((NAMED[name].files or {}).values())).name
+    with pytest.raises(DataError) as caught:
+        load(name)
+    assert f"put {file} or {file}.gz into {cache / folder}" in str(caught.value)
+    assert f"PPVAE_DATA to a folder that holds {folder}/{file}" in str(caught.value)
+    (listed,) = [entry for entry in available() if entry.name == name]
+    assert (listed.found, listed.downloads) == (False, False)
+    assert folder in listed.where
+
+
+def test_a_frey_file_of_another_shape_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "frey_faces").mkdir()
+    (tmp_path / "frey_faces" / "frey_rawface.mat").write_bytes(mat_bytes(ff=np.zeros((560, 3), np.uint8)))
+    monkeypatch.setenv("PPVAE_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"frey_rawface.mat: expected uint8 \(560, 1965\) under 'ff'"):
+        load("frey-faces")
+
+
+def test_the_listing_names_every_set() -> None:
+    listing = {entry.name: entry for entry in available()}
+    assert list(listing) == ["digits", "mnist", "binarized-mnist", "frey-faces"]
+    assert listing["digits"].found
+    for name, entry in listing.items():
+        assert entry.description
+        assert sum(entry.sizes) == {"digits": 1797, "frey-faces": 1965}.get(name, 70_000)
