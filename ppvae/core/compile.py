@@ -12,6 +12,7 @@ same noise eager, captured and compiled.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -92,7 +93,8 @@ class Captured:
         if self.mode == "compiled":
             try:
                 options = {"fallback_random": True, "compile_threads": 1}
-                with torch.random.fork_rng(), torch.no_grad():
+                with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # Inductor's own deprecations are not the caller's business
                     compiled = torch._inductor.compile(graph, tensors, options=options)
                     compiled(*tensors)  # a missing compiler shows here, not in the middle of a run
                 run = compiled
