@@ -164,6 +164,16 @@ def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
                     "Bernoulli(..., allow_grey=True) for the paper's cross-entropy on grey values",
                 )
             )
+        for module in pair.modules():
+            span = getattr(module, "mean_range", None)
+            if span is None or getattr(module, "event_shape", None) != shape.site(name).event_shape:
+                continue
+            if bool((value < span[0]).any()) or bool((value > span[1]).any()):
+                raise PairError(
+                    f"site {name!r}: the likelihood's mean lies in {span}, which values from {float(value.min()):g} to "
+                    f"{float(value.max()):g} leave"
+                    + try_one_of('mean="identity"', "data scaled to the unit interval")
+                )
 
 
 def _check_lanes(pair: ModelGuidePair, x: Data, shape: Structure) -> None:

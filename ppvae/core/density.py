@@ -248,9 +248,15 @@ def local_parameters(pair: ModelGuidePair, *, adopting: bool = False) -> Iterato
     for module in pair.modules():
         if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
             module._pyro_context.param_state = {"params": {}, "constraints": {}}
+    # Not validate_poutine: it refuses the prototype run of an autoguide, whose parameters no handler of ours sees.
     with (
-        pyro.settings.context(module_local_params=True),
-        pyro.validation_enabled(adopting),
+        pyro.settings.context(
+            module_local_params=True,
+            validate_distributions_pyro=adopting,
+            validate_distributions_torch=adopting,
+            validate_infer=adopting,
+            validate_poutine=False,
+        ),
         warnings.catch_warnings(),
         _LocalParameters(pair, adopting),
     ):
@@ -272,6 +278,13 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, s
         sites = _run(pair, "model", x, None, substitute=drawn)
         for info in shape.observed:
             fn, value = sites[info.name]["fn"], sites[info.name]["value"]
+            tail = (*((shape.batch,) if info.scope == "local" else ()), *info.event_shape)
+            if tuple(value.shape[value.dim() - len(tail) :]) != tail:
+                raise PairError(
+                    f"observed site {info.name!r}: expected values of shape [{', '.join(map(str, tail))}], found "
+                    f"{list(value.shape)}, which would be broadcast"
+                    + try_one_of("a batch [B, *event]: x[None] if it is one datum", "obs of the likelihood's shape")
+                )
             try:
                 support = constraints.unit_interval if info.opted_out else fn.support
             except NotImplementedError:

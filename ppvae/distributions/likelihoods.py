@@ -80,6 +80,7 @@ class Normal(ConditionalDistribution):
         if mean not in ("identity", "sigmoid"):
             raise PpvaeError(f"Normal: expected mean 'identity' or 'sigmoid', found {mean!r}")
         self.mean = mean
+        self.mean_range = (0.0, 1.0) if mean == "sigmoid" else None
         self.conditional = scale == "conditional"
         self.head = Head(trunk, self.event_shape, 2 if self.conditional else 1)
         if isinstance(scale, str):

@@ -1,0 +1,250 @@
+"""``check_pair``: each broken pair or batch is named, with what was expected and what was found."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from core.pairs import Nested, Regression
+from torch import Tensor
+
+from ppvae.core import ModelGuidePair, PairError, PpvaeError, check_pair, draw
+from ppvae.distributions import Bernoulli, DiagonalNormal, Normal, StandardNormal
+from ppvae.inference import fit
+from ppvae.models import VAE, bernoulli_vae, gaussian_vae
+from ppvae.networks import MLP
+
+
+def make(model: Any, guide: Any) -> ModelGuidePair:
+    """A pair from two functions of (x, num_data)."""
+    return ModelGuidePair.from_callables(model, guide)
+
+
+def good_model(x: Tensor, num_data: int | None = None) -> None:
+    with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3), 1.0).to_event(1), obs=x)
+
+
+def good_guide(x: Tensor, num_data: int | None = None) -> None:
+    with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
+        pyro.sample("z", dist.Normal(x[..., :2], 1.0).to_event(1))
+
+
+X = torch.linspace(-1, 1, 12).reshape(4, 3)
+
+
+def test_a_good_pair_passes() -> None:
+    shape = check_pair(make(good_model, good_guide), X, num_data=100)
+    assert [info.name for info in shape.local_latents] == ["z"]
+
+
+def test_latent_missing_in_the_guide() -> None:
+    def guide(x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
+            pass
+
+    with pytest.raises(PairError, match="latent site 'z' of the model is not in the guide"):
+        check_pair(make(good_model, guide), X)
+
+
+def test_latent_missing_in_the_model_is_the_misspelt_site() -> None:
+    def guide(x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
+            pyro.sample("zz", dist.Normal(x[..., :2], 1.0).to_event(1))
+
+    with pytest.raises(PairError, match=r"guide site 'zz' is not in the model: did you mean 'z'\?"):
+        check_pair(make(good_model, guide), X)
+
+
+def test_event_shapes_that_differ() -> None:
+    def guide(x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    def model(x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
+            pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(x.new_zeros(3), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(PairError, match=r"site 'z': expected .* event shape \(2,\) .* found .* \(3,\)"):
+        check_pair(make(model, guide), X)
+
+
+def test_observed_site_outside_the_plate() -> None:
+    def model(x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
+            pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(torch.zeros_like(x), 1.0).to_event(2), obs=x)
+
+    with pytest.raises(PairError, match="observed site 'x' stands outside the plate"):
+        check_pair(make(model, good_guide), X)
+
+
+def test_duplicate_site() -> None:
+    def model(x: Tensor, num_data: int | None = None) -> None:
+        good_model(x, num_data)
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(PairError, match=r"(?s)fails on a batch.*'z'"):
+        check_pair(make(model, good_guide), X)
+
+
+def test_wrong_plate_size() -> None:
+    def model(x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("data", 2):
+            pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(x.new_zeros(3), 1.0).to_event(1), obs=x[:2])
+
+    def guide(x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("data", 2):
+            pyro.sample("z", dist.Normal(x[:2, :2], 1.0).to_event(1))
+
+    with pytest.raises(PairError, match="plate 'data': expected 4 data, the length of the batch, found 2"):
+        check_pair(make(model, guide), X)
+
+
+def test_plate_that_does_not_state_the_size_of_the_data() -> None:
+    def model(x: Tensor, num_data: int | None = None) -> None:
+        good_model(x, None)
+
+    with pytest.raises(PairError, match="expected the data plate to state num_data = 100, found 4"):
+        check_pair(make(model, good_guide), X, num_data=100)
+
+
+def test_data_plate_that_is_not_rightmost() -> None:
+    def model(x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixel", 3, dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixel", 3, dim=-1):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    with pytest.raises(PairError, match="expected the plate 'data' at dim -1, found -2"):
+        check_pair(make(model, guide), X)
+
+
+def test_no_observed_site() -> None:
+    def model(x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
+            pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+
+    with pytest.raises(PairError, match="no observed site"):
+        check_pair(make(model, good_guide), X)
+
+
+def test_what_is_not_a_pair() -> None:
+    with pytest.raises(PairError, match=r"(?s)expected a ModelGuidePair, found Linear.*from_callables"):
+        check_pair(torch.nn.Linear(2, 2), X)  # type: ignore[arg-type]
+
+
+# --- data ---
+
+
+def test_grey_values_under_a_bernoulli() -> None:
+    grey = torch.full((4, 6), 0.25)
+    with pytest.raises(PairError, match=r"site 'x': expected data in the support .*Boolean.* 24 values .* 0\.25"):
+        check_pair(bernoulli_vae(6, latent_dim=2, hidden=(3,)), grey)
+    check_pair(bernoulli_vae(6, latent_dim=2, hidden=(3,), allow_grey=True), grey)
+    with pytest.raises(PairError, match=r"Interval|support"):
+        check_pair(bernoulli_vae(6, latent_dim=2, hidden=(3,), allow_grey=True), 7 * grey)
+
+
+def test_wrong_feature_count() -> None:
+    with pytest.raises(PairError, match=r"fails on a batch of shape \[4, 7\]"):
+        check_pair(bernoulli_vae(6, latent_dim=2, hidden=(3,)), torch.zeros(4, 7))
+
+
+def test_one_dimensional_batch() -> None:
+    with pytest.raises(PairError, match=r"site \'x\': expected values of shape \[6, 6\], found \[6\]"):
+        check_pair(bernoulli_vae(6, latent_dim=2, hidden=(3,)), torch.zeros(6))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_that_are_not_finite(bad: float) -> None:
+    x = torch.zeros(4, 6)
+    x[2, 5] = bad
+    with pytest.raises(PairError, match=r"value at \[2, 5\] is not finite"):
+        check_pair(gaussian_vae(6, latent_dim=2, hidden=(3,)), x)
+
+
+def test_empty_and_unequal_batches() -> None:
+    with pytest.raises(PairError, match="at least one datum"):
+        check_pair(bernoulli_vae(6, latent_dim=2, hidden=(3,)), torch.zeros(0, 6))
+    with pytest.raises(PairError, match="differ in length"):
+        check_pair(Regression(), {"y": torch.zeros(3), "covariates": torch.zeros(4, 2)})
+
+
+def test_parameter_that_is_not_finite() -> None:
+    pair = bernoulli_vae(6, latent_dim=2, hidden=(3,))
+    with torch.no_grad():
+        pair.likelihood.head.layers[0].bias[1] = float("nan")
+    with pytest.raises(PairError, match=r"parameter 'likelihood\.head\.layers\.0\.bias' has a value"):
+        check_pair(pair, torch.zeros(4, 6))
+
+
+def test_counts_under_a_mean_through_a_sigmoid() -> None:
+    """A mean in (0, 1) can never reach counts: refused by fit, with the remedy."""
+    counts = torch.arange(24.0).reshape(4, 6).round()
+    with pytest.raises(PairError, match=r"mean lies in \(0.0, 1.0\), which values from 0 to 23 leave"):
+        check_pair(gaussian_vae(6, latent_dim=2, hidden=(3,)), counts)
+    check_pair(gaussian_vae(6, latent_dim=2, hidden=(3,), mean="identity"), counts)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: bernoulli_vae(6, latent_dim=0),
+        lambda: StandardNormal(0),
+        lambda: DiagonalNormal(MLP(6, [3]), 0),
+        lambda: Normal(MLP(6, [3]), 4, scale=0.0),
+        lambda: Normal(MLP(6, [3]), 4, scale="conditonal"),  # type: ignore[arg-type]
+        lambda: MLP(6, [3], activation="thanh"),
+        lambda: Bernoulli(torch.nn.Tanh(), 4),
+    ],
+)
+def test_bad_building_blocks(build: Any) -> None:
+    with pytest.raises(PpvaeError, match="expected|did you mean"):
+        build()
+
+
+# --- broadcasting ---
+
+
+class Flattening(Nested):
+    """A program that only runs without further axes."""
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("measurement", 3, dim=-2), self.data_plate(x, num_data):
+            pyro.sample("z", dist.Normal(self.slope[:, None] * x.mT, 0.6))
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with pyro.plate("measurement", 3, dim=-2), self.data_plate(x, num_data):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            assert z.shape == (3, len(x))
+            pyro.sample("x", dist.Normal(self.gain * z, 0.5), obs=x.mT)
+
+
+def test_a_program_that_does_not_broadcast_is_found_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    pair = Flattening()
+    with caplog.at_level(logging.WARNING, logger="ppvae.check"):
+        check_pair(pair, torch.randn(4, 3))
+    assert not pair.vectorizes and "run one by one" in caplog.text
+    assert draw(pair, torch.randn(4, 3), 3).log_q.shape == (3, 4)
+    assert check_pair(Nested(), torch.randn(4, 3)) and Nested().vectorizes
+
+
+def test_the_fit_checks_first() -> None:
+    with pytest.raises(PairError, match="support"):
+        fit(bernoulli_vae(6, latent_dim=2, hidden=(3,)), torch.full((200, 6), 0.3), num_epochs=1)
+
+
+def test_composition_by_hand_passes() -> None:
+    pair = VAE(StandardNormal(2), Bernoulli(MLP(2, [3]), 6), DiagonalNormal(MLP(6, [3]), 2))
+    check_pair(pair, torch.zeros(4, 6), num_data=50)
