@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, cast
 
 import pyro.infer.elbo
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .elbo import ELBO
+from .elbo import ELBO, Trainee
 from ..core import Data, ModelGuidePair, PpvaeError, local_parameters, site_terms
 from ..core.compile import Mode, bind, capture
 
@@ -28,12 +28,14 @@ class Step(NamedTuple):
         gradients: of the loss per datum, after clipping, by parameter name.
         gradient_norm: Euclidean norm over all gradients before clipping.
         check: a sum of everything above that is finite only if all of it is.
+        buffers: next values of the estimator's own buffers; empty for most.
     """
 
     metrics: Tensor
     gradients: dict[str, Tensor]
     gradient_norm: Tensor
     check: Tensor
+    buffers: dict[str, Tensor]
 
 
 class Objective:
@@ -77,7 +79,12 @@ class Objective:
             if mode != "eager":
                 _log.info("%s of Pyro reads values back, so it runs eagerly", type(elbo).__name__)
             mode = "eager"
-        self._pure = bind(pair, self._bound)
+        # What is trained: the pair, and beside it what the estimator itself learns, a baseline for instance.
+        self.trained: nn.Module = pair
+        if isinstance(elbo, ELBO) and elbo.module is not None:
+            self.trained = Trainee(pair, elbo)
+            self.prior_names = frozenset(f"pair.{name}" for name in prior_names)
+        self._pure = bind(self.trained, self._bound)
         self._step = capture(self._gradient, mode=mode, name="the training step")
 
     @property
@@ -87,41 +94,50 @@ class Objective:
 
     def __call__(self, x: Data, kl_weight: Tensor) -> Step:
         """The metrics and gradients of one batch."""
-        trainable = {n: p.detach() for n, p in self.pair.named_parameters() if p.requires_grad}
-        fixed = {n: p.detach() for n, p in self.pair.named_parameters() if not p.requires_grad}
-        fixed.update((name, buffer) for name, buffer in self.pair.named_buffers())
+        trainable = {n: p.detach() for n, p in self.trained.named_parameters() if p.requires_grad}
+        fixed = {n: p.detach() for n, p in self.trained.named_parameters() if not p.requires_grad}
+        fixed.update((name, buffer) for name, buffer in self.trained.named_buffers())
         step: Step = self._step(trainable, fixed, x, kl_weight)
         return step
 
-    def _bound(self, pair: ModelGuidePair, x: Data, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective and metrics, per datum."""
+    def remember(self, step: Step) -> None:
+        """Write the estimator's new buffers back into it."""
+        if step.buffers:
+            buffers = dict(self.trained.named_buffers())
+            for name, value in step.buffers.items():
+                buffers[f"module.{name}"].copy_(value)
+
+    def _bound(self, trained: nn.Module, x: Data, kl_weight: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Objective and metrics, per datum, and the estimator's new buffers."""
+        pair = trained.pair if isinstance(trained, Trainee) else cast(ModelGuidePair, trained)
         if isinstance(self.elbo, ELBO):
             terms = self.elbo.terms(pair, x, self.num_data, kl_weight=kl_weight)
             global_ = terms.global_ / self.num_data
             metrics = (terms.local.mean() + global_, terms.reconstruction.mean(), terms.kl.mean(), global_)
-            return terms.objective(self.num_data) / self.num_data, torch.stack(metrics)
+            return terms.objective(self.num_data) / self.num_data, torch.stack(metrics), terms.buffers or {}
         with local_parameters(pair):
             arguments = (x, self.num_data) if pair.accepts_num_data else (x,)
             loss: Any = cast(Any, self.elbo).differentiable_loss(pair.model, pair.guide, *arguments)
         bound = -loss / (self.num_data if pair.accepts_num_data else len(next(iter(_tensors(x)))))
-        return bound, torch.stack((bound.detach(), *(bound.new_tensor(math.nan) for _ in range(3))))
+        return bound, torch.stack((bound.detach(), *(bound.new_tensor(math.nan) for _ in range(3)))), {}
 
     def _gradient(self, trainable: dict[str, Tensor], fixed: dict[str, Tensor], x: Data, kl_weight: Tensor) -> Step:
         with torch.enable_grad():
             leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}
-            objective, metrics = self._pure({**leaves, **fixed}, x, kl_weight)
+            objective, metrics, buffers = self._pure({**leaves, **fixed}, x, kl_weight)
             if self.weight_prior is not None:
                 for name in sorted(self.prior_names):
                     objective = objective + self.weight_prior.log_prob(leaves[name]).sum() / self.num_data
             gradients = torch.autograd.grad(
                 -objective, list(leaves.values()), allow_unused=True, materialize_grads=True
             )
+        buffers = {name: value.detach() for name, value in buffers.items()}
         norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
         if self.clip_norm is not None:
             factor = (self.clip_norm / (norm + 1e-12)).clamp(max=1.0)
             gradients = tuple(gradient * factor for gradient in gradients)
         metrics = metrics.detach()
-        return Step(metrics, dict(zip(leaves, gradients, strict=True)), norm, metrics[0] + norm)
+        return Step(metrics, dict(zip(leaves, gradients, strict=True)), norm, metrics[0] + norm, buffers)
 
 
 def first_bad_site(pair: ModelGuidePair, x: Data) -> str | None:

@@ -115,8 +115,9 @@ def fit(
             clip_norm=clip_norm,
             mode=mode,
         )
-        made = make_optimizer(optimizer, learning_rate, (p for p in pair.parameters() if p.requires_grad))
+        made = make_optimizer(optimizer, learning_rate, (p for p in objective.trained.parameters() if p.requires_grad))
         state = TrainingState(pair, made, schedule(made) if schedule is not None else None, batches)
+        state.estimator = estimator.module if isinstance(estimator, ELBO) else None
         watch = _validator(pair, estimator, held_out, mode) if held_out is not None else None
         run = _Run(state, objective, watch, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
         if resume is not None:
@@ -153,7 +154,7 @@ class _Run:
         self.state, self.objective, self.watch, self.held_out = state, objective, watch, held_out
         self.kl_warmup, self.early_stopping = kl_warmup, early_stopping
         self.num_epochs, self.seed, self.dtype = num_epochs, seed, dtype
-        self.named = [(n, p) for n, p in state.pair.named_parameters() if p.requires_grad]
+        self.named = [(n, p) for n, p in objective.trained.named_parameters() if p.requires_grad]
 
     def __call__(self, callbacks: list[Callback], progress: bool) -> Fit:
         state = self.state
@@ -222,6 +223,7 @@ class _Run:
         for name, parameter in self.named:
             parameter.grad = step.gradients[name]
         state.optimizer.step()
+        self.objective.remember(step)
         state.step += 1
         state.steps_in_epoch += 1
         state.sums += torch.cat((step.metrics, step.gradient_norm[None])).to(state.sums)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -69,7 +69,8 @@ class TrainingState:
         step: steps done.
         history: rows of the epochs done.
         sums: metrics summed over this epoch's steps so far.
-        best: the best validation bound, its epoch, and the parameters there.
+        best_elbo, best_epoch, best_parameters: the best validation bound, its epoch, and the parameters there.
+        estimator: what the estimator itself learns or remembers, or None.
     """
 
     pair: ModelGuidePair
@@ -85,6 +86,7 @@ class TrainingState:
     best_epoch: int = 0
     best_parameters: dict[str, Tensor] = field(default_factory=dict)
     stop_reason: str = ""
+    estimator: nn.Module | None = None
 
     @property
     def epoch(self) -> int:
@@ -98,7 +100,8 @@ class TrainingState:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, nested in dictionaries: with them a run goes on bit for bit."""
         return {
-            "pair": {name: value.detach().clone() for name, value in self.pair.state_dict().items()},
+            "pair": _copied(self.pair.state_dict()),
+            "estimator": {} if self.estimator is None else _copied(self.estimator.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "batches": self.batches.state_dict(),
@@ -123,6 +126,8 @@ class TrainingState:
         if (self.schedule is None) != (state["schedule"] is None):
             raise PpvaeError("resume: the saved run and this one differ in having a learning-rate schedule")
         self.pair.load_state_dict(state["pair"])
+        if self.estimator is not None:
+            self.estimator.load_state_dict(state["estimator"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
@@ -135,6 +140,10 @@ class TrainingState:
         self.sums, self.steps_in_epoch = state["sums"].clone(), int(state["steps_in_epoch"])
         self.best_elbo, self.best_epoch = float(state["best_elbo"]), int(state["best_epoch"])
         self.best_parameters = dict(state["best_parameters"])
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
 
 
 class Callback:
