@@ -195,9 +195,7 @@ class Evidence:
         if per_datum:
             names = ("log_evidence", "standard_error", "effective_sample_size", "pareto_k", "outcome")
             result["data"] = {name: _plain(getattr(self, name)) for name in names}
-            result["data"] |= {
-                key: _plain(value) for key, value in self.info.items() if isinstance(value, Tensor)
-            }
+            result["data"] |= {key: _plain(value) for key, value in self.info.items() if isinstance(value, Tensor)}
         return result
 
 

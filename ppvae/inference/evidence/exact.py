@@ -46,9 +46,7 @@ class Exact(EvidenceMethod):
         # One eager call: a closed form may validate its arguments, which cannot be captured.
         value: Tensor = bind(run.original, lambda pair, x: pair.log_evidence(x))(run.state, x)
         if value.shape != (run.batch_of(x),):
-            raise PairError(
-                f"Exact: expected log_evidence(x) of shape [{run.batch_of(x)}], found {list(value.shape)}"
-            )
+            raise PairError(f"Exact: expected log_evidence(x) of shape [{run.batch_of(x)}], found {list(value.shape)}")
         outcome = torch.zeros_like(value, dtype=torch.int64)
         outcome[~torch.isfinite(value)] = Outcome.NOT_FINITE
         nan = not_known(value)

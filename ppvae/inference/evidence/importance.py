@@ -49,9 +49,7 @@ class ImportanceSampling(EvidenceMethod):
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:
-            raise PpvaeError(
-                f"ImportanceSampling: expected num_samples of at least 1, found {self.num_samples}"
-            )
+            raise PpvaeError(f"ImportanceSampling: expected num_samples of at least 1, found {self.num_samples}")
 
     def memory(self, run: Run) -> tuple[float, float]:
         """The log-weights stay; latents do not."""
@@ -59,7 +57,7 @@ class ImportanceSampling(EvidenceMethod):
 
     def estimate(self, run: Run, x: Data) -> Estimate:
         """L_K with its error, effective sample size and Pareto k."""
-        return from_weights(collect(run, x, "importance", _log_weights, self.num_samples))
+        return from_weights(collect(run, run.pair, x, "importance", _log_weights, self.num_samples))
 
 
 def _log_weights(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:

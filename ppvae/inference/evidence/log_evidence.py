@@ -16,8 +16,10 @@ from .base import Estimate, Evidence, EvidenceMethod
 from .importance import ImportanceSampling
 from .outcome import Outcome
 from .rewired import held
-from .run import Compile, Run, chunk_seed, take, to
-from ...core import Data, DataError, ModelGuidePair, PpvaeError, batch_size, structure
+from .run import Run, chunk_seed, pick, take, to
+from .simulated import SimulatedData
+from ..placement import Compile, choose_device, choose_mode, dtype_of
+from ...core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair
 from ...core.errors import try_one_of
 from ...data import Dataset, as_dataset, chunks
 from ...data.convert import require_finite
@@ -49,7 +51,7 @@ def log_evidence(
     Args:
         pair: the pair; its parameters are read, not changed.
         data: a Dataset (its training part is what it is; pass ``data.test`` for held-out data), a tensor, an
-            array, or a mapping of such.
+            array, a mapping of such, or what :func:`simulate_data` made.
         method: options and all; None for ``ImportanceSampling(1000)``.
         seed: of all noise.
         device: "auto" for the GPU where there is one, else the CPU.
@@ -74,22 +76,23 @@ def log_evidence(
             + try_one_of("method=evidence.ImportanceSampling(1000)", "method=evidence.AIS()")
         )
     started = time.perf_counter()
-    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    at_home = next(pair.parameters(), None)
-    dtype = at_home.dtype if at_home is not None else torch.get_default_dtype()
-    home = at_home.device if at_home is not None else torch.device("cpu")
-    x = model_ready(data, dtype, seed)
+    choose_mode(compile, 1)
+    target, dtype = choose_device(device), dtype_of(pair)
+    truth = data.latents if isinstance(data, SimulatedData) else None
+    x = model_ready(data.x if isinstance(data, SimulatedData) else data, dtype, seed)
+    home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
     few = to(take(x, 4), home)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        if structure(pair, few).data_plate is None:
-            raise DataError("the pair has no plate over data, so there is no evidence of one datum")
+        for rows, _ in chunks(batch_size(x), 1000):
+            check_pair(pair, to(pick(x, rows), home))
         fixed = held(pair, few, global_sites)
     run = Run(pair, fixed, device=target, dtype=dtype, compile=compile, memory_budget=memory_budget)
-    method.check(run)
+    run.truth = truth
     run.measure(few)
+    method.check(run)
     size = _chunk_size(run, method, batch_size(x))
-    parts = _all_chunks(run, method, x, size, seed, progress)
+    parts = _all_chunks(run, method, x, truth, size, seed, progress)
     found = _joined(parts, batch_size(x))
     info: dict[str, Any] = {"seed": seed, "chunk_size": size, "device": str(target), **found.info}
     if fixed is not pair:
@@ -134,9 +137,7 @@ def _chunk_size(run: Run, method: EvidenceMethod, num_data: int) -> int:
         raise PpvaeError(
             f"memory_budget of {run.memory_budget:,} bytes is too small for one datum: {method.name} needs "
             f"about {steady + lane:,.0f} bytes for it"
-            + try_one_of(
-                f"memory_budget={2 ** math.ceil(math.log2(2 * (steady + lane)))}", "fewer samples or chains"
-            )
+            + try_one_of(f"memory_budget={2 ** math.ceil(math.log2(2 * (steady + lane)))}", "fewer samples or chains")
         )
     size = int(max(1, min(num_data, 0.5 * run.memory_budget // max(steady, 1.0), run.lanes)))
     run.chunks = -(-num_data // size)
@@ -144,7 +145,13 @@ def _chunk_size(run: Run, method: EvidenceMethod, num_data: int) -> int:
 
 
 def _all_chunks(
-    run: Run, method: EvidenceMethod, x: Data, size: int, seed: int, progress: bool
+    run: Run,
+    method: EvidenceMethod,
+    x: Data,
+    truth: dict[str, Tensor] | None,
+    size: int,
+    seed: int,
+    progress: bool,
 ) -> list[Estimate]:
     num_data = batch_size(x)
     parts: list[Estimate] = []
@@ -153,7 +160,9 @@ def _all_chunks(
     with tqdm(total=num_data, desc=method.name, unit="datum", disable=None if progress else True) as bar:
         run.tick = _advance(bar)
         for index, (rows, valid) in enumerate(chunks(num_data, size)):
-            chunk = {key: value[rows] for key, value in x.items()} if isinstance(x, Mapping) else x[rows]
+            chunk = pick(x, rows)
+            if truth is not None:
+                run.truth = {name: value[rows.to(value.device)].to(run.device) for name, value in truth.items()}
             with torch.random.fork_rng(devices=devices), torch.no_grad():
                 torch.manual_seed(chunk_seed(seed, index))
                 try:
@@ -161,9 +170,7 @@ def _all_chunks(
                 except KeyboardInterrupt:
                     if not parts:
                         raise
-                    _log.warning(
-                        "%s: interrupted; %d of %d data are finished", method.name, index * size, num_data
-                    )
+                    _log.warning("%s: interrupted; %d of %d data are finished", method.name, index * size, num_data)
                     break
             parts.append(Estimate(*(_cut(field, valid) for field in part)))
     return parts
@@ -191,9 +198,7 @@ def _joined(parts: list[Estimate], num_data: int) -> Estimate:
         return cat([getattr(part, name) for part in parts], math.nan)
 
     info = {
-        key: cat(
-            [part.info[key] for part in parts], math.nan if parts[0].info[key].is_floating_point() else 0
-        )
+        key: cat([part.info[key] for part in parts], math.nan if parts[0].info[key].is_floating_point() else 0)
         for key in parts[0].info
     }
     return Estimate(

@@ -8,7 +8,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod
-from .rewired import Rewired
 from .run import Run
 from .sampled import collect, sampled_memory
 from .weights import from_weights
@@ -47,14 +46,7 @@ class PriorSampling(EvidenceMethod):
 
     def estimate(self, run: Run, x: Data) -> Estimate:
         """The mean likelihood with its error, effective sample size and Pareto k."""
-        return from_weights(
-            collect(run, x, "prior", _log_likelihood, self.num_samples, rewire=prior_as_guide)
-        )
-
-
-def prior_as_guide(pair: ModelGuidePair) -> Rewired:
-    """The pair with its own model as guide: its draws are from the prior, given the observed sites."""
-    return Rewired(pair, model=pair.model, guide=pair.model)
+        return from_weights(collect(run, run.prior_pair, x, "prior", _log_likelihood, self.num_samples))
 
 
 def _log_likelihood(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:

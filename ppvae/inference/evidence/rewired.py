@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from ...core import Data, ModelGuidePair, PairError, draw, structure
@@ -30,6 +30,9 @@ class Rewired(ModelGuidePair):
         # Not as a submodule: Pyro would rename the pair and make its context this one's.
         self.__dict__["_pair"] = pair
         self.__dict__["_programs"] = (model, guide)
+        # The same dictionaries: its modules and parameters are this one's, under their names there.
+        for registry in ("_modules", "_parameters", "_buffers"):
+            self.__dict__[registry] = pair.__dict__[registry]
         self.vectorizes, self.accepts_num_data = pair.vectorizes, pair.accepts_num_data
         self.parameter_store = pair.parameter_store
 
@@ -41,13 +44,6 @@ class Rewired(ModelGuidePair):
         """Run the guide."""
         return self.__dict__["_programs"][1](x, num_data)
 
-    def named_modules(
-        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nn.Module]]:
-        """Those of the pair, under their names there."""
-        pair: ModelGuidePair = self.__dict__["_pair"]
-        yield from pair.named_modules(memo, prefix, remove_duplicate)
-
     def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
         """The pair adopts it."""
         self.__dict__["_pair"].adopt(name, value, constraint)
@@ -56,6 +52,11 @@ class Rewired(ModelGuidePair):
         """The pair's value."""
         value: Tensor | None = self.__dict__["_pair"].adopted_value(name)
         return value
+
+
+def prior_as_guide(pair: ModelGuidePair) -> Rewired:
+    """The pair with its own model as guide: its draws are from the prior, given the observed sites."""
+    return Rewired(pair, model=pair.model, guide=pair.model)
 
 
 def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | None) -> ModelGuidePair:
@@ -89,26 +90,20 @@ def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | Non
         )
     if isinstance(values, str):
         if values != "mean":
-            raise PairError(
-                f"global_sites: expected 'mean' or a mapping from site to value, found {values!r}"
-            )
+            raise PairError(f"global_sites: expected 'mean' or a mapping from site to value, found {values!r}")
         values = _guide_mean(pair, x, list(sites))
     for name in set(values) - set(sites):
         raise PairError(f"{name!r} is not a global latent site: {did_you_mean(name, sites)}")
     for name, info in sites.items():
         if name not in values:
-            raise PairError(
-                f"global latent site {name!r} has no value in global_sites, which names {sorted(values)}"
-            )
+            raise PairError(f"global latent site {name!r} has no value in global_sites, which names {sorted(values)}")
         if tuple(values[name].shape) != info.shape:
             raise PairError(
                 f"global latent site {name!r}: expected a value of shape {list(info.shape)}, "
                 f"found {list(values[name].shape)}"
             )
     data = dict(values)
-    return Rewired(
-        pair, model=pyro.condition(pair.model, data=data), guide=pyro.condition(pair.guide, data=data)
-    )
+    return Rewired(pair, model=pyro.condition(pair.model, data=data), guide=pyro.condition(pair.guide, data=data))
 
 
 def _guide_mean(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, Tensor]:

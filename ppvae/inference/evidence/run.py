@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .rewired import prior_as_guide
+from ..placement import Compile
 from ...core import Data, ModelGuidePair, batch_size, draw, log_joint, structure
 from ...core.compile import Mode, bind, capture, state_of
-
-Compile = Mode | Literal["auto"]
 
 # "auto" compiles what would move more than this many bytes: about twelve seconds of a CPU, against six of
 # compiling. A fixed number, not a stopwatch: a seeded run must give the same numbers, and modes differ in
@@ -36,6 +37,8 @@ class Run:
         bytes_per_lane: of the intermediate results of log joint and log q at one draw for one datum, all of
             them added up.
         bytes_per_datum: the same for what is computed once for a datum (the encoder).
+        truth: for simulated data, the latents that made the chunk; None for real data.
+        example: a few data, on the pair's own device.
         lanes: how many (sample, datum) lanes may be worked on at once.
     """
 
@@ -56,13 +59,15 @@ class Run:
         self.state = {name: value.to(device) for name, value in state_of(original).items()}
         self.bytes_per_lane = self.bytes_per_datum = 0.0
         self.lanes = 1
+        self.example: Data = {}
+        self.truth: dict[str, Tensor] | None = None
         self.chunks = 1
         self.tick = tick
         self._captured: dict[Any, Callable[..., Any]] = {}
 
     def measure(self, x: Data) -> None:
         """Find the bytes per lane and per datum by a few eager draws, on the pair's own device."""
-        few = take(x, min(4, batch_size(x)))
+        few = self.example = take(x, min(4, batch_size(x)))
         batch = batch_size(few)
         structure(self.pair, few)
         with torch.no_grad(), torch.random.fork_rng():
@@ -76,41 +81,52 @@ class Run:
         name: str,
         function: Callable[..., Any],
         *,
-        rewire: Callable[[ModelGuidePair], ModelGuidePair] | None = None,
+        pairs: Sequence[ModelGuidePair] = (),
         calls: int = 1,
         lanes: int = 1,
     ) -> Callable[..., Any]:
-        """``function(pair, x, *tensors)`` as a captured function of ``(x, *tensors)``, remembered by its
-        name.
+        """``function(x, *tensors)`` as a captured function, remembered by its name.
 
         Args:
             name: of the function: one name is one function with one set of constants.
-            function: traceable, reads the pair's parameters only through the pair.
-            rewire: makes the pair that the function sees; None for the pair with its global sites held.
+            function: traceable; reads parameters through pairs that are the caller's or rewired from it.
+            pairs: those pairs, None for the one whose global sites are held.
             calls: how often it will be called for one chunk of data.
             lanes: on how many lanes, for the decision whether compiling pays.
         """
         if name not in self._captured:
-            pair = self.pair if rewire is None else rewire(self.pair)
             work = calls * lanes * self.bytes_per_lane * self.chunks
             mode: Mode = (
-                self.compile if self.compile != "auto" else "compiled" if work > _WORTH_COMPILING else "graph"
+                ("compiled" if work > _WORTH_COMPILING else "graph") if self.compile == "auto" else self.compile
             )
-            # The state is put into the caller's pair, which `pair` reads through.
-            pure = bind(self.original, lambda _, *args: function(pair, *args))
-            call = capture(pure, mode=mode, name=name)
+            # The state is put into the caller's pair, which the rewired ones read through.
+            call = capture(bind(self.original, lambda _, *args: function(*args)), mode=mode, name=name)
+            known: set[Any] = set()
 
             def run(x: Data, *args: Any) -> Any:
-                _know_structure(pair, x)
+                shape = _shape(x)
+                if shape not in known:
+                    known.add(shape)
+                    for pair in pairs or (self.pair,):
+                        _know_structure(pair, x)
                 return call(self.state, x, *args)
 
             self._captured[name] = run
         return self._captured[name]
 
+    @cached_property
+    def prior_pair(self) -> ModelGuidePair:
+        """The pair with its own model as guide: its draws are from the prior."""
+        return prior_as_guide(self.pair)
+
     @staticmethod
     def batch_of(x: Data) -> int:
         """Number of data in a chunk."""
         return batch_size(x)
+
+
+def _shape(x: Data) -> Any:
+    return tuple(x.shape) if isinstance(x, Tensor) else tuple((key, tuple(value.shape)) for key, value in x.items())
 
 
 def _know_structure(pair: ModelGuidePair, x: Data) -> None:
@@ -122,6 +138,11 @@ def _know_structure(pair: ModelGuidePair, x: Data) -> None:
 def take(x: Data, count: int) -> Data:
     """The first data of a batch."""
     return x[:count] if isinstance(x, Tensor) else {key: value[:count] for key, value in x.items()}
+
+
+def pick(x: Data, rows: Tensor) -> Data:
+    """The data of these rows."""
+    return x[rows] if isinstance(x, Tensor) else {key: value[rows] for key, value in x.items()}
 
 
 def to(x: Data, device: torch.device, dtype: torch.dtype | None = None) -> Data:

@@ -20,34 +20,28 @@ def sampled_memory(run: Run, num_samples: int) -> tuple[float, float]:
 
 def collect(
     run: Run,
+    pair: ModelGuidePair,
     x: Data,
     name: str,
     log_weights: Callable[[ModelGuidePair, Data, int], Tensor],
     num_samples: int,
-    *,
-    rewire: Callable[[ModelGuidePair], ModelGuidePair] | None = None,
 ) -> Tensor:
     """Log-weights [K, B] of a chunk, as many samples at a time as the memory holds.
 
     Args:
         run: where and how.
+        pair: the caller's, or rewired from it.
         x: the chunk, [B, *event].
         name: of the captured function.
         log_weights: (pair, x, k) -> [k, B].
         num_samples: K.
-        rewire: applied to the pair once, before capture.
     """
     batch = run.batch_of(x)
     lanes = max(1, run.lanes // batch)
     steps = -(-num_samples // lanes)
     size = -(-num_samples // steps)
-    call = run.capture(
-        f"{name} x{size}",
-        lambda pair, x: log_weights(pair, x, size),
-        rewire=rewire,
-        calls=steps,
-        lanes=size * batch,
-    )
+    lanes = size * batch
+    call = run.capture(f"{name} x{size}", lambda x: log_weights(pair, x, size), pairs=[pair], calls=steps, lanes=lanes)
     parts = []
     for _ in range(steps):
         parts.append(call(x))

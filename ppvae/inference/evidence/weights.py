@@ -14,7 +14,9 @@ from .pareto import pareto_k
 UNTRUSTED_K = 0.7
 
 
-def from_weights(log_weights: Tensor, info: dict[str, Tensor] | None = None) -> Estimate:
+def from_weights(
+    log_weights: Tensor, info: dict[str, Tensor] | None = None, dtype: torch.dtype | None = None
+) -> Estimate:
     r"""Log of the mean weight of every datum, with its standard error by the delta method.
 
     $$\log \hat p = \log \tfrac{1}{K} \textstyle\sum_k w_k,\qquad
@@ -25,8 +27,9 @@ def from_weights(log_weights: Tensor, info: dict[str, Tensor] | None = None) -> 
     Args:
         log_weights: log w of independent draws, [K, B], nats.
         info: further numbers per datum, each [B].
+        dtype: of the result; None for that of the weights.
     """
-    draws, dtype = log_weights.shape[0], log_weights.dtype
+    draws, dtype = log_weights.shape[0], dtype or log_weights.dtype
     broken = log_weights.isnan().any(0) | (log_weights == math.inf).any(0)
     value, error, ess = log_mean(log_weights)
     outcome = torch.zeros_like(value, dtype=torch.int64)
@@ -37,7 +40,8 @@ def from_weights(log_weights: Tensor, info: dict[str, Tensor] | None = None) -> 
     value = torch.where(broken & (value != -math.inf), math.nan, value)
     if draws < 2:
         error = torch.full_like(error, math.nan)
-    return Estimate(value.to(dtype), error.to(dtype), ess.to(dtype), k, outcome, info or {})
+    info = {key: item.to(dtype) for key, item in (info or {}).items()}
+    return Estimate(value.to(dtype), error.to(dtype), ess.to(dtype), k.to(dtype), outcome, info)
 
 
 def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:

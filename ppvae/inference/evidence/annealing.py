@@ -1,0 +1,288 @@
+r"""Annealed importance sampling: the path of distributions, a pilot run that tunes it, and the two directions.
+
+$$\log \pi_b(z) = (1 - b) \log f_0(z) + b \log p(x, z),\qquad f_0 = q(z \mid x) \text{ or } p(z),\qquad b: 0 \to 1$$
+
+in unconstrained coordinates u, both ends with the same log-Jacobian. The temperature is a tensor argument of the
+captured target, so that one graph serves the whole path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from .run import Run, take
+from ..hmc.adaptation import start_dual_averaging, update_dual_averaging
+from ..hmc.integrator import PhasePoint, leapfrog
+from ..hmc.kernel import HMCInfo, HMCParameters, HMCState, draw_noise, hmc_kernel
+from ...core import Data, PairError, PpvaeError, draw, log_guide, log_joint, structure, unconstrained
+from ...core.errors import did_you_mean, try_one_of
+
+Start = Literal["guide", "prior"]
+Schedule = Literal["sigmoid", "linear", "geometric"]
+
+_PILOT_CHAINS = 8
+_SETTLE = 20  # transitions at the first temperature of the pilot
+_GAIN = 0.5  # of the logarithm of the step size, for each unit of acceptance
+_FORGET = 0.1  # share of the newest transition in the running variance
+_JITTER = 0.3
+_GRADIENT = 4.0  # memory of a gradient over that of the density alone
+
+
+def temperatures(schedule: Schedule, num_temperatures: int) -> Tensor:
+    r"""Inverse temperatures $0 = b_0 < \dots < b_T = 1$, [T + 1], float64.
+
+    "linear"; "sigmoid": dense at both ends (Wu, Burda, Salakhutdinov & Grosse 2016, arXiv 1611.04273); "geometric":
+    $b_t = (t / T)^4$, dense near the start, for the prior as start.
+
+    >>> temperatures("linear", 4).tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    t = torch.linspace(0.0, 1.0, num_temperatures + 1, dtype=torch.float64)
+    if schedule == "sigmoid":
+        curve = torch.sigmoid(4.0 * (2 * t - 1))
+        return ((curve - curve[0]) / (curve[-1] - curve[0])).clamp(0.0, 1.0)
+    if schedule == "geometric":
+        return t**4
+    return t
+
+
+class Path:
+    """The annealing path of one run: its target, and how it is computed.
+
+    Args:
+        run: the pair, its state, where and how to compute.
+        start: f_0, "guide" or "prior".
+        schedule: of the temperatures.
+        num_temperatures: T.
+        num_leapfrog: L, steps of one transition.
+        target_acceptance: what the pilot tunes the step sizes to.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        start: Start,
+        schedule: Schedule,
+        num_temperatures: int,
+        num_leapfrog: int,
+        target_acceptance: float,
+    ) -> None:
+        self.run = run
+        self.pair = run.pair if start == "guide" else run.prior_pair
+        self.start: Start = start
+        self.num_leapfrog, self.target_acceptance = num_leapfrog, target_acceptance
+        self.betas = temperatures(schedule, num_temperatures).to(run.device, run.dtype)
+
+    def draw(self, x: Data, chains: int) -> Tensor:
+        """Draws from f_0, [C, B, d]."""
+
+        def start_of(x: Data) -> Tensor:
+            return unconstrained(self.pair, x).unconstrain(draw(self.pair, x, chains).latents)
+
+        call = self.run.capture(f"start x{chains}", start_of, pairs=[self.pair])
+        return _tensor(call(x)).contiguous()
+
+    def unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
+        """Coordinates [1, B, d] of given latents [B, *event]."""
+        lane = {name: value.unsqueeze(0) for name, value in latents.items()}
+        return _tensor(self.run.capture("unconstrain", self._unconstrain, pairs=[self.pair])(x, lane))
+
+    def _unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
+        return unconstrained(self.pair, x).unconstrain(latents)
+
+    def _ends(self, u: Tensor, x: Data) -> tuple[Tensor, Tensor]:
+        """log f_0 + log-Jacobian, and log p(x, z) - log f_0: each [C, B] at u [C, B, d]."""
+        latents, log_jacobian = unconstrained(self.pair, x).constrain(u)
+        joint = log_joint(self.pair, x, latents)
+        if self.start == "prior":
+            return joint.local - joint.observed + log_jacobian, joint.observed
+        log_q, _ = log_guide(self.pair, x, latents)
+        return log_q + log_jacobian, joint.local - log_q
+
+    def _target(self, u: Tensor, x: Data, beta: Tensor) -> Tensor:
+        base, difference = self._ends(u, x)
+        return base + beta * difference
+
+    def _move(self, x: Data, u: Tensor, beta: Tensor, new: Tensor) -> tuple[HMCState, Tensor]:
+        """The state at another temperature, and log f_new - log f_beta at u; in one evaluation."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            base, difference = self._ends(u, x)
+            log_density = base + new * difference
+            (gradient,) = torch.autograd.grad(log_density.sum(), u)
+        return HMCState(u.detach(), log_density.detach(), gradient), ((new - beta) * difference).detach()
+
+    def _leapfrog(self, x: Data, point: PhasePoint, size: Tensor, inverse_mass: Tensor, beta: Tensor) -> PhasePoint:
+        return leapfrog(lambda u, beta: self._target(u, x, beta))(point, size, inverse_mass, beta)
+
+    def functions(self, chains: int, batch: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """The captured move between temperatures, ``move(x, u, beta, new)``, and the captured leapfrog step."""
+        lanes, moves = 3 * chains * batch, len(self.betas) - 1
+        move = self.run.capture("anneal", self._move, pairs=[self.pair], calls=moves, lanes=lanes)
+        steps = moves * self.num_leapfrog
+        step = self.run.capture("leapfrog", self._leapfrog, pairs=[self.pair], calls=steps, lanes=lanes)
+        return move, step
+
+
+class Tuning(NamedTuple):
+    """What the pilot run found and the annealing run keeps.
+
+    Attributes:
+        step_size: for every temperature and datum, [T, B].
+        inverse_mass: [T, B, d].
+    """
+
+    step_size: Tensor
+    inverse_mass: Tensor
+
+
+class Annealed(NamedTuple):
+    """Result of one direction.
+
+    Attributes:
+        log_weights: [C, B], nats: forward, the sum of increments of log f; reverse, of decrements.
+        acceptance: mean over chains and temperatures, [B].
+        divergences: transitions that diverged, [B].
+    """
+
+    log_weights: Tensor
+    acceptance: Tensor
+    divergences: Tensor
+
+
+def tune(path: Path, x: Data, share: float) -> Tuning:
+    r"""A pilot run of the path, which finds a step size and a diagonal mass for every temperature and datum.
+
+    $$\log \epsilon \mathrel{+}= 0.5\, (\bar\alpha - \delta)$$
+
+    after every transition, with the acceptance averaged over the pilot's own chains; the mass is the running variance
+    over chains and recent temperatures. All reference codes adapt during the run itself, and so lose the bound; here
+    the tuned numbers are frozen, and the annealing run that uses them has chains of its own.
+
+    Args:
+        path: the path.
+        x: the chunk of data.
+        share: of the progress bar that the pilot takes, in data.
+    """
+    betas, batch = path.betas, path.run.batch_of(x)
+    u = path.draw(x, _PILOT_CHAINS)
+    move, step = path.functions(_PILOT_CHAINS, batch)
+    kernel = hmc_kernel(_stepper(step, x), path.num_leapfrog, jitter=_JITTER)
+    variance = u.var(0) + 1e-8
+    averaging = start_dual_averaging(u.new_full((batch,), u.shape[-1] ** -0.25))
+    state, _ = move(x, u, betas[0], betas[0])
+    for _ in range(_SETTLE):
+        state, info = _transition(kernel, state, averaging.step_size, variance, betas[0])
+        averaging = update_dual_averaging(averaging, info.acceptance.mean(0), path.target_acceptance)
+        variance = (1 - _FORGET) * variance + _FORGET * state.u.var(0)
+    log_step = averaging.final_step_size.log()
+    sizes, variances = [], []
+    # A short path is walked slowly, so that step sizes can follow it.
+    repeats = max(1, 50 // (len(betas) - 1))
+    for old, new in pairwise(betas):
+        state, _ = move(x, state.u, old, new)
+        for _ in range(repeats):
+            state, info = _transition(kernel, state, log_step.exp(), variance, new)
+            log_step = log_step + _GAIN * (info.acceptance.mean(0) - path.target_acceptance)
+            variance = (1 - _FORGET) * variance + _FORGET * state.u.var(0)
+        sizes.append(log_step.exp())
+        variances.append(variance)
+        path.run.tick(share / (len(betas) - 1))
+    return Tuning(torch.stack(sizes), torch.stack(variances))
+
+
+def anneal(
+    path: Path, x: Data, tuning: Tuning, chains: int, share: float, truth: dict[str, Tensor] | None = None
+) -> Annealed:
+    r"""One annealing run: forward from draws of f_0, or in reverse from the latents that made simulated data.
+
+    Forward: $\log w = \sum_t \log f_{b_t}(u_{t-1}) - \log f_{b_{t-1}}(u_{t-1})$, $u_t \sim T_{b_t}(\cdot \mid
+        u_{t-1})$: its
+    exponential is unbiased for p(x) (Neal 2001). Reverse, from an exact posterior draw: the same path walked back, and
+    the exponential of its sum is unbiased for 1 / p(x) (Grosse, Ghahramani & Adams 2015, arXiv 1511.02543).
+
+    Args:
+        path: the path.
+        x: the chunk of data.
+        tuning: from :func:`tune`, kept as it is.
+        chains: C.
+        share: of the progress bar that this run takes, in data.
+        truth: the latents that made the data, for the reverse direction; None for forward.
+    """
+    betas, total = path.betas, len(path.betas) - 1
+    move, step = path.functions(chains, path.run.batch_of(x))
+    kernel = hmc_kernel(_stepper(step, x), path.num_leapfrog, jitter=_JITTER)
+    u = path.draw(x, chains)
+    if truth is not None:
+        u = path.unconstrain(x, truth).expand_as(u).contiguous()
+    state, log_weights = move(x, u, betas[0], betas[0]) if truth is None else move(x, u, betas[-1], betas[-1])
+    log_weights = log_weights.double()
+    acceptance, divergences = log_weights.new_zeros(u.shape[1]), log_weights.new_zeros(u.shape[1])
+    for t in range(total) if truth is None else reversed(range(total)):
+        if truth is None:
+            state, increment = move(x, state.u, betas[t], betas[t + 1])
+            log_weights += increment
+        state, info = _transition(kernel, state, tuning.step_size[t], tuning.inverse_mass[t], betas[t + 1])
+        if truth is not None:
+            state, increment = move(x, state.u, betas[t + 1], betas[t])
+            log_weights += increment
+        acceptance += info.acceptance.mean(0) / total
+        divergences += info.diverging.sum(0)
+        path.run.tick(share / total)
+    return Annealed(log_weights, acceptance, divergences)
+
+
+def check_path(run: Run, x: Data, method: str, start: Start) -> None:
+    """The pair has continuous local latents, and a guide whose density can be evaluated where that is the start.
+
+    Raises:
+        PairError: a discrete latent, no local latent, or a guide with auxiliary or Delta sites.
+    """
+    unconstrained(run.pair, x)
+    if start == "prior":
+        return
+    for info in structure(run.pair, x).guide:
+        if info.kind == "auxiliary" or (info.kind == "latent" and info.family == "Delta"):
+            raise PairError(
+                f"{method}(start='guide') needs log q(z | x) at any z, which guide site {info.name!r} "
+                f"({info.family}, {info.kind}) does not give" + try_one_of(f"{method}(start='prior')")
+            )
+
+
+def check_options(method: str, *, start: str, schedule: str, **at_least_one: int) -> None:
+    """Raise a PpvaeError where an option is out of range."""
+    for name, number in at_least_one.items():
+        if number < 1:
+            raise PpvaeError(f"{method}: expected {name} of at least 1, found {number}")
+    for name, value, known in (("start", start, get_args(Start)), ("schedule", schedule, get_args(Schedule))):
+        if value not in known:
+            raise PpvaeError(f"{method}: unknown {name} {value!r}: {did_you_mean(value, known)}")
+
+
+def path_memory(run: Run, chains: int, num_temperatures: int) -> tuple[float, float]:
+    """Bytes for each datum of a chunk: a gradient for every chain, and the tuning of every temperature."""
+    dim = unconstrained(run.pair, take(run.example, 1)).dim
+    lanes = max(chains, _PILOT_CHAINS)
+    return lanes * _GRADIENT * run.bytes_per_lane + 8.0 * num_temperatures * (dim + 1) + run.bytes_per_datum, 0.0
+
+
+def _stepper(step: Callable[..., Any], x: Data) -> Callable[..., PhasePoint]:
+    return lambda point, size, inverse_mass, beta: step(x, point, size, inverse_mass, beta)
+
+
+def _transition(
+    kernel: Callable[..., tuple[HMCState, HMCInfo]], state: HMCState, size: Tensor, inverse_mass: Tensor, beta: Tensor
+) -> tuple[HMCState, HMCInfo]:
+    lanes = size.expand(state.u.shape[:-1]).contiguous()
+    return kernel(state, draw_noise(state.u), HMCParameters(lanes, inverse_mass), beta)
+
+
+def _tensor(value: Any) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
