@@ -1,0 +1,170 @@
+"""A run folder: what stands where, and who may write into it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .atomic import read_json, write_json, write_text
+from ..core.errors import RunError, try_one_of
+
+_OURS = ("recipe.toml", "run.json", "metrics.jsonl", "evaluation.json", "evaluation.safetensors", "report.html")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """What was run, complete enough to run again."""
+        return self.path / "recipe.toml"
+
+    @property
+    def info(self) -> Path:
+        """How it went: versions, fingerprint of the data, times, outcome."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line of JSON an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints, see :mod:`ppvae.runs.checkpoint`."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        """The numbers of ``ppvae evaluate``."""
+        return self.path / "evaluation.json"
+
+    @property
+    def per_datum(self) -> Path:
+        """The same for every datum."""
+        return self.path / "evaluation.safetensors"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures."""
+        return self.path / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run stands here."""
+        return self.recipe.exists() or self.info.exists()
+
+    def read_info(self) -> dict[str, Any]:
+        """The content of ``run.json``.
+
+        Raises:
+            RunError: absent or damaged.
+        """
+        values = read_json(self.info)
+        if not isinstance(values, dict):
+            raise RunError(f"{self.info}: expected a table, found {type(values).__name__}")
+        return values
+
+    def update_info(self, **values: Any) -> None:
+        """Change some values of ``run.json``."""
+        known = self.read_info() if self.info.exists() else {}
+        write_json(self.info, {**known, **values})
+
+    def clear(self) -> None:
+        """Remove the files of a run, and nothing else that may stand in the folder."""
+        for name in _OURS:
+            (self.path / name).unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.figures):
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder)
+
+
+def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
+    """A folder for a new run.
+
+    Raises:
+        RunError: a run stands there already, the folder holds other things, or it cannot be written.
+    """
+    folder = RunFolder(Path(path))
+    if folder.exists and not overwrite:
+        raise RunError(
+            f"{folder.path}: a run stands here already"
+            + try_one_of("--overwrite to replace it", f"--resume {folder.path} to go on with it", "another --out")
+        )
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        strange = [p.name for p in folder.path.iterdir() if not p.name.startswith(".")]
+    except OSError as error:
+        raise RunError(
+            f"{folder.path}: cannot be made: {error.strerror or error}" + try_one_of("--out in a folder of yours")
+        ) from error
+    if strange and not folder.exists:
+        raise RunError(
+            f"{folder.path}: is not empty and holds no run (it holds {sorted(strange)[0]})"
+            + try_one_of("another --out")
+        )
+    # Shows at once, not after an hour of training, that nothing could be written here.
+    probe = folder.path / ".writable"
+    write_text(probe, "")
+    probe.unlink(missing_ok=True)
+    return folder
+
+
+def existing(path: Path | str) -> RunFolder:
+    """The folder of a run that exists.
+
+    Raises:
+        RunError: no run stands there.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.recipe.exists():
+        what = "holds no run" if folder.path.is_dir() else "no such folder"
+        raise RunError(f"{folder.path}: {what}" + try_one_of("the folder that `ppvae fit` wrote (its --out)"))
+    return folder
+
+
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Hold a run folder while training writes into it; the lock goes with the process, however it ends.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    path = folder.path / ".lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            raise RunError(
+                f"{folder.path}: another process is writing here"
+                + (f" (process {holder})" if holder else "")
+                + try_one_of("wait for it", "another --out")
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(descriptor)
