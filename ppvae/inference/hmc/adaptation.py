@@ -7,6 +7,7 @@ yet counts as spread, which is what it is. No datum sees another.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -42,10 +43,10 @@ class DualAveraging(NamedTuple):
 
 
 def start_dual_averaging(step_size: Tensor) -> DualAveraging:
-    """The state that starts from step sizes [*lanes], positive, and looks first at ten times larger ones."""
+    """The state that starts from step sizes [*lanes], positive, shrinking to three times larger ones."""
     log_step = step_size.log()
     zero = torch.zeros_like(log_step)
-    return DualAveraging(log_step, log_step, zero, log_step + 2.302585, zero.new_zeros(()))
+    return DualAveraging(log_step, log_step, zero, log_step + math.log(3), zero.new_zeros(()))
 
 
 def update_dual_averaging(
@@ -53,7 +54,7 @@ def update_dual_averaging(
     acceptance: Tensor,
     target_acceptance: float,
     *,
-    gamma: float = 0.05,
+    gamma: float = 0.2,
     offset: float = 10.0,
     decay: float = 0.75,
 ) -> DualAveraging:
@@ -63,7 +64,9 @@ def update_dual_averaging(
       \log \epsilon_{t+1} = \mu - \tfrac{\sqrt t}{\gamma} \bar H_t,\quad
       \log \bar\epsilon_{t+1} = t^{-\kappa} \log \epsilon_{t+1} + (1 - t^{-\kappa}) \log \bar\epsilon_t$$
 
-    Hoffman & Gelman 2014 (arXiv 1111.4246), section 3.2.1.
+    Hoffman & Gelman 2014 (arXiv 1111.4246), section 3.2.1. Their constants, $\gamma = 0.05$ and a centre ten times
+    the first step, let the step of a lane swing so widely that its average came out too small: 0.94 accepted where
+    0.8 was asked for, in 2 dimensions after 500 transitions; with these it was 0.83.
 
     Args:
         state: of the lanes.

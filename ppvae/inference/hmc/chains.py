@@ -1,0 +1,183 @@
+"""All chains of one chunk of data: warm-up, then draws with everything frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .adaptation import (
+    mass_windows,
+    regularized_variance,
+    start_dual_averaging,
+    start_moments,
+    update_dual_averaging,
+    update_moments,
+)
+from .integrator import Step
+from .kernel import HMCInfo, HMCParameters, HMCState, draw_noise, hmc_kernel
+from .options import HMC, Options
+from .trajectory import jittered_leapfrogs, start_trajectory, update_trajectory
+
+Report = Callable[[HMCInfo, bool], None]
+"""Called after every transition with its info and whether it was one of warm-up."""
+
+
+class Outcome(IntEnum):
+    """How a lane ended."""
+
+    OK = 0
+    DIVERGENT = 1
+    STUCK = 2
+    NO_START = 3
+
+    @property
+    def message(self) -> str:
+        """What it means, and what to try."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Outcome.OK: "sampled",
+    Outcome.DIVERGENT: "every trajectory diverged: a smaller step size, a longer warm-up, or float64 may help",
+    Outcome.STUCK: "no proposal was accepted: a longer warm-up or a start at the prior may help",
+    Outcome.NO_START: "the density or its gradient was not finite at the start, in 10 tries; its draws are NaN",
+}
+
+
+class ChunkDraws(NamedTuple):
+    """Draws of one chunk.
+
+    Attributes:
+        u: unconstrained positions, [chain, draw, datum, d].
+        stats: by name, [chain, draw, datum].
+        outcome: of :class:`Outcome`, int64 [chain, datum].
+        inverse_mass: frozen, [datum, d].
+    """
+
+    u: Tensor
+    stats: dict[str, Tensor]
+    outcome: Tensor
+    inverse_mass: Tensor
+
+
+class Frozen(NamedTuple):
+    """What warm-up leaves: parameters that sampling does not touch.
+
+    Attributes:
+        parameters: step size [chain, datum] and inverse mass [datum, d].
+        length: leapfrogs of a transition, before they are jittered.
+    """
+
+    parameters: HMCParameters
+    length: float
+
+
+def num_leapfrogs(options: Options, length: float, index: int) -> int:
+    """Leapfrogs of transition ``index``."""
+    return options.num_leapfrog if isinstance(options, HMC) else jittered_leapfrogs(length, index)
+
+
+def warm_up(
+    step: Step,
+    state: HMCState,
+    context: tuple[Any, ...],
+    options: Options,
+    num_warmup: int,
+    variance: Tensor,
+    generator: torch.Generator,
+    report: Report,
+) -> tuple[HMCState, Frozen]:
+    """Adapt step sizes, mass and, if asked for, the number of leapfrogs; then freeze them.
+
+    Args:
+        step: one leapfrog of the target.
+        state: where the chains start, [chain, datum].
+        context: of the target.
+        options: the kernel's.
+        num_warmup: transitions; with zero, the starting values are what is frozen.
+        variance: the first inverse mass, [datum, d].
+        generator: of the noise.
+        report: called after every transition.
+    """
+    inverse_mass = variance
+    first = options.step_size or variance.shape[-1] ** -0.25
+    averaging = start_dual_averaging(torch.full_like(state.log_density, first))
+    windows = mass_windows(num_warmup) if options.adapt_mass else []
+    ends = {stop for _, stop in windows}
+    moments = start_moments(state.u)
+    length = float(options.num_leapfrog if isinstance(options, HMC) else options.initial_leapfrog)
+    trajectory = start_trajectory(state.u, max(1, round(length)))
+    movable = torch.isfinite(state.log_density)
+    for index in range(num_warmup):
+        kernel = hmc_kernel(step, num_leapfrogs(options, length, index), jitter=options.jitter)
+        parameters = HMCParameters(averaging.step_size, inverse_mass)
+        before = state
+        state, info = kernel(state, draw_noise(state.u, generator), parameters, *context)
+        averaging = update_dual_averaging(averaging, info.acceptance, options.target_acceptance)
+        if not isinstance(options, HMC):
+            trajectory = update_trajectory(
+                trajectory,
+                before,
+                info,
+                parameters,
+                learning_rate=options.learning_rate,
+                max_leapfrog=options.max_leapfrog,
+            )
+            length = float(trajectory.log_length.exp())
+        if windows and windows[0][0] <= index < windows[-1][1]:
+            moments = update_moments(moments, state.u, movable)
+        if index + 1 in ends:
+            inverse_mass = regularized_variance(moments, inverse_mass).contiguous()
+            moments = start_moments(state.u)
+            averaging = start_dual_averaging(averaging.final_step_size)
+        report(info, True)
+    if not isinstance(options, HMC) and num_warmup:
+        length = float(trajectory.log_average.exp())
+    return state, Frozen(HMCParameters(averaging.final_step_size, inverse_mass), length)
+
+
+def sample_chunk(
+    step: Step,
+    state: HMCState,
+    failed: Tensor,
+    context: tuple[Any, ...],
+    options: Options,
+    num_warmup: int,
+    num_samples: int,
+    variance: Tensor,
+    generator: torch.Generator,
+    report: Report,
+) -> ChunkDraws:
+    """Warm-up and draws of one chunk; arguments as for :func:`warm_up`, and ``failed``, lanes without a start."""
+    state, frozen = warm_up(step, state, context, options, num_warmup, variance, generator, report)
+    chains, data = state.log_density.shape
+    u = state.u.new_empty(chains, num_samples, data, state.u.shape[-1])
+    stats = {name: u.new_empty(u.shape[:-1]) for name in ("acceptance", "energy", "log_density")}
+    stats["diverging"] = torch.empty(u.shape[:-1], dtype=torch.bool, device=u.device)
+    lengths = torch.empty(num_samples, dtype=torch.int64)
+    accepted = torch.zeros_like(failed)
+    for index in range(num_samples):
+        count = num_leapfrogs(options, frozen.length, num_warmup + index)
+        kernel = hmc_kernel(step, count, jitter=options.jitter)
+        state, info = kernel(state, draw_noise(state.u, generator), frozen.parameters, *context)
+        u[:, index] = state.u
+        stats["acceptance"][:, index] = info.acceptance
+        stats["energy"][:, index] = info.energy
+        stats["log_density"][:, index] = state.log_density
+        stats["diverging"][:, index] = info.diverging
+        lengths[index] = count
+        accepted |= info.accepted
+        report(info, False)
+    outcome = torch.full(failed.shape, int(Outcome.OK), device=u.device)
+    outcome[~accepted] = int(Outcome.STUCK)
+    outcome[stats["diverging"].all(1)] = int(Outcome.DIVERGENT)
+    outcome[failed] = int(Outcome.NO_START)
+    u.masked_fill_(failed[:, None, :, None], torch.nan)
+    # These two are the same in every draw, or in every lane: views, not copies.
+    stats["step_size"] = frozen.parameters.step_size.unsqueeze(1).expand(u.shape[:-1])
+    stats["num_leapfrog"] = lengths.to(u.device)[:, None].expand(u.shape[:-1])
+    return ChunkDraws(u, stats, outcome, frozen.parameters.inverse_mass)

@@ -1,0 +1,189 @@
+"""What posterior sampling returns: draws by site, statistics of the sampler, diagnostics, and their export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .chains import Outcome
+from .diagnostics import ess, rhat
+from .target import with_globals
+from ...core import Data, ModelGuidePair, Unconstrained, log_joint, predict, structure
+
+BLOCK = 2**24  # draws times data of x worked on at once
+
+
+class Groups(NamedTuple):
+    """Draws as plain arrays, ready for ArviZ or for a file.
+
+    Attributes:
+        groups: group to variable to array, as ArviZ calls them.
+        dims: group to variable to the names of its axes.
+        coords: name of an axis to its coordinates.
+        attrs: who made it.
+    """
+
+    groups: dict[str, dict[str, np.ndarray]]
+    dims: dict[str, dict[str, list[str]]]
+    coords: dict[str, np.ndarray]
+    attrs: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PosteriorDraws:
+    """Draws from p(z | x) of every datum.
+
+    Attributes:
+        unconstrained: positions u, [chain, draw, datum, d].
+        stats: name to [chain, draw, datum]: ``acceptance`` (probability), ``energy`` and ``log_density`` (nats;
+            the latter of u, Jacobian included), ``step_size``, ``diverging`` (bool), ``num_leapfrog``.
+        outcome: how every lane ended, codes of :class:`~.chains.Outcome`, [chain, datum].
+        inverse_mass: the frozen diagonal, an estimate of the variances of u, [datum, d].
+        coordinates: the map from u to latents.
+        pair: whose posterior it is.
+        x: the data, [datum, *event].
+        globals_: values at which global sites were held, [*event] by name.
+        seed: of the run.
+    """
+
+    unconstrained: Tensor
+    stats: dict[str, Tensor]
+    outcome: Tensor
+    inverse_mass: Tensor
+    coordinates: Unconstrained
+    pair: ModelGuidePair
+    x: Data
+    globals_: Mapping[str, Tensor]
+    seed: int
+
+    def __repr__(self) -> str:
+        chains, draws, data, dim = self.unconstrained.shape
+        return f"PosteriorDraws({chains} chains x {draws} draws x {data} data, d = {dim}; {self.summary()})"
+
+    @cached_property
+    def samples(self) -> dict[str, Tensor]:
+        """Local latent site to its draws, [chain, draw, datum, *event]."""
+        return self.coordinates.constrain(self.unconstrained)[0]
+
+    @property
+    def ok(self) -> Tensor:
+        """Which lanes were sampled as they should be, bool [chain, datum]."""
+        return self.outcome == int(Outcome.OK)
+
+    def summary(self) -> str:
+        """Acceptance, divergences and failed lanes in one line."""
+        acceptance = self.stats["acceptance"][:, :].movedim(1, 2)[self.ok]
+        mean = float(acceptance.double().mean()) if acceptance.numel() else float("nan")
+        parts = [f"acceptance {mean:.2f}", f"{int(self.stats['diverging'].sum())} divergences"]
+        for code in Outcome:
+            number = int((self.outcome == int(code)).sum())
+            if code is not Outcome.OK and number:
+                parts.append(f"{number} of {self.outcome.numel()} lanes: {code.message}")
+        return ", ".join(parts)
+
+    def rhat(self) -> dict[str, Tensor]:
+        """Rank-normalised split R-hat of every datum and coordinate: site to [datum, *event]."""
+        return {name: rhat(value) for name, value in self.samples.items()}
+
+    def ess(self) -> dict[str, Tensor]:
+        """Bulk effective sample size of every datum and coordinate, in draws: site to [datum, *event]."""
+        return {name: ess(value) for name, value in self.samples.items()}
+
+    def log_likelihood(self) -> Tensor:
+        """log p(x | z) at every draw, [chain, draw, datum], nats."""
+        found = [
+            log_joint(self.pair, self.x, with_globals(self._latents(part), self.globals_, part)).observed
+            for part in self._blocks()
+        ]
+        return torch.cat(found, 1)
+
+    def posterior_predictive(self, *, seed: int = 0) -> dict[str, Tensor]:
+        """New data drawn from p(x' | z) at every draw: observed site to [chain, draw, datum, *event]."""
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            found = [
+                predict(
+                    self.pair,
+                    self.x,
+                    with_globals(self._latents(part), self.globals_, part),
+                    kind="sample",
+                )
+                for part in self._blocks()
+            ]
+        return {name: torch.cat([one[name] for one in found], 1) for name in found[0]}
+
+    def groups(self, *, log_likelihood: bool = True, posterior_predictive: bool = False) -> Groups:
+        """All of it as plain arrays, by ArviZ's group names.
+
+        Args:
+            log_likelihood: evaluate log p(x | z) at every draw (``az.loo`` needs it).
+            posterior_predictive: draw new data at every draw.
+        """
+        lead = ["chain", "draw", "datum"]
+        data = dict(self.x) if isinstance(self.x, Mapping) else {}
+        observed = [info.name for info in structure(self.pair, self.x).observed]
+        label = observed[0] if len(observed) == 1 else "observed"
+        if isinstance(self.x, Tensor):
+            data = {label if len(observed) == 1 else "x": self.x}
+            seen = set(data)
+        else:
+            seen = set(observed) & set(data) or set(data)
+        # (group, leading axes, variables)
+        parts: list[tuple[str, list[str], dict[str, Tensor]]] = [
+            ("posterior", lead, self.samples),
+            ("sample_stats", lead, {_ARVIZ_NAMES.get(k, k): v for k, v in self.stats.items()}),
+            ("observed_data", lead[2:], {k: v for k, v in data.items() if k in seen}),
+            ("constant_data", lead[2:], {k: v for k, v in data.items() if k not in seen}),
+        ]
+        if log_likelihood:
+            parts.append(("log_likelihood", lead, {label: self.log_likelihood()}))
+        if posterior_predictive:
+            parts.append(("posterior_predictive", lead, self.posterior_predictive(seed=self.seed)))
+        groups: dict[str, dict[str, np.ndarray]] = {}
+        dims: dict[str, dict[str, list[str]]] = {}
+        for group, axes, variables in parts:
+            if variables:
+                groups[group] = {name: value.detach().cpu().numpy() for name, value in variables.items()}
+                dims[group] = {
+                    name: axes + [f"{name}_dim_{i}" for i in range(value.dim() - len(axes))]
+                    for name, value in variables.items()
+                }
+        chains, draws, num_data = self.unconstrained.shape[:3]
+        coords = {"chain": np.arange(chains), "draw": np.arange(draws), "datum": np.arange(num_data)}
+        from ... import __version__
+
+        return Groups(
+            groups, dims, coords, {"inference_library": "ppvae", "inference_library_version": __version__}
+        )
+
+    def to_arviz(self, *, log_likelihood: bool = True, posterior_predictive: bool = False) -> Any:
+        """The draws as ArviZ wants them: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x).
+
+        Args:
+            log_likelihood: as for :meth:`groups`.
+            posterior_predictive: likewise.
+        """
+        # The one place where inference reaches into the report room: ArviZ takes over a second to import.
+        from ...report.arviz_export import to_arviz
+
+        found = self.groups(log_likelihood=log_likelihood, posterior_predictive=posterior_predictive)
+        return to_arviz(found.groups, found.dims, found.coords, found.attrs)
+
+    def _latents(self, u: Tensor) -> dict[str, Tensor]:
+        return self.coordinates.constrain(u)[0]
+
+    def _blocks(self) -> tuple[Tensor, ...]:
+        """The positions, cut along the draws so that what a block computes stays small."""
+        tensors = self.x.values() if isinstance(self.x, Mapping) else [self.x]
+        numbers = self.unconstrained.shape[0] * sum(tensor.numel() for tensor in tensors)
+        return torch.split(self.unconstrained, max(1, BLOCK // max(1, numbers)), 1)
+
+
+# ArviZ's own names for what every sampler has.
+_ARVIZ_NAMES = {"acceptance": "acceptance_rate", "log_density": "lp", "num_leapfrog": "n_steps"}

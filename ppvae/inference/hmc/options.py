@@ -1,0 +1,83 @@
+"""How chains move: a fixed number of leapfrogs, or one adapted in warm-up. Small frozen objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...core.errors import PpvaeError, try_one_of
+
+
+@dataclass(frozen=True)
+class HMC:
+    """Hamiltonian Monte Carlo with a fixed number of leapfrogs; AEVB appendix D has 4 of them at 0.9.
+
+    Attributes:
+        num_leapfrog: L, gradient evaluations of one transition.
+        target_acceptance: acceptance that every lane's step size is adapted to.
+        jitter: half-width of the uniform factor on the step size of each transition, in [0, 1).
+        step_size: where adaptation starts, or with ``num_warmup=0`` the step size itself; None for d^(-1/4).
+        adapt_mass: estimate a diagonal mass in warm-up; False keeps the guide's variances, or ones.
+    """
+
+    num_leapfrog: int = 10
+    target_acceptance: float = 0.8
+    jitter: float = 0.2
+    step_size: float | None = None
+    adapt_mass: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self, self.num_leapfrog, "num_leapfrog")
+
+
+@dataclass(frozen=True)
+class ChEES:
+    """Hamiltonian Monte Carlo whose number of leapfrogs is adapted in warm-up.
+
+    The trajectory is lengthened or shortened to maximise the expected change of the squared distance from the
+    centre (Hoffman, Radul & Sountsov 2021, PMLR 130), averaged over the chains and data of a chunk, which run in
+    lockstep: this one number is what the data of a chunk share. It is frozen with the rest when warm-up ends.
+
+    Attributes:
+        initial_leapfrog: the number of leapfrogs at the start of warm-up.
+        max_leapfrog: the largest number allowed.
+        target_acceptance: acceptance that every lane's step size is adapted to.
+        jitter: half-width of the uniform factor on the step size of each transition, in [0, 1).
+        step_size: where adaptation starts; None for d^(-1/4).
+        adapt_mass: estimate a diagonal mass in warm-up.
+        learning_rate: of Adam on the logarithm of the number of leapfrogs.
+    """
+
+    initial_leapfrog: int = 10
+    max_leapfrog: int = 200
+    target_acceptance: float = 0.8
+    jitter: float = 0.0
+    step_size: float | None = None
+    adapt_mass: bool = True
+    learning_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check(self, self.initial_leapfrog, "initial_leapfrog")
+        if self.max_leapfrog < self.initial_leapfrog:
+            raise PpvaeError(
+                f"ChEES: max_leapfrog is {self.max_leapfrog}, below initial_leapfrog = {self.initial_leapfrog}"
+            )
+        if not self.learning_rate > 0:
+            raise PpvaeError(f"ChEES: expected a positive learning_rate, found {self.learning_rate}")
+
+
+Options = HMC | ChEES
+
+
+def _check(options: Options, num_leapfrog: int, name: str) -> None:
+    kind = type(options).__name__
+    if num_leapfrog < 1:
+        raise PpvaeError(f"{kind}: expected {name} of at least 1, found {num_leapfrog}")
+    if not 0 < options.target_acceptance < 1:
+        raise PpvaeError(
+            f"{kind}: expected a target_acceptance between 0 and 1, found {options.target_acceptance}"
+            + try_one_of("0.8, or 0.9 as in AEVB appendix D")
+        )
+    if not 0 <= options.jitter < 1:
+        raise PpvaeError(f"{kind}: expected a jitter in [0, 1), found {options.jitter}")
+    if options.step_size is not None and not options.step_size > 0:
+        raise PpvaeError(f"{kind}: expected a positive step_size, found {options.step_size}")

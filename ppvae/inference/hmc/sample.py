@@ -1,0 +1,316 @@
+"""The verb: sample p(z | x) of every datum, chunk by chunk, with everything per lane."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .budget import Footprint, data_per_chunk, footprint
+from .chains import ChunkDraws, sample_chunk
+from .draws import PosteriorDraws
+from .integrator import PhasePoint, Step, leapfrog
+from .kernel import HMCInfo
+from .options import HMC, Options
+from .target import (
+    GlobalSites,
+    Start,
+    held_globals,
+    posterior_target,
+    start_chains,
+    start_positions,
+    start_variance,
+)
+from ..placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ...core import Data, ModelGuidePair, PpvaeError, batch_size, structure, unconstrained
+from ...core.compile import Mode, capture, state_of
+from ...core.errors import try_one_of
+from ...data import as_dataset, chunks
+
+MEMORY_BUDGET = 2**28
+COMPILE_SECONDS = 12.0  # what Inductor takes on two cores, at most
+SAVED_PER_CALL = 5e-4  # seconds that a compiled leapfrog saves over an interpreted one, whatever its size
+SAVED_PER_BYTE = 1.5e-10  # and for every byte that the interpreter writes
+
+
+def sample_posterior(
+    pair: ModelGuidePair,
+    x: Any,
+    *,
+    num_samples: int = 1000,
+    num_warmup: int = 500,
+    num_chains: int = 4,
+    num_leapfrog: int | None = None,
+    kernel: Options | None = None,
+    start: Start = "guide",
+    global_sites: GlobalSites = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    compile: Compile = "auto",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: bool = True,
+) -> PosteriorDraws:
+    r"""Sample $p(z \mid x_b)$ of every datum by Hamiltonian Monte Carlo, every chain of every datum a lane of its own.
+
+    Each lane has its own step size, accept decision and divergence flag; the diagonal mass is estimated per datum,
+    pooled over its chains. All is adapted in warm-up and frozen after it. Constrained latents are sampled through
+    their bijections. Duane et al. 1987; Neal 2011 (arXiv 1206.1901); AEVB (arXiv 1312.6114), appendix D.
+
+    The same seed, machine, thread count and memory budget give the same draws: a chunk's noise depends on the seed
+    and its number. Ctrl-C raises KeyboardInterrupt, whose attribute ``partial`` holds the PosteriorDraws of the
+    chunks that were finished (the first data), or None.
+
+    Args:
+        pair: the pair; its local latents are sampled, and must be continuous.
+        x: the data, [N, *event]: a Dataset, a tensor, an array or a mapping of such.
+        num_samples: draws per chain.
+        num_warmup: transitions before them, in which step size and mass are adapted; zero only with a step size in
+            ``kernel``.
+        num_chains: chains per datum.
+        num_leapfrog: L, leapfrogs of a transition: short for ``kernel=HMC(num_leapfrog)``; default 10.
+        kernel: :class:`HMC` or :class:`ChEES`, with all options.
+        start: "guide" or "prior", where the chains start.
+        global_sites: values at which global latent sites are held, or "mean" for their mean under the guide.
+        seed: of everything random.
+        device: "auto", "cpu", "cuda", ...
+        compile: "auto", "eager", "graph" or "compiled"; auto compiles where the run is long enough to gain by it.
+        memory_budget: bytes that the work on one chunk of data may take, beside the draws themselves.
+        progress: show a bar with acceptance and divergences.
+
+    Returns:
+        Draws by site, statistics of the sampler, and an outcome for every lane: a lane that failed says so there,
+        stops no other, and is named in one RuntimeWarning.
+
+    Raises:
+        PairError: a discrete local latent, none at all, or global sites without values.
+        PpvaeError: numbers out of range, no warm-up and no step size, or a memory budget too small for one datum.
+        DataError: data that cannot be used.
+
+    >>> from ppvae.models import FactorAnalysis
+    >>> pair = FactorAnalysis.from_parameters([0.0, 0.0], [[1.0], [2.0]], [1.0, 1.0])
+    >>> draws = sample_posterior(pair, torch.ones(3, 2), num_samples=5, num_warmup=5, num_chains=2, progress=False)
+    >>> draws.samples["z"].shape, draws.stats["acceptance"].shape
+    (torch.Size([2, 5, 3, 1]), torch.Size([2, 5, 3]))
+    """
+    options = _options(num_leapfrog, kernel, num_warmup)
+    for name, value, least in (
+        ("num_samples", num_samples, 1),
+        ("num_warmup", num_warmup, 0),
+        ("num_chains", num_chains, 1),
+    ):
+        if value < least:
+            raise PpvaeError(f"{name}: expected at least {least}, found {value}")
+    if start not in ("guide", "prior"):
+        raise PpvaeError(f"start: expected 'guide' or 'prior', found {start!r}")
+    where = choose_device(device)
+    pair.to(where)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(_seed_of(seed, "data"))
+        data = like_pair(as_dataset(x).tensor(), dtype_of(pair))
+        data = _each(data, lambda tensor: tensor.to(where))
+        work = _Work(pair, data, num_chains, options, start, global_sites)
+        calls = (num_warmup + num_samples) * _mean_length(options)
+        prints = work.measure()
+        size = data_per_chunk(memory_budget, prints["fixed"].peak, prints["datum"].peak, num_chains)
+        parts = list(chunks(batch_size(data), size, where))
+        mode = _mode(compile, calls * len(parts), prints["datum"].traffic * parts[0][0].shape[0])
+        done: list[ChunkDraws] = []
+        try:
+            with _Bar(len(parts), num_warmup + num_samples, progress) as bar:
+                for number, (index, valid) in enumerate(parts):
+                    chunk = work.sample(index, mode, f"{seed}/{number}", num_warmup, num_samples, bar)
+                    done.append(_first(chunk, valid))
+        except KeyboardInterrupt as interrupt:
+            interrupt.partial = work.gather(done, seed) if done else None  # type: ignore[attr-defined]
+            interrupt.add_note(
+                f"{len(done)} of {len(parts)} chunks of data were finished: see the attribute partial"
+            )
+            raise
+        draws = work.gather(done, seed)
+    if not bool(draws.ok.all()):
+        warnings.warn(f"sample_posterior: {draws.summary()}", RuntimeWarning, stacklevel=2)
+    return draws
+
+
+class _Work:
+    """One run: the pair, its target and its data."""
+
+    def __init__(
+        self,
+        pair: ModelGuidePair,
+        x: Data,
+        num_chains: int,
+        options: Options,
+        start: Start,
+        global_sites: GlobalSites,
+    ) -> None:
+        first = self._rows(x, torch.zeros(1, dtype=torch.int64))
+        self.coordinates = unconstrained(pair, first)
+        self.globals = held_globals(pair, first, global_sites)
+        self.pair, self.x, self.num_chains, self.options, self.start = pair, x, num_chains, options, start
+        self.target = posterior_target(pair, self.coordinates)
+        self.state = state_of(pair)
+        self._step: Step | None = None
+
+    def sample(
+        self, index: Tensor, mode: Mode, seed: str, num_warmup: int, num_samples: int, bar: _Bar
+    ) -> ChunkDraws:
+        """All chains of the data at ``index``."""
+        if self._step is None:
+            self._step = capture(leapfrog(self.target), mode=mode, name="the leapfrog")
+        x = self._rows(self.x, index)
+        structure(self.pair, x)  # found once for this shape, before it is captured
+        context = (self.state, x, self.globals)
+        torch.manual_seed(_seed_of(seed, "start"))
+        state, failed = start_chains(
+            self.pair, x, self.coordinates, self.target, context, self.num_chains, self.start
+        )
+        variance = start_variance(self.pair, x, self.coordinates, self.start)
+        generator = torch.Generator(device=index.device).manual_seed(_seed_of(seed, "noise"))
+        return sample_chunk(
+            self._step,
+            state,
+            failed,
+            context,
+            self.options,
+            num_warmup,
+            num_samples,
+            variance,
+            generator,
+            bar,
+        )
+
+    def measure(self) -> dict[str, Footprint]:
+        """What one leapfrog needs for every datum, with all its chains, and what it needs besides."""
+        found = []
+        for size in (2, 3):
+            index = torch.arange(size).clamp(max=batch_size(self.x) - 1)
+            x = self._rows(self.x, index)
+            structure(self.pair, x)
+            u = start_positions(self.pair, x, self.coordinates, self.num_chains, self.start).contiguous()
+            point = PhasePoint(u, u, u[..., 0], u, torch.ones_like(u[..., 0], dtype=torch.bool))
+            context = (self.state, x, self.globals)
+            found.append(footprint(leapfrog(self.target), point, u[..., 0], u[0], *context))
+        low, high = found
+        datum = Footprint(max(1, high.peak - low.peak), max(0, high.traffic - low.traffic))
+        return {"datum": datum, "fixed": Footprint(max(0, low.peak - 2 * datum.peak), 0)}
+
+    def gather(self, done: list[ChunkDraws], seed: int) -> PosteriorDraws:
+        """The draws of all chunks, side by side."""
+        stats = {name: _side_by_side([chunk.stats[name] for chunk in done]) for name in done[0].stats}
+        outcome = torch.cat([chunk.outcome for chunk in done], 1)
+        return PosteriorDraws(
+            unconstrained=torch.cat([chunk.u for chunk in done], 2) if len(done) > 1 else done[0].u,
+            stats=stats,
+            outcome=outcome,
+            inverse_mass=torch.cat([chunk.inverse_mass for chunk in done]),
+            coordinates=self.coordinates,
+            pair=self.pair,
+            x=_each(self.x, lambda tensor: tensor[: outcome.shape[1]]),
+            globals_=self.globals,
+            seed=seed,
+        )
+
+    @staticmethod
+    def _rows(x: Data, index: Tensor) -> Data:
+        return _each(x, lambda tensor: tensor.index_select(0, index.to(tensor.device)))
+
+
+class _Bar:
+    """A progress bar over the transitions of all chunks, with acceptance and divergences after warm-up."""
+
+    def __init__(self, num_chunks: int, transitions: int, show: bool) -> None:
+        self.bar = tqdm(
+            total=num_chunks * transitions, disable=not show, desc="sampling", unit="step", leave=False
+        )
+        self.acceptance: Tensor | None = None
+        self.divergences: Tensor | None = None
+        self.count = 0
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, info: HMCInfo, warming: bool) -> None:
+        self.bar.update()
+        if self.bar.disable:
+            return
+        diverging = info.diverging.sum()
+        if warming:
+            self.count, self.acceptance, self.divergences = 0, None, None
+        self.count += 1
+        self.acceptance = (
+            info.acceptance.mean() if self.acceptance is None else self.acceptance + info.acceptance.mean()
+        )
+        self.divergences = diverging if self.divergences is None else self.divergences + diverging
+        if self.bar.n % 20 == 0:  # reading a number waits for the device
+            self.bar.set_postfix(
+                phase="warm-up" if warming else "draws",
+                acceptance=f"{float(self.acceptance) / self.count:.2f}",
+                divergences=int(self.divergences),
+                refresh=False,
+            )
+
+
+def _options(num_leapfrog: int | None, kernel: Options | None, num_warmup: int) -> Options:
+    if kernel is not None and num_leapfrog is not None:
+        raise PpvaeError(
+            "num_leapfrog and kernel were both given"
+            + try_one_of(f"kernel=HMC(num_leapfrog={num_leapfrog}, ...)")
+        )
+    options = kernel if kernel is not None else HMC(10 if num_leapfrog is None else num_leapfrog)
+    if num_warmup == 0 and options.step_size is None:
+        raise PpvaeError(
+            "num_warmup=0 leaves no transition to adapt the step size in"
+            + try_one_of(
+                "num_warmup=200 or more", "kernel=HMC(num_leapfrog=..., step_size=0.1) to give it by hand"
+            )
+        )
+    return options
+
+
+def _mean_length(options: Options) -> int:
+    return options.num_leapfrog if isinstance(options, HMC) else options.initial_leapfrog
+
+
+def _mode(compile: Compile, calls: int, traffic: int) -> Mode:
+    """Compile where it saves more time than it takes; by the size of the work, so that a seed decides nothing else."""
+    if compile == "auto":
+        saved = calls * (SAVED_PER_CALL + SAVED_PER_BYTE * traffic)
+        return "compiled" if saved > COMPILE_SECONDS else "graph"
+    return choose_mode(compile, calls)
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    """Parts [chain, draw, datum] joined along the data; an expanded axis stays a view."""
+    if len(parts) == 1:
+        return parts[0]
+    repeated = [axis for axis in (0, 1) if all(part.stride(axis) == 0 for part in parts)]
+    shape = [*parts[0].shape[:2], sum(part.shape[2] for part in parts)]
+    for axis in repeated:
+        parts = [part.narrow(axis, 0, 1) for part in parts]
+    return torch.cat(parts, 2).expand(shape)
+
+
+def _first(chunk: ChunkDraws, valid: int) -> ChunkDraws:
+    """Without the padding."""
+    if valid == chunk.u.shape[2]:
+        return chunk
+    stats = {name: value[:, :, :valid] for name, value in chunk.stats.items()}
+    return ChunkDraws(chunk.u[:, :, :valid], stats, chunk.outcome[:, :valid], chunk.inverse_mass[:valid])
+
+
+def _each(x: Data, change: Any) -> Data:
+    return {key: change(value) for key, value in x.items()} if isinstance(x, Mapping) else change(x)
+
+
+def _seed_of(*parts: object) -> int:
+    """A seed for each purpose: streams that share one would repeat each other's noise."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
