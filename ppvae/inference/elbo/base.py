@@ -101,7 +101,9 @@ class ELBO(pyro.infer.elbo.ELBO):
         """Refuse a pair that this estimator cannot serve.
 
         Raises:
-            PairError: for instance a guide that is not reparameterised; names the site and what would do.
+            PairError: a guide that is not reparameterised, global latents under weights per datum, a KL without a
+                closed form in strict mode, an auxiliary site where log q is needed at given draws; names the site
+                and what would do.
         """
         if self.needs_rsample:
             structure(pair, x).require_reparameterized(
@@ -110,6 +112,8 @@ class ELBO(pyro.infer.elbo.ELBO):
             )
         if not self.supports_global_latents:
             self._refuse_joint_weights(pair, x)
+        with torch.no_grad(), torch.random.fork_rng():
+            self.terms(pair, x)  # what else is wrong shows here, once, and not in the middle of a captured step
 
     def _refuse_joint_weights(self, pair: ModelGuidePair, x: Data) -> None:
         shape = structure(pair, x)
@@ -165,9 +169,10 @@ class ELBO(pyro.infer.elbo.ELBO):
     ) -> tuple[BoundTerms, int | None]:
         pair = self._stock_pairs.get((model, guide))
         if pair is None:
-            pair = self._stock_pairs[(model, guide)] = _StockPair(model, guide)
+            pair = _StockPair(model, guide)
+            self.check(pair, (args, kwargs))  # type: ignore[arg-type]
+            self._stock_pairs[(model, guide)] = pair
         x: Any = (args, kwargs)
-        self.check(pair, x)
         shape = structure(pair, x)
         sizes = [i.data_plate_size for i in (*shape.model, *shape.guide) if i.data_plate_size is not None]
         if self.module is not None:

@@ -56,7 +56,7 @@ def pathwise(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | 
 
 
 def scored(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
-    r"""Draws held fixed: the gradient of ``log_q`` is the score $\nabla_\phi \log q_\phi$, that of ``joint`` the model's.
+    r"""Draws held fixed: the gradient of ``log_q`` is the score, that of ``joint`` the model's alone.
 
     Args:
         pair: the pair.

@@ -18,11 +18,11 @@ from ...core.errors import try_one_of
 class ReweightedWakeSleep(ELBO):
     r"""Reweighted wake-sleep (Bornschein & Bengio 2015, arXiv 1406.2751; Le et al. 2019, arXiv 1805.10469).
 
-    $$g_\theta = \sum_k \tilde w_k \nabla_\theta \log p_\theta(x, z_k),\qquad
-      g_\phi = (1 - s) \sum_k \tilde w_k \nabla_\phi \log q_\phi(z_k \mid x) + s\, \nabla_\phi \log q_\phi(z' \mid x')$$
+    $$g_\theta = \sum_k \tilde w_k \nabla_\theta \log p_\theta(x, z_k)$$
+    $$g_\phi = (1 - s) \sum_k \tilde w_k \nabla_\phi \log q_\phi(z_k \mid x) + s\, \nabla_\phi \log q_\phi(z' \mid x')$$
 
-    with $z_k \sim q_\phi(z \mid x)$, $\tilde w_k = w_k / \sum_j w_j$ and dreams $z', x' \sim p_\theta$. The model ascends
-    the importance-weighted bound, which is also what is reported. The guide does not: it descends
+    with $z_k \sim q_\phi(z \mid x)$, $\tilde w_k = w_k / \sum_j w_j$ and dreams $z', x' \sim p_\theta$. The model
+    ascends the importance-weighted bound, which is also what is reported. The guide does not: it descends
     $\mathrm{KL}(p(z \mid x) \| q(z \mid x))$, with x from the data (wake, s = 0) or from the model (sleep, s = 1).
     Needs no reparameterisation; minibatches are served.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .base import ELBO, BoundTerms
 from .particles import scored
-from ...core import Data, ModelGuidePair, PpvaeError, batch_size
+from ...core import Data, ModelGuidePair, PpvaeError
 from ...core.errors import did_you_mean, try_one_of
 
 BASELINES = ("none", "decaying-average", "leave-one-out")
@@ -89,7 +89,8 @@ class ScoreFunctionELBO(ELBO):
             baseline = baseline + self.module.value().to(signal.dtype)
             buffers = self.module.after(signal)
         elif self.module is not None:
-            predicted = self.module(x).reshape(batch_size(x))
+            given: Any = x  # stock SVI hands over (args, kwargs): the first argument is the batch
+            predicted = self.module(given[0][0] if isinstance(given, tuple) else x).reshape(signal.shape[-1])
             baseline = baseline + predicted.detach()
             fit_of_baseline = -0.5 * (signal - predicted).square().mean(0)
         # A global draw moves every datum's weight, so its score meets each of them; scaled_total then brings N / B.

@@ -1,0 +1,247 @@
+"""The inherited test case of an ELBO estimator: its declared facts, its value, its gradient, its scaling, its uses."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from ppvae.core import ModelGuidePair, PairError, parameter_roles
+from ppvae.core.compile import Mode, bind, capture, state_of
+from ppvae.inference.elbo import ELBO, BoundTerms, Trainee
+from ppvae.models import FactorAnalysis
+
+from .elbo_oracles import (
+    Bound,
+    GlobalPair,
+    ReplayPair,
+    binary_vae,
+    enumeration,
+    linear_vae,
+    log_evidence,
+    log_mean_exp,
+    quadrature,
+    some_data,
+)
+
+PARTITIONS = ((12,), (6, 6), (4, 4, 4), (5, 7), (1,) * 12)
+
+
+class ELBOContract:
+    """Inherit, give :meth:`make` and :attr:`bound`, and an estimator has its tests.
+
+    Attributes:
+        num_particles: K of the estimator that :meth:`make` makes; at most 2, so that the truth can be computed.
+        bound: what the expected value is, as a function of K log weights.
+        wrong: how far the guide of the linear VAE is from the exact posterior.
+        groups, group_size: statistics rest on so many independent estimates: 100 x 500 data.
+    """
+
+    num_particles: int = 2
+    bound: Bound = staticmethod(log_mean_exp)
+    wrong: float = 0.8
+    groups: int = 100
+    group_size: int = 500
+
+    def make(self) -> ELBO:
+        """A fresh estimator."""
+        raise NotImplementedError
+
+    # --- values ---
+
+    def test_exact_guide(self, float64: torch.dtype) -> None:
+        model = FactorAnalysis(4, 2)
+        with torch.no_grad():
+            model.log_scale.copy_(torch.tensor([-0.3, 0.1, 0.2, -0.1]))
+        pair, x, elbo = model.with_posterior(model.exact_encoder()), torch.randn(5, 4), self.make()
+        values = torch.stack([elbo.terms(pair, x).local.detach() for _ in range(200)])
+        error = values - model.log_evidence(x)
+        if elbo.zero_variance_when_guide_exact:
+            assert error.abs().max() < 1e-9
+        else:
+            assert error.std(0).min() > 1e-3
+        if elbo.tight_when_guide_exact:
+            assert bool((error.mean(0).abs() <= 4 * error.std(0) / len(error) ** 0.5 + 1e-9).all())
+
+    def test_expected_value(self) -> None:
+        pair, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
+        truth = quadrature(pair, x, type(self).bound, self.num_particles).detach()
+        values = elbo.terms(pair, x.repeat(20_000, 1)).local.detach().reshape(-1, len(x))
+        error = 4 * values.std(0) / len(values) ** 0.5
+        assert bool(((values.mean(0) - truth).abs() <= error).all())
+        # Power: sharp enough to tell this value from log p(x), which a right bound is not on a wrong guide.
+        assert bool((error < 0.3 * (log_evidence(pair, x) - truth).abs()).any())
+
+    def test_side_of_the_evidence(self) -> None:
+        pair, x = linear_vae(wrong=self.wrong), some_data()
+        gap = log_evidence(pair, x) - quadrature(pair, x, type(self).bound, self.num_particles)
+        assert bool((gap > 0).all()) == self.make().is_lower_bound
+
+    def test_reported_is_the_bound_whatever_the_objective(self) -> None:
+        pair, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
+        plain, warm = (self.seeded(elbo, pair, x, kl_weight=w) for w in (1.0, torch.tensor(0.3)))
+        torch.testing.assert_close(plain.local, warm.local, rtol=0, atol=0)
+        torch.testing.assert_close(self.seeded(elbo, pair, x).objective(), plain.objective(), rtol=0, atol=0)
+        assert self.distance(self.gradient(plain, pair), self.gradient(warm, pair)) > 1e-3
+
+    # --- gradients ---
+
+    def test_mean_gradient(self) -> None:
+        pair, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
+        exact = self.flat(
+            torch.autograd.grad(quadrature(pair, x, type(self).bound, self.num_particles).mean(), _of(pair))
+        )
+        roles = parameter_roles(pair, x)
+        of_guide = torch.cat([torch.full((p.numel(),), "guide" in roles[n]) for n, p in pair.named_parameters()])
+        z = self.z_scores(elbo, pair, x, exact)
+        assert z[~of_guide].max() < 4
+        if elbo.unbiased_gradient:
+            assert z.max() < 4
+        else:
+            assert z[of_guide].max() > 8
+        # Power: with half of the KL in the objective, this test fails.
+        assert self.z_scores(elbo, pair, x, exact, kl_weight=0.5).max() > 6
+
+    def test_discrete_latents_are_refused_or_right(self) -> None:
+        pair, x, elbo = binary_vae(), some_data(), self.make()
+        if elbo.needs_rsample:
+            with pytest.raises(PairError, match=r"'z' has a\s+Bernoulli[\s\S]*VIMCO"):
+                elbo.check(pair, x)
+            return
+        elbo.check(pair, x)
+        truth = enumeration(pair, x, type(self).bound, self.num_particles)
+        exact = self.flat(torch.autograd.grad(truth.mean(), _of(pair)))
+        roles = parameter_roles(pair, x)
+        of_guide = torch.cat([torch.full((p.numel(),), "guide" in roles[n]) for n, p in pair.named_parameters()])
+        z = self.z_scores(elbo, pair, x, exact)
+        assert z[~of_guide].max() < 4
+        assert (z[of_guide].max() < 4) == elbo.unbiased_gradient
+
+    # --- minibatches ---
+
+    @pytest.mark.parametrize("with_global", [False, True], ids=["local", "global"])
+    def test_every_partition_gives_the_same(self, with_global: bool, float64: torch.dtype) -> None:
+        pair, elbo = ReplayPair(with_global=with_global), self.make()
+        x = torch.randn(12, 2)
+        if with_global and not elbo.supports_global_latents:
+            with pytest.raises(PairError, match="'w' is global"):
+                elbo.check(pair, x)
+            return
+        elbo.check(pair, x)
+        found = []
+        for sizes in PARTITIONS:
+            parts = [(len(part) / 12, elbo.terms(pair, part, 12)) for part in x.split(list(sizes))]
+            bound = sum(weight * terms.bound(12) for weight, terms in parts)
+            objective = sum(weight * terms.objective(12) for weight, terms in parts)
+            gradient = torch.autograd.grad(objective, _of(pair), allow_unused=True, materialize_grads=True)
+            found.append(torch.cat((bound.reshape(1), self.flat(gradient))).detach())
+        for other in found[1:]:
+            torch.testing.assert_close(other, found[0], rtol=1e-10, atol=1e-10)
+
+    def test_global_latents_are_right(self) -> None:
+        elbo = self.make()
+        if not elbo.supports_global_latents:
+            return  # refused, as the test above shows
+        pair, x = GlobalPair(with_global=True), some_data(4, 2)
+        expected = pair.expected_elbo(x)
+        exact = torch.cat((expected.detach().reshape(1), self.flat(torch.autograd.grad(expected, _of(pair)))))
+        found = []
+        for _ in range(self.groups):
+            draws = []
+            for half in x.split(2):  # minibatches of two of the four
+                for _ in range(3):
+                    terms = elbo.terms(pair, half, 4)
+                    gradient = torch.autograd.grad(
+                        terms.objective(4), _of(pair), allow_unused=True, materialize_grads=True
+                    )
+                    draws.append(torch.cat((terms.bound(4).reshape(1), self.flat(gradient))).detach())
+            found.append(torch.stack(draws).mean(0))
+        sample = torch.stack(found)
+        z = (sample.mean(0) - exact).abs() / (sample.std(0) / len(sample) ** 0.5).clamp_min(1e-12)
+        assert z.max() < 4
+
+    # --- uses ---
+
+    def test_captured_equals_eager(self) -> None:
+        self.check_mode("graph")
+
+    @pytest.mark.slow
+    def test_compiled_equals_eager(self) -> None:
+        self.check_mode("compiled")
+
+    def check_mode(self, mode: Mode) -> None:
+        pair, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
+        elbo.check(pair, x)
+        both = Trainee(pair, elbo)
+
+        def step(state: dict[str, Tensor], x: Tensor) -> Any:
+            with torch.enable_grad():
+                state = {n: v.detach().requires_grad_() if "module." not in n else v for n, v in state.items()}
+                terms = bind(both, lambda both, x: elbo.terms(both.pair, x, 30))(state, x)
+                wanted = [v for v in state.values() if v.requires_grad]
+                gradients = torch.autograd.grad(terms.objective(30), wanted, allow_unused=True, materialize_grads=True)
+            return terms.local.detach(), terms.objective(30).detach(), gradients, terms.buffers
+
+        results = []
+        for how in ("eager", mode):
+            run = capture(step, mode=how)
+            torch.manual_seed(3)
+            results.append(run(state_of(both), x))
+            assert not run.fell_back
+        torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
+
+    def test_stock_svi(self) -> None:
+        pair, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
+        ours = self.seeded(self.make(), pair, x, num_data=30)
+        for parameter in pair.parameters():
+            parameter.grad = None
+        torch.manual_seed(3)
+        loss = elbo.loss_and_grads(pair.model, pair.guide, x, 30)
+        assert loss == pytest.approx(-ours.bound(30).item(), rel=1e-12)
+        stock = torch.cat([p.grad.flatten() for p in pair.parameters()])
+        torch.testing.assert_close(-stock, self.gradient(ours, pair, 30), rtol=1e-9, atol=1e-9)
+        svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.02}), elbo)
+        torch.manual_seed(4)
+        wide = x.repeat(50, 1)
+        losses = [svi.step(wide) for _ in range(60)]
+        assert sum(losses[-10:]) < sum(losses[:10])
+
+    # --- helpers ---
+
+    def seeded(
+        self, elbo: ELBO, pair: ModelGuidePair, x: Tensor, *, num_data: int | None = None, **how: Any
+    ) -> BoundTerms:
+        torch.manual_seed(3)
+        return elbo.terms(pair, x, num_data, **how)
+
+    def gradient(self, terms: BoundTerms, pair: ModelGuidePair, num_data: int | None = None) -> Tensor:
+        found = torch.autograd.grad(terms.objective(num_data), _of(pair), allow_unused=True, materialize_grads=True)
+        return self.flat(found)
+
+    def flat(self, gradients: Any) -> Tensor:
+        return torch.cat([gradient.flatten() for gradient in gradients])
+
+    def distance(self, a: Tensor, b: Tensor) -> float:
+        return float((a - b).abs().max())
+
+    def z_scores(self, elbo: ELBO, pair: ModelGuidePair, x: Tensor, exact: Tensor, **how: Any) -> Tensor:
+        """Distance of the mean gradient per datum from the exact one, in measured standard errors, [P]."""
+        elbo = copy.deepcopy(elbo)
+        torch.manual_seed(11)
+        wide = x.repeat(self.group_size, 1)
+        found = []
+        for _ in range(self.groups):
+            terms = elbo.terms(pair, wide, **how)
+            found.append(self.gradient(terms, pair).detach() / len(wide))
+            elbo.advance(terms)
+        sample = torch.stack(found)
+        error = (sample.std(0) / len(sample) ** 0.5).clamp_min(1e-12)
+        return (sample.mean(0) - exact).abs() / error
+
+
+def _of(pair: ModelGuidePair) -> list[Tensor]:
+    return list(pair.parameters())

@@ -1,0 +1,118 @@
+"""Every estimator keeps the contract."""
+
+from __future__ import annotations
+
+import torch
+from contracts.elbo import ELBOContract
+from contracts.elbo_oracles import mean, power_mean
+from torch import nn
+
+from ppvae.inference import elbo
+
+
+class TestTrace(ELBOContract):
+    bound = staticmethod(mean)
+
+    def make(self) -> elbo.ELBO:
+        return elbo.TraceELBO(num_particles=2)
+
+
+class TestTraceMeanField(ELBOContract):
+    bound = staticmethod(mean)
+
+    def make(self) -> elbo.ELBO:
+        return elbo.TraceMeanFieldELBO(num_particles=2)
+
+
+class TestStickingTheLanding(ELBOContract):
+    bound = staticmethod(mean)
+
+    def make(self) -> elbo.ELBO:
+        return elbo.StickingTheLandingELBO(num_particles=2)
+
+
+class TestImportanceWeighted(ELBOContract):
+    def make(self) -> elbo.ELBO:
+        return elbo.ImportanceWeightedELBO(2)
+
+
+class TestRenyi(ELBOContract):
+    bound = staticmethod(power_mean(0.5))
+
+    def make(self) -> elbo.ELBO:
+        return elbo.RenyiELBO(0.5, num_particles=2)
+
+
+class TestRenyiOfLargeOrder(ELBOContract):
+    bound = staticmethod(power_mean(2.0))
+
+    def make(self) -> elbo.ELBO:
+        return elbo.RenyiELBO(2.0, num_particles=2)
+
+
+class TestRenyiOfNegativeOrder(ELBOContract):
+    bound = staticmethod(power_mean(-3.0))
+    wrong = 0.25  # near the exact guide, where the power mean of exponent 4 exceeds the evidence
+
+    def make(self) -> elbo.ELBO:
+        return elbo.RenyiELBO(-3.0, num_particles=2)
+
+
+class TestDoublyReparameterized(ELBOContract):
+    def make(self) -> elbo.ELBO:
+        return elbo.DoublyReparameterizedELBO(2)
+
+
+class TestVIMCO(ELBOContract):
+    def make(self) -> elbo.ELBO:
+        return elbo.VIMCO(2)
+
+
+class TestWake(ELBOContract):
+    def make(self) -> elbo.ELBO:
+        return elbo.ReweightedWakeSleep(2)
+
+
+class TestWakeAndSleep(ELBOContract):
+    def make(self) -> elbo.ELBO:
+        return elbo.ReweightedWakeSleep(2, sleep=0.5)
+
+
+class TestScoreFunction(ELBOContract):
+    bound = staticmethod(mean)
+
+    def make(self) -> elbo.ELBO:
+        return elbo.ScoreFunctionELBO(num_particles=2)
+
+
+class TestScoreFunctionLeaveOneOut(ELBOContract):
+    bound = staticmethod(mean)
+
+    def make(self) -> elbo.ELBO:
+        return elbo.ScoreFunctionELBO(num_particles=2, baseline="leave-one-out")
+
+
+class TestScoreFunctionDecayingAverage(ELBOContract):
+    bound = staticmethod(mean)
+
+    def make(self) -> elbo.ELBO:
+        return elbo.ScoreFunctionELBO(num_particles=2, baseline="decaying-average")
+
+
+class LinearBaseline(nn.Module):
+    """A linear function of the first two data dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x[:, :2])
+
+
+class TestScoreFunctionLearnedBaseline(ELBOContract):
+    bound = staticmethod(mean)
+
+    def make(self) -> elbo.ELBO:
+        torch.manual_seed(2)
+        return elbo.ScoreFunctionELBO(num_particles=2, baseline=LinearBaseline())
