@@ -18,7 +18,7 @@ _log = logging.getLogger("ppvae.data")
 _WIDTH: dict[ValueSpace, int] = {"binary": 0, "unit": 1, "byte": 2, "count": 3, "real": 4}
 
 
-def as_dataset(data: object, *, name: str = "data") -> Dataset:
+def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = None) -> Dataset:
     """A Dataset of a tensor, an array or a mapping of tensors that share axis 0; a Dataset passes through.
 
     Conversions that lose nothing a model would see are made, each with one line in the log ``ppvae.data``:
@@ -30,6 +30,7 @@ def as_dataset(data: object, *, name: str = "data") -> Dataset:
         data: ``[N, *event]`` with at least one event dimension, or a mapping of such (covariates may be
             ``[N]``).
         name: how errors and reports call it.
+        dtype: the float dtype to convert to; None for PyTorch's default.
 
     Raises:
         DataError: not an array; object or complex values; no rows; a 1-D vector; NaN or infinite values
@@ -43,10 +44,10 @@ def as_dataset(data: object, *, name: str = "data") -> Dataset:
     if isinstance(data, Mapping):
         if not data:
             raise DataError(f"{name}: an empty mapping holds no data.")
-        members = {str(key): to_tensor(value, f"{name}[{key!r}]") for key, value in data.items()}
+        members = {str(key): to_tensor(value, f"{name}[{key!r}]", dtype=dtype) for key, value in data.items()}
         main = Dataset(members, name=name).main  # refuses members of different lengths before looking at values
         return Dataset(members, name=name, value_space=_said_space(members[main], f"{name}[{main!r}]"))
-    x = to_tensor(data, name)
+    x = to_tensor(data, name, dtype=dtype)
     if x.dim() == 1:
         raise DataError(
             f"{name}: a 1-D vector of shape {tuple(x.shape)} where a batch [N, *event] is meant."
@@ -66,7 +67,9 @@ def _said_space(x: Tensor, name: str) -> ValueSpace:
     return space
 
 
-def to_tensor(value: object, what: str, *, mapped: bool = False, level: int = logging.WARNING) -> Tensor:
+def to_tensor(
+    value: object, what: str, *, mapped: bool = False, level: int = logging.WARNING, dtype: torch.dtype | None = None
+) -> Tensor:
     """A finite, non-empty, real tensor of an array; float64 becomes the default float dtype (logged).
 
     Args:
@@ -74,6 +77,7 @@ def to_tensor(value: object, what: str, *, mapped: bool = False, level: int = lo
         what: how an error calls it.
         mapped: a memory map: keeps its dtype, and only a sample of rows is looked at.
         level: of the log line that tells of a loss of precision.
+        dtype: the float dtype; None for PyTorch's default.
     """
     x = value.detach() if isinstance(value, Tensor) else _from_numpy(value, what)
     if x.layout != torch.strided:
@@ -87,7 +91,7 @@ def to_tensor(value: object, what: str, *, mapped: bool = False, level: int = lo
     if not x.is_floating_point():
         return x
     require_finite(sampled_rows(x) if mapped else x, what)
-    default = torch.get_default_dtype()
+    default = dtype or torch.get_default_dtype()
     if mapped or x.dtype == default:
         return x
     converted = x.to(default)

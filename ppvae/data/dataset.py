@@ -29,7 +29,7 @@ class Dataset:
     .. math:: x_\text{model} = x / 255 \text{ (bytes)}, \quad
               x_\text{model} \sim \mathrm{Bernoulli}(x) \text{ (dynamic binarisation)}, \quad x \text{ (else)}
 
-    in the default float dtype. Of a mapping, the member ``"x"`` (or the first, where there is no ``"x"``) is
+    in the default float dtype unless told otherwise. Of a mapping, the member ``"x"`` (or the first, where there is no ``"x"``) is
     the *main* member: the value space describes it; the other members are covariates and keep integer types.
 
     Args:
@@ -141,27 +141,36 @@ class Dataset:
         parts = {"train": self, "validation": self.validation, "test": self.test}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor | dict[str, Tensor]:
-        """Gathers the rows ``index [B]``, model ready: ``[B, *event]`` in the default float dtype.
+    def batch(
+        self, index: Tensor, generator: torch.Generator | None = None, *, dtype: torch.dtype | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """Gathers the rows ``index [B]``, model ready: ``[B, *event]`` in a float dtype.
 
         Args:
             index: int64 ``[B]``, on any device.
             generator: source of the dynamic binarisation, on the device of the data; None draws from the
                 global one.
+            dtype: the float dtype; None for PyTorch's default.
         """
         index = index.to(self.device)
-        return self._ready(lambda member: member.index_select(0, index), generator)
+        return self._ready(lambda member: member.index_select(0, index), generator, dtype)
 
-    def tensor(self, generator: torch.Generator | None = None) -> Tensor | dict[str, Tensor]:
+    def tensor(
+        self, generator: torch.Generator | None = None, *, dtype: torch.dtype | None = None
+    ) -> Tensor | dict[str, Tensor]:
         """All rows, model ready; shares memory with ``x`` where nothing has to be converted."""
-        return self._ready(lambda member: member, generator)
+        return self._ready(lambda member: member, generator, dtype)
 
-    def _ready(self, rows: Callable[[Tensor], Tensor], generator: torch.Generator | None) -> Tensor | dict[str, Tensor]:
+    def _ready(
+        self, rows: Callable[[Tensor], Tensor], generator: torch.Generator | None, dtype: torch.dtype | None
+    ) -> Tensor | dict[str, Tensor]:
+        floats = dtype or torch.get_default_dtype()
+
         def ready(key: str, member: Tensor) -> Tensor:
             value = rows(member)
             if key != self.main:
-                return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
-            value = value.to(torch.get_default_dtype())
+                return value.to(floats) if value.is_floating_point() else value
+            value = value.to(floats)
             value = value / 255 if self.value_space == "byte" else value
             return draw_binary(value, generator) if self.binarization == "dynamic" else value
 

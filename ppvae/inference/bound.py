@@ -66,7 +66,7 @@ class BoundEvaluator:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             for index, valid in tqdm(parts, desc="ELBO", disable=None if progress else True, leave=False):
-                x = like_pair(data.batch(index, generator), dtype)
+                x = like_pair(data.batch(index, generator, dtype=dtype), dtype)
                 structure(self.pair, x)
                 *local, found = self._terms(state_of(self.pair), x)
                 for column, values in zip(columns, local, strict=True):
@@ -106,7 +106,7 @@ def evaluate_bound(
     elbo = elbo or TraceMeanFieldELBO(on_missing_kl="sample")
     where = choose_device(device)
     pair.to(where)
-    dataset = as_dataset(data).to(where)
+    dataset = as_dataset(data, dtype=dtype_of(pair)).to(where)
     first = like_pair(dataset.batch(torch.arange(min(2, len(dataset)), device=where)), dtype_of(pair))
     elbo.check(pair, first)
     mode = choose_mode(compile, math.ceil(len(dataset) / chunk_size))

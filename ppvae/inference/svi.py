@@ -90,8 +90,8 @@ def fit(
     """
     where = choose_device(device)
     pair.to(where)
-    dataset = as_dataset(data).to(where)
-    held_out = dataset.validation if validation is None else as_dataset(validation)
+    dataset = as_dataset(data, dtype=dtype_of(pair)).to(where)
+    held_out = dataset.validation if validation is None else as_dataset(validation, dtype=dtype_of(pair))
     held_out = held_out.to(where) if held_out is not None else None
     if early_stopping is not None and held_out is None:
         raise FitError("early_stopping needs validation data: pass validation=..., or data with a validation part")
@@ -101,7 +101,7 @@ def fit(
         torch.manual_seed(seed)
         dtype = dtype_of(pair)
         size = min(len(dataset), batch_size or len(dataset))
-        example = like_pair(dataset.batch(torch.arange(size, device=where)), dtype)
+        example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
         check_pair(pair, example, num_data=len(dataset))
         if isinstance(estimator, ELBO):
             estimator.check(pair, example)
@@ -214,7 +214,7 @@ class _Run:
     def _step(self, kl_weight: float) -> int:
         state = self.state
         index = state.batches.next_index()
-        x = like_pair(state.batches.data.batch(index, state.batches.generator), self.dtype)
+        x = like_pair(state.batches.data.batch(index, state.batches.generator, dtype=self.dtype), self.dtype)
         structure(state.pair, x)
         before = torch.get_rng_state()
         step = self.objective(x, torch.tensor(kl_weight, dtype=self.dtype, device=index.device))
