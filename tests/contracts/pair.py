@@ -53,9 +53,7 @@ class PairContract(ABC):
         together = log_joint(pair, x, drawn.latents)
         for b in range(len(x)):
             latents = {
-                info.name: drawn.latents[info.name][:, b : b + 1]
-                if info.scope == "local"
-                else drawn.latents[info.name]
+                info.name: drawn.latents[info.name][:, b : b + 1] if info.scope == "local" else drawn.latents[info.name]
                 for info in structure(pair, x).model_latents
             }
             alone = log_joint(pair, x[b : b + 1], latents)

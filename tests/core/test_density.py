@@ -209,7 +209,9 @@ def test_missing_and_unknown_latents_are_refused() -> None:
     top = drawn.pop("top")
     with pytest.raises(PairError, match="latent site 'top' of the model has no value"):
         log_joint(pair, x, drawn)
-    with pytest.raises(PairError, match=r"site 'top': expected a value of shape \[\*samples, 5, 2\], found \[1, 5, 1\]"):
+    with pytest.raises(
+        PairError, match=r"site 'top': expected a value of shape \[\*samples, 5, 2\], found \[1, 5, 1\]"
+    ):
         log_joint(pair, x, {**drawn, "top": top[..., :1]})
 
 

@@ -352,7 +352,9 @@ def test_a_gradient_that_is_not_finite_stops_before_any_parameter_changes() -> N
                     state.pair.likelihood.head.layers[0].weight[0, 0] = float("inf")  # type: ignore[union-attr]
                 Poison.before = copy.deepcopy(state.pair.state_dict())
 
-    with pytest.raises(FitError, match=r"(?s)step 3 \(epoch 1\), before any parameter changed.*likelihood.*rows") as error:
+    with pytest.raises(
+        FitError, match=r"(?s)step 3 \(epoch 1\), before any parameter changed.*likelihood.*rows"
+    ) as error:
         quiet(pair, binary(), callbacks=[Poison()])
     assert error.value.parameter == "likelihood.head.layers.0.weight" and error.value.step == 3
     assert len(error.value.indices) == 50

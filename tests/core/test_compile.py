@@ -1,0 +1,103 @@
+"""Capture: the same numbers, the same noise, recorded once, and a fall that is said."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ppvae.core import PairError, PpvaeError
+from ppvae.core.compile import MODES, bind, capture, state_of
+
+MODE = pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("compiled", marks=pytest.mark.slow)])
+
+
+def gradient_of_cube(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        value = (leaf**3).sum()
+        (slope,) = torch.autograd.grad(value, leaf)
+    return value.detach(), {"slope": slope}
+
+
+@MODE
+def test_gradients_inside_are_captured(mode: str) -> None:
+    captured = capture(gradient_of_cube, mode=mode)  # type: ignore[arg-type]
+    for x in (torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])):
+        value, found = captured(x)
+        torch.testing.assert_close(value, (x**3).sum())
+        torch.testing.assert_close(found["slope"], 3 * x**2)
+    assert captured.fell_back == "" and captured.graphs == (0 if mode == "eager" else 1)
+
+
+@MODE
+def test_noise_is_that_of_the_seed(mode: str) -> None:
+    captured = capture(lambda x: x + torch.randn_like(x) * torch.rand(3), mode=mode)  # type: ignore[arg-type]
+    x = torch.zeros(3)
+    torch.manual_seed(5)
+    expected = torch.randn(3) * torch.rand(3)
+    torch.manual_seed(5)
+    first = captured(x)  # recording must use up no random numbers
+    torch.testing.assert_close(first, expected)
+    assert not torch.equal(captured(x), first)
+
+
+def test_one_graph_for_each_shape_and_static_value() -> None:
+    captured = capture(lambda x, n, extra: {"y": n * x["a"] + extra}, mode="graph")
+    assert captured({"a": torch.ones(2)}, 3, None or 1)["y"].tolist() == [4.0, 4.0]
+    captured({"a": torch.zeros(2)}, 3, 1)
+    assert captured.graphs == 1
+    captured({"a": torch.ones(4)}, 3, 1)
+    captured({"a": torch.ones(2, dtype=torch.float64)}, 3, 1)
+    assert captured({"a": torch.ones(2)}, 5, 1)["y"].tolist() == [6.0, 6.0]
+    assert captured.graphs == 4
+
+
+def test_what_cannot_be_captured_runs_eagerly_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    def branching(x: Tensor) -> Tensor:
+        return x + 1 if float(x.sum()) > 0 else x - 1
+
+    captured = capture(branching, mode="graph", name="the branching one")
+    with caplog.at_level(logging.WARNING, logger="ppvae.compile"):
+        assert captured(torch.ones(2)).tolist() == [2.0, 2.0]
+        assert captured(-torch.ones(2)).tolist() == [-2.0, -2.0]
+    assert "the branching one runs in mode 'eager' instead of 'graph'" in caplog.text
+    assert len(caplog.records) == 1 and captured.fell_back.startswith("eager")
+
+
+def test_no_compiler_falls_back_to_the_graph(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def no_compiler(*_: object, **__: object) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch._inductor, "compile", no_compiler)
+    captured = capture(lambda x: 2 * x, mode="compiled")
+    with caplog.at_level(logging.WARNING, logger="ppvae.compile"):
+        assert captured(torch.ones(2)).tolist() == [2.0, 2.0]
+    assert captured.fell_back == "graph: no C++ compiler" and captured.graphs == 1
+
+
+def test_errors_of_our_own_are_not_swallowed() -> None:
+    def refuse(x: Tensor) -> Tensor:
+        raise PairError("no")
+
+    with pytest.raises(PairError, match="no"):
+        capture(refuse, mode="graph")(torch.ones(2))
+    with pytest.raises(PpvaeError, match="unknown mode 'fast'"):
+        capture(refuse, mode="fast")  # type: ignore[arg-type]
+
+
+@MODE
+def test_a_bound_function_follows_the_state_it_is_given(mode: str) -> None:
+    layer = nn.Linear(2, 1)
+    layer.register_buffer("offset", torch.tensor(3.0))
+    run = capture(bind(layer, lambda module, x: module(x) + module.offset), mode=mode)  # type: ignore[arg-type]
+    x = torch.randn(4, 2)
+    torch.testing.assert_close(run(state_of(layer), x), layer(x).detach() + 3)
+    with torch.no_grad():
+        layer.weight += 1
+        layer.offset += 2
+    torch.testing.assert_close(run(state_of(layer), x), layer(x).detach() + 5)
+    assert set(state_of(layer)) == {"weight", "bias", "offset"}
+    assert MODES == ("eager", "graph", "compiled")

@@ -1,0 +1,60 @@
+"""Trunks: shapes, equality with the layers written out, initialisation, refusals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ppvae.core import PpvaeError
+from ppvae.networks import MLP, ConvDecoder, ConvEncoder, glorot, paper
+
+
+def test_mlp_is_the_formula() -> None:
+    net = MLP((2, 3), [4, 5], activation="softplus")
+    x = torch.randn(7, 2, 3)
+    hidden = x.reshape(7, 6)
+    for layer in (net.layers[0], net.layers[2]):
+        hidden = torch.log1p(torch.exp(hidden @ layer.weight.T + layer.bias))
+    torch.testing.assert_close(net(x), hidden)
+    assert net.out_features == 5 and net(torch.randn(2, 7, 2, 3)).shape == (2, 7, 5)
+    assert MLP(3, []).out_features == 3
+
+
+def test_papers_initialisation() -> None:
+    net = MLP(300, [200], init=paper())
+    values = torch.cat([p.detach().flatten() for p in net.parameters()])
+    assert abs(values.std().item() - 0.1) < 4 * 0.1 / math.sqrt(2 * len(values))
+    assert abs(values.mean().item()) < 4 * 0.1 / math.sqrt(len(values))
+
+
+def test_glorots_initialisation() -> None:
+    layer = MLP(30, [20], init=glorot()).layers[0]
+    limit = math.sqrt(6 / 50)
+    assert 0.9 * limit < layer.weight.abs().max() <= limit and bool((layer.bias == 0).all())
+
+
+@pytest.mark.parametrize("event", [(64,), (8, 8), (1, 8, 8)])
+def test_convolutional_encoder_takes_every_layout_and_leading_axes(event: tuple[int, ...]) -> None:
+    net = ConvEncoder((8, 8), (3, 4), 5)
+    flat = torch.randn(6, 64)
+    expected = net(flat)
+    torch.testing.assert_close(net(flat.reshape(6, *event)), expected)
+    torch.testing.assert_close(net(flat.reshape(2, 3, *event)), expected.reshape(2, 3, 5))
+
+
+def test_convolutional_decoder_folds_leading_axes() -> None:
+    net = ConvDecoder(2, (3, 8, 8), (4, 5), outputs_per_pixel=2)
+    z = torch.randn(6, 2)
+    assert net(z).shape == (6, 192, 2)
+    torch.testing.assert_close(net(z.reshape(2, 3, 2)), net(z).reshape(2, 3, 192, 2))
+
+
+def test_refusals() -> None:
+    with pytest.raises(PpvaeError, match="divisible by 4: expected at most 1"):
+        ConvDecoder(2, (6, 6), (4, 5))
+    with pytest.raises(PpvaeError, match=r"expected images of shape \(1, 8, 8\) \(64 values\), found data \(2, 60\)"):
+        ConvEncoder((8, 8))(torch.zeros(2, 60))
+    with pytest.raises(PpvaeError, match="did you mean 'tanh'"):
+        MLP(3, [2], activation="tahn")
