@@ -60,7 +60,6 @@ def _blockwise(function: Callable[[Tensor], Tensor], draws: Tensor) -> Tensor:
     size = max(1, BLOCK // max(1, draws.shape[0] * draws.shape[1]))
     found = []
     for block in rows.split(size):
-        block = block.double()
         split = torch.cat([block[..., :half], block[..., -half:]], 1)
         value = function(split)
         found.append(torch.where(torch.isfinite(split).all((1, 2)), value, torch.nan))
@@ -68,13 +67,18 @@ def _blockwise(function: Callable[[Tensor], Tensor], draws: Tensor) -> Tensor:
 
 
 def _rank_normalized(values: Tensor) -> Tensor:
-    """Normal scores of the ranks within each row, ties sharing their average rank; [rows, C, N]."""
-    flat = values.flatten(1).contiguous()
-    ordered = flat.sort(1).values
-    below = torch.searchsorted(ordered, flat, right=False)
-    up_to = torch.searchsorted(ordered, flat, right=True)
-    rank = (below + up_to + 1) / 2
-    scores: Tensor = torch.special.ndtri((rank - 0.375) / (flat.shape[1] + 0.25))
+    """Normal scores of the ranks within each row, ties sharing their average rank; [rows, C, N], float64."""
+    flat = values.flatten(1)
+    size = flat.shape[1]
+    ordered, order = flat.sort(1)
+    place = torch.arange(size, device=flat.device)
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    ends = starts.roll(-1, 1)  # the last of its ties; the first is always a start
+    first = torch.where(starts, place, 0).cummax(1).values
+    last = torch.where(ends, place, size).flip(1).cummin(1).values.flip(1)
+    rank = torch.empty_like(first, dtype=torch.float64).scatter_(1, order, (first + last).double() / 2 + 1)
+    scores: Tensor = torch.special.ndtri((rank - 0.375) / (size + 0.25))
     return scores.reshape(values.shape)
 
 

@@ -111,7 +111,7 @@ def sample_posterior(
     pair.to(where)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(_seed_of(seed, "data"))
-        data = like_pair(as_dataset(x).tensor(), dtype_of(pair))
+        data = like_pair(as_dataset(x, dtype=dtype_of(pair)).tensor(dtype=dtype_of(pair)), dtype_of(pair))
         data = _each(data, lambda tensor: tensor.to(where))
         work = _Work(pair, data, num_chains, options, start, global_sites)
         calls = (num_warmup + num_samples) * _mean_length(options)
