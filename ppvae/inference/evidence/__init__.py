@@ -5,7 +5,10 @@ from __future__ import annotations
 from .ais import AIS
 from .base import Bound, Estimate, Evidence, EvidenceMethod
 from .bdmc import BDMC
+from .bridge import BridgeSampling
+from .densities import Density, EncoderDensity, GaussianDensity, KernelDensity, TruncatedGaussianDensity
 from .exact import Exact
+from .hmc_density import HMCDensity
 from .importance import ImportanceSampling
 from .log_evidence import log_evidence
 from .outcome import Outcome
@@ -17,14 +20,21 @@ __all__ = [
     "AIS",
     "BDMC",
     "Bound",
+    "BridgeSampling",
+    "Density",
+    "EncoderDensity",
     "Estimate",
     "Evidence",
     "EvidenceMethod",
     "Exact",
+    "GaussianDensity",
+    "HMCDensity",
     "ImportanceSampling",
+    "KernelDensity",
     "Outcome",
     "PriorSampling",
     "SimulatedData",
+    "TruncatedGaussianDensity",
     "log_evidence",
     "pareto_k",
     "simulate_data",

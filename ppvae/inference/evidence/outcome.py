@@ -22,6 +22,7 @@ class Outcome(IntEnum):
     REFUSED_DIMENSION = 5
     DIVERGED = 6
     NOT_CONVERGED = 7
+    DOUBTFUL = 8
 
     @property
     def message(self) -> str:
@@ -31,7 +32,7 @@ class Outcome(IntEnum):
     @property
     def has_estimate(self) -> bool:
         """Whether there is a number at all."""
-        return self in (Outcome.OK, Outcome.UNRELIABLE, Outcome.NOT_CONVERGED)
+        return self in (Outcome.OK, Outcome.UNRELIABLE, Outcome.NOT_CONVERGED, Outcome.DOUBTFUL)
 
 
 _MESSAGES = {
@@ -45,4 +46,5 @@ _MESSAGES = {
     "(another density, BridgeSampling or AIS, or trust=True)",
     Outcome.DIVERGED: "no estimate: every chain diverged (smaller steps, longer warm-up, float64)",
     Outcome.NOT_CONVERGED: "the iteration had not settled when it was stopped (more iterations, more draws)",
+    Outcome.DOUBTFUL: "Pareto k between 0.5 and 0.7: the variance may be infinite, and the standard error too small",
 }

@@ -12,6 +12,7 @@ from .outcome import Outcome
 from .pareto import pareto_k
 
 UNTRUSTED_K = 0.7
+INFINITE_VARIANCE_K = 0.5
 
 
 def from_weights(

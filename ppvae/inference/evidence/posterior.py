@@ -1,0 +1,127 @@
+"""HMC draws from the posterior of every datum of a chunk, as the evidence methods need them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .run import Run
+from ..hmc.chains import Outcome as LaneOutcome
+from ..hmc.chains import sample_chunk
+from ..hmc.integrator import PhasePoint, leapfrog, value_and_gradient
+from ..hmc.kernel import HMCInfo, HMCState
+from ..hmc.options import HMC
+from ...core import Data, draw, log_guide, log_joint, unconstrained
+
+_TRIES = 10
+_GUIDE_DRAWS = 32
+_GRADIENT = 4.0  # memory of a gradient over that of the density alone
+
+
+class Draws(NamedTuple):
+    """Posterior draws of a chunk.
+
+    Attributes:
+        u: unconstrained positions, [C, n, B, d]; zero in lanes that failed.
+        log_density: log p(x, z) + log-Jacobian there, [C, n, B], nats.
+        good: lanes that were sampled as they should be, bool [C, B].
+        info: "acceptance" and "divergences", each [B].
+    """
+
+    u: Tensor
+    log_density: Tensor
+    good: Tensor
+    info: dict[str, Tensor]
+
+
+class Posterior:
+    """The posterior of a pair's local latents in unconstrained coordinates, captured.
+
+    Args:
+        run: the pair, its state, where and how to compute.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.pair = run.pair
+
+    def draws(self, x: Data, options: HMC, num_chains: int, num_warmup: int, num_samples: int) -> Draws:
+        """Warm up, then draw: num_samples from each of num_chains chains."""
+        run, batch = self.run, self.run.batch_of(x)
+        calls = (num_warmup + num_samples) * options.num_leapfrog
+        step = run.capture("posterior leapfrog", self._leapfrog, calls=calls, lanes=3 * num_chains * batch)
+        begin = run.capture(f"begin x{num_chains}", lambda x: self._start(x, num_chains))
+        scatter = run.capture(f"begin x{_GUIDE_DRAWS}", lambda x: self._start(x, _GUIDE_DRAWS))
+        evaluate = run.capture("posterior gradient", self._evaluate)
+        u = begin(x).contiguous()
+        state, failed = HMCState(u, *evaluate(x, u)), torch.ones(u.shape[:-1], dtype=torch.bool, device=u.device)
+        for attempt in range(_TRIES):
+            finite = torch.isfinite(state.u).all(-1) & torch.isfinite(state.gradient).all(-1)
+            failed = ~(finite & torch.isfinite(state.log_density))
+            if not bool(failed.any()) or attempt == _TRIES - 1:
+                break
+            u = torch.where(failed.unsqueeze(-1), begin(x), state.u)
+            state = HMCState(u, *evaluate(x, u))
+        zero = failed.unsqueeze(-1)
+        state = HMCState(state.u.masked_fill(zero, 0), state.log_density, state.gradient.masked_fill(zero, 0))
+        variance = scatter(x).var(0)
+        variance = torch.where(torch.isfinite(variance) & (variance > 1e-10), variance, 1.0).contiguous()
+        generator = torch.Generator(device=run.device).manual_seed(int(torch.randint(2**62, ())))
+        share = batch / (num_warmup + num_samples)
+
+        def report(info: HMCInfo, warming: bool) -> None:
+            run.tick(share)
+
+        def stepper(point: PhasePoint, size: Tensor, inverse_mass: Tensor) -> Any:
+            return step(x, point, size, inverse_mass)
+
+        found = sample_chunk(stepper, state, failed, (), options, num_warmup, num_samples, variance, generator, report)
+        good = (found.outcome == int(LaneOutcome.OK)) & torch.isfinite(found.u).all(-1).all(1)
+        info = {
+            "acceptance": found.stats["acceptance"].mean((0, 1)),
+            "divergences": found.stats["diverging"].sum((0, 1)),
+        }
+        return Draws(found.u.nan_to_num(0.0), found.stats["log_density"].nan_to_num(0.0), good, info)
+
+    def log_density(self, x: Data, u: Tensor) -> Tensor:
+        """log p(x, z) + log-Jacobian, [m, B], at u [m, B, d]."""
+        return self._pieces("posterior density", self._density, x, u)
+
+    def log_encoder(self, x: Data, u: Tensor) -> Tensor:
+        """log q(z | x) + log-Jacobian, [m, B], at u [m, B, d]."""
+        return self._pieces("encoder density", self._encoder, x, u)
+
+    def _pieces(self, name: str, function: Any, x: Data, u: Tensor) -> Tensor:
+        size = max(1, self.run.lanes // u.shape[1])
+        rows = u.shape[0]
+        steps = -(-rows // size)
+        size = -(-rows // steps)
+        call = self.run.capture(f"{name} x{size}", function, calls=steps, lanes=size * u.shape[1])
+        padded = torch.cat([u, u[-1:].expand(steps * size - rows, -1, -1)])
+        return torch.cat([call(x, part.contiguous()) for part in padded.split(size)])[:rows]
+
+    def _start(self, x: Data, num: int) -> Tensor:
+        return unconstrained(self.pair, x).unconstrain(draw(self.pair, x, num).latents)
+
+    def _density(self, x: Data, u: Tensor) -> Tensor:
+        latents, log_jacobian = unconstrained(self.pair, x).constrain(u)
+        return log_joint(self.pair, x, latents).local + log_jacobian
+
+    def _encoder(self, x: Data, u: Tensor) -> Tensor:
+        latents, log_jacobian = unconstrained(self.pair, x).constrain(u)
+        return log_guide(self.pair, x, latents)[0] + log_jacobian
+
+    def _evaluate(self, x: Data, u: Tensor) -> tuple[Tensor, Tensor]:
+        return value_and_gradient(lambda u: self._density(x, u))(u)
+
+    def _leapfrog(self, x: Data, point: PhasePoint, size: Tensor, inverse_mass: Tensor) -> PhasePoint:
+        return leapfrog(lambda u: self._density(x, u))(point, size, inverse_mass)
+
+
+def posterior_memory(run: Run, num_chains: int, num_draws: int) -> tuple[float, float]:
+    """Bytes for each datum of a chunk: a gradient for every chain, all draws and what is made of them."""
+    dim = unconstrained(run.pair, run.example).dim
+    steady = max(num_chains, _GUIDE_DRAWS) * _GRADIENT * run.bytes_per_lane + 8.0 * num_draws * (4 * dim + 12)
+    return steady + run.bytes_per_datum, 0.0
