@@ -84,6 +84,11 @@ class Objective:
         if isinstance(elbo, ELBO) and elbo.module is not None:
             self.trained = Trainee(pair, elbo)
             self.prior_names = frozenset(f"pair.{name}" for name in prior_names)
+        # Collected once: walking the modules at each step takes as long as a small network's gradient.
+        named = dict(self.trained.named_parameters())
+        self._trainable: dict[str, Tensor] = {name: value for name, value in named.items() if value.requires_grad}
+        self._fixed: dict[str, Tensor] = {name: value for name, value in named.items() if not value.requires_grad}
+        self._fixed.update(self.trained.named_buffers())
         self._pure = bind(self.trained, self._bound)
         self._step = capture(self._gradient, mode=mode, name="the training step")
 
@@ -94,10 +99,7 @@ class Objective:
 
     def __call__(self, x: Data, kl_weight: Tensor) -> Step:
         """The metrics and gradients of one batch."""
-        trainable = {n: p.detach() for n, p in self.trained.named_parameters() if p.requires_grad}
-        fixed = {n: p.detach() for n, p in self.trained.named_parameters() if not p.requires_grad}
-        fixed.update((name, buffer) for name, buffer in self.trained.named_buffers())
-        step: Step = self._step(trainable, fixed, x, kl_weight)
+        step: Step = self._step(self._trainable, self._fixed, x, kl_weight)
         return step
 
     def remember(self, step: Step) -> None:
