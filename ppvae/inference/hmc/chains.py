@@ -104,7 +104,7 @@ def warm_up(
         report: called after every transition.
     """
     inverse_mass = variance
-    first = options.step_size or variance.shape[-1] ** -0.25
+    first = options.step_size or 0.5 * variance.shape[-1] ** -0.25
     averaging = start_dual_averaging(torch.full_like(state.log_density, first))
     windows = mass_windows(num_warmup) if options.adapt_mass else []
     ends = {stop for _, stop in windows}

@@ -15,7 +15,7 @@ class HMC:
         num_leapfrog: L, gradient evaluations of one transition.
         target_acceptance: acceptance that every lane's step size is adapted to.
         jitter: half-width of the uniform factor on the step size of each transition, in [0, 1).
-        step_size: where adaptation starts, or with ``num_warmup=0`` the step size itself; None for d^(-1/4).
+        step_size: where adaptation starts, or with ``num_warmup=0`` the step size itself; None for d^(-1/4) / 2.
         adapt_mass: estimate a diagonal mass in warm-up; False keeps the guide's variances, or ones.
     """
 
@@ -42,7 +42,7 @@ class ChEES:
         max_leapfrog: the largest number allowed.
         target_acceptance: acceptance that every lane's step size is adapted to.
         jitter: half-width of the uniform factor on the step size of each transition, in [0, 1).
-        step_size: where adaptation starts; None for d^(-1/4).
+        step_size: where adaptation starts; None for d^(-1/4) / 2.
         adapt_mass: estimate a diagonal mass in warm-up.
         learning_rate: of Adam on the logarithm of the number of leapfrogs.
     """

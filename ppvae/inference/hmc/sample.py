@@ -198,7 +198,8 @@ class _Work:
             found.append(footprint(leapfrog(self.target), point, u[..., 0], u[0], *context))
         low, high = found
         datum = Footprint(max(1, high.peak - low.peak), max(0, high.traffic - low.traffic))
-        return {"datum": datum, "fixed": Footprint(max(0, low.peak - 2 * datum.peak), 0)}
+        # The parameters, and two data for good measure.
+        return {"datum": datum, "fixed": Footprint(low.peak, 0)}
 
     def gather(self, done: list[ChunkDraws], seed: int) -> PosteriorDraws:
         """The draws of all chunks, side by side."""
