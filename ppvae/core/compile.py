@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-import torch._inductor
-import torch._inductor.config
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -95,7 +93,9 @@ class Captured:
                 options = {"fallback_random": True, "compile_threads": 1}
                 with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # Inductor's own deprecations are not the caller's business
-                    compiled = torch._inductor.compile(graph, tensors, options=options)
+                    import torch._inductor as inductor  # a second to import, and only for this mode
+
+                    compiled = inductor.compile(graph, tensors, options=options)
                     compiled(*tensors)  # a missing compiler shows here, not in the middle of a run
                 run = compiled
             except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from typing import Any, NamedTuple, cast
@@ -68,7 +69,9 @@ class Objective:
         mode: Mode,
     ) -> None:
         self.pair, self.elbo, self.num_data = pair, elbo, num_data
-        self.weight_prior, self.prior_names, self.clip_norm = weight_prior, prior_names, clip_norm
+        self.weight_prior, self.prior_names, self.clip_norm = copy.copy(weight_prior), prior_names, clip_norm
+        if self.weight_prior is not None:
+            self.weight_prior._validate_args = False  # validation reads values back, which nothing captured may do
         self.ours = isinstance(elbo, ELBO)
         if not self.ours:
             if not hasattr(elbo, "differentiable_loss"):
