@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from .base import Memory
 from .run import Run, take
 from ..hmc.adaptation import start_dual_averaging, update_dual_averaging
 from ..hmc.integrator import PhasePoint, leapfrog
@@ -265,11 +266,12 @@ def check_options(method: str, *, start: str, schedule: str, **at_least_one: int
             raise PpvaeError(f"{method}: unknown {name} {value!r}: {did_you_mean(value, known)}")
 
 
-def path_memory(run: Run, chains: int, num_temperatures: int) -> tuple[float, float]:
-    """Bytes for each datum of a chunk: a gradient for every chain, and the tuning of every temperature."""
+def path_memory(run: Run, chains: int, num_temperatures: int) -> Memory:
+    """For each datum: a gradient for every chain, and the tuning of every temperature."""
     dim = unconstrained(run.pair, take(run.example, 1)).dim
     lanes = max(chains, _PILOT_CHAINS)
-    return lanes * _GRADIENT * run.bytes_per_lane + 8.0 * num_temperatures * (dim + 1) + run.bytes_per_datum, 0.0
+    steady = lanes * _GRADIENT * run.bytes_per_lane + 8.0 * num_temperatures * (dim + 1)
+    return Memory(steady + run.bytes_per_datum, 0.0, lanes)
 
 
 def _stepper(step: Callable[..., Any], x: Data) -> Callable[..., PhasePoint]:

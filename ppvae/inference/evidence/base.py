@@ -40,6 +40,20 @@ class Estimate(NamedTuple):
     info: dict[str, Tensor]
 
 
+class Memory(NamedTuple):
+    """What a method needs for one datum of a chunk.
+
+    Attributes:
+        per_datum: bytes that stay.
+        least: further bytes, for the least that can be worked on at once.
+        lanes: samples or chains that are worked on at once.
+    """
+
+    per_datum: float
+    least: float
+    lanes: int
+
+
 class EvidenceMethod(ABC):
     r"""A way to estimate $\log p(x) = \log \int p(x, z)\,dz$ of every datum; subclasses are frozen
     dataclasses of options.
@@ -58,8 +72,8 @@ class EvidenceMethod(ABC):
         return type(self).__name__
 
     @abstractmethod
-    def memory(self, run: Run) -> tuple[float, float]:
-        """Bytes that stay for each datum of a chunk, and bytes at the least for working on it."""
+    def memory(self, run: Run) -> Memory:
+        """What the method needs for one datum."""
 
     @abstractmethod
     def estimate(self, run: Run, x: Data) -> Estimate:

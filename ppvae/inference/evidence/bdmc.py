@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .annealing import Path, Schedule, Start, anneal, check_options, check_path, path_memory, tune
-from .base import Bound, Estimate, EvidenceMethod
+from .base import Bound, Estimate, EvidenceMethod, Memory
 from .run import Run
 from .weights import from_weights, log_mean
 from ...core import Data, DataError
@@ -76,7 +76,7 @@ class BDMC(EvidenceMethod):
             )
         check_path(run, run.example, self.name, self.start)
 
-    def memory(self, run: Run) -> tuple[float, float]:
+    def memory(self, run: Run) -> Memory:
         """A gradient for every chain, and the tuning."""
         return path_memory(run, self.num_chains, self.num_temperatures)
 

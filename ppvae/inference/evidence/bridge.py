@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Bound, Estimate, EvidenceMethod
+from .base import Bound, Estimate, EvidenceMethod, Memory
 from .densities import Normal
 from .hmc_density import JITTER, check_chains, check_draws, flat, halves
 from .outcome import Outcome
@@ -66,7 +66,7 @@ class BridgeSampling(EvidenceMethod):
         dim = unconstrained(run.pair, run.example).dim
         check_draws("BridgeSampling", self.num_draws, self.num_chains, 2 * (dim + 1), dim)
 
-    def memory(self, run: Run) -> tuple[float, float]:
+    def memory(self, run: Run) -> Memory:
         """All draws, and a gradient for every chain."""
         return posterior_memory(run, self.num_chains, self.num_draws)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Bound, Estimate, EvidenceMethod, not_known
+from .base import Bound, Estimate, EvidenceMethod, Memory, not_known
 from .outcome import Outcome
 from .run import Run
 from ...core import Data, PairError
@@ -37,9 +37,9 @@ class Exact(EvidenceMethod):
                 )
             )
 
-    def memory(self, run: Run) -> tuple[float, float]:
+    def memory(self, run: Run) -> Memory:
         """As much as one draw takes."""
-        return run.bytes_per_datum + run.bytes_per_lane, 0.0
+        return Memory(run.bytes_per_datum + run.bytes_per_lane, 0.0, 1)
 
     def estimate(self, run: Run, x: Data) -> Estimate:
         """The closed form, without error."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Bound, Estimate, EvidenceMethod
+from .base import Bound, Estimate, EvidenceMethod, Memory
 from .densities import NAMED, Density, KernelDensity, LogDensity
 from .outcome import Outcome
 from .pareto import pareto_k
@@ -80,7 +80,7 @@ class HMCDensity(EvidenceMethod):
         dim = unconstrained(run.pair, run.example).dim
         check_draws("HMCDensity", self.num_draws, self.num_chains, self._density.fewest_draws(dim), dim)
 
-    def memory(self, run: Run) -> tuple[float, float]:
+    def memory(self, run: Run) -> Memory:
         """All draws, and a gradient for every chain."""
         return posterior_memory(run, self.num_chains, self.num_draws)
 
@@ -103,7 +103,7 @@ class HMCDensity(EvidenceMethod):
         if len(folds) == 2:
             # At most what two folds without any independence would have.
             together = torch.stack([fold.relative_variance for fold in folds]).sqrt().mean(0).square()
-            variance = torch.minimum(variance + _shared_variance(*densities, draws, *folds), together.maximum(variance))
+            variance = torch.minimum(variance + _shared_variance(densities, draws, folds), together.maximum(variance))
         error = variance.sqrt()
         worst = torch.stack(k).nan_to_num(nan=-math.inf).amax(0)
         worst = torch.where(worst == -math.inf, math.nan, worst)
@@ -155,16 +155,18 @@ def _log_weights(log_q: LogDensity, draws: Draws) -> Tensor:
     return log_q(flat(draws.u)).reshape(draws.log_density.shape) - draws.log_density
 
 
-def _shared_variance(first: LogDensity, second: LogDensity, draws: Draws, one: Average, two: Average) -> Tensor:
+def _shared_variance(densities: list[LogDensity], draws: Draws, folds: list[Average]) -> Tensor:
     r"""What the two folds have in common, [B]: half of the covariance of their relative errors.
 
     What the fit to A gets wrong and what the average over B gets wrong enter the two folds as the same product, so
     folds are not independent: with $w_A, w_B$ the relative weights under the two fits, the covariance is half of the
     variance of the mean of $w_A - w_B$ over as many draws as one fold has.
     """
-    difference = (_log_weights(first, draws).double() - one.log_mean).exp()
-    difference = difference - (_log_weights(second, draws).double() - two.log_mean).exp()
-    _, variance, _ = mean_of_series(difference, draws.good)
+    first, second = (
+        (_log_weights(log_q, draws).double() - fold.log_mean).exp()
+        for log_q, fold in zip(densities, folds, strict=True)
+    )
+    _, variance, _ = mean_of_series(first - second, draws.good)
     return 0.5 * variance  # over all draws, of which one fold has half: a quarter of twice this
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Bound, Estimate, EvidenceMethod
+from .base import Bound, Estimate, EvidenceMethod, Memory
 from .run import Run
 from .sampled import collect, sampled_memory
 from .weights import from_weights
@@ -51,7 +51,7 @@ class ImportanceSampling(EvidenceMethod):
         if self.num_samples < 1:
             raise PpvaeError(f"ImportanceSampling: expected num_samples of at least 1, found {self.num_samples}")
 
-    def memory(self, run: Run) -> tuple[float, float]:
+    def memory(self, run: Run) -> Memory:
         """The log-weights stay; latents do not."""
         return sampled_memory(run, self.num_samples)
 

@@ -15,14 +15,12 @@ from tqdm import tqdm
 from .base import Estimate, Evidence, EvidenceMethod
 from .importance import ImportanceSampling
 from .outcome import Outcome
-from .rewired import held
-from .run import Run, chunk_seed, pick, take, to
-from .simulated import SimulatedData
-from ..placement import Compile, choose_device, choose_mode, dtype_of
-from ...core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair
+from .prepare import prepare
+from .run import Run, chunk_seed, pick, to
+from ..placement import Compile
+from ...core import Data, ModelGuidePair, PpvaeError, batch_size
 from ...core.errors import try_one_of
-from ...data import Dataset, as_dataset, chunks
-from ...data.convert import require_finite
+from ...data import chunks
 
 _log = logging.getLogger("ppvae.evidence")
 
@@ -76,26 +74,13 @@ def log_evidence(
             + try_one_of("method=evidence.ImportanceSampling(1000)", "method=evidence.AIS()")
         )
     started = time.perf_counter()
-    choose_mode(compile, 1)
-    target, dtype = choose_device(device), dtype_of(pair)
-    truth = data.latents if isinstance(data, SimulatedData) else None
-    x = model_ready(data.x if isinstance(data, SimulatedData) else data, dtype, seed)
-    home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
-    few = to(take(x, 4), home)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        for rows, _ in chunks(batch_size(x), 1000):
-            check_pair(pair, to(pick(x, rows), home))
-        fixed = held(pair, few, global_sites)
-    run = Run(pair, fixed, device=target, dtype=dtype, compile=compile, memory_budget=memory_budget)
-    run.truth = truth
-    run.measure(few)
+    run, x = prepare(pair, data, seed, device, compile, memory_budget, global_sites)
     method.check(run)
     size = _chunk_size(run, method, batch_size(x))
-    parts = _all_chunks(run, method, x, truth, size, seed, progress)
+    parts = _all_chunks(run, method, x, size, seed, progress)
     found = _joined(parts, batch_size(x))
-    info: dict[str, Any] = {"seed": seed, "chunk_size": size, "device": str(target), **found.info}
-    if fixed is not pair:
+    info: dict[str, Any] = {"seed": seed, "chunk_size": size, "device": str(run.device), **found.info}
+    if run.pair is not pair:
         info["global_sites"] = global_sites if isinstance(global_sites, str) else "given"
     return Evidence(
         found.log_evidence,
@@ -110,36 +95,18 @@ def log_evidence(
     )
 
 
-def model_ready(data: Any, dtype: torch.dtype, seed: int = 0) -> Data:
-    """A batch of all data as a model sees it, its floating-point members in a dtype.
-
-    Args:
-        data: a Dataset, tensor, array or mapping.
-        dtype: that of the pair.
-        seed: of a dynamic binarisation.
-
-    Raises:
-        DataError: data that cannot be used.
-    """
-    if isinstance(data, Tensor) and data.dtype == dtype and data.dim() > 1:
-        Dataset(data)  # refuses empty data
-        require_finite(data, "data")
-        return data.detach()
-    dataset = as_dataset(data)
-    generator = torch.Generator(device=dataset.device).manual_seed(seed)
-    return to(dataset.tensor(generator), dataset.device, dtype)
-
-
 def _chunk_size(run: Run, method: EvidenceMethod, num_data: int) -> int:
     """Data per chunk: what stays takes half of the memory budget at most."""
-    steady, lane = method.memory(run)
-    if steady + lane > run.memory_budget:
+    need = method.memory(run)
+    least = need.per_datum + need.least
+    if least > run.memory_budget:
         raise PpvaeError(
             f"memory_budget of {run.memory_budget:,} bytes is too small for one datum: {method.name} needs "
-            f"about {steady + lane:,.0f} bytes for it"
-            + try_one_of(f"memory_budget={2 ** math.ceil(math.log2(2 * (steady + lane)))}", "fewer samples or chains")
+            f"about {least:,.0f} bytes for it"
+            + try_one_of(f"memory_budget={2 ** math.ceil(math.log2(2 * least))}", "fewer samples or chains")
         )
-    size = int(max(1, min(num_data, 0.5 * run.memory_budget // max(steady, 1.0), run.lanes)))
+    by_memory = 0.5 * run.memory_budget // max(need.per_datum, 1.0)
+    size = int(max(1, min(num_data, by_memory, run.lanes // need.lanes)))
     run.chunks = -(-num_data // size)
     return size
 
@@ -148,12 +115,11 @@ def _all_chunks(
     run: Run,
     method: EvidenceMethod,
     x: Data,
-    truth: dict[str, Tensor] | None,
     size: int,
     seed: int,
     progress: bool,
 ) -> list[Estimate]:
-    num_data = batch_size(x)
+    num_data, truth = batch_size(x), run.truth
     parts: list[Estimate] = []
     devices = [run.device] if run.device.type == "cuda" else []
     # On a terminal only: a bar in a log file is noise.

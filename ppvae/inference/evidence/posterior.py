@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .base import Memory
 from .run import Run
 from ..hmc.chains import Outcome as LaneOutcome
 from ..hmc.chains import sample_chunk
@@ -52,21 +53,19 @@ class Posterior:
         run, batch = self.run, self.run.batch_of(x)
         calls = (num_warmup + num_samples) * options.num_leapfrog
         step = run.capture("posterior leapfrog", self._leapfrog, calls=calls, lanes=3 * num_chains * batch)
-        begin = run.capture(f"begin x{num_chains}", lambda x: self._start(x, num_chains))
-        scatter = run.capture(f"begin x{_GUIDE_DRAWS}", lambda x: self._start(x, _GUIDE_DRAWS))
         evaluate = run.capture("posterior gradient", self._evaluate)
-        u = begin(x).contiguous()
+        u = self.start(x, num_chains)
         state, failed = HMCState(u, *evaluate(x, u)), torch.ones(u.shape[:-1], dtype=torch.bool, device=u.device)
         for attempt in range(_TRIES):
             finite = torch.isfinite(state.u).all(-1) & torch.isfinite(state.gradient).all(-1)
             failed = ~(finite & torch.isfinite(state.log_density))
             if not bool(failed.any()) or attempt == _TRIES - 1:
                 break
-            u = torch.where(failed.unsqueeze(-1), begin(x), state.u)
+            u = torch.where(failed.unsqueeze(-1), self.start(x, num_chains), state.u)
             state = HMCState(u, *evaluate(x, u))
         zero = failed.unsqueeze(-1)
         state = HMCState(state.u.masked_fill(zero, 0), state.log_density, state.gradient.masked_fill(zero, 0))
-        variance = scatter(x).var(0)
+        variance = self.start(x, _GUIDE_DRAWS).var(0)
         variance = torch.where(torch.isfinite(variance) & (variance > 1e-10), variance, 1.0).contiguous()
         generator = torch.Generator(device=run.device).manual_seed(int(torch.randint(2**62, ())))
         share = batch / (num_warmup + num_samples)
@@ -87,11 +86,16 @@ class Posterior:
 
     def log_density(self, x: Data, u: Tensor) -> Tensor:
         """log p(x, z) + log-Jacobian, [m, B], at u [m, B, d]."""
-        return self._pieces("posterior density", self._density, x, u)
+        return self._pieces("posterior density", self.density, x, u)
 
     def log_encoder(self, x: Data, u: Tensor) -> Tensor:
         """log q(z | x) + log-Jacobian, [m, B], at u [m, B, d]."""
         return self._pieces("encoder density", self._encoder, x, u)
+
+    def start(self, x: Data, num: int) -> Tensor:
+        """Draws from the guide, [num, B, d]."""
+        u: Tensor = self.run.capture(f"begin x{num}", lambda x: self._start(x, num))(x)
+        return u.contiguous()
 
     def _pieces(self, name: str, function: Any, x: Data, u: Tensor) -> Tensor:
         size = max(1, self.run.lanes // u.shape[1])
@@ -105,7 +109,8 @@ class Posterior:
     def _start(self, x: Data, num: int) -> Tensor:
         return unconstrained(self.pair, x).unconstrain(draw(self.pair, x, num).latents)
 
-    def _density(self, x: Data, u: Tensor) -> Tensor:
+    def density(self, x: Data, u: Tensor) -> Tensor:
+        """log p(x, z) + log-Jacobian at u, not captured: for use inside what is."""
         latents, log_jacobian = unconstrained(self.pair, x).constrain(u)
         return log_joint(self.pair, x, latents).local + log_jacobian
 
@@ -114,14 +119,14 @@ class Posterior:
         return log_guide(self.pair, x, latents)[0] + log_jacobian
 
     def _evaluate(self, x: Data, u: Tensor) -> tuple[Tensor, Tensor]:
-        return value_and_gradient(lambda u: self._density(x, u))(u)
+        return value_and_gradient(lambda u: self.density(x, u))(u)
 
     def _leapfrog(self, x: Data, point: PhasePoint, size: Tensor, inverse_mass: Tensor) -> PhasePoint:
-        return leapfrog(lambda u: self._density(x, u))(point, size, inverse_mass)
+        return leapfrog(lambda u: self.density(x, u))(point, size, inverse_mass)
 
 
-def posterior_memory(run: Run, num_chains: int, num_draws: int) -> tuple[float, float]:
-    """Bytes for each datum of a chunk: a gradient for every chain, all draws and what is made of them."""
+def posterior_memory(run: Run, num_chains: int, num_draws: int) -> Memory:
+    """For each datum: a gradient for every chain, all draws and what is made of them."""
     dim = unconstrained(run.pair, run.example).dim
     steady = max(num_chains, _GUIDE_DRAWS) * _GRADIENT * run.bytes_per_lane + 8.0 * num_draws * (4 * dim + 12)
-    return steady + run.bytes_per_datum, 0.0
+    return Memory(steady + run.bytes_per_datum, 0.0, num_chains)

@@ -7,15 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .base import Memory
 from .run import Run
 from ...core import Data, ModelGuidePair
 
+# The guide is run anew for every group of samples, so a group should not be small.
+_AT_ONCE = 64
 _STEADY = 5  # log-weights, their float64 copy and what the diagnostics make of it, in units of eight bytes
 
 
-def sampled_memory(run: Run, num_samples: int) -> tuple[float, float]:
-    """Bytes that stay per datum, and bytes for one lane."""
-    return 8.0 * _STEADY * num_samples + run.bytes_per_datum, run.bytes_per_lane
+def sampled_memory(run: Run, num_samples: int) -> Memory:
+    """The log-weights stay; at the least one lane is worked on."""
+    return Memory(8.0 * _STEADY * num_samples + run.bytes_per_datum, run.bytes_per_lane, min(num_samples, _AT_ONCE))
 
 
 def collect(

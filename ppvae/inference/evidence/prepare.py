@@ -1,0 +1,63 @@
+"""What stands before any method: data made ready, the pair checked, global sites held, memory measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .rewired import held
+from .run import Run, pick, take, to
+from .simulated import SimulatedData
+from ..placement import Compile, choose_device, choose_mode, dtype_of
+from ...core import Data, ModelGuidePair, batch_size, check_pair
+from ...data import Dataset, as_dataset, chunks
+from ...data.convert import require_finite
+
+
+def prepare(
+    pair: ModelGuidePair,
+    data: Any,
+    seed: int,
+    device: str | torch.device,
+    compile: Compile,
+    memory_budget: int,
+    global_sites: Mapping[str, Tensor] | str | None,
+) -> tuple[Run, Data]:
+    """The run, and all data as the model sees them; arguments as for :func:`~.log_evidence.log_evidence`."""
+    choose_mode(compile, 1)
+    target, dtype = choose_device(device), dtype_of(pair)
+    x = model_ready(data.x if isinstance(data, SimulatedData) else data, dtype, seed)
+    home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
+    few = to(take(x, 4), home)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for rows, _ in chunks(batch_size(x), 1000):
+            check_pair(pair, to(pick(x, rows), home))
+        fixed = held(pair, few, global_sites)
+    run = Run(pair, fixed, device=target, dtype=dtype, compile=compile, memory_budget=memory_budget)
+    run.truth = data.latents if isinstance(data, SimulatedData) else None
+    run.measure(few)
+    return run, x
+
+
+def model_ready(data: Any, dtype: torch.dtype, seed: int = 0) -> Data:
+    """A batch of all data as a model sees it, its floating-point members in a dtype.
+
+    Args:
+        data: a Dataset, tensor, array or mapping.
+        dtype: that of the pair.
+        seed: of a dynamic binarisation.
+
+    Raises:
+        DataError: data that cannot be used.
+    """
+    if isinstance(data, Tensor) and data.dtype == dtype and data.dim() > 1:
+        Dataset(data)  # refuses empty data
+        require_finite(data, "data")
+        return data.detach()
+    dataset = as_dataset(data)
+    generator = torch.Generator(device=dataset.device).manual_seed(seed)
+    return to(dataset.tensor(generator), dataset.device, dtype)
