@@ -1,1 +1,1 @@
-"""Room under construction."""
+"""The command line: ``ppvae --help``."""

@@ -34,9 +34,7 @@ def to_arviz(
     for group, variables in groups.items():
         arrays = {name: (dims[group][name], array) for name, array in variables.items()}
         axes = {
-            axis: length
-            for names, array in arrays.values()
-            for axis, length in zip(names, array.shape, strict=True)
+            axis: length for names, array in arrays.values() for axis, length in zip(names, array.shape, strict=True)
         }
         index = {axis: coords.get(axis, np.arange(length)) for axis, length in axes.items()}
         datasets[group] = xarray.Dataset(arrays, coords=index, attrs=stamped)

@@ -1,0 +1,5 @@
+"""``python -m ppvae``."""
+
+from .cli.main import main
+
+main()

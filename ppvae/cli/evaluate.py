@@ -1,0 +1,110 @@
+"""``ppvae evaluate``: the bound and the log evidence of held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, say, threads, verb
+
+Which = Literal["result", "best", "last"]
+
+
+@verb
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    num_samples: Annotated[
+        list[int] | None,
+        typer.Option(
+            "-k", "--num-samples", help="Importance sampling with so many draws: L_K. May be repeated.", min=1
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An evidence method with its options, for instance ais:num_chains=16. May be repeated; "
+            "--method list shows all.",
+        ),
+    ] = None,
+    part: Annotated[str | None, typer.Option(help="test, validation or train; held-out data where absent.")] = None,
+    num_data: Annotated[int | None, typer.Option(help="The first so many data only.", min=1)] = None,
+    which: Annotated[Which, typer.Option(help="Which parameters.")] = "result",
+    pair: Pair = None,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads_: Threads = None,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON to this file too.")] = None,
+    json: Json = False,
+) -> None:
+    """Estimate the bound and the log evidence of held-out data, each with its standard error.
+
+    Without -k or --method: the ELBO and L_1000. The numbers are kept in the run folder, beside those of earlier
+    evaluations of the same data.
+    """
+    from ..runs import load_run
+    from ..runs.atomic import write_json
+    from ..runs.catalogue import evidence_entries
+    from ..runs.evaluation import Method
+    from ..runs.evaluation import evaluate as run_evaluation
+
+    if method and "list" in method:
+        entries = evidence_entries()
+        if json:
+            emit({name: {"summary": e.summary, "options": _options(e)} for name, e in entries.items()})
+        for name, entry in {} if json else entries.items():
+            print(f"{name:20} {', '.join(f'{k}={v}' for k, v in _options(entry).items())}")
+        return
+    texts = [f"importance-sampling:num_samples={k}" for k in num_samples or []] + list(method or [])
+    methods = [Method.parse(text) for text in texts or ["importance-sampling:num_samples=1000"]]
+    with threads(threads_):
+        loaded = load_run(run, pair=pair_of(pair), which=which, force=force)
+        result = run_evaluation(
+            loaded, methods, part=part, num_data=num_data, seed=seed, device=device, say=say if not json else _quiet
+        )
+    if out is not None:
+        write_json(out, result)
+    if json:
+        emit(result)
+    else:
+        show(result)
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """The table of an evaluation, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    data = result["data"]
+    title = f"{data['name']}, {data['part']}, {data['num_data']} data; nats per datum; {result['parameters']}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name, side in (("estimate", "left"), ("side", "left"), ("mean", "right"), ("± noise", "right")):
+        table.add_column(name, justify="left" if side == "left" else "right")
+    for name in ("± data", "worst k", "seconds"):
+        table.add_column(name, justify="right")
+    for row in result["estimates"]:
+        table.add_row(
+            row["label"],
+            row["side"],
+            _shown(row["mean"], 3),
+            _shown(row["monte_carlo_error"], 3),
+            _shown(row["sampling_error"], 2),
+            _shown(row["worst_pareto_k"], 2),
+            f"{row['seconds']:.1f}",
+        )
+    Console(width=None).print(table)
+
+
+def _options(entry: Any) -> dict[str, Any]:
+    return {name: None if field.is_required() else field.default for name, field in entry.options.model_fields.items()}
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _quiet(line: str) -> None:
+    return None

@@ -1,0 +1,133 @@
+"""``ppvae fit``: train a pair into a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import Force, Json, Pair, Threads, emit, pair_of, say, threads, verb
+
+_MODEL, _TRAINING = "Model and data", "Training"
+
+
+@verb
+def fit(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe (TOML), or a run folder whose recipe to use.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model by name, for instance bernoulli-vae.", rich_help_panel=_MODEL)
+    ] = None,
+    pair: Pair = None,
+    data: Annotated[
+        str | None, typer.Option(help="A data set by name (ppvae data list), or a file.", rich_help_panel=_MODEL)
+    ] = None,
+    binarize: Annotated[str | None, typer.Option(help="auto, none, static or dynamic.", rich_help_panel=_MODEL)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs in all.", min=1, rich_help_panel=_TRAINING)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Data per step.", min=1, rich_help_panel=_TRAINING)] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adam, adamw, adagrad or sgd.", rich_help_panel=_TRAINING)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Step size.", rich_help_panel=_TRAINING)] = None,
+    elbo: Annotated[
+        str | None, typer.Option(help="An estimator of the bound, for instance trace.", rich_help_panel=_TRAINING)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Any other key of the recipe, for instance model.latent_dim=2. May be repeated.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/MODEL-DATA where absent.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that stands there.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder, bit for bit.", metavar="RUN")] = None,
+    force: Force = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers; 0 where absent.", min=0)] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    threads_: Threads = None,
+    json: Json = False,
+) -> None:
+    """Train a pair and keep everything in a run folder: recipe, metrics, checkpoints.
+
+    Ctrl-C saves the state; --resume goes on from there to the numbers of a run that was never interrupted.
+    """
+    from ..core.errors import RunError, try_one_of
+    from ..runs import Recipe, train
+    from ..runs import resume as go_on
+    from ..runs.recipe import merged
+    from ..runs.source import digest_of, split_spec
+
+    changes: dict[str, Any] = {
+        "model": {"name": model} if model is not None else {},
+        "data": _given(source=data, binarize=binarize),
+        "training": _given(num_epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate),
+        **_given(seed=seed, device=device),
+    }
+    if elbo is not None:
+        changes["training"]["elbo"] = {"name": elbo}
+    if resume is not None:
+        others = [
+            key for key, value in {"RECIPE": recipe, "--model": model, "--data": data, "--out": out}.items() if value
+        ]
+        if others or set_ or overwrite:
+            raise RunError(
+                f"--resume goes on with the recipe of {resume}; {', '.join(others) or '--set or --overwrite'} has no "
+                "place beside it" + try_one_of("--epochs N for more epochs", "a new run, without --resume")
+            )
+        with threads(threads_):
+            run = go_on(resume, num_epochs=epochs, pair=pair_of(pair), force=force)
+    else:
+        if recipe is None and model is None and pair is None:
+            raise typer.BadParameter("give a RECIPE, --model, --pair or --resume")
+        values = Recipe.read(recipe).to_dict() if recipe is not None else {}
+        if pair is not None:
+            file, _ = split_spec(pair)
+            values["model"] = {"pair": pair, "sha256": digest_of(file)}
+        elif model is not None and values.get("model", {}).get("name") != model:
+            values["model"] = {}  # options of another model mean nothing here
+        if elbo is not None:
+            values.get("training", {}).pop("elbo", None)
+        for text in set_ or []:
+            changes = merged(changes, _setting(text))
+        chosen = Recipe.from_dict(merged(values, {key: value for key, value in changes.items() if value != {}}))
+        folder = out or Path("runs") / f"{chosen.model_name}-{Path(chosen.data.source).stem}"
+        with threads(threads_):
+            run = train(chosen, folder, pair=pair_of(pair), overwrite=overwrite)
+    last = run.history[-1]
+    best = run.info.get("best_epoch")
+    shown = run.history[best - 1] if best else last
+    if json:
+        emit({"run": str(run.folder.path), "parameters": run.parameters, **run.info, "metrics": shown})
+        return
+    say(str(run.info["message"]))
+    bound = "validation" if "elbo_validation" in shown else "train"
+    print(
+        f"{run.folder.path}: {run.parameters}: elbo {shown[f'elbo_{bound}']:.3f} nats per datum ({bound}), "
+        f"{run.info['seconds']:.1f} s"
+    )
+    say(f"next: ppvae evaluate {run.folder.path}; ppvae report {run.folder.path}")
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _setting(text: str) -> dict[str, Any]:
+    """From "training.learning_rate=0.01" to a nested dictionary; a value that is no TOML is a word."""
+    import tomllib
+
+    from ..core.errors import RunError
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RunError(f"--set: expected KEY=VALUE, found {text!r}")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    result: dict[str, Any] = parsed
+    return result

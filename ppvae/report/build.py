@@ -1,0 +1,275 @@
+"""Write the report of a run: its figures as files, and one page that shows them with every number."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .findings import FINE, Findings, find
+from .images import as_images
+from .page import code, details, explorer, facts, figure, number, page, table, tiles
+from .pictures import Picture, pictures_of
+from .theme import LABELS
+from ..core.errors import RunError
+from ..runs import Run
+from ..runs.atomic import write_bytes, write_text
+
+_ESTIMATES = (
+    ("estimate", False),
+    ("side", False),
+    ("mean", True),
+    ("± noise", True),
+    ("± data", True),
+    ("worst Pareto k", True),
+    ("data", True),
+    ("seconds", True),
+)
+
+
+def write_report(run: Run, *, out: Path | None = None, seed: int = 0, device: str = "auto") -> Path:
+    """Write ``figures/*.png`` and ``report.html`` into the run folder.
+
+    Args:
+        run: the run.
+        out: where the page goes instead.
+        seed: of samples.
+        device: "auto", "cpu", "cuda".
+
+    Returns:
+        the path of the page.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    found = find(run, seed=seed, device=device)
+    pictures = pictures_of(found)
+    folder = run.folder.figures
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    for picture in pictures.values():
+        write_bytes(folder / f"{picture.name}.png", picture.light)
+    path = run.folder.report if out is None else out
+    write_text(path, render(found, pictures))
+    return path
+
+
+def render(found: Findings, pictures: Mapping[str, Picture]) -> str:
+    """The page of one run."""
+    run = found.run
+    walk, script = _explorer(found)
+    title = f"{run.recipe.model_name} on {run.data.name}"
+    sections = [
+        f'<header><p class="eyebrow">ppvae · run report</p><h1>{escape(title)}</h1>'
+        f'<p class="lead">{_lead(found)}</p></header>',
+        tiles(_headline(found)),
+    ]
+    if found.evaluation is not None:
+        sections += [
+            "<h2>How good is it?</h2>",
+            _evaluation(found.evaluation),
+            _grid(pictures, ("estimates", "per_datum")),
+        ]
+    sections += [
+        "<h2>How it learnt</h2>",
+        _grid(pictures, ("learning_curve", "bound_parts")),
+        "<h2>What it learnt</h2>",
+        _grid(pictures, ("reconstructions", "samples"), before=walk),
+        _gap(),
+        _grid(pictures, ("manifold", "latents", "kl_per_dimension", "extremes")),
+        "<h2>What was run</h2>",
+        facts(_facts(found)),
+        details("The whole recipe", code(run.recipe.to_toml())),
+        "<h2>How to get these numbers again</h2>",
+        _again(found),
+    ]
+    if found.notes:
+        sections.append(details("What this report could not show", code("\n".join(found.notes))))
+    sections.append(
+        f"<footer>Written by ppvae {escape(_version())} on {time.strftime('%Y-%m-%d')}. "
+        "This page loads nothing: it can be sent as it is.</footer>"
+    )
+    return page(title, "\n".join(sections), script)
+
+
+def _lead(found: Findings) -> str:
+    run, info = found.run, found.run.info
+    size = f"{info.get('num_parameters', 0):,} parameters".replace(",", " ")
+    text = f"{escape(size)}, trained on {len(run.data):,} data in {number(info.get('seconds'), 1)} s; ".replace(
+        ",", " "
+    )
+    return f"{text}shown is {escape(run.parameters)}. All numbers are in nats per datum; up is better."
+
+
+def _headline(found: Findings) -> list[tuple[str, str, str]]:
+    items = []
+    rows = [] if found.evaluation is None else found.evaluation["estimates"]
+    part = "" if found.evaluation is None else f"{found.evaluation['data']['num_data']} held-out data"
+    chosen = [row for row in rows if row["key"] == "elbo"] + [
+        row for row in rows if row["key"] != "elbo" and row["mean"] is not None
+    ][-2:]
+    for row in chosen:
+        side = f"{row['side']} bound" if row["side"] in ("lower", "upper") else row["side"]
+        shown = f"{number(row['mean'], 2)} <small>± {number(row['monte_carlo_error'], 3)}</small>"
+        items.append((_name(row["label"]), shown, f"{side}, {part}"))
+    history = found.run.history
+    best = found.run.info.get("best_epoch")
+    if history:
+        row = history[best - 1] if best else history[-1]
+        key = "validation" if "elbo_validation" in row else "train"
+        items.append((f"ELBO, {key}", number(row[f"elbo_{key}"], 2), f"epoch {int(row['epoch'])} of {len(history)}"))
+    return items
+
+
+def _evaluation(evaluation: Mapping[str, Any]) -> str:
+    data = evaluation["data"]
+    rows = []
+    for row in evaluation["estimates"]:
+        k = row["worst_pareto_k"]
+        shown = number(k, 2)
+        if k is not None and k > 0.7:
+            shown = f'<span class="warn" title="not to be trusted for the worst datum">{shown}</span>'
+        rows.append(
+            (
+                _name(row["label"]),
+                f'<span class="side {escape(row["side"])}">{escape(row["side"])}</span>',
+                number(row["mean"], 3),
+                number(row["monte_carlo_error"], 3),
+                number(row["sampling_error"], 3),
+                shown,
+                f"{row['num_estimated']} of {row['num_data']}",
+                number(row["seconds"], 1),
+            )
+        )
+    text = (
+        f"<p>Log evidence of {data['num_data']} data of {escape(data['name'])} ({escape(data['part'])}), "
+        f"{escape(evaluation['parameters'])}. <em>± noise</em> is what another seed would change; <em>± data</em> is "
+        "what other data of the same kind would change. Above 0.7, Pareto k says that for the worst datum the noise is "
+        "larger than its standard error tells.</p>"
+    )
+    trouble = [
+        f"{escape(row['label'])}: {count} data: {escape(message)}"
+        for row in evaluation["estimates"]
+        for message, count in row["messages"].items()
+    ]
+    notes = details("What the estimators said", "<pre>" + "\n".join(trouble) + "</pre>") if trouble else ""
+    return text + table(_ESTIMATES, rows) + notes + _gap()
+
+
+def _facts(found: Findings) -> list[tuple[str, str]]:
+    run, info = found.run, found.run.info
+    recipe, training = run.recipe, run.recipe.training
+    options = ", ".join(f"{key} = {value}" for key, value in recipe.model.items() if key not in ("name", "sha256"))
+    sizes = ", ".join(f"{name} {len(part):,}".replace(",", " ") for name, part in run.data.parts.items())
+    versions = info.get("versions", {})
+    estimator = ", ".join(f"{k} = {v}" for k, v in training.elbo.items() if k != "name")
+    rows = [
+        ("model", f"{escape(recipe.model_name)} <span>({escape(options)})</span>"),
+        ("parameters", escape(f"{info.get('num_parameters', 0):,}".replace(",", " "))),
+        ("data", f"{escape(recipe.data.source)}, binarisation {escape(recipe.data.binarize)}: {escape(sizes)}"),
+        ("estimator", f"{escape(str(training.elbo['name']))} ({escape(estimator)})"),
+        (
+            "optimiser",
+            escape(f"{training.optimizer}, learning rate {training.learning_rate:g}, batch size {training.batch_size}"),
+        ),
+        ("training", escape(f"{info.get('message', '')}; {info.get('steps', '?')} steps")),
+        ("seed", str(recipe.seed)),
+        ("started, took", escape(f"{info.get('started', '?')}, {info.get('seconds', 0.0):.1f} s")),
+        (
+            "machine",
+            escape(f"{info.get('machine', '?')}, {info.get('threads', '?')} CPU thread(s), device {recipe.device}"),
+        ),
+        ("versions", escape(", ".join(f"{name} {version}" for name, version in versions.items()))),
+    ]
+    rows += [
+        (f"SHA-256, {name}", f"<code>{escape(digest[:16])}…</code>") for name, digest in info.get("data", {}).items()
+    ]
+    return rows
+
+
+def _again(found: Findings) -> str:
+    run = found.run
+    commands = [("the trained model", f"ppvae fit {run.folder.recipe} --out NEW_FOLDER")]
+    commands[0] = ("the trained model", commands[0][1] + _threads(run) + _pair(run))
+    if found.evaluation is not None:
+        commands += [
+            (f"{row['label']} = {row['mean']:.3f}", row["command"] + _threads(run) + _pair(run))
+            for row in found.evaluation["estimates"]
+            if row["mean"] is not None
+        ]
+    commands.append(("this page", f"ppvae report {run.folder.path}" + _pair(run)))
+    rows = [(escape(_name(what)), f"<code>{escape(command)}</code>") for what, command in commands]
+    text = (
+        "<p>The same seed, machine and number of threads give the same numbers, bit for bit. From Python: "
+        f"<code>ppvae.runs.load_run({escape(repr(str(run.folder.path)))}).pair</code>.</p>"
+    )
+    return text + table((("number", False), ("command", False)), rows)
+
+
+def _threads(run: Run) -> str:
+    return f" --threads {run.info['threads']}" if "threads" in run.info else ""
+
+
+def _pair(run: Run) -> str:
+    return f" --pair {run.recipe.model['pair']}" if "pair" in run.recipe.model else ""
+
+
+def _explorer(found: Findings) -> tuple[str, str]:
+    """The interactive manifold, where there are two latent dimensions and pictures."""
+    if found.fine is None or found.latents is None or found.fine_range is None:
+        return "", ""
+    images = as_images(found.fine.flatten(0, 1), found.data)
+    if images is None or images.numel() > 3_000_000:
+        return "", ""
+    labels = found.labels
+    place = {} if labels is None else {value: i for i, value in enumerate(labels.unique().tolist())}
+    points = [
+        [round(float(a), 3), round(float(b), 3), 0 if labels is None else place[labels[i].item()]]
+        for i, (a, b) in enumerate(found.latents[:1000].tolist())
+    ]
+    content: bytes = (images * 255).round().to(torch.uint8).contiguous().numpy().tobytes()
+    return explorer(
+        {
+            "size": FINE,
+            "height": images.shape[1],
+            "width": images.shape[2],
+            "channels": 1 if images.dim() == 3 else 3,
+            "range": found.fine_range,
+            "images": base64.b64encode(content).decode("ascii"),
+            "points": points,
+            "colours": LABELS,
+        }
+    )
+
+
+def _grid(pictures: Mapping[str, Picture], names: Sequence[str], before: str = "") -> str:
+    chosen = [pictures[name] for name in names if name in pictures]
+    if not chosen and not before:
+        return "<p>Nothing to show.</p>"
+    return f'<div class="figures">{before}{"".join(figure(picture) for picture in chosen)}</div>'
+
+
+def _gap() -> str:
+    return '<div style="height:1.25rem"></div>'
+
+
+def _name(label: str) -> str:
+    head, _, tail = label.partition("_")
+    digits, _, rest = tail.partition(" ")
+    if digits.isdigit():
+        small = digits.translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+        return escape(f"{head}{small} {rest}".strip())
+    return escape(label)
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return __version__

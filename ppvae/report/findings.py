@@ -1,0 +1,175 @@
+"""What figures are drawn from: everything that the trained pair is asked, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import ModelGuidePair, PpvaeError, simulate, site_terms, structure
+from ..data import Dataset, chunks
+from ..inference.placement import dtype_of, like_pair
+from ..inference.predictive import decode, embed, generate, reconstruct
+from ..runs import Run
+from ..runs.evaluation import read_evaluation, read_per_datum
+
+ACTIVE = 0.01
+"""A latent dimension is active if the variance over data of its posterior mean is above this (Burda et al. 2015)."""
+GRID = 20
+FINE = 33
+SHOWN = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What the trained pair says.
+
+    Attributes:
+        run: the run.
+        part: the part of the data that is shown: "test" where there is one.
+        data: its first rows.
+        x: the same, as the model sees them, [N, *event].
+        reconstructed: their reconstructions, [N, *event].
+        samples: means of p(x | z) for z from the prior.
+        latents: means of q(z | x) of held-out data, [N, Z]; None where there is no latent site of that kind.
+        train_latents: the same of training data.
+        prior: draws of the latents from the prior, [S, Z].
+        kl: KL of every latent dimension, averaged over data, [Z]; None where it does not split so.
+        active: variance over data of every dimension's posterior mean, [Z].
+        manifold: decoded means at the quantiles of the prior, [GRID, GRID, *event], first axis downwards; None unless
+            there are two latent dimensions.
+        fine: the same on an even grid over ``fine_range``, [FINE, FINE, *event].
+        fine_range: lowest and highest value of each latent dimension on that grid.
+        evaluation: what ``evaluation.json`` holds, or None.
+        per_datum: the numbers of every datum.
+        notes: what could not be found, and why.
+    """
+
+    run: Run
+    part: str
+    data: Dataset
+    x: Tensor
+    reconstructed: Tensor | None = None
+    samples: Tensor | None = None
+    latents: Tensor | None = None
+    train_latents: Tensor | None = None
+    prior: Tensor | None = None
+    kl: Tensor | None = None
+    active: Tensor | None = None
+    manifold: Tensor | None = None
+    fine: Tensor | None = None
+    fine_range: tuple[tuple[float, float], tuple[float, float]] | None = None
+    evaluation: dict[str, Any] | None = None
+    per_datum: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Labels of the data shown."""
+        return self.data.labels
+
+
+def find(run: Run, *, seed: int = 0, device: str = "auto") -> Findings:
+    """Ask the pair of a run everything that a report shows."""
+    part = run.held_out
+    data = run.part(part)
+    data = data.take(min(SHOWN, len(data)))
+    whole = data.tensor(torch.Generator(device=data.device).manual_seed(0))
+    main = whole if isinstance(whole, Tensor) else whole[data.main]
+    found: dict[str, Any] = {}
+    notes: list[str] = []
+
+    def attempt(name: str, make: Any) -> None:
+        # A pair may lack what a figure needs (no latent site, discrete latents); the page then says so.
+        try:
+            found[name] = make()
+        except (PpvaeError, NotImplementedError) as error:
+            notes.append(f"{name}: {str(error).splitlines()[0]}")
+
+    pair = run.pair
+    attempt("reconstructed", lambda: reconstruct(pair, data, seed=seed, device=device))
+    attempt("samples", lambda: generate(pair, 120, like=data, seed=seed, device=device))
+    attempt("latents", lambda: embed(pair, data, seed=seed, device=device).flatten(1))
+    if "latents" in found:
+        train = run.part("train")
+        train = train.take(min(SHOWN, len(train)))
+        if part != "train":
+            attempt("train_latents", lambda: embed(pair, train, seed=seed, device=device).flatten(1))
+        attempt("prior", lambda: _prior(pair, data, seed))
+        found["active"] = found["latents"].var(0) if len(data) > 1 else None
+        attempt("kl", lambda: _kl(pair, data, seed))
+        if found["latents"].shape[1] == 2 and "prior" in found:
+            attempt("manifold", lambda: _manifold(pair, found["prior"], data, device))
+            reach = _range(found)
+            attempt("fine", lambda: _fine(pair, reach, data, device))
+            found["fine_range"] = reach
+    evaluation = read_evaluation(run.folder)
+    return Findings(
+        run, part, data, main, **found, evaluation=evaluation, per_datum=read_per_datum(run.folder), notes=tuple(notes)
+    )
+
+
+def _prior(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor:
+    """Draws of the one local latent site from the prior, [S, Z]."""
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        rows = torch.arange(20_000, device=data.device) % len(data)
+        device = next(pair.parameters()).device
+        x = like_pair(data.to(device).batch(rows.to(device), torch.Generator(device).manual_seed(0)), dtype_of(pair))
+        (site,) = structure(pair, x).local_latents
+        return simulate(pair, x).latents[site.name].flatten(1).cpu()
+
+
+def _kl(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor | None:
+    """KL per latent dimension, averaged over data, [Z]."""
+    device = next(pair.parameters()).device
+    here = data.to(device)
+    total: Tensor | None = None
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for index, valid in chunks(len(data), 500, device):
+            x = like_pair(here.batch(index, torch.Generator(device).manual_seed(0)), dtype_of(pair))
+            terms = [term for term in site_terms(pair, x).values() if term.scope == "local" and term.kl is not None]
+            if len(terms) != 1 or terms[0].kl_per_dimension is None:
+                return None
+            part = terms[0].kl_per_dimension[0, :valid].flatten(1).double().sum(0).cpu()
+            total = part if total is None else total + part
+    return None if total is None else total / len(data)
+
+
+def _manifold(pair: ModelGuidePair, prior: Tensor, data: Dataset, device: str) -> Tensor:
+    levels = (torch.arange(GRID, dtype=prior.dtype) + 0.5) / GRID
+    across, up = (torch.quantile(prior[:, axis], levels) for axis in (0, 1))
+    return _decoded(pair, across, up.flip(0), data, device)
+
+
+def _fine(pair: ModelGuidePair, reach: Any, data: Dataset, device: str) -> Tensor:
+    across, up = (torch.linspace(low, high, FINE) for low, high in reach)
+    return _decoded(pair, across, up.flip(0), data, device)
+
+
+def _decoded(pair: ModelGuidePair, across: Tensor, down: Tensor, data: Dataset, device: str) -> Tensor:
+    z = torch.stack((across.repeat(len(down)), down.repeat_interleave(len(across))), 1)
+    event = structure_event(pair, data)
+    x = decode(pair, z.reshape(len(z), *event), like=data, device=device)
+    return x.reshape(len(down), len(across), *x.shape[1:])
+
+
+def structure_event(pair: ModelGuidePair, data: Dataset) -> tuple[int, ...]:
+    """The event shape of the one local latent site."""
+    device = next(pair.parameters()).device
+    x = like_pair(data.to(device).batch(torch.arange(min(2, len(data)), device=device)), dtype_of(pair))
+    (site,) = structure(pair, x).local_latents
+    return site.shape
+
+
+def _range(found: Mapping[str, Any]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A square around the prior and the embedded data."""
+    low, high = torch.quantile(found["prior"], 0.002, 0), torch.quantile(found["prior"], 0.998, 0)
+    latents = found["latents"]
+    low = torch.minimum(low, torch.quantile(latents, 0.005, 0))
+    high = torch.maximum(high, torch.quantile(latents, 0.995, 0))
+    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
