@@ -200,12 +200,12 @@ def _again(found: Findings) -> str:
     commands[0] = ("the trained model", commands[0][1] + _threads(run) + _pair(run))
     if found.evaluation is not None:
         commands += [
-            (f"{row['label']} = {row['mean']:.3f}", row["command"] + _threads(run) + _pair(run))
+            (f"{row['label']} = {number(row['mean'], 3)}", row["command"] + _threads(run) + _pair(run))
             for row in found.evaluation["estimates"]
             if row["mean"] is not None
         ]
     commands.append(("this page", f"ppvae report {run.folder.path}" + _pair(run)))
-    rows = [(escape(_name(what)), f"<code>{escape(command)}</code>") for what, command in commands]
+    rows = [(_name(what), f"<code>{escape(command)}</code>") for what, command in commands]
     text = (
         "<p>The same seed, machine and number of threads give the same numbers, bit for bit. From Python: "
         f"<code>ppvae.runs.load_run({escape(repr(str(run.folder.path)))}).pair</code>.</p>"
@@ -263,10 +263,7 @@ def _gap() -> str:
 def _name(label: str) -> str:
     head, _, tail = label.partition("_")
     digits, _, rest = tail.partition(" ")
-    if digits.isdigit():
-        small = digits.translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
-        return escape(f"{head}{small} {rest}".strip())
-    return escape(label)
+    return f"{escape(head)}<sub>{digits}</sub> {escape(rest)}".strip() if digits.isdigit() else escape(label)
 
 
 def _version() -> str:

@@ -22,7 +22,7 @@ Row = Mapping[str, float]
 
 def learning_curve(history: Sequence[Row], best_epoch: int | None, theme: Theme) -> Figure:
     """The bound on training and held-out data, epoch by epoch."""
-    figure, (axes,) = canvas(theme, 7.2, 3.7)
+    figure, (axes,) = canvas(theme, 5.8, 3.5)
     epochs = [row["epoch"] for row in history]
     shown = []
     for key, name, colour in (
@@ -31,35 +31,34 @@ def learning_curve(history: Sequence[Row], best_epoch: int | None, theme: Theme)
     ):
         if key in history[-1]:
             values = [row.get(key, math.nan) for row in history]
-            axes.plot(epochs, values, color=colour, label=name, marker="o" if len(epochs) == 1 else "")
+            axes.plot(epochs, values, color=colour, marker="o" if len(epochs) == 1 else "")
+            _name_line(axes, epochs, values, name, colour)
             shown += values
     if best_epoch and "elbo_validation" in history[-1]:
         best = history[best_epoch - 1]["elbo_validation"]
         axes.plot([best_epoch], [best], "o", color=theme.second, markersize=8, markeredgecolor=theme.paper, zorder=5)
         axes.annotate(
-            f"best: {best:.2f} at epoch {best_epoch}",
+            f"best {best:.2f}, epoch {best_epoch}".replace("-", "−"),
             (best_epoch, best),
-            xytext=(0, -16),
+            xytext=(0, 11),
             textcoords="offset points",
             color=theme.second,
-            ha="right" if best_epoch > 0.5 * epochs[-1] else "left",
-            va="top",
+            ha="right" if best_epoch > 0.7 * epochs[-1] else "center",
+            va="bottom",
+            path_effects=[patheffects.withStroke(linewidth=4, foreground=theme.paper)],
         )
     _without_the_start(axes, shown)
     axes.set_xlabel("epoch")
     axes.set_ylabel("bound, nats per datum")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right", labelcolor="linecolor")
     return figure
 
 
 def bound_parts(history: Sequence[Row], theme: Theme) -> Figure:
     """The two parts of the bound: reconstruction and KL."""
-    figure, axes = canvas(theme, 7.2, 3.1, 2)
+    figure, axes = canvas(theme, 5.8, 3.3, 2)
     epochs = [row["epoch"] for row in history]
-    for ax, part, title in zip(
-        axes, ("reconstruction", "kl"), ("Reconstruction  E log p(x | z)", "KL(q(z | x) ‖ p(z))"), strict=True
-    ):
+    for ax, part, title in zip(axes, ("reconstruction", "kl"), ("reconstruction", "KL"), strict=True):
         shown = []
         for which, colour in (("train", theme.first), ("validation", theme.second)):
             key = f"{part}_{which}"
@@ -83,7 +82,7 @@ def scatter(
 ) -> Figure:
     """Posterior means in the plane, coloured by label."""
     points, plane, how = in_plane(latents)
-    figure, (axes,) = canvas(theme, 6.4, 6.0)
+    figure, (axes,) = canvas(theme, 5.8, 5.6)
     if behind is not None:
         others, other_labels = behind
         axes.scatter(*_xy(plane(others)), s=7, c=_colours(other_labels, len(others), theme), alpha=0.35, linewidths=0)
@@ -146,7 +145,7 @@ def in_plane(latents: Tensor) -> tuple[Tensor, Any, str]:
 def kl_per_dimension(kl: Tensor, active: Tensor | None, theme: Theme) -> Figure:
     """KL of every latent dimension, largest first; inactive ones recede."""
     order = torch.argsort(kl, descending=True)
-    figure, (axes,) = canvas(theme, 7.2, max(1.6, min(6.5, 0.9 + 0.28 * min(len(kl), 40))))
+    figure, (axes,) = canvas(theme, 5.8, max(1.7, min(7.5, 0.95 + 0.3 * min(len(kl), 40))))
     order = order[:40]
     values = kl[order].numpy()
     live = [active is None or float(active[i]) > ACTIVE for i in order.tolist()]
@@ -172,7 +171,7 @@ def kl_per_dimension(kl: Tensor, active: Tensor | None, theme: Theme) -> Figure:
 def estimates(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
     """Every estimate of the log evidence with two standard errors, and an arrow to the side where the truth is."""
     rows = [row for row in rows if row["mean"] is not None]
-    figure, (axes,) = canvas(theme, 7.2, 1.1 + 0.5 * len(rows))
+    figure, (axes,) = canvas(theme, 5.8, 1.2 + 0.55 * len(rows))
     means = np.array([row["mean"] for row in rows])
     errors = np.array([2 * (row["monte_carlo_error"] or 0.0) for row in rows])
     width = max(float((means + errors).max() - (means - errors).min()), 1e-3)
@@ -198,11 +197,11 @@ def estimates(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
             ha="center",
             color=theme.muted,
         )
-    axes.set_yticks(range(len(rows)), [_label(row["label"]) for row in rows], color=theme.ink)
+    axes.set_yticks(range(len(rows)), [label_of(row["label"]) for row in rows], color=theme.ink)
     axes.set_ylim(len(rows) - 0.4, -0.75)
     axes.margins(x=0.16)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("nats per datum, mean over data; bars: ± 2 standard errors of the noise")
+    axes.set_xlabel("nats per datum")
     return figure
 
 
@@ -211,12 +210,12 @@ def per_datum(values: Tensor, labels: Tensor | None, name: str, theme: Theme) ->
     values = values.double()
     kinds = [] if labels is None or labels.dim() != 1 else labels.unique().tolist()
     if not 1 < len(kinds) <= 30:
-        figure, (axes,) = canvas(theme, 7.2, 2.8)
+        figure, (axes,) = canvas(theme, 5.8, 2.8)
         axes.hist(values.numpy(), bins=min(40, max(8, len(values) // 10)), color=theme.first, alpha=0.85)
         axes.set_ylabel("data")
     else:
         assert labels is not None
-        figure, (axes,) = canvas(theme, 7.2, 0.9 + 0.33 * len(kinds))
+        figure, (axes,) = canvas(theme, 5.8, 1.0 + 0.33 * len(kinds))
         for place, kind in enumerate(kinds):
             chosen = values[labels == kind]
             height = place + (torch.rand(len(chosen), generator=torch.Generator().manual_seed(place)) - 0.5) * 0.5
@@ -227,7 +226,7 @@ def per_datum(values: Tensor, labels: Tensor | None, name: str, theme: Theme) ->
         axes.invert_yaxis()
         axes.set_ylabel("label")
         axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"{name} of one datum, nats")
+    axes.set_xlabel(f"{label_of(name)} of one datum, nats")
     return figure
 
 
@@ -267,6 +266,11 @@ def _without_the_start(axes: Axes, values: Sequence[float]) -> None:
         axes.set_ylim(low - 0.15 * (high - low), high + 0.1 * (high - low))
 
 
+def _name_line(axes: Axes, x: Sequence[float], y: Sequence[float], name: str, colour: str) -> None:
+    """The name of a line at its end."""
+    axes.annotate(name, (x[-1], y[-1]), xytext=(8, 0), textcoords="offset points", color=colour, va="center")
+
+
 def _colours(labels: Tensor | None, count: int, theme: Theme) -> list[str]:
     if labels is None or labels.dim() != 1:
         return [theme.first] * count
@@ -278,6 +282,7 @@ def _subscript(number: int) -> str:
     return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
-def _label(label: str) -> str:
+def label_of(label: str) -> str:
+    """A label with a true subscript: "L_5000" is "L₅₀₀₀"."""
     head, _, tail = label.partition("_")
     return f"{head}{_subscript(int(tail))}" if tail.isdigit() else label

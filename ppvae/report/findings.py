@@ -18,7 +18,7 @@ from ..runs.evaluation import read_evaluation, read_per_datum
 
 ACTIVE = 0.01
 """A latent dimension is active if the variance over data of its posterior mean is above this (Burda et al. 2015)."""
-GRID = 20
+GRID = 16
 FINE = 33
 SHOWN = 2000
 
@@ -91,7 +91,7 @@ def find(run: Run, *, seed: int = 0, device: str = "auto") -> Findings:
 
     pair = run.pair
     attempt("reconstructed", lambda: reconstruct(pair, data, seed=seed, device=device))
-    attempt("samples", lambda: generate(pair, 120, like=data, seed=seed, device=device))
+    attempt("samples", lambda: generate(pair, 96, like=data, seed=seed, device=device))
     attempt("latents", lambda: embed(pair, data, seed=seed, device=device).flatten(1))
     if "latents" in found:
         train = run.part("train")

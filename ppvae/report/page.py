@@ -49,9 +49,9 @@ def figure(picture: Picture, *, wide: bool = False) -> str:
 
 
 def tiles(items: Iterable[tuple[str, str, str]]) -> str:
-    """Large numbers: (name, number as HTML, note)."""
+    """Large numbers: (name as HTML, number as HTML, note)."""
     cells = "".join(
-        f'<div class="tile"><dt>{escape(name)}</dt><dd>{number}<span class="note">{escape(note)}</span></dd></div>'
+        f'<div class="tile"><dt>{name}</dt><dd>{number}<span class="note">{escape(note)}</span></dd></div>'
         for name, number, note in items
     )
     return f'<dl class="tiles">{cells}</dl>'
@@ -60,7 +60,7 @@ def tiles(items: Iterable[tuple[str, str, str]]) -> str:
 def facts(items: Iterable[tuple[str, str]]) -> str:
     """A table of names and values; values are HTML."""
     rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{value}</td></tr>' for name, value in items)
-    return f'<div class="card scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
+    return f'<div class="card"><div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div></div>'
 
 
 def table(columns: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> str:

@@ -134,7 +134,7 @@ def _samples(found: Findings) -> Picture | None:
         f"Grid of {len(images)} data drawn from the model.",
         "New data: z from the prior, then the mean of p(x | z).",
         images,
-        15,
+        12,
         size=36,
     )
 
@@ -153,7 +153,6 @@ def _manifold(found: Findings) -> Picture | None:
         "(Kingma & Welling 2013, figure 4).",
         images,
         GRID,
-        gap=0,
         size=32,
     )
 
@@ -220,11 +219,12 @@ def _per_datum(found: Findings) -> Picture | None:
     if best is None:
         return None
     label, values = best
+    shown = charts.label_of(label)
     return _chart(
         "per_datum",
         "Which data the model finds likely",
-        f"{label} of {len(values)} held-out data, from {float(values.min()):.1f} to {float(values.max()):.1f} nats.",
-        f"{label} of every held-out datum" + ("." if found.labels is None else ", by label; the line is the mean."),
+        f"{shown} of {len(values)} held-out data, from {float(values.min()):.1f} to {float(values.max()):.1f} nats.",
+        f"{shown} of every held-out datum" + ("." if found.labels is None else ", by label; the line is the mean."),
         charts.per_datum,
         values,
         found.labels,
@@ -237,13 +237,14 @@ def _extremes(found: Findings) -> Picture | None:
     if best is None or images is None or len(images) < 40:
         return None
     label, values = best
+    shown = charts.label_of(label)
     order = values.argsort()
     chosen = torch.cat((images[order[-20:].flip(0)], images[order[:20]]))
     return _tiles(
         "extremes",
         "The likeliest and the least likely",
         "Two rows of the twenty likeliest held-out data, then two rows of the twenty least likely.",
-        f"Held-out data with the highest {label} (two upper rows) and the lowest (two lower rows).",
+        f"Held-out data with the highest {shown} (two upper rows) and the lowest (two lower rows).",
         chosen,
         10,
         rows_in_pairs=True,
@@ -260,7 +261,7 @@ def _best_estimate(found: Findings) -> tuple[str, Tensor] | None:
         for column in ("log_evidence", "elbo"):
             values = found.per_datum.get(f"{row['key']}/{column}")
             if values is not None and len(values) >= len(found.x) and bool(torch.isfinite(values).all()):
-                return str(row["label"]).replace("_", " "), values[: len(found.x)]
+                return str(row["label"]), values[: len(found.x)]
     return None
 
 
