@@ -58,12 +58,14 @@ def _blockwise(function: Callable[[Tensor], Tensor], draws: Tensor) -> Tensor:
     rows = draws.reshape(*draws.shape[:2], -1).permute(2, 0, 1)
     half = draws.shape[1] // 2
     size = max(1, BLOCK // max(1, draws.shape[0] * draws.shape[1]))
+    if rows.numel() == 0:
+        return draws.new_zeros(scalars, dtype=torch.float64)
     found = []
     for block in rows.split(size):
         split = torch.cat([block[..., :half], block[..., -half:]], 1)
         value = function(split)
         found.append(torch.where(torch.isfinite(split).all((1, 2)), value, torch.nan))
-    return torch.cat(found).reshape(scalars) if found else draws.new_zeros(scalars, dtype=torch.float64)
+    return torch.cat(found).reshape(scalars)
 
 
 def _rank_normalized(values: Tensor) -> Tensor:

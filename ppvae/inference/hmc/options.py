@@ -11,6 +11,10 @@ from ...core.errors import PpvaeError, try_one_of
 class HMC:
     """Hamiltonian Monte Carlo with a fixed number of leapfrogs; AEVB appendix D has 4 of them at 0.9.
 
+    Near a Gaussian posterior with a good mass, a trajectory of length pi comes to -u and one of 2 pi back to u,
+    whatever the momentum. Hence the wide jitter: in 2 dimensions with 4 leapfrogs at 0.8, the effective sample size
+    of the worst twentieth of the coordinates was 0.01 of a draw without jitter, 0.22 with 0.2 and 0.80 with 0.5.
+
     Attributes:
         num_leapfrog: L, gradient evaluations of one transition.
         target_acceptance: acceptance that every lane's step size is adapted to.
@@ -21,7 +25,7 @@ class HMC:
 
     num_leapfrog: int = 10
     target_acceptance: float = 0.8
-    jitter: float = 0.2
+    jitter: float = 0.5
     step_size: float | None = None
     adapt_mass: bool = True
 
@@ -38,7 +42,8 @@ class ChEES:
     lockstep: this one number is what the data of a chunk share. It is frozen with the rest when warm-up ends.
 
     Attributes:
-        initial_leapfrog: the number of leapfrogs at the start of warm-up.
+        initial_leapfrog: the number of leapfrogs at the start of warm-up; where it is past the best, the criterion
+            has further, worse maxima to be caught in.
         max_leapfrog: the largest number allowed.
         target_acceptance: acceptance that every lane's step size is adapted to.
         jitter: half-width of the uniform factor on the step size of each transition, in [0, 1).
@@ -47,7 +52,7 @@ class ChEES:
         learning_rate: of Adam on the logarithm of the number of leapfrogs.
     """
 
-    initial_leapfrog: int = 10
+    initial_leapfrog: int = 1
     max_leapfrog: int = 200
     target_acceptance: float = 0.8
     jitter: float = 0.0

@@ -278,7 +278,7 @@ def _options(num_leapfrog: int | None, kernel: Options | None, num_warmup: int) 
 
 
 def _mean_length(options: Options) -> int:
-    return options.num_leapfrog if isinstance(options, HMC) else options.initial_leapfrog
+    return options.num_leapfrog if isinstance(options, HMC) else 10
 
 
 def _mode(compile: Compile, calls: int, traffic: int) -> Mode:
