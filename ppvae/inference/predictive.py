@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
 import torch
@@ -105,7 +105,7 @@ def reconstruct(
     """
     work = _Work(pair, data, device)
     shape = structure(work.pair, work.few)
-    name = _one_of([info.name for info in shape.observed], site, "observed site")
+    name = _observed(work, site)
     if num_samples is not None:
         _positive("num_samples", num_samples)
 
@@ -183,7 +183,7 @@ def decode(
     if isinstance(latents, Tensor):
         latents = {_one_of([info.name for info in shape.local_latents], None, "local latent site"): latents}
     values = {key: value.to(where, work.dtype) for key, value in latents.items()}
-    name = _one_of([info.name for info in shape.observed], site, "observed site")
+    name = _observed(work, site)
 
     def outcome(x: Data, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"x": predict(work.pair, x, z, kind=kind)[name]}
@@ -218,15 +218,21 @@ def generate(
     """
     _positive("num", num)
     work = _Work(pair, _rows_like(like, num), device)
-    name = _one_of([info.name for info in structure(work.pair, work.few).observed], site, "observed site")
+    name = _observed(work, site)
+
+    simulator = work.simulator
+    local = [info.name for info in structure(work.pair, work.few).local_latents]
 
     def outcome(x: Data) -> dict[str, Tensor]:
-        drawn = simulate(work.pair, x)
+        drawn = simulate(simulator, x)
         if kind == "sample":
             return {"x": drawn.observed[name]}
-        return {"x": predict(work.pair, x, drawn.latents)[name]}
+        return {"x": predict(work.pair, x, {key: drawn.latents[key] for key in local})[name]}
 
-    return work.run(outcome, seed, chunk_size, compile)["x"]
+    def prepare(x: Data) -> None:
+        structure(simulator, x)
+
+    return work.run(outcome, seed, chunk_size, compile, prepare=prepare)["x"]
 
 
 def inpaint(
@@ -282,8 +288,8 @@ def inpaint(
             f"inpaint: the mask {list(mask.shape)} does not broadcast to the data {list(values.shape)}"
         ) from error
     work = _Work(pair, values.where(seen, torch.zeros_like(values)), device)
-    name = _one_of([i.name for i in structure(work.pair, work.few).observed], None, "observed site")
-    guide = _density_of_guide(work.pair)
+    name = _observed(work, None)
+    guide, simulator = _density_of_guide(work.pair), work.simulator
     structure(guide, work.few)
 
     def log_weight(x: Tensor, z: Mapping[str, Tensor]) -> Tensor:
@@ -308,7 +314,7 @@ def inpaint(
             assert isinstance(x, Tensor)
             observed = seen.to(x.device)[index]
             structure(guide, x)
-            x = torch.where(observed, x, simulate(work.pair, x).observed[name])
+            x = torch.where(observed, x, simulate(simulator, x).observed[name])
             z = draw(work.pair, x, 1).latents
             total = torch.zeros_like(x)
             for count in tqdm(range(num_steps), desc="inpaint", disable=None if progress else True):
@@ -333,9 +339,17 @@ class _Work:
         self.few = self.batch(torch.arange(min(2, len(self.data)), device=where))
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            sites = structure(pair, self.few).global_latents
-            self.pair = held(pair, self.few, "mean" if sites else None)
+            self.global_means: Mapping[str, Tensor] = _global_means(pair, self.few)
+            self.pair = held(pair, self.few, dict(self.global_means) or None)
         self.state = state_of(pair)
+
+    @property
+    def simulator(self) -> ModelGuidePair:
+        """The pair to simulate from: `simulate` would draw what is merely conditioned anew, so intervene."""
+        if not self.global_means:
+            return self.pair
+        pair, values = self.original, cast("dict[str, Any]", dict(self.global_means))
+        return Rewired(pair, model=pyro.do(pair.model, data=values), guide=pair.guide)
 
     def batch(self, index: Tensor) -> Data:
         generator = torch.Generator(device=self.data.device).manual_seed(0)
@@ -387,6 +401,7 @@ class _GuideMean:
             guide=lambda x, n: None,
         )
         shape = structure(pair, work.few)
+        self.names = [info.name for info in shape.local_latents]
         self.known = True
         try:
             with torch.no_grad(), torch.random.fork_rng():
@@ -407,7 +422,10 @@ class _GuideMean:
     def __call__(self, x: Data) -> dict[str, Tensor]:
         """Site name to [B, *event]."""
         latents = self._draw(x)
-        return predict(self.reader, x, {}) if self.known else {key: value[0] for key, value in latents.items()}
+        if not self.known:
+            return {name: latents[name][0] for name in self.names}
+        means = predict(self.reader, x, {})
+        return {name: means[name] for name in self.names}
 
     def _draw(self, x: Data) -> dict[str, Tensor]:
         shape = structure(self.pair, x)
@@ -427,6 +445,20 @@ def _rows_like(like: Any, num: int) -> Dataset:
     index = torch.arange(num, device=dataset.device) % len(dataset)
     rows = dataset.batch(index, torch.Generator(device=dataset.device).manual_seed(0))
     return Dataset(rows, name=dataset.name)
+
+
+def _global_means(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
+    """The guide's mean of every global latent, by 1000 draws, 50 at a time; empty where there is none."""
+    names = [info.name for info in structure(pair, x).global_latents]
+    if not names:
+        return {}
+    draws = [draw(pair, x, 50).latents for _ in range(20)]
+    return {name: torch.stack([one[name].mean(0) for one in draws]).mean(0) for name in names}
+
+
+def _observed(work: _Work, asked: str | None) -> str:
+    observed = structure(work.pair, work.few).observed
+    return _one_of([info.name for info in observed if info.scope == "local"], asked, "observed site")
 
 
 def _one_of(names: list[str], asked: str | None, what: str) -> str:
