@@ -16,13 +16,13 @@ from tqdm import tqdm
 from .comparison import BlockRow, Comparison, EstimatorRow
 from .elbo import ELBO, Trainee
 from .evidence import EvidenceMethod, ImportanceSampling, log_evidence
-from .evidence.log_evidence import model_ready
 from .gradient_noise import GradientNoise
 from .objective import Objective
 from .placement import Compile, choose_mode, dtype_of
 from .step_cost import peak_memory
 from ..core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, parameter_roles, structure
 from ..core.errors import did_you_mean, try_one_of
+from ..data import as_dataset
 
 Estimators = Mapping[str, pyro.infer.elbo.ELBO] | Sequence[pyro.infer.elbo.ELBO]
 Reference = Literal["auto", "exact"] | EvidenceMethod | Tensor | None
@@ -128,7 +128,7 @@ class _Chosen:
             raise PpvaeError(f"num_repeats: a variance needs at least 4, found {num_repeats}")
         self.pair, self.num_repeats, self.seed = pair, num_repeats, seed
         self.device = next((p.device for p in pair.parameters()), torch.device("cpu"))
-        self.x: Data = _to(model_ready(x, dtype_of(pair), seed), self.device)
+        self.x: Data = _one_batch(x, dtype_of(pair), self.device, seed)
         self.size = batch_size(self.x)
         self.num_data = self.size if num_data is None else num_data
         self.mode = choose_mode(compile, num_repeats)
@@ -338,5 +338,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _to(x: Data, device: torch.device) -> Data:
-    return {key: value.to(device) for key, value in x.items()} if isinstance(x, Mapping) else x.to(device)
+def _one_batch(x: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Data:
+    dataset = as_dataset(x, dtype=dtype).to(device)
+    generator = torch.Generator(device=dataset.device).manual_seed(seed)  # of a dynamic binarisation
+    return dataset.tensor(generator, dtype=dtype)
