@@ -6,10 +6,12 @@ from .compare import compare_elbos
 from .evidence import Evidence, log_evidence
 from .gaps import inference_gaps
 from .hmc import HMC, ChEES, PosteriorDraws, sample_posterior
+from .mcem import fit_mcem
 from .options import EarlyStopping, KLWarmup
 from .predictive import denoise, embed, generate, inpaint, reconstruct
 from .svi import fit
 from .training import Callback, Fit, Outcome, TrainingState
+from .wake_sleep import wake_sleep
 
 __all__ = [
     "HMC",
@@ -30,10 +32,12 @@ __all__ = [
     "evaluate_bound",
     "evidence",
     "fit",
+    "fit_mcem",
     "generate",
     "inference_gaps",
     "inpaint",
     "log_evidence",
     "reconstruct",
     "sample_posterior",
+    "wake_sleep",
 ]
