@@ -258,7 +258,7 @@ def laws(counts: list[int], num_repeats: int) -> dict[str, tuple[float, float]]:
 def test_signal_to_noise_laws(float64: torch.dtype) -> None:
     """The guide's falls as K^(-1/2) and the model's rises as K^(1/2) under IWAE (Rainforth et al. 2018); under DReG
     the guide's does not fall (Tucker et al. 2018)."""
-    found = laws([4, 64], 300)
+    found = laws([16, 128], 300)
     (iwae, error), (dreg, dreg_error) = found["IWAE guide"], found["DReG guide"]
     assert iwae == pytest.approx(-0.5, abs=4 * error)
     assert dreg > 4 * dreg_error
