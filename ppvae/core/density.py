@@ -70,11 +70,11 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
     for lanes in _lane_groups(pair, num_particles):
         with local_parameters(pair):
             sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
+            local, global_ = sum_log_probs(sites, shape, lanes)
         latents = {
             info.name: to_canonical(sites[info.name]["value"], info, shape.nesting, lanes)
             for info in shape.guide_latents
         }
-        local, global_ = sum_log_probs(sites, shape, lanes)
         parts.append((latents, local, global_))
     if len(parts) == 1:
         return Draw(*parts[0])
@@ -107,9 +107,9 @@ def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
         start += lanes
         with local_parameters(pair):
             sites = _run(pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
-        local, global_ = sum_log_probs(sites, shape, lanes)
-        seen = {name: site for name, site in sites.items() if name not in values}
-        observed, _ = sum_log_probs(seen, shape, lanes)
+            local, global_ = sum_log_probs(sites, shape, lanes)
+            seen = {name: site for name, site in sites.items() if name not in values}
+            observed, _ = sum_log_probs(seen, shape, lanes)
         parts.append((local, global_, observed))
     joined = parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
     return LogTerms(*(term.reshape((*sample_axes, *term.shape[1:])) for term in joined))
@@ -147,7 +147,7 @@ def log_guide(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
         start += lanes
         with local_parameters(pair):
             sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
-        parts.append(sum_log_probs(sites, shape, lanes))
+            parts.append(sum_log_probs(sites, shape, lanes))
     local, global_ = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts, strict=True))
     return local.reshape(*sample_axes, local.shape[-1]), global_.reshape(sample_axes)
 
@@ -181,7 +181,7 @@ def site_terms(
             guide_sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
             drawn = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
             model_sites = _run(pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=drawn)
-        groups.append(terms_of(guide_sites, model_sites, shape, lanes, analytic))
+            groups.append(terms_of(guide_sites, model_sites, shape, lanes, analytic))
     return groups[0] if len(groups) == 1 else {name: join_lanes([g[name] for g in groups]) for name in groups[0]}
 
 
@@ -204,15 +204,15 @@ def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simu
 
 
 def predict(
-    pair: ModelGuidePair, x: Data, latents: Latents, *, kind: Literal["mean", "sample"] = "mean"
+    pair: ModelGuidePair, x: Data, latents: Latents, *, kind: Literal["mean", "variance", "sample"] = "mean"
 ) -> dict[str, Tensor]:
-    r"""Mean of, or a draw from, $p(x \mid z)$ at given latents: observed site name to [*S, B, *event].
+    r"""Mean or variance of, or a draw from, $p(x \mid z)$ at given latents: observed site name to [*S, B, *event].
 
     Args:
         pair: the pair.
         x: the batch, [B, *event]; observed values in it are not looked at.
         latents: a value for every latent site of the model, local [*S, B, *event], global [*S, *event].
-        kind: "mean" or "sample".
+        kind: "mean", "variance" (of every element) or "sample".
     """
     shape = structure(pair, x)
     sample_axes, lanes, flat = _flatten(latents, shape)
@@ -226,7 +226,8 @@ def predict(
         group = {}
         for info in shape.observed:
             fn = sites[info.name]["fn"]
-            group[info.name] = to_canonical(fn.mean if kind == "mean" else fn.sample(), info, shape.nesting, width)
+            value = fn.sample() if kind == "sample" else getattr(fn, kind)
+            group[info.name] = to_canonical(value, info, shape.nesting, width)
         groups.append(group)
     return {
         info.name: torch.cat([g[info.name] for g in groups]).reshape((*sample_axes, *groups[0][info.name].shape[1:]))
