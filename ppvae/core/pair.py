@@ -85,6 +85,10 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
     def guide(self, x: Any, num_data: int | None = None) -> Any:
         """The guide q(z | x): the same latent sites as the model; arguments as for :meth:`model`."""
 
+    def accept(self, estimator: Any) -> None:
+        """Raise a PairError where this pair cannot be served by an ELBO estimator; most pairs accept all of them."""
+        return None
+
     @staticmethod
     def data_plate(x: Data, num_data: int | None = None) -> Any:
         """The plate ``"data"`` over a batch; it carries N, so that Pyro scales by N / B by itself.
