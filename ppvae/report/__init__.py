@@ -1,6 +1,17 @@
-"""Figures, and one page of HTML that shows them with every number."""
+"""Figures, and one page of HTML that shows them with every number; every result for ArviZ."""
 
+from .arviz_export import read_netcdf, write_netcdf
+from .arviz_groups import evidence_groups, export_arviz, guide_groups, prior_groups
 from .build import write_report
 from .compare import write_comparison
 
-__all__ = ["write_comparison", "write_report"]
+__all__ = [
+    "evidence_groups",
+    "export_arviz",
+    "guide_groups",
+    "prior_groups",
+    "read_netcdf",
+    "write_comparison",
+    "write_netcdf",
+    "write_report",
+]
