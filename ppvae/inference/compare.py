@@ -27,7 +27,8 @@ from ..data import as_dataset
 Estimators = Mapping[str, pyro.infer.elbo.ELBO] | Sequence[pyro.infer.elbo.ELBO]
 Reference = Literal["auto", "exact"] | EvidenceMethod | Tensor | None
 
-WARM_UP = 30  # steps that fill a baseline's running average, and those that a clock should not see
+WARM_UP = 30  # steps that fill a baseline's running average
+TURNS = 15  # timed steps
 
 
 def compare_elbos(
@@ -129,10 +130,11 @@ class _Chosen:
         self.pair, self.num_repeats, self.seed = pair, num_repeats, seed
         self.device = next((p.device for p in pair.parameters()), torch.device("cpu"))
         self.x: Data = _one_batch(x, dtype_of(pair), self.device, seed)
+        self.forked = [self.device] if self.device.type == "cuda" else []
         self.size = batch_size(self.x)
         self.num_data = self.size if num_data is None else num_data
         self.mode = choose_mode(compile, num_repeats)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=self.forked):
             torch.manual_seed(seed)
             check_pair(pair, self.x, num_data=self.num_data)
         self.has_global = bool(structure(pair, self.x).global_latents)
@@ -162,6 +164,7 @@ def _measure(
         )
         for name, elbo in chosen.estimators.items()
     }
+    seconds = _seconds(chosen, objectives)
     total = len(states) * len(objectives) * chosen.num_repeats
     with tqdm(total=total, desc="compare", unit="step", disable=None if progress else True) as bar:
         for label, state in states.items():
@@ -169,7 +172,7 @@ def _measure(
                 chosen.pair.load_state_dict(dict(state))
             truth, error, about = _truth(chosen, reference)
             for name, objective in objectives.items():
-                row, blocks, found = _one(chosen, name, label, objective, truth, error, bar)
+                row, blocks, found = _one(chosen, name, label, objective, truth, error, seconds[name], bar)
                 rows.append(row)
                 block_rows += blocks
                 values[label, name] = found
@@ -177,25 +180,26 @@ def _measure(
 
 
 def _one(
-    chosen: _Chosen, name: str, label: str, objective: Objective, truth: float, truth_error: float, bar: Any
+    chosen: _Chosen,
+    name: str,
+    label: str,
+    objective: Objective,
+    truth: float,
+    truth_error: float,
+    seconds: float,
+    bar: Any,
 ) -> tuple[EstimatorRow, list[BlockRow], Tensor]:
     elbo = chosen.estimators[name]
     weight = torch.ones((), dtype=dtype_of(chosen.pair), device=chosen.device)
     prefix = "pair." if isinstance(objective.trained, Trainee) else ""
     noise = GradientNoise(chosen.blocks, chosen.num_repeats)
-    bounds, seconds = [], []
-    forked = [chosen.device] if chosen.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked):
+    bounds = []
+    with torch.random.fork_rng(devices=chosen.forked):
         _fill_baseline(chosen, elbo)
-        for repeat in range(-2, chosen.num_repeats):  # the first two are for capture and caches
+        for repeat in range(chosen.num_repeats):
             torch.manual_seed(_seed(chosen.seed, repeat))
-            started = _now(chosen.device)
             step = objective(chosen.x, weight)
-            elapsed = _now(chosen.device) - started
-            if repeat < 0:
-                continue
             bounds.append(float(step.metrics[0]))
-            seconds.append(elapsed)
             noise.add({name.removeprefix(prefix): gradient for name, gradient in step.gradients.items()})
             bar.update(1)
         eager = Objective(
@@ -213,7 +217,6 @@ def _one(
     variance = float(found.var())
     fourth = float((found - found.mean()).pow(4).mean())
     variance_error = math.sqrt(max(fourth - variance**2 * (count - 3) / (count - 1), 0.0) / count)
-    median = sorted(seconds)[count // 2]
     bound, bound_error = float(found.mean()), math.sqrt(variance / count)
     mode = "eager" if objective.fell_back.startswith("eager") or not isinstance(elbo, ELBO) else chosen.mode
     row = EstimatorRow(
@@ -225,9 +228,9 @@ def _one(
         variance_error=variance_error,
         bias=bound - truth,
         bias_error=math.hypot(bound_error, truth_error),
-        seconds=median,
+        seconds=seconds,
         peak_memory=memory,
-        cost_adjusted_variance=variance * median,
+        cost_adjusted_variance=variance * seconds,
         mode=mode,
     )
     blocks = [
@@ -241,11 +244,27 @@ def _one(
             variance_error=found_block.variance_error,
             snr=found_block.snr,
             snr_error=found_block.snr_error,
-            cost_adjusted_variance=found_block.variance * median,
+            cost_adjusted_variance=found_block.variance * seconds,
         )
         for block, found_block in noise.statistics().items()
     ]
     return row, blocks, found
+
+
+def _seconds(chosen: _Chosen, objectives: Mapping[str, Objective]) -> dict[str, float]:
+    """Median time of one step of each; the steps take turns, so that what else the machine does is shared out."""
+    weight = torch.ones((), dtype=dtype_of(chosen.pair), device=chosen.device)
+    taken: dict[str, list[float]] = {name: [] for name in objectives}
+    with torch.random.fork_rng(devices=chosen.forked):
+        torch.manual_seed(chosen.seed)
+        for turn in range(TURNS + 2):  # the first two are for capture and caches
+            for name, objective in objectives.items():
+                started = _now(chosen.device)
+                objective(chosen.x, weight)
+                elapsed = _now(chosen.device) - started
+                if turn > 1:
+                    taken[name].append(elapsed)
+    return {name: sorted(times)[len(times) // 2] for name, times in taken.items()}
 
 
 def _truth(chosen: _Chosen, reference: Reference) -> tuple[float, float, str]:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .arviz_export import to_arviz
 from .theme import LABELS, LIGHT, Theme, canvas, draw
@@ -66,6 +68,7 @@ def gradient_noise(found: Comparison, theme: Theme) -> Figure:
                 linewidth=1.4,
             )
         axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
         axes.set_ylim(-0.6, len(estimators) - 0.4)
         axes.set_title(f"parameters: {block}", color=theme.ink, fontweight="normal", fontsize=10.5)
         axes.set_xlabel("signal-to-noise ratio")
@@ -86,6 +89,7 @@ def cost(found: Comparison, theme: Theme, *, block: str | None = None) -> Figure
         axes.plot([1e3 * row.seconds], [of_block.variance], "o", color=colour, markersize=8, label=short(row.estimator))
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _plain_numbers(axes.xaxis)
     axes.set_xlabel("milliseconds per step")
     axes.set_ylabel(f"variance of the gradient, {block}")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor=theme.ink)
@@ -111,6 +115,7 @@ def along_run(found: Comparison, theme: Theme, *, block: str | None = None) -> F
             axes.set_xticks(places, labels)
     left.set_ylabel("bound, nats per datum")
     right.set_yscale("log")
+    _plain_numbers(right.yaxis)
     right.set_ylabel(f"signal-to-noise ratio, {block}")
     figure.legend(loc="outside lower center", ncols=3, labelcolor=theme.ink)
     return figure
@@ -189,6 +194,14 @@ def _is_number(label: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 of a logarithmic axis, written as plain numbers."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 30 * low else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _without_zero_margin(axes: Axes) -> None:
