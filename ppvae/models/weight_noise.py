@@ -1,0 +1,244 @@
+r"""How the noise of random weights enters a layer: one draw for all data, or noise of its own for every datum.
+
+A layer is affine in its weights $w = \mu + \sigma \odot \epsilon + U \eta$, so that for one datum
+
+$$h = f(x; \mu) + f(x; \sigma \odot \epsilon) + \sum_r \eta_r f(x; U_r).$$
+
+Noise that is independent over the data makes the terms of a minibatch's bound uncorrelated, and the variance of its
+gradient falls with the batch (Kingma, Salimans & Welling 2015, arXiv 1506.02557). The layers of a module are reached
+by ``torch.overrides.TorchFunctionMode``: a program is run as it stands, and the calls of ``F.linear`` and of the
+convolutions that involve a random weight are computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..core.errors import PairError, try_one_of
+from ..distributions.weight_posteriors import GaussianWeight
+
+WeightNoise = Literal["shared", "per-datum", "local-reparameterization", "flipout"]
+SCHEMES: tuple[str, ...] = get_args(WeightNoise)
+
+# The layers whose every parameter goes into one of the functions below.
+KNOWN_LAYERS: tuple[type[nn.Module], ...] = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+CONVOLUTIONS = KNOWN_LAYERS[1:]
+
+_EVENT_AXES: dict[Any, int] = {
+    F.linear: 1,
+    F.conv1d: 2,
+    F.conv2d: 3,
+    F.conv3d: 4,
+    F.conv_transpose1d: 2,
+    F.conv_transpose2d: 3,
+    F.conv_transpose3d: 4,
+}
+
+Layer = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+class Rows(NamedTuple):
+    """A layer's input as [lanes, data, *event], and how its output goes back to the shape that the program expects."""
+
+    input: Tensor
+    lead: tuple[int, ...]
+
+    def output(self, value: Tensor) -> Tensor:
+        """[lanes, data, *event] to the program's leading axes."""
+        return value.reshape(*self.lead, *value.shape[2:])
+
+
+class RandomLayers(TorchFunctionMode):
+    """Inside, layers that are called with a random weight are computed lane by lane, or with noise per datum.
+
+    Args:
+        values: the random tensors as they stand in the modules, by name; each [*lane axes, *shape].
+        shapes: shape of each.
+        batch: B, number of data.
+        scheme: how noise enters; "shared" computes at the values themselves.
+        posteriors: posterior of each, for the schemes that draw noise here.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        shapes: Mapping[str, torch.Size],
+        batch: int,
+        scheme: WeightNoise = "shared",
+        posteriors: Mapping[str, GaussianWeight] | None = None,
+    ) -> None:
+        super().__init__()
+        self.names = {id(value): name for name, value in values.items()}
+        self.shapes, self.batch, self.scheme, self.posteriors = shapes, batch, scheme, posteriors or {}
+        ranks = {value.dim() - len(shapes[name]) for name, value in values.items()}
+        self.lane_axes = max(ranks, default=0)
+        self.lanes = next((v.shape[0] for n, v in values.items() if v.dim() > len(shapes[n])), 1)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        involved = [self.names[id(a)] for a in (*args, *kwargs.values()) if id(a) in self.names]
+        if not involved:
+            return func(*args, **kwargs)
+        if func in _EVENT_AXES:
+            return self._layer(func, *args, **kwargs)
+        result = func(*args, **kwargs)
+        if self.scheme != "shared" and isinstance(result, Tensor):
+            raise PairError(
+                f"weight {involved[0]!r} is used by {getattr(func, '__name__', func)}, not by a linear or "
+                f"convolutional layer alone: {self.scheme} does not know what noise to give it"
+                + try_one_of('weight_noise="shared"', "leave this module out of modules=...")
+            )
+        return result
+
+    def _layer(
+        self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **more: Any
+    ) -> Tensor:
+        def layer(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+            return cast(Tensor, func(x, w, b, *rest, **more))
+
+        axes = _EVENT_AXES[func]
+        if self.scheme == "shared":
+            if self.lanes == 1:
+                return layer(input, weight, bias)
+            rows = self._rows(input, axes)
+            return rows.output(self._in_lanes(layer, rows.input, weight, bias, axes == 1))
+        rows = self._rows(input, axes)
+        flat = rows.input.reshape(-1, *input.shape[input.dim() - axes :])
+        noisy = {"per-datum": _per_datum, "local-reparameterization": _local, "flipout": _flipout}[self.scheme]
+        found = noisy(layer, flat, self._posterior(weight), None if bias is None else self._posterior(bias), axes == 1)
+        return rows.output(found.reshape(*rows.input.shape[:2], *found.shape[1:]))
+
+    def _posterior(self, value: Tensor) -> GaussianWeight:
+        name = self.names.get(id(value))
+        if name is None:
+            return GaussianWeight(value, torch.zeros_like(value))
+        return self.posteriors[name]
+
+    def _rows(self, x: Tensor, axes: int) -> Rows:
+        """Which of the leading axes are lanes and data; those that a module flattened are found by their number."""
+        lead, event = tuple(x.shape[: x.dim() - axes]), x.shape[x.dim() - axes :]
+        lanes, batch = self.lanes, self.batch
+        if lead == (batch,):
+            if lanes == 1:
+                return Rows(x.unsqueeze(0), lead)
+            # No lanes in the input: the output has them, and the plates' other axes, of length one.
+            return Rows(x.expand(lanes, *x.shape), (lanes, *(1,) * (self.lane_axes - 1), *lead))
+        if lead == (lanes * batch,):
+            return Rows(x.reshape(lanes, batch, *event), lead)
+        if lanes > 1 and len(lead) >= 2 and lead[0] == lanes and (self.scheme == "shared" or lead == (lanes, batch)):
+            return Rows(x.reshape(lanes, -1, *event), lead)
+        raise PairError(
+            f"a layer with random weights is applied to an input of leading axes {list(lead)}: expected one row for "
+            f"each of {batch} data"
+            + (f" and {lanes} lanes" if lanes > 1 else "")
+            + try_one_of(
+                'weight_noise="shared", which serves any layer'
+                if self.scheme != "shared"
+                else "pair.vectorizes = False",
+                "leave this module out of modules=...",
+            )
+        )
+
+    def _in_lanes(self, layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, affine: bool) -> Tensor:
+        w = self._lanes_of(weight)
+        b = None if bias is None else self._lanes_of(bias)
+        if affine:
+            found = x @ w.mT
+            return found if b is None else found + b.unsqueeze(1)
+        return torch.stack([layer(x[k], w[k], None if b is None else b[k]) for k in range(self.lanes)])
+
+    def _lanes_of(self, value: Tensor) -> Tensor:
+        """[lanes, *shape], whether the value is random or not."""
+        name = self.names.get(id(value))
+        shape = value.shape if name is None else self.shapes[name]
+        if value.dim() == len(shape):
+            return value.expand(self.lanes, *shape)
+        return value.reshape(self.lanes, *shape)
+
+
+def per_datum_schemes_know(layer: nn.Module) -> bool:
+    """Whether noise per datum is defined for every parameter of this layer."""
+    return type(layer) in KNOWN_LAYERS
+
+
+# --- the schemes; x is [n, *event], one row for each lane and datum ------------------------------------------------
+
+
+def _per_datum(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, affine: bool) -> Tensor:
+    """A draw of the weights for every datum: what the faster schemes equal in distribution."""
+    weights, biases = _draws(w, len(x)), None if b is None else _draws(b, len(x))
+    if affine:
+        found = (weights @ x.unsqueeze(-1)).squeeze(-1)
+        return found if biases is None else found + biases
+    one = x.unsqueeze(1)
+    if biases is None:
+        found = torch.func.vmap(lambda x, w: layer(x, w, None))(one, weights)
+    else:
+        found = torch.func.vmap(layer)(one, weights, biases)
+    return found.squeeze(1)
+
+
+def _local(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, affine: bool) -> Tensor:
+    """Noise on the activations: their mean and variance are those that the noise of the weights gives them."""
+    mean = layer(x, w.loc, None if b is None else b.loc)
+    variance = layer(x.square(), w.scale.square(), None if b is None else b.scale.square())
+    # The added number keeps the root's slope finite where nothing is random; it is far below rounding.
+    scale = (variance + float(torch.finfo(variance.dtype).tiny) ** 0.5).sqrt()
+    found: Tensor = mean + scale * torch.randn_like(mean) + _common(layer, x, w, b)
+    return found
+
+
+def _flipout(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, affine: bool) -> Tensor:
+    """One draw for all data, made nearly independent over them by random signs (Wen et al. 2018, arXiv 1803.04386)."""
+    mean = layer(x, w.loc, None if b is None else b.loc)
+    shift = w.scale * torch.randn_like(w.scale)
+    # Signs of the input's and of the output's features: [n, C], beside positions of length one.
+    positions = (1,) * (x.dim() - 2)
+    into = _signs(x, x.shape[0], x.shape[1]).reshape(*x.shape[:2], *positions)
+    out = _signs(x, x.shape[0], mean.shape[1]).reshape(*mean.shape[:2], *positions)
+    found = mean + out * layer(x * into, shift, None)
+    if b is not None:
+        shift = b.scale * torch.randn_like(b.scale)
+        found = found + _signs(x, *mean.shape[:2]).reshape(*mean.shape[:2], *positions) * shift.reshape(-1, *positions)
+    return found + _common(layer, x, w, b)
+
+
+def _common(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None) -> Tensor | float:
+    """The low-rank part, exact in every scheme: R noises for each datum."""
+    found: Tensor | float = 0.0
+    if w.factor is not None:
+        for r in range(w.factor.shape[-1]):
+            part = layer(x, w.factor[..., r], None)
+            found = found + part * torch.randn(len(x), *(1,) * (part.dim() - 1), dtype=x.dtype, device=x.device)
+    if b is not None and b.factor is not None:
+        noise = torch.randn(len(x), b.factor.shape[-1], dtype=x.dtype, device=x.device)
+        shift = noise @ b.factor.mT
+        found = found + shift.reshape(*shift.shape, *(1,) * (x.dim() - 2))
+    return found
+
+
+def _draws(weight: GaussianWeight, count: int) -> Tensor:
+    noise = torch.randn(count, *weight.loc.shape, dtype=weight.loc.dtype, device=weight.loc.device)
+    found = weight.loc + weight.scale * noise
+    if weight.factor is not None:
+        eta = torch.randn(count, weight.factor.shape[-1], dtype=weight.loc.dtype, device=weight.loc.device)
+        found = found + (eta @ weight.factor.flatten(0, -2).mT).reshape(found.shape)
+    return found
+
+
+def _signs(like: Tensor, count: int, features: int) -> Tensor:
+    return torch.randint(0, 2, (count, features), device=like.device).to(like.dtype) * 2 - 1
