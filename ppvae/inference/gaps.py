@@ -153,8 +153,7 @@ def inference_gaps(
     posterior.
 
     Limitations: $q^*$ is a local optimum, found to the optimiser's precision, so that the approximation gap is if
-        anything
-    too large; and an estimate of log p(x) below the truth makes it too small: use one of known side.
+    anything too large; and an estimate of log p(x) below the truth makes it too small: use one of known side.
 
     Args:
         pair: the pair.

@@ -26,8 +26,7 @@ class ImportanceSampling(EvidenceMethod):
     exact posterior as guide it is log p(x) at any K, without error.
 
     Limitations: where the guide misses a part of the posterior, so does every draw, and neither the standard
-        error nor
-    Pareto k can see it.
+    error nor Pareto k can see it.
 
     Args:
         num_samples: K, draws per datum.

@@ -23,8 +23,7 @@ class PriorSampling(EvidenceMethod):
     Unbiased in p, so a lower bound in log p, in expectation.
 
     Limitations: the number of draws that it needs grows exponentially with KL(posterior || prior), which is
-        why it fails
-    from a few informative dimensions on (``benchmarks/evidence_dimension.py``); Pareto k tells.
+    why it fails from a few informative dimensions on (``benchmarks/evidence_dimension.py``); Pareto k tells.
 
     Args:
         num_samples: K, draws per datum.
