@@ -85,10 +85,6 @@ def fit(
         if pair is not None:
             file, _ = split_spec(pair)
             values["model"] = {"pair": pair, "sha256": digest_of(file)}
-        elif model is not None and values.get("model", {}).get("name") != model:
-            values["model"] = {}  # options of another model mean nothing here
-        if elbo is not None:
-            values.get("training", {}).pop("elbo", None)
         for text in set_ or []:
             changes = merged(changes, _setting(text))
         chosen = Recipe.from_dict(merged(values, {key: value for key, value in changes.items() if value != {}}))

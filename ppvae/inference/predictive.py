@@ -33,6 +33,8 @@ from ..data import Dataset, as_dataset, chunks
 
 Kind = Literal["mean", "sample"]
 
+_WORTH_RECORDING = 20
+
 
 def embed(
     pair: ModelGuidePair,
@@ -367,7 +369,9 @@ class _Work:
         prepare: Callable[[Data], None] | None = None,
     ) -> dict[str, Tensor]:
         """The average of ``function(batch[, beside])`` over so many passes, for all data, on the CPU."""
-        mode = choose_mode(compile, passes * math.ceil(len(self.data) / chunk_size))
+        calls = passes * math.ceil(len(self.data) / chunk_size)
+        # Recording takes 0.2 s: a few calls do not pay for it.
+        mode = "eager" if compile == "auto" and calls < _WORTH_RECORDING else choose_mode(compile, calls)
         call = capture(bind(self.original, lambda _, *args: function(*args)), mode=mode, name="prediction")
         parts: dict[str, list[Tensor]] = {}
         with torch.no_grad(), torch.random.fork_rng():

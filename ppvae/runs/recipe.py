@@ -168,16 +168,27 @@ class Recipe(Table):
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A dictionary with changes made to it, table by table; None removes a key."""
+    """A dictionary with changes made to it, table by table; None removes a key.
+
+    A table that gets another name is replaced whole: the options of one model mean nothing to another.
+
+    >>> merged({"a": {"name": "x", "k": 1}, "b": {"k": 1}}, {"a": {"name": "y"}, "b": {"l": 2}})
+    {'a': {'name': 'y'}, 'b': {'k': 1, 'l': 2}}
+    """
     result = dict(values)
     for key, change in changes.items():
+        old = result.get(key)
         if change is None:
             result.pop(key, None)
-        elif isinstance(change, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = merged(result[key], change)
+        elif isinstance(change, Mapping) and isinstance(old, Mapping) and not _renames(old, change):
+            result[key] = merged(old, change)
         else:
             result[key] = change
     return result
+
+
+def _renames(old: Mapping[str, Any], change: Mapping[str, Any]) -> bool:
+    return any(key in change and change[key] != old.get(key) for key in ("name", "pair"))
 
 
 def _model(table: Any) -> dict[str, Any]:

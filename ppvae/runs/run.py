@@ -139,9 +139,9 @@ def resume(
     with locked(folder):
         recipe = Recipe.read(folder.recipe)
         info = folder.read_info() if folder.info.exists() else {}
-        if num_epochs is not None and num_epochs != recipe.training.num_epochs:
+        extended = num_epochs is not None and num_epochs != recipe.training.num_epochs
+        if extended:
             recipe = recipe.changed(training={"num_epochs": num_epochs})
-            write_text(folder.recipe, recipe.to_toml())
         elif info.get("outcome") in ("completed", "early stopping"):
             raise RunError(
                 f"{folder.path}: this run is finished: {info.get('message', '')}"
@@ -150,9 +150,12 @@ def resume(
         recipe, data, built = prepare(recipe, pair, force=force)
         if not checkpoint.found(folder.checkpoints, "last"):
             _log.warning("%s: interrupted before its first checkpoint; it starts anew", folder.path)
-            return _train(folder, recipe, data, built, None, callbacks, progress, info)
-        state, about = checkpoint.load(folder.checkpoints)
-        _compare(folder, about, _about(data), force)
+            state = None
+        else:
+            state, about = checkpoint.load(folder.checkpoints)
+            _compare(folder, about, _about(data), force)
+        if extended:
+            write_text(folder.recipe, recipe.to_toml())
         return _train(folder, recipe, data, built, state, callbacks, progress, info)
 
 

@@ -1,0 +1,127 @@
+"""Evaluations: the numbers are those of the verbs, and what is kept is what was found."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppvae.core import DataError, RunError
+from ppvae.inference import evaluate_bound
+from ppvae.inference.evidence import ImportanceSampling, log_evidence
+from ppvae.runs import Recipe, Run, load_run, train
+from ppvae.runs.evaluation import REPEATS, Method, describe, evaluate, read_evaluation, read_per_datum
+
+
+def test_the_numbers_are_those_of_the_verbs(trained: Run) -> None:
+    result = evaluate(
+        trained, [Method.parse("importance-sampling:num_samples=20")], num_data=50, progress=False, write=False
+    )
+    bound, sampled = result["estimates"]
+    data = load_run(trained.folder.path).part("test").take(50)
+    each = [evaluate_bound(trained.pair, data, seed=seed, device="cpu", progress=False) for seed in range(REPEATS)]
+    means = torch.tensor([one.mean for one in each], dtype=torch.float64)
+    assert bound["mean"] == pytest.approx(float(means.mean()), abs=1e-9)
+    assert bound["monte_carlo_error"] == pytest.approx(float(means.std()) / math.sqrt(REPEATS), abs=1e-9)
+    assert bound["reconstruction"] - bound["kl"] == pytest.approx(bound["mean"], abs=1e-4)
+    assert bound["side"] == "lower"
+    evidence = log_evidence(trained.pair, data, method=ImportanceSampling(20), device="cpu", progress=False)
+    assert sampled["mean"] == evidence.mean
+    assert sampled["monte_carlo_error"] == evidence.mean_standard_error
+    assert sampled["sampling_error"] == evidence.sampling_standard_error
+    assert sampled["label"] == "L_20"
+    # The bound is below: a difference of many standard errors, and the sign is right.
+    assert bound["mean"] < sampled["mean"]
+
+
+def test_the_exact_evidence_is_exact(tmp_path: Path) -> None:
+    recipe = Recipe.from_dict(
+        {
+            "model": {"name": "factor-analysis", "latent_dim": 2},
+            "data": {"num_train": 100},
+            "training": {"num_epochs": 1, "compile": "eager"},
+        }
+    )
+    run = train(recipe, tmp_path / "run", progress=False)
+    result = evaluate(run, [Method.parse("exact"), Method.parse("importance-sampling:num_samples=3")], progress=False)
+    elbo, sampled, exact = result["estimates"]  # lower bounds first, the truth last
+    assert exact["side"] == "exact"
+    x = run.part("test").tensor()
+    assert exact["mean"] == pytest.approx(float(run.pair.log_evidence(x).detach().double().mean()), rel=1e-6)
+    assert exact["monte_carlo_error"] == 0.0
+    # The guide is the posterior: every bound is the evidence. Single draws of E log p(x | z) vary, their mean less.
+    assert sampled["mean"] == pytest.approx(exact["mean"], abs=1e-3)
+    assert abs(elbo["mean"] - exact["mean"]) < 5 * elbo["monte_carlo_error"]
+
+
+def test_what_is_kept_is_what_was_found(small: Recipe, tmp_path: Path) -> None:
+    run = train(small, tmp_path / "run", progress=False)
+    assert read_evaluation(run.folder) is None
+    assert read_per_datum(run.folder) == {}
+    first = evaluate(run, [Method.parse("importance-sampling:num_samples=5")], progress=False)
+    assert json.loads(run.folder.evaluation.read_text()) == first
+    columns = read_per_datum(run.folder)
+    key = "importance-sampling:num_samples=5"
+    assert float(columns[f"{key}/log_evidence"].double().mean()) == pytest.approx(
+        first["estimates"][1]["mean"], abs=1e-6
+    )
+    assert len(columns["elbo/elbo"]) == 300
+    # Another method is added; the same one again replaces itself; other data begin anew.
+    told: list[str] = []
+    second = evaluate(run, [Method.parse("prior-sampling:num_samples=5")], progress=False, say=told.append)
+    assert [row["key"] for row in second["estimates"]] == ["elbo", key, "prior-sampling:num_samples=5"]
+    assert len(told) == 2
+    again = evaluate(run, [Method.parse("importance-sampling:num_samples=5")], seed=1, progress=False)
+    assert len(again["estimates"]) == 3
+    assert again["estimates"][1]["mean"] != first["estimates"][1]["mean"]
+    other = evaluate(run, [], part="validation", progress=False)
+    assert [row["key"] for row in other["estimates"]] == ["elbo"]
+    assert set(read_per_datum(run.folder)) == {"elbo/elbo", "elbo/reconstruction", "elbo/kl"}
+
+
+def test_the_stated_command_gives_the_number_again(trained: Run) -> None:
+    one = evaluate(trained, [], num_data=20, seed=3, progress=False, write=False)["estimates"][0]
+    assert one["command"] == f"ppvae evaluate {trained.folder.path} --part test --num-data 20 --seed 3"
+    again = evaluate(trained, [], num_data=20, seed=3, progress=False, write=False)["estimates"][0]
+    assert one["mean"] == again["mean"]
+
+
+def test_methods_are_parsed() -> None:
+    method = Method.parse("importance-sampling:num_samples=7")
+    assert method.make() == ImportanceSampling(7)
+    assert Method.parse("ais:start=prior, num_chains=3").table["start"] == "prior"
+    assert Method.parse(Method.parse("ais").key) == Method.parse("ais")
+    for text, message in (
+        ("aiss", "unknown evidence method 'aiss': did you mean 'ais'"),
+        ("ais:chains=3", "unknown key '--method.chains'"),
+        ("ais:num_chains", "expected option=value, found 'num_chains'"),
+        ("ais:num_chains=a", "--method.num_chains: expected a valid integer, found 'a'"),
+    ):
+        with pytest.raises(RunError, match=message):
+            Method.parse(text)
+
+
+def test_a_line_says_side_and_errors(trained: Run) -> None:
+    row = evaluate(trained, [], num_data=20, progress=False, write=False)["estimates"][0]
+    line = describe(row)
+    assert line.startswith(f"ELBO (lower): {row['mean']:.3f} ± {row['monte_carlo_error']:.3f} nats per datum")
+    assert "over the choice of data" in line
+    row["num_estimated"] = 19
+    assert "19 of 20 data" in describe(row)
+
+
+def test_damaged_evaluations_are_named(small: Recipe, tmp_path: Path) -> None:
+    run = train(small.changed(training={"num_epochs": 1}), tmp_path / "run", progress=False)
+    run.folder.evaluation.write_text("{}")
+    with pytest.raises(RunError, match=r"evaluation\.json: not an evaluation"):
+        read_evaluation(run.folder)
+    run.folder.per_datum.write_bytes(b"junk")
+    with pytest.raises(RunError, match=r"evaluation\.safetensors: damaged"):
+        read_per_datum(run.folder)
+    evaluate(run, [], progress=False)  # writes them anew
+    assert read_evaluation(run.folder) is not None
+    with pytest.raises((RunError, DataError)):
+        evaluate(run, [], part="nothing", progress=False)

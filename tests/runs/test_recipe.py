@@ -1,0 +1,162 @@
+"""Recipes: complete, read back as written, and every mistake named."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ppvae import models
+from ppvae.core import RunError
+from ppvae.runs import Recipe
+from ppvae.runs.catalogue import elbo_entries, evidence_entries, model_entries
+from ppvae.runs.recipe import merged
+from ppvae.runs.signatures import Entry, kebab, statable, stated
+
+FULL: dict[str, Any] = {
+    "model": {"name": "gaussian-vae", "latent_dim": 3, "hidden": [7, 5], "scale": 0.5},
+    "data": {"source": "frey-faces", "binarize": "none", "num_train": 100, "image_shape": [28, 20]},
+    "training": {
+        "elbo": {"name": "importance-weighted", "num_particles": 4},
+        "optimizer": "adagrad",
+        "learning_rate": 0.02,
+        "num_epochs": 7,
+        "batch_size": "all",
+        "clip_norm": 10,
+        "weight_prior_scale": 1.0,
+        "schedule": {"name": "multi-step", "milestones": [2, 4], "gamma": 0.5},
+        "early_stopping": {"patience": 3, "restore_best": False},
+        "kl_warmup": {"num_epochs": 2},
+    },
+    "seed": 5,
+    "device": "cpu",
+}
+
+
+@pytest.mark.parametrize("values", [{}, FULL])
+def test_what_is_written_is_read_back(values: dict[str, Any], tmp_path: Path) -> None:
+    recipe = Recipe.from_dict(values)
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe.to_toml())
+    assert Recipe.read(path) == recipe
+    assert Recipe.read(tmp_path) == recipe  # a run folder
+    assert recipe.changed() == recipe
+
+
+def test_a_recipe_states_its_defaults() -> None:
+    written = Recipe.from_dict({}).to_dict()
+    assert written["model"] == {
+        "name": "bernoulli-vae",
+        "latent_dim": 20,
+        "hidden": [500],
+        "activation": "tanh",
+        "allow_grey": False,
+    }
+    assert written["training"]["elbo"]["name"] == "trace-mean-field"
+    assert written["training"]["learning_rate"] == 1e-3
+    assert written["seed"] == 0
+
+
+def test_changes_are_made_table_by_table() -> None:
+    recipe = Recipe.from_dict(FULL).changed(seed=9, training={"num_epochs": 1, "schedule": None})
+    assert (recipe.seed, recipe.training.num_epochs, recipe.training.schedule) == (9, 1, None)
+    assert recipe.training.learning_rate == 0.02
+    assert merged({"a": {"b": 1, "c": 2}}, {"a": {"b": None, "d": 3}}) == {"a": {"c": 2, "d": 3}}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sed": 1}, "unknown key 'sed': did you mean 'seed'?"),
+        ({"training": {"learnin_rate": 1}}, "'training.learnin_rate': did you mean 'learning_rate'?"),
+        ({"training": {"early_stopping": {"patence": 1}}}, "early_stopping.patence': did you mean 'patience'?"),
+        ({"training": {"num_epochs": 1.5}}, "training.num_epochs: expected a valid integer, found 1.5 (float)"),
+        ({"training": {"num_epochs": "6"}}, "training.num_epochs: expected a valid integer, found '6' (str)"),
+        ({"training": {"num_epochs": True}}, "training.num_epochs: expected a valid integer, found True (bool)"),
+        ({"training": {"num_epochs": 0}}, "training.num_epochs: expected greater than or equal to 1, found 0"),
+        ({"training": {"batch_size": 0}}, "training.batch_size: expected at least 1, or 'all', found 0"),
+        ({"training": {"optimizer": "adm"}}, "training.optimizer: expected 'adam', 'adamw', 'adagrad' or 'sgd'"),
+        ({"training": {"elbo": "trase"}}, "unknown estimator 'trase': did you mean 'trace'?"),
+        ({"training": {"elbo": {"name": "trace", "k": 2}}}, "unknown key 'training.elbo.k'"),
+        ({"training": {"elbo": 3}}, "training.elbo: expected a name or a table with a name, found 3 (int)"),
+        ({"training": {"schedule": {"name": "step"}}}, "training.schedule.step_size: expected a value, found none"),
+        ({"training": 3}, "training: expected a valid dictionary"),
+        ({"data": {"binarize": "dyn"}}, "data.binarize: expected 'auto', 'none', 'static' or 'dynamic'"),
+        ({"model": {"name": "bernouli-vae"}}, "unknown model 'bernouli-vae': did you mean 'bernoulli-vae'?"),
+        ({"model": {"name": "bernoulli-vae", "latent_dm": 2}}, "unknown key 'model.latent_dm': did you mean"),
+        ({"model": {"name": "bernoulli-vae", "hidden": [2.5]}}, "model.hidden.0: expected a valid integer"),
+        ({"model": {"latent_dim": 2}}, "model.name: expected one of"),
+        ({"model": {"pair": "x.py"}}, "model.pair: expected 'file.py:Name', found 'x.py'"),
+        ({"model": {"pair": "x.py:A", "name": "b"}}, "model: expected either name or pair, found both"),
+        ({"seed": -1}, "seed: expected greater than or equal to 0, found -1"),
+    ],
+)
+def test_a_mistake_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError) as error:
+        Recipe.from_dict(values)
+    assert message in str(error.value)
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    with pytest.raises(RunError) as error:
+        Recipe.from_dict({"seed": "a", "training": {"num_epochs": "b"}})
+    assert {line.split(":")[0] for line in str(error.value).splitlines()} == {"seed", "training.num_epochs"}
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    with pytest.raises(RunError, match="no such recipe"):
+        Recipe.read(path)
+    path.write_text("seed = = 1")
+    with pytest.raises(RunError, match=r"r\.toml: not valid TOML: .*line 1"):
+        Recipe.read(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RunError, match="not valid TOML"):
+        Recipe.read(path)
+    path.write_text("sed = 1")
+    with pytest.raises(RunError, match=r"r\.toml: unknown key 'sed'"):
+        Recipe.read(path)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.one_of(st.binary(max_size=200), st.text("[]{}=\".\n#modeltraining0123 '", max_size=200).map(str.encode))
+)
+def test_hostile_text_is_an_error_or_a_recipe(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(content)
+    with contextlib.suppress(RunError):
+        Recipe.read(path)
+
+
+def test_every_model_estimator_and_method_is_known_by_its_name() -> None:
+    assert {"bernoulli-vae", "gaussian-vae", "factor-analysis"} <= set(model_entries())
+    assert {"trace", "trace-mean-field"} <= set(elbo_entries())
+    assert {"exact", "importance-sampling"} <= set(evidence_entries())
+    assert model_entries()["factor-analysis"].build is models.FactorAnalysis
+    assert all(entry.summary for entry in model_entries().values())
+
+
+def test_options_come_from_the_signature() -> None:
+    def build(a: int, b: float = 2, *, c: list[str] | None = None, d: object = None, given: int = 0) -> None:
+        """Build."""
+
+    entry = Entry("x", build, ("given",))
+    assert entry.options is not None
+    assert list(entry.options.model_fields) == ["a", "b", "c"]
+    assert stated(entry, {"a": 1}, "k") == {"a": 1, "b": 2.0}
+    with pytest.raises(RunError, match=r"k\.a: expected a value, found none"):
+        stated(entry, {}, "k")
+    assert Entry("y", lambda x: x).options is None or "x" not in Entry("y", lambda x: x).options.model_fields  # type: ignore[union-attr]
+    assert statable(object) is None
+    assert statable(int | object | None) == int | None
+    assert [kebab(name) for name in ("HMCDensity", "AIS", "TraceMeanFieldELBO", "a_b")] == [
+        "hmc-density",
+        "ais",
+        "trace-mean-field-elbo",
+        "a-b",
+    ]
