@@ -1,6 +1,7 @@
 # Every target installs what it needs by itself: a machine with Python (3.11 or newer) and make is enough.
 #   make demo      train and evaluate a variational auto-encoder on handwritten digits
 #   make test      the test suite, without the checks that take minutes
+#   make docs      the documentation, into docs/_build/html
 #   make help      all the targets
 # Variables: PYTHON (that makes the environment), VENV (where), JOBS (test processes), PYTEST_ARGS, DEMO_ARGS.
 # Tests on data that is not in the package read the folder named by the environment variable PPVAE_DATA.
@@ -15,10 +16,11 @@ OMP_NUM_THREADS ?= 1
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 PYTEST := OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format bench clean distclean
+.PHONY: help install demo test test-slow check format docs bench clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -51,13 +53,21 @@ format: $(STAMP) ## let the formatter write
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP) ## the documentation, every warning an error
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 bench: ## list the side-by-side timings: run one with .venv/bin/python benchmarks/NAME.py
 	@for file in $(wildcard benchmarks/*.py); do \
 	  printf '%-36s ' "$$file"; sed -n '1s/^r*"""\(.*\)/\1/p;1q' "$$file" | sed 's/"""$$//'; done
 
 clean: ## remove what tools left, not the environment
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find ppvae tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build
+	find ppvae tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## remove the environment too
 	rm -rf $(VENV)

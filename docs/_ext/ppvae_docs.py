@@ -1,0 +1,109 @@
+"""What the site needs of Sphinx: docstrings with dollar mathematics, and tables generated from the code."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import facts
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+# Literals, roles and code in a docstring, which stay as they are.
+_KEPT = re.compile(r"``.+?``|:[a-z:]+:`[^`]+`|^ *>>>.*?(?=^ *$|\Z)|^ *(?:>>>|\.\.\.) .*?$", re.MULTILINE | re.DOTALL)
+_DISPLAY = re.compile(r"^( *)\$\$(.*?)\$\$\s*?$", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"\$([^$]+?)\$")
+
+
+def to_rst(text: str) -> str:
+    """A docstring as reStructuredText: ``$...$`` in the default role, ``$$...$$`` as a display, stars escaped."""
+    kept: list[str] = []
+
+    def keep(piece: str) -> str:
+        kept.append(piece)
+        return f"\0{len(kept) - 1}\0"
+
+    def display(match: re.Match[str]) -> str:
+        indent, body = match[1], " ".join(match[2].split())
+        return keep(f"\n{indent}.. math:: {body}\n")
+
+    text = _KEPT.sub(lambda match: keep(match[0]), text)
+    text = _DISPLAY.sub(display, text)
+    # As long as it was, so that the columns of a table stay where they are: the default role is "math".
+    text = _INLINE.sub(lambda match: keep(f"`{match[1]}`"), text)
+    text = re.sub(r"(\*\w(?:[^*\n]*\w)?\*)(?!\w)", lambda match: keep(match[0]), text)  # real emphasis
+    text = re.sub(r"\*", r"\\*", text)
+    text = re.sub(r"\|", r"\\|", text)
+    text = re.sub(r"(?<=\w)_(?!\w)", r"\\_", text)
+    while "\0" in text:
+        text = re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
+    return text
+
+
+def process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Before napoleon reads it."""
+    lines[:] = to_rst("\n".join(lines)).split("\n")
+
+
+def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """The fields of a named tuple, of which Python says "Alias for field number 0": the class's text says more."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+class Generated(SphinxDirective):
+    """A table made of rows of reStructuredText."""
+
+    has_content = False
+
+    def table(self, header: list[str], rows: list[list[str]], widths: list[int] | None = None) -> list[nodes.Node]:
+        """A list-table."""
+        lines = [".. list-table::", "   :header-rows: 1"]
+        lines += [f"   :widths: {' '.join(map(str, widths))}"] if widths else []
+        lines.append("")
+        for row in [header, *rows]:
+            lines += [f"   {'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row)]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class Estimators(Generated):
+    """The estimators with the facts that they declare."""
+
+    def run(self) -> list[nodes.Node]:
+        header, rows = facts.estimator_table()
+        return self.table(header, rows)
+
+
+class Methods(Generated):
+    """The evidence methods with their side."""
+
+    def run(self) -> list[nodes.Node]:
+        header, rows = facts.method_table()
+        return self.table(header, rows, [24, 20, 12, 44])
+
+
+class Commands(Generated):
+    """Every verb with its options."""
+
+    option_spec: ClassVar[dict[str, Any]] = {}
+
+    def run(self) -> list[nodes.Node]:
+        found: list[nodes.Node] = []
+        for path, usage, help_, rows in facts.commands():
+            section = nodes.section(ids=[nodes.make_id(path)])
+            section += nodes.title(text=path)
+            section += nodes.literal_block(usage, usage, language="text")
+            for paragraph in help_.split("\n\n"):
+                section += nodes.paragraph(text=" ".join(paragraph.split()))
+            section += self.table(["option", "meaning"], [[name, to_rst(text)] for name, text in rows], [30, 70])
+            found.append(section)
+        return found
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register it all."""
+    app.connect("autodoc-process-docstring", process_docstring, priority=100)
+    app.connect("autodoc-skip-member", skip_member)
+    app.add_directive("ppvae-estimators", Estimators)
+    app.add_directive("ppvae-evidence-methods", Methods)
+    app.add_directive("ppvae-commands", Commands)
+    return {"version": "1", "parallel_read_safe": True}

@@ -1,0 +1,104 @@
+"""Tables of the documentation, read from the code: what each estimator declares, each method, each option.
+
+Nothing here is typed by hand, and nothing needs Sphinx; the tests read these rows too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ppvae.inference import elbo, evidence
+from ppvae.runs.catalogue import elbo_entries, evidence_entries
+
+Row = list[str]
+
+FACTS = {
+    "is_lower_bound": "lower bound of log p(x)",
+    "needs_rsample": "needs a reparameterised guide",
+    "tight_when_guide_exact": "equals log p(x) for the exact guide",
+    "zero_variance_when_guide_exact": "and without variance there",
+    "unbiased_gradient": "unbiased gradient",
+    "supports_global_latents": "global latents",
+}
+
+
+def estimators() -> list[type[elbo.ELBO]]:
+    """Every estimator of ``ppvae.inference.elbo``."""
+    return [found for found in _members(elbo) if issubclass(found, elbo.ELBO) and found is not elbo.ELBO]
+
+
+def methods() -> list[type[evidence.EvidenceMethod]]:
+    """Every evidence method of ``ppvae.inference.evidence``."""
+    return [
+        found
+        for found in _members(evidence)
+        if issubclass(found, evidence.EvidenceMethod) and found is not evidence.EvidenceMethod
+    ]
+
+
+def estimator_table() -> tuple[Row, list[Row]]:
+    """Header and rows: class, name in a recipe, and every declared fact."""
+    names = {entry.build: entry.name for entry in elbo_entries().values()}
+    rows = []
+    for found in estimators():
+        facts = [_yes_or_no(getattr(found, fact, None)) for fact in FACTS]
+        rows.append([_link(found), names.get(found, ""), *facts])
+    return ["estimator", "in a recipe", *FACTS.values()], rows
+
+
+def method_table() -> tuple[Row, list[Row]]:
+    """Header and rows: class, name in a recipe, side, options with their defaults."""
+    names = {entry.build: entry.name for entry in evidence_entries().values()}
+    rows = []
+    for found in methods():
+        options = [f"``{field.name}={_default(field)}``" for field in dataclasses.fields(found)]  # type: ignore[arg-type]
+        rows.append([_link(found), names.get(found, ""), str(found.bound), ", ".join(options)])
+    return ["method", "in a recipe", "side", "options"], rows
+
+
+def commands() -> Iterator[tuple[str, str, str, list[Row]]]:
+    """Every verb of the command line: its name, its usage, its help, rows of its options."""
+    import typer
+
+    from ppvae.cli.main import app
+
+    root = typer.main.get_command(app)
+    yield from _verbs("ppvae", root)
+
+
+def _verbs(path: str, command: Any) -> Iterator[tuple[str, str, str, list[Row]]]:
+    inner = getattr(command, "commands", None)
+    if inner:
+        for name, one in inner.items():
+            yield from _verbs(f"{path} {name}", one)
+        return
+    given = [p for p in command.params if p.param_type_name == "argument"]
+    usage = [path, *(p.name.upper() if p.required else f"[{p.name.upper()}]" for p in given), "[OPTIONS]"]
+    rows = [
+        [f"``{p.name.upper() if p in given else ', '.join([*p.opts, *p.secondary_opts])}``", p.help or ""]
+        for p in command.params
+    ]
+    yield path, " ".join(usage), inspect.cleandoc(command.help or ""), rows
+
+
+def _members(module: Any) -> list[type]:
+    return [getattr(module, name) for name in module.__all__ if inspect.isclass(getattr(module, name))]
+
+
+def _link(found: type) -> str:
+    package = re.sub(r"\.[a-z_]+$", "", found.__module__)
+    return f":class:`~{package}.{found.__name__}`"
+
+
+def _yes_or_no(value: Any) -> str:
+    return {True: "yes", False: "no"}.get(value, "by its options")
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return repr(field.default)
+    return "required" if field.default_factory is dataclasses.MISSING else repr(field.default_factory())

@@ -1,0 +1,186 @@
+"""What the documentation shows is true: its Python runs, prints what stands below it, and its tables are complete."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyro
+import pytest
+import torch
+
+from ppvae.inference import elbo, evidence
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+SECONDS = re.compile(r"\d+\.\d s\b")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of Python, the line of its first line, and what stands as its output (None: nothing)."""
+
+    line: int
+    text: str
+    output: str | None
+
+
+def blocks(markdown: str) -> list[Block]:
+    """The Python of a page; a ``text`` block directly below is its output."""
+    fence = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)
+    return [Block(markdown.count("\n", 0, m.start(1)) + 1, m[1], m[2]) for m in fence.finditer(markdown)]
+
+
+def same(shown: str, printed: str) -> bool:
+    """Equal up to times, white space at line ends, and the last digits of numbers.
+
+    A number may differ by 5 % or five of its last digit: seeded numbers depend on the machine by rounding, which
+    training magnifies.
+    """
+    shown, printed = (SECONDS.sub("* s", text).strip() for text in (shown, printed))
+    words, numbers = NUMBER.split(shown), NUMBER.findall(shown)
+    others, found = NUMBER.split(printed), NUMBER.findall(printed)
+    if [" ".join(word.split()) for word in words] != [" ".join(word.split()) for word in others]:
+        return False
+    for one, other in zip(numbers, found, strict=True):
+        a, b = float(one), float(other)
+        digit = 10.0 ** -len(one.partition(".")[2]) if "." in one else 0.0
+        if abs(a - b) > max(0.05 * abs(a) if digit else 0.0, 5 * digit):
+            return False
+    return True
+
+
+def run(page: Path, root: Path = DOCS) -> dict[str, Any]:
+    """Run a page's blocks in one namespace; a traceback names the page and the line in it."""
+    pyro.set_rng_seed(0)
+    namespace: dict[str, Any] = {"__name__": page.stem}
+    for block in blocks(page.read_text(encoding="utf-8")):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+        if block.output is not None and not same(block.output, printed.getvalue()):
+            pytest.fail(f"{page.relative_to(root)}:{block.line} shows\n{block.output}\nprinted\n{printed.getvalue()}")
+    return namespace
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of packages that a page shows in use
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if blocks(p.read_text(encoding="utf-8"))], ids=lambda p: p.stem
+)
+def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # what a block writes, it writes here
+    run(page)
+
+
+# --- the inherited tests that the pages promise ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model", "estimator", "evidence"])
+def test_what_a_page_adds_keeps_its_contract(name: str, tmp_path: Path) -> None:
+    """The page's Python as one test file: the test class of four lines runs its inherited tests."""
+    parts = blocks((DOCS / "extend" / f"{name}.md").read_text(encoding="utf-8"))
+    (tmp_path / f"test_{name}.py").write_text("\n\n".join(block.text for block in parts), encoding="utf-8")
+    command = ["-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    done = subprocess.run(
+        [sys.executable, *command, "--rootdir", str(tmp_path), "-m", "not slow", str(tmp_path)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= 10
+    assert torch.get_num_threads() == 1
+
+
+# --- the tables ---
+
+
+def load_facts() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("facts", DOCS / "facts.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_estimator_stands_in_the_table_with_its_facts() -> None:
+    header, rows = load_facts().estimator_table()
+    found = {re.findall(r"\.(\w+)`", row[0])[0]: dict(zip(header, row, strict=True)) for row in rows}
+    members = [getattr(elbo, name) for name in elbo.__all__]
+    expected = {m.__name__ for m in members if issubclass(m, elbo.ELBO) and m is not elbo.ELBO} if members else set()
+    assert set(found) == expected and len(found) >= 9
+    assert found["ScoreFunctionELBO"]["needs a reparameterised guide"] == "no"
+    assert found["TraceELBO"]["needs a reparameterised guide"] == "yes"
+    assert found["RenyiELBO"]["lower bound of log p(x)"] == "by its options"
+    assert found["TraceMeanFieldELBO"]["in a recipe"] == "trace-mean-field"
+
+
+def test_every_evidence_method_stands_in_the_table_with_its_side() -> None:
+    _, rows = load_facts().method_table()
+    found = {re.findall(r"\.(\w+)`", row[0])[0]: row[1:] for row in rows}
+    assert {"Exact", "PriorSampling", "ImportanceSampling", "HMCDensity", "AIS", "BDMC", "BridgeSampling"} <= set(found)
+    assert all(row[1] == getattr(evidence, name).bound for name, row in found.items())
+    assert found["ImportanceSampling"] == ["importance-sampling", "lower", "``num_samples=1000``"]
+
+
+def test_every_verb_and_option_stands_in_the_command_line() -> None:
+    found = {path: (usage, rows) for path, usage, _, rows in load_facts().commands()}
+    assert {"ppvae demo", "ppvae fit", "ppvae evaluate", "ppvae sample", "ppvae report"} <= set(found)
+    usage, rows = found["ppvae evaluate"]
+    assert usage == "ppvae evaluate RUN [OPTIONS]"
+    options = {row[0] for row in rows}
+    assert {"``RUN``", "``-k, --num-samples``", "``--method``", "``--json``"} <= options
+    assert all(text for _, all_rows in found.values() for _, text in all_rows)
+
+
+# --- links and commands ---
+
+
+def test_links_lead_somewhere() -> None:
+    missing = [
+        f"{page.relative_to(DOCS)}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert missing == []
+
+
+def test_every_page_is_in_the_contents() -> None:
+    text = (DOCS / "index.md").read_text(encoding="utf-8")
+    named = {name.strip() for block in re.findall(r"```\{toctree\}(.*?)```", text, re.DOTALL) for name in block.split()}
+    pages = {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES} - {"index"}
+    assert {p for p in pages if p not in named} == set()
+
+
+# --- the checks can fail ---
+
+
+def test_same_tells_numbers_apart() -> None:
+    assert same("elbo -20.31, 3.1 s\n", "elbo -20.29, 88.8 s")
+    assert not same("elbo -20.31", "elbo -25.31") and not same("elbo -20.31", "bound -20.31")
+    assert not same("100 data", "101 data") and not same("a 1", "a 1 2")
+    assert same("0.02", "0.03") and not same("0.02", "0.08")
+
+
+def test_a_wrong_output_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Text.\n\n```python\nx = 1\n```\n\n```python\nprint(x + 1)\n```\n\n```text\n3\n```\n")
+    first, second = blocks(page.read_text())
+    assert (first.line, first.output, second.line, second.output) == (4, None, 8, "3\n")
+    with pytest.raises(pytest.fail.Exception, match=r"page.md:8 shows\n3\n\nprinted\n2"):
+        run(page, tmp_path)
