@@ -1,0 +1,320 @@
+"""Reference draws of all latents of a small pair, global ones such as weights among them, by Pyro's own NUTS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer.mcmc import HMC, MCMC, NUTS
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.distributions.transforms import Transform
+from tqdm import tqdm
+
+from .evidence.run import chunk_seed
+from .hmc.diagnostics import ess, rhat
+from .placement import Compile, choose_mode, dtype_of, like_pair
+from ..core import Data, ModelGuidePair, PairError, PpvaeError, SiteInfo, batch_size, draw, log_joint, structure
+from ..core.compile import bind, capture, state_of
+from ..core.errors import try_one_of
+from ..data import as_dataset
+
+
+class _Slot(NamedTuple):
+    info: SiteInfo
+    transform: Transform
+    shape: tuple[int, ...]  # of the unconstrained value
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GlobalDraws:
+    """Draws from p(z, w | all data), weights and latents together.
+
+    Attributes:
+        samples: site to draws: a global site [chain, draw, *event], a local one [chain, draw, datum, *event].
+        stats: name to [chain, draw]: ``log_density`` (nats, of the unconstrained state), ``diverging`` (bool),
+            ``step_size``.
+        acceptance: mean acceptance probability of each chain, [chain].
+        global_sites: the names of the global sites.
+        x: the data.
+        kernel: "NUTS" or "HMC", of Pyro.
+        seed: of the run.
+    """
+
+    samples: dict[str, Tensor]
+    stats: dict[str, Tensor]
+    acceptance: Tensor
+    global_sites: tuple[str, ...]
+    x: Data
+    kernel: str
+    seed: int
+
+    def __repr__(self) -> str:
+        chains, draws = self.stats["log_density"].shape
+        return (
+            f"GlobalDraws({self.kernel}, {chains} chains x {draws} draws, acceptance "
+            f"{float(self.acceptance.mean()):.2f}, {int(self.stats['diverging'].sum())} divergences)"
+        )
+
+    def rhat(self) -> dict[str, Tensor]:
+        """Rank-normalised split R-hat: site to [*event], or [datum, *event]."""
+        return {name: rhat(value) for name, value in self.samples.items()}
+
+    def ess(self) -> dict[str, Tensor]:
+        """Bulk effective sample size, in draws: site to [*event], or [datum, *event]."""
+        return {name: ess(value) for name, value in self.samples.items()}
+
+    def to_arviz(self) -> Any:
+        """The draws as ArviZ wants them: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x)."""
+        # ArviZ takes over a second to import.
+        from .. import __version__
+        from ..report.arviz_export import to_arviz
+
+        data = dict(self.x) if isinstance(self.x, Mapping) else {"x": self.x}
+        parts: list[tuple[str, list[str], dict[str, Tensor]]] = [
+            ("posterior", ["chain", "draw"], self.samples),
+            ("sample_stats", ["chain", "draw"], {_ARVIZ_NAMES.get(k, k): v for k, v in self.stats.items()}),
+            ("observed_data", ["datum"], data),
+        ]
+        groups: dict[str, dict[str, np.ndarray]] = {}
+        dims: dict[str, dict[str, list[str]]] = {}
+        for group, lead, variables in parts:
+            groups[group] = {name: value.detach().cpu().numpy() for name, value in variables.items()}
+            dims[group] = {}
+            for name, value in variables.items():
+                local = group == "posterior" and name not in self.global_sites
+                axes = [*lead, "datum"] if local else lead
+                dims[group][name] = axes + [f"{name}_dim_{i}" for i in range(value.dim() - len(axes))]
+        chains, draws = self.stats["log_density"].shape
+        coords = {"chain": np.arange(chains), "draw": np.arange(draws), "datum": np.arange(batch_size(self.x))}
+        attrs = {"inference_library": "pyro", "inference_library_version": str(pyro.__version__), "ppvae": __version__}
+        return to_arviz(groups, dims, coords, attrs)
+
+
+_ARVIZ_NAMES = {"log_density": "lp"}
+
+
+def sample_global_posterior(
+    pair: ModelGuidePair,
+    x: Any,
+    *,
+    num_samples: int = 1000,
+    num_warmup: int = 500,
+    num_chains: int = 4,
+    kernel: Literal["nuts", "hmc"] = "nuts",
+    num_leapfrog: int = 10,
+    target_acceptance: float = 0.8,
+    max_tree_depth: int = 10,
+    full_mass: bool = False,
+    seed: int = 0,
+    compile: Compile = "auto",
+    progress: bool = True,
+) -> GlobalDraws:
+    r"""Sample $p(z, w \mid x_1, \ldots, x_N)$, the latents of all data and the global sites together, on the CPU.
+
+    $$\log \tilde p(u) = \log p(w) + \sum_{b=1}^{N} \log p(x_b, z_b \mid w)
+      + \log \left| \det \frac{\partial (z, w)}{\partial u} \right|$$
+
+    A reference for small pairs: one chain has one state of all latents and one accept decision, by Pyro's own NUTS
+    (Hoffman & Gelman 2014, arXiv 1111.4246) or HMC. The density is the waist's, captured with its gradient. Data are
+    the whole data set: nothing is scaled.
+
+    Args:
+        pair: a pair with global latents, all continuous.
+        x: all the data, [N, *event].
+        num_samples: draws per chain.
+        num_warmup: transitions before them, in which step size and mass are adapted.
+        num_chains: chains, one after another, each started at a draw of the guide.
+        kernel: "nuts" or "hmc".
+        num_leapfrog: leapfrogs of a transition, for "hmc" (the trajectory's length is kept, as Pyro has it).
+        target_acceptance: probability that the step size is adapted to.
+        max_tree_depth: of NUTS.
+        full_mass: a dense mass matrix.
+        seed: of everything random.
+        compile: "auto", "eager", "graph" or "compiled" density.
+        progress: show a bar on a terminal.
+
+    Raises:
+        PairError: no global latent, or a discrete one.
+        PpvaeError: numbers out of range.
+    """
+    for name, value in (("num_samples", num_samples), ("num_warmup", num_warmup), ("num_chains", num_chains)):
+        if value < 1:
+            raise PpvaeError(f"{name}: expected at least 1, found {value}")
+    if kernel not in ("nuts", "hmc"):
+        raise PpvaeError(f"kernel: expected 'nuts' or 'hmc', found {kernel!r}")
+    pair.to("cpu")
+    dtype = dtype_of(pair)
+    data = like_pair(as_dataset(x, dtype=dtype).tensor(dtype=dtype), dtype)
+    slots = _slots(pair, data)
+    potential = _potential(pair, data, slots, choose_mode(compile, (num_warmup + num_samples) * 2**4))
+    columns: list[Tensor] = []
+    stats: dict[str, list[Tensor]] = {"log_density": [], "diverging": [], "step_size": []}
+    acceptance = []
+    for chain in range(num_chains):
+        with torch.random.fork_rng(), torch.enable_grad():
+            torch.manual_seed(chunk_seed(seed, chain))
+            start = _start(pair, data, slots, potential)
+            if kernel == "nuts":
+                made: Any = NUTS(
+                    potential_fn=potential,
+                    target_accept_prob=target_acceptance,
+                    max_tree_depth=max_tree_depth,
+                    full_mass=full_mass,
+                )
+            else:
+                made = HMC(
+                    potential_fn=potential,
+                    num_steps=num_leapfrog,
+                    target_accept_prob=target_acceptance,
+                    full_mass=full_mass,
+                )
+            bar = tqdm(
+                total=num_warmup + num_samples,
+                desc=f"chain {chain + 1}",
+                disable=None if progress else True,
+                leave=False,
+            )
+            watch = _Watch(bar, num_samples)
+            run = MCMC(
+                made,
+                num_samples=num_samples,
+                warmup_steps=num_warmup,
+                initial_params={"u": start},
+                hook_fn=watch,
+                disable_progbar=True,
+                disable_validation=None,
+            )
+            run.run()
+            bar.close()
+        columns.append(run.get_samples()["u"].detach())
+        for name in stats:
+            stats[name].append(torch.tensor(watch.columns[name]))
+        acceptance.append(watch.acceptance)
+    with torch.no_grad():
+        samples = _latents(torch.stack(columns), slots)[0]
+    return GlobalDraws(
+        samples,
+        {name: torch.stack(values) for name, values in stats.items()},
+        torch.tensor(acceptance),
+        tuple(slot.info.name for slot in slots if slot.info.scope == "global"),
+        data,
+        kernel.upper(),
+        seed,
+    )
+
+
+def _slots(pair: ModelGuidePair, x: Data) -> tuple[_Slot, ...]:
+    """Where each latent stands in the one unconstrained vector."""
+    shape = structure(pair, x)
+    if not shape.global_latents:
+        raise PairError(
+            "the pair has no global latent site"
+            + try_one_of("sample_posterior(pair, x), which samples every datum's latents", "bayesianise(pair)")
+        )
+    slots: list[_Slot] = []
+    start = 0
+    for info in shape.model_latents:
+        if info.is_discrete or info.support is None:
+            raise PairError(f"latent site {info.name!r} is discrete ({info.family}): it has no gradient to follow")
+        transform = biject_to(info.support)
+        full = (shape.batch, *info.shape) if info.scope == "local" else info.shape
+        unconstrained = tuple(transform.inverse_shape(torch.Size(full)))
+        slots.append(_Slot(info, transform, unconstrained, start, start + math.prod(unconstrained)))
+        start = slots[-1].stop
+    return tuple(slots)
+
+
+def _latents(u: Tensor, slots: tuple[_Slot, ...]) -> tuple[dict[str, Tensor], Tensor]:
+    """Latents [*S, (B,) *event] and the log-Jacobian [*S] at u [*S, d]."""
+    lead = u.shape[:-1]
+    found: dict[str, Tensor] = {}
+    log_jacobian = u.new_zeros(lead)
+    for slot in slots:
+        part = u[..., slot.start : slot.stop].reshape(*lead, *slot.shape)
+        value = slot.transform(part)
+        found[slot.info.name] = value
+        log_jacobian = log_jacobian + slot.transform.log_abs_det_jacobian(part, value).reshape(*lead, -1).sum(-1)
+    return found, log_jacobian
+
+
+class _Watch:
+    """Reads Pyro's kernel after every transition: it forgets when the run ends."""
+
+    def __init__(self, bar: Any, num_samples: int) -> None:
+        self.bar, self.num_samples = bar, num_samples
+        self.columns: dict[str, list[Any]] = {"log_density": [], "diverging": [], "step_size": []}
+        self.acceptance = math.nan
+
+    def __call__(self, kernel: Any, state: Any, stage: str, number: int) -> None:
+        self.bar.update(1)
+        if not stage.lower().startswith("sample"):
+            return
+        self.columns["log_density"].append(-float(kernel._potential_energy_last))
+        self.columns["step_size"].append(float(kernel.step_size))
+        # Pyro notes a divergence under the number of transitions before this one, counted from the end of warm-up.
+        self.columns["diverging"].append(kernel._t - 1 - kernel._warmup_steps in kernel._divergences)
+        self.acceptance = float(kernel._mean_accept_prob)
+
+
+class _Potential:
+    """Minus the log density of the one vector ``u``, as Pyro calls it; value and gradient are captured together."""
+
+    def __init__(self, run: Any, state: dict[str, Tensor], x: Data) -> None:
+        self.run, self.state, self.x = run, state, x
+
+    def __call__(self, z: Mapping[str, Tensor]) -> Tensor:
+        apply: Any = _Known.apply
+        return cast(Tensor, apply(z["u"], self))
+
+    def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """At u [d]."""
+        value, gradient = self.run(self.state, self.x, u)
+        return value, gradient
+
+
+class _Known(torch.autograd.Function):
+    """A function whose gradient is computed with its value."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, potential: _Potential) -> Tensor:
+        value, gradient = potential.value_and_gradient(u.detach())
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return outer * gradient, None
+
+
+def _potential(pair: ModelGuidePair, x: Data, slots: tuple[_Slot, ...], mode: Any) -> _Potential:
+    def value(pair: ModelGuidePair, x: Data, u: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            latents, log_jacobian = _latents(u, slots)
+            total = -(log_joint(pair, x, latents).total() + log_jacobian)
+            (gradient,) = torch.autograd.grad(total, u)
+        return total.detach(), gradient
+
+    return _Potential(capture(bind(pair, value), mode=mode, name="the log density"), state_of(pair), x)
+
+
+def _start(pair: ModelGuidePair, x: Data, slots: tuple[_Slot, ...], potential: _Potential) -> Tensor:
+    """A draw of the guide where the density and its gradient are finite."""
+    for _ in range(10):
+        with torch.no_grad():
+            latents = draw(pair, x, 1).latents
+            parts = [slot.transform.inv(latents[slot.info.name][0]).reshape(-1) for slot in slots]
+            u = torch.cat(parts).detach().contiguous()
+            value, gradient = potential.value_and_gradient(u)
+        if bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all()):
+            return u
+    raise PpvaeError("the log density is not finite at ten draws of the guide: no chain can start")
