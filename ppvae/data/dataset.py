@@ -29,8 +29,9 @@ class Dataset:
     .. math:: x_\text{model} = x / 255 \text{ (bytes)}, \quad
               x_\text{model} \sim \mathrm{Bernoulli}(x) \text{ (dynamic binarisation)}, \quad x \text{ (else)}
 
-    in the default float dtype unless told otherwise. Of a mapping, the member ``"x"`` (or the first, where there is no ``"x"``) is
-    the *main* member: the value space describes it; the other members are covariates and keep integer types.
+    in the default float dtype unless told otherwise. Of a mapping, the member ``"x"`` (or the first, where there is
+    no ``"x"``) is the *main* member: the value space describes it; the other members are covariates and keep integer
+    types.
 
     Args:
         x: tensor ``[N, *event]``, or a mapping of tensors that share axis 0.

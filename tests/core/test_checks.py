@@ -210,7 +210,7 @@ def test_counts_under_a_mean_through_a_sigmoid() -> None:
     ],
 )
 def test_bad_building_blocks(build: Any) -> None:
-    with pytest.raises(PpvaeError, match="expected|did you mean"):
+    with pytest.raises(PpvaeError, match=r"expected|did you mean"):
         build()
 
 
