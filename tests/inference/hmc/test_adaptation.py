@@ -116,9 +116,7 @@ def test_chees_finds_the_length_of_a_trajectory(initial: int, float64: torch.dty
     for index in range(400):
         kernel = hmc_kernel(step, jittered_leapfrogs(float(trajectory.log_length.exp()), index))
         new, info = kernel(state, draw_noise(u), parameters)
-        trajectory = update_trajectory(
-            trajectory, state, info, parameters, learning_rate=0.05, max_leapfrog=200
-        )
+        trajectory = update_trajectory(trajectory, state, info, parameters, learning_rate=0.05, max_leapfrog=200)
         state = new
         lengths.append(float(trajectory.log_length))
     found = math.exp(sum(lengths[-200:]) / 200) * 0.1

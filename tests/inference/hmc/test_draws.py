@@ -22,9 +22,7 @@ from .pairs import GammaPoisson
 @pytest.fixture(scope="module")
 def drawn() -> tuple[FactorAnalysis, Tensor, PosteriorDraws]:
     torch.manual_seed(0)
-    pair = FactorAnalysis.from_parameters(
-        [0.0, 1.0, 2.0], [[1.0, 0.5], [-1.0, 2.0], [0.0, 1.0]], [1.0, 0.5, 1.0]
-    )
+    pair = FactorAnalysis.from_parameters([0.0, 1.0, 2.0], [[1.0, 0.5], [-1.0, 2.0], [0.0, 1.0]], [1.0, 0.5, 1.0])
     x = torch.randn(7, 3)
     return pair, x, sample_posterior(pair, x, num_samples=120, num_warmup=100, num_leapfrog=5, progress=False)
 

@@ -54,13 +54,25 @@ class TestCapturedHMC(KernelContract):
         return hmc_kernel(step, 4)
 
 
+class TestHMCWithoutInnerValues(KernelContract):
+    """All leapfrogs but the last carry no log density."""
+
+    @staticmethod
+    def kernel(step: Step) -> Kernel:
+        return hmc_kernel(step, 4, inner=leapfrog(log_gamma_target, value=False))
+
+    def test_is_the_same_transition(self) -> None:
+        arguments = self.lanes()
+        bare, full = self.kernel(leapfrog(log_gamma_target)), hmc_kernel(leapfrog(log_gamma_target), 4)
+        for one, other in zip(bare(*arguments)[0], full(*arguments)[0], strict=True):
+            assert torch.equal(one, other)
+
+
 def always_accepts(step: Step) -> Kernel:
     kernel = hmc_kernel(step, 4)
 
     def broken(state: HMCState, noise: Any, *rest: Any) -> tuple[HMCState, HMCInfo]:
-        new, info = kernel(
-            state, noise._replace(log_uniform=torch.full_like(noise.log_uniform, -torch.inf)), *rest
-        )
+        new, info = kernel(state, noise._replace(log_uniform=torch.full_like(noise.log_uniform, -torch.inf)), *rest)
         # What it decided is said as the honest kernel would have said it.
         return new, info._replace(accepted=noise.log_uniform < -info.energy_error)
 
@@ -173,9 +185,7 @@ def test_context_reaches_the_target(float64: torch.dtype) -> None:
 
 def test_compiled_and_eager_leapfrogs_agree(float64: torch.dtype) -> None:
     u = torch.randn(7, 2)
-    kernels = [
-        hmc_kernel(capture(leapfrog(log_gamma_target), mode=mode), 5) for mode in ("eager", "compiled")
-    ]
+    kernels = [hmc_kernel(capture(leapfrog(log_gamma_target), mode=mode), 5) for mode in ("eager", "compiled")]
     state, noise = initial_state(log_gamma_target, u), draw_noise(u)
     parameters = HMCParameters(torch.full((7,), 0.3), torch.ones(7, 2))
     eager, compiled = (kernel(state, noise, parameters)[0] for kernel in kernels)
