@@ -30,7 +30,7 @@ _PILOT_CHAINS = 8
 _SETTLE = 20  # transitions at the first temperature of the pilot
 _GAIN = 0.5  # of the logarithm of the step size, for each unit of acceptance
 _FORGET = 0.1  # share of the newest transition in the running variance
-_JITTER = 0.3
+_JITTER = 0.5
 _GRADIENT = 4.0  # memory of a gradient over that of the density alone
 
 

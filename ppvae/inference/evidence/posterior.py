@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from .run import Run
 from ..hmc.chains import Outcome as LaneOutcome
 from ..hmc.chains import sample_chunk
 from ..hmc.integrator import PhasePoint, leapfrog, value_and_gradient
-from ..hmc.kernel import HMCInfo, HMCState
+from ..hmc.kernel import HMCInfo, HMCState, hmc_kernel
 from ..hmc.options import HMC
 from ...core import Data, draw, log_guide, log_joint, unconstrained
 
@@ -76,7 +77,10 @@ class Posterior:
         def stepper(point: PhasePoint, size: Tensor, inverse_mass: Tensor) -> Any:
             return step(x, point, size, inverse_mass)
 
-        found = sample_chunk(stepper, state, failed, (), options, num_warmup, num_samples, variance, generator, report)
+        make_kernel = partial(hmc_kernel, stepper, jitter=options.jitter)
+        found = sample_chunk(
+            make_kernel, state, failed, (), options, num_warmup, num_samples, variance, generator, report
+        )
         good = (found.outcome == int(LaneOutcome.OK)) & torch.isfinite(found.u).all(-1).all(1)
         info = {
             "acceptance": found.stats["acceptance"].mean((0, 1)),

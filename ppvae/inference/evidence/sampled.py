@@ -13,6 +13,7 @@ from ...core import Data, ModelGuidePair
 
 # The guide is run anew for every group of samples, so a group should not be small.
 _AT_ONCE = 64
+_ONE_BY_ONE = 8
 _STEADY = 5  # log-weights, their float64 copy and what the diagnostics make of it, in units of eight bytes
 
 
@@ -41,6 +42,8 @@ def collect(
     """
     batch = run.batch_of(x)
     lanes = max(1, run.lanes // batch)
+    if not pair.vectorizes:
+        lanes = min(lanes, _ONE_BY_ONE)  # the graph holds the program once for each
     steps = -(-num_samples // lanes)
     size = -(-num_samples // steps)
     lanes = size * batch

@@ -1,0 +1,154 @@
+"""The verb and its result: what goes in, what is refused, how errors are told apart."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from contracts.evidence_oracles import Explosive, GlobalMean, factor_analysis
+
+from ppvae.core import DataError, PairError, PpvaeError
+from ppvae.data import load
+from ppvae.inference.evidence import (
+    Evidence,
+    ImportanceSampling,
+    Outcome,
+    PriorSampling,
+    log_evidence,
+)
+from ppvae.models import bernoulli_vae
+
+
+def evidence(values: list[float], errors: list[float], outcome: list[int] | None = None) -> Evidence:
+    value, error = torch.tensor(values), torch.tensor(errors)
+    codes = torch.tensor(outcome or [0] * len(values))
+    return Evidence(value, error, value, value, "lower", codes, "Some", 1.5, {"seed": 3, "acceptance": value})
+
+
+def test_means_and_their_two_errors() -> None:
+    found = evidence([-1.0, -3.0, math.nan], [0.3, 0.4, math.nan], [0, 1, 3])
+    assert found.mean == -2.0
+    assert found.mean_standard_error == pytest.approx(0.25)
+    assert found.sampling_standard_error == pytest.approx(1.0)
+    assert found.estimated.tolist() == [True, True, False]
+    assert found.messages() == {Outcome.UNRELIABLE.message: 1, Outcome.INTERRUPTED.message: 1}
+    lines = found.summary().splitlines()
+    assert lines[0] == (
+        "Some (lower): -2.0000 ± 0.2500 nats per datum, mean over 2 of 3 data (± 1.00 over the choice of data), "
+        "worst Pareto k -1.00, 1.5 s"
+    )
+    assert len(lines) == 3
+
+
+def test_to_dict_is_json() -> None:
+    found = evidence([-1.0, math.nan], [0.3, math.inf]).to_dict()
+    assert found["data"]["log_evidence"] == [-1.0, None]
+    assert found["data"]["standard_error"] == [pytest.approx(0.3), None]
+    assert found["data"]["acceptance"] == [-1.0, None]
+    assert found["info"] == {"seed": 3}
+    assert found["num_estimated"] == 1
+    assert "data" not in evidence([-1.0], [0.3]).to_dict(per_datum=False)
+
+
+def test_shapes_are_checked() -> None:
+    with pytest.raises(DataError, match=r"expected standard_error of the shape \[B\]"):
+        evidence([-1.0, -2.0], [0.1])
+
+
+def test_every_outcome_has_a_message() -> None:
+    messages = [code.message for code in Outcome]
+    assert len(set(messages)) == len(Outcome)
+
+
+def test_default_method_and_dataset() -> None:
+    digits = load("digits", binarize="static")
+    pair = bernoulli_vae(64, latent_dim=2, hidden=(16,))
+    found = log_evidence(pair, digits.test, progress=False)
+    assert found.method == "ImportanceSampling"
+    assert len(found) == 300
+
+
+def test_nothing_is_changed() -> None:
+    pair, x = factor_analysis(num_data=4)
+    before = {name: value.clone() for name, value in pair.state_dict().items()}
+    requires = [parameter.requires_grad for parameter in pair.parameters()]
+    log_evidence(pair, x, method=PriorSampling(10), progress=False)
+    assert all(torch.equal(before[name], value) for name, value in pair.state_dict().items())
+    assert [parameter.requires_grad for parameter in pair.parameters()] == requires
+    assert all(parameter.grad is None for parameter in pair.parameters())
+
+
+def test_global_sites() -> None:
+    pair, x = GlobalMean(), torch.randn(50, 2)
+    names = ('global_sites="mean"', "global_sites={site: value}")
+    with pytest.raises(PairError) as caught:
+        log_evidence(pair, x, progress=False)
+    assert all(name in str(caught.value) for name in names)
+    mean = log_evidence(pair, x, global_sites="mean", progress=False)
+    # The mean of 1000 draws of scale 0.1 lies within 5 x 0.0032 of the guide's.
+    exact = GlobalMean.log_evidence_at(x, pair.guide_loc.detach())
+    assert float((mean.log_evidence - exact).abs().max()) < 5 * float(mean.standard_error.max()) + 0.1
+    assert mean.info["global_sites"] == "mean"
+    for values, message in (
+        ({"v": torch.zeros(2)}, r"'v' is not a global latent site"),
+        ({}, r"global latent site 'w' has no value"),
+        ({"w": torch.zeros(3)}, r"'w': expected a value of shape \[2\], found \[3\]"),
+        ("median", r"expected 'mean' or a mapping"),
+    ):
+        with pytest.raises(PairError, match=message):
+            log_evidence(pair, x, global_sites=values, progress=False)
+    plain, y = factor_analysis(num_data=3)
+    with pytest.raises(PairError, match=r"the pair has no global latent site"):
+        log_evidence(plain, y, global_sites={"w": torch.zeros(2)}, progress=False)
+    assert torch.isfinite(log_evidence(plain, y, global_sites="mean", progress=False).log_evidence).all()
+
+
+def test_held_sites_of_a_trained_pair_are_not_touched() -> None:
+    pair = GlobalMean()
+    log_evidence(pair, torch.randn(5, 2), global_sites="mean", progress=False)
+    assert pair.guide_loc.tolist() == pytest.approx([0.3, -1.0])
+    assert pair._pyro_name.startswith("GlobalMean")
+
+
+def test_an_impossible_datum_stops_no_other() -> None:
+    pair, x = Explosive(-math.inf), torch.randn(6, 2)
+    x[1, 0] = 20.0
+    found = log_evidence(pair, x, method=ImportanceSampling(100), progress=False)
+    assert float(found.log_evidence[1]) == -math.inf
+    assert found.outcome.tolist() == [0, Outcome.NOT_FINITE, 0, 0, 0, 0]
+    with pytest.raises(PairError, match=r"fails on a batch"):  # validation names the site
+        log_evidence(Explosive(math.nan), x, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (torch.zeros(0, 9), DataError, "empty"),
+        (torch.full((2, 9), torch.nan), DataError, "not finite"),
+        (torch.zeros(9), DataError, "1-D vector"),
+        (torch.zeros(2, 8), PairError, "fails on a batch of shape"),
+        ("x", DataError, "expected a tensor or an array"),
+    ],
+)
+def test_bad_data(data: object, error: type[Exception], message: str) -> None:
+    pair, _ = factor_analysis(num_data=3)
+    with pytest.raises(error, match=message):
+        log_evidence(pair, data, progress=False)
+
+
+def test_grey_pixels_are_refused() -> None:
+    with pytest.raises(PairError, match=r"in the support of its likelihood"):
+        log_evidence(bernoulli_vae(4, latent_dim=2, hidden=(3,)), torch.full((1500, 4), 0.5), progress=False)
+
+
+def test_bad_options() -> None:
+    pair, x = factor_analysis(num_data=3)
+    with pytest.raises(PpvaeError, match=r"expected an evidence method with its options, found 'ais'"):
+        log_evidence(pair, x, method="ais", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(PpvaeError, match=r"expected an evidence method with its options, found <class"):
+        log_evidence(pair, x, method=ImportanceSampling, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(PpvaeError, match=r"compile: expected"):
+        log_evidence(pair, x, compile="fast", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(PpvaeError, match=r"unknown device 'tpu9'"):
+        log_evidence(pair, x, device="tpu9", progress=False)

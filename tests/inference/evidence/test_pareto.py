@@ -1,0 +1,57 @@
+"""The Pareto k of all data at once is ArviZ's of each."""
+
+from __future__ import annotations
+
+import arviz
+import pytest
+import torch
+
+from ppvae.inference.evidence import pareto_k
+
+
+@pytest.mark.parametrize("draws", [26, 30, 100, 1000, 5000])
+def test_equals_arviz(draws: int) -> None:
+    columns = [scale * torch.randn(draws, dtype=torch.float64) for scale in (0.01, 0.1, 1.0, 2.0, 5.0, 30.0, 3000.0)]
+    columns += [torch.distributions.StudentT(torch.tensor(3.0, dtype=torch.float64)).sample((draws,)) + 300]
+    columns += [-0.8 * torch.rand(draws, dtype=torch.float64).log()]  # exactly Pareto, k = 0.8
+    log_w = torch.stack(columns, 1)
+    expected = torch.from_numpy(arviz.psislw(log_w.T.numpy())[1])
+    torch.testing.assert_close(pareto_k(log_w), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_ties_equal_arviz() -> None:
+    log_w = torch.randn(500, 3, dtype=torch.float64).mul(2).round().div(2)
+    expected = torch.from_numpy(arviz.psislw(log_w.T.numpy())[1])
+    torch.testing.assert_close(pareto_k(log_w), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_finds_the_index_of_a_pareto_tail() -> None:
+    for k in (0.3, 0.9):
+        log_w = -k * torch.rand(4000, 50, dtype=torch.float64).log()
+        found = pareto_k(log_w)
+        assert abs(float(found.mean()) - k) < 5 * float(found.std()) / 50**0.5 + 0.03  # the prior pulls towards 0.5
+
+
+def test_undefined() -> None:
+    equal, few = torch.full((100, 2), 3.0), torch.randn(20, 2)
+    rounding = 300 + 1e-5 * torch.randn(100, 2)
+    broken = torch.randn(100, 2)
+    broken[5, 0] = torch.nan
+    assert pareto_k(equal).isnan().all()
+    assert pareto_k(few).isnan().all()
+    assert pareto_k(rounding).isnan().all()
+    assert pareto_k(broken).isnan().tolist() == [True, False]
+    lonely = torch.full((100, 1), -1e5)
+    lonely[:3] = 0.0
+    assert pareto_k(lonely).tolist() == [torch.inf]
+
+
+def test_constant_does_not_matter_and_dtype_is_kept() -> None:
+    log_w = torch.randn(300, 4)
+    torch.testing.assert_close(pareto_k(log_w), pareto_k(log_w.double() + 700).float(), rtol=1e-3, atol=1e-3)
+    assert pareto_k(log_w).dtype == torch.float32
+
+
+def test_blocks_change_nothing() -> None:
+    log_w = torch.randn(1000, 3000, dtype=torch.float64)
+    torch.testing.assert_close(pareto_k(log_w)[-5:], pareto_k(log_w[:, -5:]), rtol=1e-12, atol=1e-12)
