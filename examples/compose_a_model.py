@@ -1,6 +1,6 @@
 """Compose a latent model of your own: two layers of latents, checked, trained, and evaluated on held-out digits.
 
-    python examples/compose_a_model.py
+python examples/compose_a_model.py
 """
 
 import pyro

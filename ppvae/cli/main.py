@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import data, demo, evaluate, fit, report, sample
+from . import compare_elbos, data, demo, evaluate, fit, report, sample
 
 app = typer.Typer(
     name="ppvae",
@@ -41,6 +41,9 @@ def root(
 app.command(epilog="Example: ppvae demo")(demo.demo)
 app.command(epilog="Example: ppvae fit --model bernoulli-vae --data digits --out runs/x")(fit.fit)
 app.command(epilog="Example: ppvae evaluate runs/x -k 100 -k 5000")(evaluate.evaluate)
+app.command(
+    name="compare-elbos", epilog="Example: ppvae compare-elbos runs/x --estimator trace --estimator score-function"
+)(compare_elbos.compare_elbos)
 app.command(epilog="Example: ppvae sample runs/x --num 64")(sample.sample)
 app.command(epilog="Example: ppvae report runs/x")(report.report)
 app.add_typer(data.app, name="data")

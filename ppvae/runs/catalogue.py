@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -88,6 +89,25 @@ def named(entries: Mapping[str, Entry], table: Any, key: str, what: str) -> dict
         raise RunError(f"{key}.name: expected one of {', '.join(sorted(entries))}, found {name!r}")
     entry = choose(entries, name, what)
     return {"name": name, **stated(entry, options, key)}
+
+
+def parsed(entries: Mapping[str, Entry], text: str, key: str, what: str) -> dict[str, Any]:
+    """A table from one word of a command line: "ais", or "ais:num_chains=16,num_temperatures=100".
+
+    Raises:
+        RunError: an unknown name or option, or a value of a wrong type.
+    """
+    name, _, rest = text.partition(":")
+    table: dict[str, Any] = {"name": name.strip()}
+    for part in filter(None, (part.strip() for part in rest.split(","))):
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise RunError(f"{key} {text}: expected option=value, found {part!r}")
+        try:
+            table[option.strip()] = tomllib.loads(f"value = {value.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            table[option.strip()] = value.strip()
+    return named(entries, table, key, what)
 
 
 def build(entries: Mapping[str, Entry], table: Mapping[str, Any], **given: Any) -> Any:

@@ -1,0 +1,89 @@
+"""``ppvae compare-elbos``: estimators of the bound side by side on a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import Force, Json, Pair, Seed, Threads, emit, pair_of, say, threads, verb
+
+DEFAULT = (
+    "trace",
+    "trace-mean-field",
+    "score-function",
+    "importance-weighted:num_particles=5",
+    "sticking-the-landing",
+    "doubly-reparameterized:num_particles=5",
+)
+
+
+@verb
+def compare_elbos(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An estimator with its options, for instance importance-weighted:num_particles=50. May be repeated; "
+            "--estimator list shows all."
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Estimates of each.", min=4)] = 100,
+    num_data: Annotated[int, typer.Option(help="Data in the batch.", min=1)] = 100,
+    part: Annotated[str | None, typer.Option(help="test, validation or train; held-out data where absent.")] = None,
+    pair: Pair = None,
+    force: Force = False,
+    seed: Seed = 0,
+    threads_: Threads = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the tables and figures; RUN/comparison if absent.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare estimators of the bound: bias, variance, gradient noise and cost, at the parameters of a run.
+
+    Writes comparison.json, comparison.csv and figures, and prints the tables.
+    """
+    from ..core.errors import RunError, did_you_mean
+    from ..runs import load_run
+    from ..runs.catalogue import build, elbo_entries, parsed
+
+    entries = elbo_entries()
+    if estimator and "list" in estimator:
+        if json:
+            emit({name: entry.summary for name, entry in entries.items()})
+        for name, entry in {} if json else entries.items():
+            print(f"{name:24} {entry.summary}")
+        return
+    chosen: dict[str, Any] = {}
+    for text in estimator or DEFAULT:
+        table = parsed(entries, text, "--estimator", "estimator")
+        chosen[text] = build(entries, table)
+    with threads(threads_):
+        loaded = load_run(run, pair=pair_of(pair), force=force)
+        parts = loaded.data.parts
+        name = part or next(known for known in ("test", "validation", "train") if known in parts)
+        if name not in parts:
+            raise RunError(f"--part {name!r}: {did_you_mean(name, parts)}")
+        found = _compare(loaded, parts[name], chosen, repeats, num_data, seed, json)
+    folder = out or run / "comparison"
+    folder.mkdir(parents=True, exist_ok=True)
+    found.to_json(folder / "comparison.json")
+    found.to_csv(folder / "comparison.csv")
+    from ..report.estimators import save_figures
+
+    figures = save_figures(found, folder)
+    if json:
+        emit({**found.to_dict(), "folder": str(folder)})
+    else:
+        print(found.table())
+        say(f"\ntables and {len(figures)} figures: {folder}")
+
+
+def _compare(loaded: Any, data: Any, chosen: Any, repeats: int, num_data: int, seed: int, quiet: bool) -> Any:
+    from ..inference.compare import compare_elbos
+
+    batch = data.take(min(num_data, len(data)))
+    size = len(loaded.data)
+    return compare_elbos(loaded.pair, batch, chosen, num_repeats=repeats, num_data=size, seed=seed, progress=not quiet)
