@@ -17,13 +17,14 @@ from ppvae.runs.catalogue import elbo_entries, evidence_entries
 Row = list[str]
 
 FACTS = {
-    "is_lower_bound": "lower bound of log p(x)",
-    "needs_rsample": "needs a reparameterised guide",
-    "tight_when_guide_exact": "equals log p(x) for the exact guide",
-    "zero_variance_when_guide_exact": "and without variance there",
-    "unbiased_gradient": "unbiased gradient",
-    "supports_global_latents": "global latents",
+    "is_lower_bound": "lower",
+    "needs_rsample": "rsample",
+    "tight_when_guide_exact": "tight",
+    "zero_variance_when_guide_exact": "noiseless",
+    "unbiased_gradient": "unbiased",
+    "supports_global_latents": "global",
 }
+"""Attribute to the head of its column; the page says what each means."""
 
 
 def estimators() -> list[type[elbo.ELBO]]:
@@ -95,7 +96,7 @@ def _link(found: type) -> str:
 
 
 def _yes_or_no(value: Any) -> str:
-    return {True: "yes", False: "no"}.get(value, "by its options")
+    return {True: "yes", False: "–"}.get(value, "depends")
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

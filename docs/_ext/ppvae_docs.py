@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Any, ClassVar
 
 import facts
 from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.domains.python import PyObject
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.logging import getLogger
+
+_log = getLogger(__name__)
 
 # Literals, roles and code in a docstring, which stay as they are.
 _KEPT = re.compile(r"``.+?``|:[a-z:]+:`[^`]+`|^ *>>>.*?(?=^ *$|\Z)|^ *(?:>>>|\.\.\.) .*?$", re.MULTILINE | re.DOTALL)
@@ -35,6 +42,7 @@ def to_rst(text: str) -> str:
     text = re.sub(r"\*", r"\\*", text)
     text = re.sub(r"\|", r"\\|", text)
     text = re.sub(r"(?<=\w)_(?!\w)", r"\\_", text)
+    text = re.sub(r"(?<=: )([A-Z])\.(?=\s|$)", r"\1\\.", text)  # "D." alone would begin a list
     while "\0" in text:
         text = re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
     return text
@@ -48,6 +56,32 @@ def process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, li
 def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """The fields of a named tuple, of which Python says "Alias for field number 0": the class's text says more."""
     return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def visit_math(translator: Any, node: nodes.math) -> None:
+    """Inline mathematics as MathML, which browsers show by themselves: the site needs no network."""
+    translator.body.append(_mathml(node, as_block=False))
+    raise nodes.SkipNode
+
+
+def visit_math_block(translator: Any, node: nodes.math_block) -> None:
+    """A display likewise."""
+    translator.body.append(f'<div class="math">{_mathml(node, as_block=True)}</div>\n')
+    raise nodes.SkipNode
+
+
+def _mathml(node: nodes.Element, *, as_block: bool) -> str:
+    # docutils wants a declaration to stand first in a group.
+    tex = node.astext().replace(r"\textstyle\sum", r"{\textstyle\sum}")
+    if as_block and r"\\" in tex and r"\begin" not in tex:
+        tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
+    # The space that TeX puts between the name of a function and its argument.
+    tex = re.sub(r"\\(log|exp|operatorname\{\w+\})\s+(?=[A-Za-z]|\\(?!left|big|Big))", r"\\\1\\,", tex)
+    try:
+        return str(tex2mathml(tex, as_block=as_block))
+    except MathError as error:
+        _log.warning("cannot be shown as MathML: %s: %s", tex, error, location=node)
+        return f"<code>{html.escape(tex)}</code>"
 
 
 class Generated(SphinxDirective):
@@ -101,6 +135,10 @@ class Commands(Generated):
 
 def setup(app: Any) -> dict[str, Any]:
     """Register it all."""
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":  # what napoleon makes of "Attributes"
+            field.label = "Attributes"
     app.connect("autodoc-process-docstring", process_docstring, priority=100)
     app.connect("autodoc-skip-member", skip_member)
     app.add_directive("ppvae-estimators", Estimators)
