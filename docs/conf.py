@@ -26,7 +26,6 @@ html_copy_source = False
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["ppvae.css"]
-smartquotes = False  # it would make one dash of the two of an option
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -75,6 +75,8 @@ def _mathml(node: nodes.Element, *, as_block: bool) -> str:
     tex = node.astext().replace(r"\textstyle\sum", r"{\textstyle\sum}")
     if as_block and r"\\" in tex and r"\begin" not in tex:
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
+    # Otherwise a display sets the index of an accented letter below it, as a limit.
+    tex = re.sub(r"\\(hat|tilde|widetilde|bar)\s*(\{[^{}]*\}|\w)(?=[_^'])", r"\\\1{\2}{}", tex)
     # The space that TeX puts between the name of a function and its argument.
     tex = re.sub(r"\\(log|exp|operatorname\{\w+\})\s+(?=[A-Za-z]|\\(?!left|big|Big))", r"\\\1\\,", tex)
     try:
@@ -115,6 +117,11 @@ class Methods(Generated):
         return self.table(header, rows, [24, 20, 12, 44])
 
 
+def _with_options(text: str) -> str:
+    """Help text as reStructuredText, with options as literals: ``--resume``."""
+    return to_rst(re.sub(r"(?<![\w-])(--?[a-z][a-z-]*)", r"``\1``", text))
+
+
 class Commands(Generated):
     """Every verb with its options."""
 
@@ -127,8 +134,8 @@ class Commands(Generated):
             section += nodes.title(text=path)
             section += nodes.literal_block(usage, usage, language="text")
             for paragraph in help_.split("\n\n"):
-                section += nodes.paragraph(text=" ".join(paragraph.split()))
-            section += self.table(["option", "meaning"], [[name, to_rst(text)] for name, text in rows], [30, 70])
+                section += self.parse_text_to_nodes(_with_options(" ".join(paragraph.split())))
+            section += self.table(["option", "meaning"], [[name, _with_options(text)] for name, text in rows], [30, 70])
             found.append(section)
         return found
 
