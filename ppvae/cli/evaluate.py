@@ -83,7 +83,7 @@ def show(result: Mapping[str, Any]) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name, side in (("estimate", "left"), ("side", "left"), ("mean", "right"), ("± noise", "right")):
         table.add_column(name, justify="left" if side == "left" else "right")
-    for name in ("± data", "worst k", "seconds"):
+    for name in ("± data", "worst k", "data", "seconds"):
         table.add_column(name, justify="right")
     for row in result["estimates"]:
         table.add_row(
@@ -93,6 +93,7 @@ def show(result: Mapping[str, Any]) -> None:
             _shown(row["monte_carlo_error"], 3),
             _shown(row["sampling_error"], 2),
             _shown(row["worst_pareto_k"], 2),
+            str(row["num_estimated"]),
             f"{row['seconds']:.1f}",
         )
     Console(width=None).print(table)

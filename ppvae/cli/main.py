@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import compare_elbos, data, demo, evaluate, fit, report, sample
+from . import compare_elbos, data, demo, evaluate, fit, replay, report, sample
 
 app = typer.Typer(
     name="ppvae",
@@ -45,6 +45,7 @@ app.command(
     name="compare-elbos", epilog="Example: ppvae compare-elbos runs/x --estimator trace --estimator score-function"
 )(compare_elbos.compare_elbos)
 app.command(epilog="Example: ppvae sample runs/x --num 64")(sample.sample)
+app.command(epilog="Example: ppvae replay runs/x")(replay.replay)
 app.command(epilog="Example: ppvae report runs/x")(report.report)
 app.add_typer(data.app, name="data")
 

@@ -171,8 +171,7 @@ def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             if bool((value < span[0]).any()) or bool((value > span[1]).any()):
                 raise PairError(
                     f"site {name!r}: the likelihood's mean lies in {span}, which values from {float(value.min()):g} to "
-                    f"{float(value.max()):g} leave"
-                    + try_one_of('mean="identity"', "data scaled to the unit interval")
+                    f"{float(value.max()):g} leave" + try_one_of('mean="identity"', "data scaled to the unit interval")
                 )
 
 

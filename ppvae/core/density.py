@@ -70,7 +70,7 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
     for lanes in _lane_groups(pair, num_particles):
         with local_parameters(pair):
             sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
-            local, global_ = sum_log_probs(sites, shape, lanes)
+            local, global_, _ = sum_log_probs(sites, shape, lanes)
         latents = {
             info.name: to_canonical(sites[info.name]["value"], info, shape.nesting, lanes)
             for info in shape.guide_latents
@@ -107,10 +107,7 @@ def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
         start += lanes
         with local_parameters(pair):
             sites = _run(pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
-            local, global_ = sum_log_probs(sites, shape, lanes)
-            seen = {name: site for name, site in sites.items() if name not in values}
-            observed, _ = sum_log_probs(seen, shape, lanes)
-        parts.append((local, global_, observed))
+            parts.append(sum_log_probs(sites, shape, lanes, values))
     joined = parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
     return LogTerms(*(term.reshape((*sample_axes, *term.shape[1:])) for term in joined))
 
@@ -147,7 +144,7 @@ def log_guide(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
         start += lanes
         with local_parameters(pair):
             sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
-            parts.append(sum_log_probs(sites, shape, lanes))
+            parts.append(sum_log_probs(sites, shape, lanes)[:2])
     local, global_ = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts, strict=True))
     return local.reshape(*sample_axes, local.shape[-1]), global_.reshape(sample_axes)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class PpvaeError(ValueError):
@@ -26,6 +27,8 @@ class FitError(PpvaeError):
         parameter: the first parameter whose value or gradient is not finite, if it was one.
         step: the step, from 0.
         indices: rows of the data set in that batch.
+        scene: what the step started from, enough to replay it: the state of the pair, the batch, the random state and
+            the weight of the KL, by name; empty where the error is not about a step.
     """
 
     def __init__(
@@ -36,9 +39,11 @@ class FitError(PpvaeError):
         parameter: str | None = None,
         step: int | None = None,
         indices: tuple[int, ...] = (),
+        scene: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.site, self.parameter, self.step, self.indices = site, parameter, step, indices
+        self.scene: Mapping[str, Any] = scene or {}
 
 
 class RunError(PpvaeError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Container
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -89,22 +91,32 @@ def scaled_total(local: Tensor, global_: Tensor, num_data: int | None) -> Tensor
     return factor * local.sum(-1) + global_
 
 
-def sum_log_probs(sites: Sites, shape: Structure, lanes: int) -> tuple[Tensor, Tensor]:
-    """Sum of log densities over sites: local [L, B] and global [L], without the data plate's scale."""
-    local: Tensor | None = None
-    global_: Tensor | None = None
-    for site in sites.values():
+def sum_log_probs(
+    sites: Sites, shape: Structure, lanes: int, latents: Container[str] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of log densities over sites, without the data plate's scale.
+
+    Returns:
+        local [L, B], global [L], and the part of the local sum that is of other sites than ``latents``, [L, B].
+    """
+    local: list[Tensor] = []
+    global_: list[Tensor] = []
+    observed: list[Tensor] = []
+    for name, site in sites.items():
         term = _reduce(site["fn"].log_prob(site["value"]), site, shape, lanes)
-        if term.dim() == 2:
-            local = term if local is None else local + term
+        if term.dim() == 1:
+            global_.append(term)
         else:
-            global_ = term if global_ is None else global_ + term
-    like = local if local is not None else global_ if global_ is not None else torch.zeros(())
-    if local is None:
-        local = like.new_zeros(lanes, shape.batch)
-    if global_ is None:
-        global_ = like.new_zeros(lanes)
-    return local, global_
+            local.append(term)
+            if name not in latents:
+                observed.append(term)
+    terms = [*local, *global_]
+    like = terms[0] if terms else torch.zeros(())
+
+    def total(parts: list[Tensor], *size: int) -> Tensor:
+        return functools.reduce(torch.add, parts) if parts else like.new_zeros(size)
+
+    return total(local, lanes, shape.batch), total(global_, lanes), total(observed, lanes, shape.batch)
 
 
 def _reduce(term: Tensor, site: dict[str, Any], shape: Structure, lanes: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import pyro.infer.elbo
@@ -145,8 +146,46 @@ class Objective:
         return Step(metrics, dict(zip(leaves, gradients, strict=True)), norm, metrics[0] + norm, buffers)
 
 
-def first_bad_site(pair: ModelGuidePair, x: Data) -> str | None:
-    """The first site whose log density is not finite, drawing anew with the current random state."""
+class Diagnosis(NamedTuple):
+    """What is not finite.
+
+    Attributes:
+        message: one clause.
+        site: the first sample site whose log density is not finite, or None.
+        parameter: the first parameter whose value or gradient is not finite, or None.
+    """
+
+    message: str
+    site: str | None
+    parameter: str | None
+
+
+def diagnose(pair: ModelGuidePair, x: Data, gradients: Mapping[str, Tensor], random_state: Tensor) -> Diagnosis:
+    """Find what is not finite in a step, by drawing anew what the step drew.
+
+    Args:
+        pair: the pair, with the parameters that the step started from.
+        x: the batch.
+        gradients: what the step found, by parameter name.
+        random_state: of PyTorch's CPU generator, before the step.
+    """
+    with torch.random.fork_rng():
+        torch.set_rng_state(random_state)
+        site = _first_bad_site(pair, x)
+    parameter = _first_bad_tensor(pair.named_parameters())
+    gradient = _first_bad_tensor(gradients.items())
+    if parameter is not None:
+        message = f"parameter {parameter!r} has a value that is not finite"
+    elif site is not None:
+        message = f"site {site!r} has a log density that is not finite"
+    elif gradient is not None:
+        message = f"the gradient of parameter {gradient!r} is not finite"
+    else:
+        message = "the norm of the gradient overflows"
+    return Diagnosis(message, site, parameter or gradient)
+
+
+def _first_bad_site(pair: ModelGuidePair, x: Data) -> str | None:
     with torch.no_grad():
         for term in site_terms(pair, x).values():
             for value in (term.log_q, term.log_p):
@@ -155,8 +194,7 @@ def first_bad_site(pair: ModelGuidePair, x: Data) -> str | None:
     return None
 
 
-def first_bad_tensor(named: Any) -> str | None:
-    """The first name in (name, tensor) pairs whose tensor is not finite everywhere."""
+def _first_bad_tensor(named: Iterable[tuple[str, Tensor]]) -> str | None:
     for name, value in named:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             return str(name)

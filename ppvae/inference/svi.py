@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from .bound import BoundEvaluator
 from .elbo import ELBO, TraceMeanFieldELBO
-from .objective import METRICS, Objective, first_bad_site, first_bad_tensor
+from .objective import METRICS, Objective, diagnose
 from .options import EarlyStopping, KLWarmup, MakeOptimizer, MakeSchedule, make_optimizer
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .training import AnyCallback, Callback, Fit, Outcome, Row, TrainingState, as_callback
+from ..core.errors import try_one_of
 from ..core import (
     FitError,
     ModelGuidePair,
@@ -219,7 +220,7 @@ class _Run:
         before = torch.get_rng_state()
         step = self.objective(x, torch.tensor(kl_weight, dtype=self.dtype, device=index.device))
         if not math.isfinite(float(step.check)):
-            self._refuse(step.gradients, x, index, before)
+            self._refuse(step.gradients, x, index, before, kl_weight)
         for name, parameter in self.named:
             parameter.grad = step.gradients[name]
         state.optimizer.step()
@@ -272,30 +273,27 @@ class _Run:
                 f"({state.best_elbo:.3f} nats per datum)"
             )
 
-    def _refuse(self, gradients: dict[str, Tensor], x: Any, index: Tensor, random_state: Tensor) -> None:
+    def _refuse(
+        self, gradients: dict[str, Tensor], x: Any, index: Tensor, random_state: Tensor, kl_weight: float
+    ) -> None:
         """Say what was not finite; nothing has been touched yet."""
         state = self.state
-        with torch.random.fork_rng():
-            torch.set_rng_state(random_state)
-            site = first_bad_site(state.pair, x)
-        parameter = first_bad_tensor(state.pair.named_parameters())
-        gradient = first_bad_tensor(gradients.items())
-        rows = tuple(index[:8].tolist())
-        if parameter is not None:
-            what = f"parameter {parameter!r} has a value that is not finite"
-        elif site is not None:
-            what = f"site {site!r} has a log density that is not finite"
-        elif gradient is not None:
-            what = f"the gradient of parameter {gradient!r} is not finite"
-        else:
-            what = "the norm of the gradient overflows"
+        found = diagnose(state.pair, x, gradients, random_state)
+        rows = ", ".join(map(str, index[:8].tolist()))
         raise FitError(
-            f"training stopped at step {state.step} (epoch {state.epoch + 1}), before any parameter changed: {what}; "
-            f"the batch holds rows {', '.join(map(str, rows))}, ..."
-            + "\nTry one of:\n  - a smaller learning_rate\n  - clip_norm=...\n  - data on the scale that the "
-            "likelihood expects",
-            site=site,
-            parameter=parameter or gradient,
+            f"training stopped at step {state.step} (epoch {state.epoch + 1}), before any parameter changed: "
+            f"{found.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
+            + try_one_of("a smaller learning_rate", "clip_norm=...", "data on the scale that the likelihood expects"),
+            site=found.site,
+            parameter=found.parameter,
             step=state.step,
             indices=tuple(index.tolist()),
+            scene={
+                "pair": {name: value.detach().clone() for name, value in state.pair.state_dict().items()},
+                "batch": dict(x) if isinstance(x, Mapping) else {"x": x},
+                "mapping": isinstance(x, Mapping),
+                "random_state": random_state,
+                "kl_weight": kl_weight,
+                "num_data": len(state.batches.data),
+            },
         )

@@ -20,11 +20,12 @@ from . import checkpoint
 from .atomic import write_text
 from .catalogue import SCHEDULES, build, build_model, elbo_entries
 from .folder import RunFolder, create, existing, locked
+from .forensics import save_dump
 from .history import Checkpoints, MetricsFile, Row, StopOnSignal, Stopped, read_history
 from .recipe import Recipe
 from .source import build_pair, digest_of, split_spec
 from .. import __version__
-from ..core import ModelGuidePair, PpvaeError, structure
+from ..core import FitError, ModelGuidePair, PpvaeError, structure
 from ..core.errors import RunError, try_one_of
 from ..data import Dataset
 from ..data import load as load_data
@@ -292,6 +293,9 @@ def _train(
                 recipe, pair, data, state, [MetricsFile(folder.metrics), checkpoints, *callbacks, stop], progress
             )
     except PpvaeError as error:
+        dump = save_dump(folder, recipe, error) if isinstance(error, FitError) else None
+        if dump is not None:
+            error.args = (f"{error}\nThe step is kept; do it again with: ppvae replay {dump}",)
         folder.update_info(outcome="failed", message=str(error), seconds=spent + time.time() - started)
         raise
     outcome = result.outcome
