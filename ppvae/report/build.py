@@ -75,7 +75,7 @@ def render(found: Findings, pictures: Mapping[str, Picture]) -> str:
         sections += [
             "<h2>How good is it?</h2>",
             _evaluation(found.evaluation),
-            _grid(pictures, ("estimates", "per_datum")),
+            _grid(pictures, ("estimates", "sandwich", "per_datum", "extremes")),
         ]
     sections += [
         "<h2>How it learnt</h2>",
@@ -83,7 +83,7 @@ def render(found: Findings, pictures: Mapping[str, Picture]) -> str:
         "<h2>What it learnt</h2>",
         _grid(pictures, ("reconstructions", "samples"), before=walk),
         _gap(),
-        _grid(pictures, ("manifold", "latents", "kl_per_dimension", "extremes")),
+        _grid(pictures, ("manifold", "latents", "kl_per_dimension")),
         "<h2>What was run</h2>",
         facts(_facts(found)),
         details("The whole recipe", code(run.recipe.to_toml())),
@@ -112,9 +112,11 @@ def _headline(found: Findings) -> list[tuple[str, str, str]]:
     items = []
     rows = [] if found.evaluation is None else found.evaluation["estimates"]
     part = "" if found.evaluation is None else f"{found.evaluation['data']['num_data']} held-out data"
-    chosen = [row for row in rows if row["key"] == "elbo"] + [
-        row for row in rows if row["key"] != "elbo" and row["mean"] is not None
-    ][-2:]
+    others = [row for row in rows if row["key"] != "elbo" and row["mean"] is not None]
+    # Beside the bound, the tightest lower one and the one that is on no side, if there are such.
+    chosen = [row for row in rows if row["key"] == "elbo"]
+    chosen += [row for row in others if row["side"] == "lower"][-1:]
+    chosen += [row for row in others if row["side"] in ("exact", "consistent")][-1:]
     for row in chosen:
         side = f"{row['side']} bound" if row["side"] in ("lower", "upper") else row["side"]
         shown = f"{number(row['mean'], 2)} <small>± {number(row['monte_carlo_error'], 3)}</small>"
@@ -200,7 +202,7 @@ def _again(found: Findings) -> str:
     commands[0] = ("the trained model", commands[0][1] + _threads(run) + _pair(run))
     if found.evaluation is not None:
         commands += [
-            (f"{row['label']} = {number(row['mean'], 3)}", row["command"] + _threads(run) + _pair(run))
+            (f"{row['label']} = {number(row['mean'], 3)}", row["command"] + _pair(run))
             for row in found.evaluation["estimates"]
             if row["mean"] is not None
         ]

@@ -190,7 +190,7 @@ def estimates(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
                 arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.6, "alpha": 0.75},
             )
         axes.annotate(
-            f"{row['mean']:.2f}",
+            f"{row['mean']:.2f}".replace("-", "−"),
             (row["mean"], place),
             xytext=(0, 9),
             textcoords="offset points",
@@ -202,6 +202,36 @@ def estimates(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
     axes.margins(x=0.16)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("nats per datum")
+    return figure
+
+
+def sandwich(gaps: Mapping[str, tuple[str, Tensor]], reference: str, theme: Theme) -> Figure:
+    """Every estimate minus a reference, for each datum."""
+    figure, (axes,) = canvas(theme, 5.8, 4.2)
+    order = next(iter(gaps.values()))[1].nan_to_num(0.0).argsort()
+    everything = torch.cat([gap[torch.isfinite(gap)] for _, gap in gaps.values()])
+    low, high = (float(torch.quantile(everything, level)) for level in (0.03, 0.995))
+    margin = 0.08 * max(high - low, 1e-3)
+    low, high = min(low, 0.0) - margin, max(high, 0.0) + margin
+    axes.axhline(0, color=theme.ink, lw=1.2)
+    places = np.arange(len(order))
+    shapes = {"lower": "^", "upper": "v", "exact": "D", "consistent": "o"}
+    for number, (name, (side, gap)) in enumerate(gaps.items()):
+        colour = LABELS[number % len(LABELS)]
+        values = gap[order].numpy()
+        inside = (values >= low) & (values <= high)
+        axes.scatter(places[inside], values[inside], s=22, color=colour, marker=shapes[side], linewidths=0, alpha=0.85)
+        outside = np.isfinite(values) & ~inside
+        edge = np.clip(values[outside], low + 0.02 * (high - low), high - 0.02 * (high - low))
+        axes.scatter(
+            places[outside], edge, s=15, facecolors="none", edgecolors=colour, marker=shapes[side], linewidths=0.8
+        )
+        axes.scatter([], [], s=30, color=colour, marker=shapes[side], linewidths=0, label=name)
+    axes.set_ylim(low, high)
+    axes.set_xlabel("held-out data, in the order of the first estimate's gap")
+    axes.set_ylabel(f"minus {reference}, nats")
+    axes.grid(axis="x", visible=False)
+    figure.legend(loc="outside upper left", ncols=3, labelcolor="linecolor", handletextpad=0.2, columnspacing=1.2)
     return figure
 
 

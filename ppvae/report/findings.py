@@ -72,6 +72,41 @@ class Findings:
         return self.data.labels
 
 
+def columns_of(found: Findings) -> dict[str, Tensor]:
+    """The estimates of every datum by the key of their method, float64, [N]."""
+    rows = [] if found.evaluation is None else found.evaluation["estimates"]
+    result = {}
+    for row in rows:
+        for name in ("log_evidence", "elbo"):
+            values = found.per_datum.get(f"{row['key']}/{name}")
+            if values is not None:
+                result[str(row["key"])] = values.double()
+    return result
+
+
+def on_common_data(found: Findings) -> tuple[list[dict[str, Any]], int]:
+    """The rows of the evaluation, their means over the data that every method estimated; and how many these are.
+
+    A mean over other data is another number: a method that refuses the hard ones would look better than it is.
+    """
+    rows = [] if found.evaluation is None else [row for row in found.evaluation["estimates"] if row["mean"] is not None]
+    columns = columns_of(found)
+    if any(row["key"] not in columns for row in rows) or not rows:
+        return rows, 0 if found.evaluation is None else int(found.evaluation["data"]["num_data"])
+    both = torch.stack([torch.isfinite(columns[row["key"]]) for row in rows]).all(0)
+    count = int(both.sum())
+    if count in (0, len(both)):
+        return rows, len(both)
+    result = []
+    for row in rows:
+        errors = found.per_datum.get(f"{row['key']}/standard_error")
+        error = row["monte_carlo_error"]
+        if errors is not None:
+            error = float(errors.double()[both].square().sum().sqrt()) / count
+        result.append({**row, "mean": float(columns[row["key"]][both].mean()), "monte_carlo_error": error})
+    return result, count
+
+
 def find(run: Run, *, seed: int = 0, device: str = "auto") -> Findings:
     """Ask the pair of a run everything that a report shows."""
     part = run.held_out

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import charts
-from .findings import ACTIVE, GRID, Findings
+from .findings import ACTIVE, GRID, Findings, columns_of, on_common_data
 from .images import as_images, grid
 from .theme import DARK, LIGHT, Theme, draw
 
@@ -199,18 +199,47 @@ def _kl(found: Findings) -> Picture | None:
 
 
 def _estimates(found: Findings) -> Picture | None:
-    if found.evaluation is None:
+    rows, count = on_common_data(found)
+    if found.evaluation is None or not rows:
         return None
-    rows = found.evaluation["estimates"]
-    told = "; ".join(f"{row['label']} {row['mean']:.2f}" for row in rows if row["mean"] is not None)
+    told = "; ".join(f"{row['label']} {row['mean']:.2f}" for row in rows)
+    whole = int(found.evaluation["data"]["num_data"])
+    over = "" if count == whole else f" Means are over the {count} of {whole} data that every method estimated."
     return _chart(
         "estimates",
         "Estimates of log p(x)",
         f"Interval chart, nats per datum: {told}.",
         "Each estimate with two standard errors of its noise. An arrow points to where the truth is expected: above a "
-        "lower bound, below an upper one.",
+        f"lower bound, below an upper one.{over}",
         charts.estimates,
         rows,
+    )
+
+
+def _sandwich(found: Findings) -> Picture | None:
+    columns = columns_of(found)
+    rows = [] if found.evaluation is None else [r for r in found.evaluation["estimates"] if r["key"] in columns]
+    if len(rows) < 3:
+        return None
+    # Against the truth where it is known, else an estimate on neither side, else the last lower bound.
+    ranks = {"exact": 0, "consistent": 1, "lower": 2, "upper": 3}
+    reference = min(reversed(rows), key=lambda row: ranks[row["side"]])
+    gaps = {
+        charts.label_of(row["label"]): (row["side"], columns[row["key"]] - columns[reference["key"]])
+        for row in rows
+        if row["key"] != reference["key"]
+    }
+    name = charts.label_of(reference["label"])
+    told = "; ".join(f"{key} {float(gap[torch.isfinite(gap)].median()):+.2f}" for key, (_, gap) in gaps.items())
+    return _chart(
+        "sandwich",
+        "Datum by datum",
+        f"Dot chart of every estimate minus {name} for each datum; medians, nats: {told}.",
+        f"Every estimate minus {name}, for each held-out datum, in the order of the ELBO's gap. Lower bounds belong "
+        "below zero and upper bounds above, up to noise; hollow marks lie outside the picture.",
+        charts.sandwich,
+        gaps,
+        name,
     )
 
 
@@ -220,6 +249,7 @@ def _per_datum(found: Findings) -> Picture | None:
         return None
     label, values = best
     shown = charts.label_of(label)
+    labels = None if found.labels is None else found.labels[: len(values)]
     return _chart(
         "per_datum",
         "Which data the model finds likely",
@@ -227,14 +257,14 @@ def _per_datum(found: Findings) -> Picture | None:
         f"{shown} of every held-out datum" + ("." if found.labels is None else ", by label; the line is the mean."),
         charts.per_datum,
         values,
-        found.labels,
+        labels,
         label,
     )
 
 
 def _extremes(found: Findings) -> Picture | None:
     best, images = _best_estimate(found), as_images(found.x, found.data)
-    if best is None or images is None or len(images) < 40:
+    if best is None or images is None or len(best[1]) < 40:
         return None
     label, values = best
     shown = charts.label_of(label)
@@ -260,7 +290,7 @@ def _best_estimate(found: Findings) -> tuple[str, Tensor] | None:
     for row in reversed(rows):
         for column in ("log_evidence", "elbo"):
             values = found.per_datum.get(f"{row['key']}/{column}")
-            if values is not None and len(values) >= len(found.x) and bool(torch.isfinite(values).all()):
+            if values is not None and bool(torch.isfinite(values).all()):
                 return str(row["label"]), values[: len(found.x)]
     return None
 
@@ -277,6 +307,7 @@ def _spread(labels: Tensor | None, count: int) -> Tensor:
 
 _ALL: tuple[Callable[[Findings], Picture | None], ...] = (
     _estimates,
+    _sandwich,
     _learning_curve,
     _bound_parts,
     _reconstructions,

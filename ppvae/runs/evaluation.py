@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,8 +50,6 @@ class Method:
         Raises:
             RunError: an unknown method or option, or a value of a wrong type.
         """
-        import tomllib
-
         name, _, rest = text.partition(":")
         table: dict[str, Any] = {"name": name.strip()}
         for part in filter(None, (part.strip() for part in rest.split(","))):
@@ -73,7 +73,8 @@ class Method:
         """What tables call it."""
         if self.table["name"] == "importance-sampling":
             return f"L_{self.table['num_samples']}"
-        return str(self.table["name"])
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", evidence_entries()[self.table["name"]].build.__name__)
+        return " ".join([words[0], *(word if word.isupper() else word.lower() for word in words[1:])])
 
     def make(self) -> EvidenceMethod:
         """The method itself."""
@@ -131,7 +132,8 @@ def evaluate(
         "data": {"name": run.data.name, "part": part, "num_data": len(data), "fingerprint": data.fingerprint()},
     }
     rows, columns = _kept(run.folder, about) if write else ([], {})
-    ours = ["--part", part] + ([] if num_data is None else ["--num-data", str(num_data)]) + ["--seed", str(seed)]
+    ours = ["--part", part] + ([] if num_data is None else ["--num-data", str(num_data)])
+    ours += ["--seed", str(seed), "--threads", str(torch.get_num_threads())]
     command = " ".join(["ppvae evaluate", str(run.folder.path), *ours])
 
     def add(row: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -277,9 +279,12 @@ def _write(
     write_json(folder.evaluation, {**about, "estimates": rows})
 
 
-def _order(row: Mapping[str, Any]) -> tuple[int, str, int]:
-    sides = {"exact": 3, "upper": 2, "consistent": 1, "lower": 0}
-    return (0 if row["key"] == "elbo" else 1 + sides.get(row["side"], 4), row["method"], _samples(row))
+def _order(row: Mapping[str, Any]) -> tuple[int, int, str, int]:
+    """The bound first, then lower bounds from crude to fine, estimates on neither side, upper bounds, the truth."""
+    sides = {"lower": 0, "consistent": 1, "upper": 2, "exact": 3}
+    methods = ("elbo", "prior-sampling", "importance-sampling", "ais")
+    place = methods.index(row["method"]) if row["method"] in methods else len(methods)
+    return sides.get(row["side"], 4), place, str(row["method"]), _samples(row)
 
 
 def _samples(row: Mapping[str, Any]) -> int:

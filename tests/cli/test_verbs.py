@@ -177,7 +177,7 @@ def test_data_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppvae.cli.demo.DRAWS", (5,))
+    monkeypatch.setattr("ppvae.cli.demo.METHODS", ("importance-sampling:num_samples=5",))
     out = tmp_path / "demo"
     for _ in range(2):  # it replaces itself
         told = json.loads(good("demo", "--out", out, "--epochs", 2, "--json"))

@@ -72,11 +72,11 @@ def test_what_is_kept_is_what_was_found(small: Recipe, tmp_path: Path) -> None:
     # Another method is added; the same one again replaces itself; other data begin anew.
     told: list[str] = []
     second = evaluate(run, [Method.parse("prior-sampling:num_samples=5")], progress=False, say=told.append)
-    assert [row["key"] for row in second["estimates"]] == ["elbo", key, "prior-sampling:num_samples=5"]
+    assert [row["key"] for row in second["estimates"]] == ["elbo", "prior-sampling:num_samples=5", key]
     assert len(told) == 2
     again = evaluate(run, [Method.parse("importance-sampling:num_samples=5")], seed=1, progress=False)
     assert len(again["estimates"]) == 3
-    assert again["estimates"][1]["mean"] != first["estimates"][1]["mean"]
+    assert again["estimates"][2]["mean"] != first["estimates"][1]["mean"]
     other = evaluate(run, [], part="validation", progress=False)
     assert [row["key"] for row in other["estimates"]] == ["elbo"]
     assert set(read_per_datum(run.folder)) == {"elbo/elbo", "elbo/reconstruction", "elbo/kl"}
@@ -84,7 +84,7 @@ def test_what_is_kept_is_what_was_found(small: Recipe, tmp_path: Path) -> None:
 
 def test_the_stated_command_gives_the_number_again(trained: Run) -> None:
     one = evaluate(trained, [], num_data=20, seed=3, progress=False, write=False)["estimates"][0]
-    assert one["command"] == f"ppvae evaluate {trained.folder.path} --part test --num-data 20 --seed 3"
+    assert one["command"] == f"ppvae evaluate {trained.folder.path} --part test --num-data 20 --seed 3 --threads 1"
     again = evaluate(trained, [], num_data=20, seed=3, progress=False, write=False)["estimates"][0]
     assert one["mean"] == again["mean"]
 
@@ -92,6 +92,8 @@ def test_the_stated_command_gives_the_number_again(trained: Run) -> None:
 def test_methods_are_parsed() -> None:
     method = Method.parse("importance-sampling:num_samples=7")
     assert method.make() == ImportanceSampling(7)
+    labels = {"importance-sampling:num_samples=7": "L_7", "ais": "AIS", "bridge-sampling": "Bridge sampling"}
+    assert {text: Method.parse(text).label for text in labels} == labels
     assert Method.parse("ais:start=prior, num_chains=3").table["start"] == "prior"
     assert Method.parse(Method.parse("ais").key) == Method.parse("ais")
     for text, message in (
