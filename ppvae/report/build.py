@@ -228,7 +228,12 @@ def _explorer(found: Findings) -> tuple[str, str]:
     if found.fine is None or found.latents is None or found.fine_range is None:
         return "", ""
     images = as_images(found.fine.flatten(0, 1), found.data)
-    if images is None or images.numel() > 3_000_000:
+    if images is None:
+        return "", ""
+    ink = images.dim() == 3
+    if not ink and bool((images[..., :1] == images).all()):
+        images = images[..., 0]
+    if images.numel() > 3_000_000:
         return "", ""
     labels = found.labels
     place = {} if labels is None else {value: i for i, value in enumerate(labels.unique().tolist())}
@@ -243,6 +248,7 @@ def _explorer(found: Findings) -> tuple[str, str]:
             "height": images.shape[1],
             "width": images.shape[2],
             "channels": 1 if images.dim() == 3 else 3,
+            "ink": ink,
             "range": found.fine_range,
             "images": base64.b64encode(content).decode("ascii"),
             "points": points,

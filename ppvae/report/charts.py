@@ -24,7 +24,7 @@ def learning_curve(history: Sequence[Row], best_epoch: int | None, theme: Theme)
     """The bound on training and held-out data, epoch by epoch."""
     figure, (axes,) = canvas(theme, 5.8, 3.5)
     epochs = [row["epoch"] for row in history]
-    shown = []
+    shown, ends = [], []
     for key, name, colour in (
         ("elbo_train", "training", theme.first),
         ("elbo_validation", "validation", theme.second),
@@ -32,8 +32,12 @@ def learning_curve(history: Sequence[Row], best_epoch: int | None, theme: Theme)
         if key in history[-1]:
             values = [row.get(key, math.nan) for row in history]
             axes.plot(epochs, values, color=colour, marker="o" if len(epochs) == 1 else "")
-            _name_line(axes, epochs, values, name, colour)
+            ends.append((values[-1], name, colour))
             shown += values
+    for place, (end, name, colour) in enumerate(sorted(ends)):
+        # The upper name a little higher and the lower one a little lower, so that names of close lines do not meet.
+        shift = 0 if len(ends) == 1 else 12 * place - 6
+        axes.annotate(name, (epochs[-1], end), xytext=(8, shift), textcoords="offset points", color=colour, va="center")
     if best_epoch and "elbo_validation" in history[-1]:
         best = history[best_epoch - 1]["elbo_validation"]
         axes.plot([best_epoch], [best], "o", color=theme.second, markersize=8, markeredgecolor=theme.paper, zorder=5)
@@ -294,11 +298,6 @@ def _without_the_start(axes: Axes, values: Sequence[float]) -> None:
     if len(good) > 20:
         low, high = np.quantile(good, 0.08), good.max()
         axes.set_ylim(low - 0.15 * (high - low), high + 0.1 * (high - low))
-
-
-def _name_line(axes: Axes, x: Sequence[float], y: Sequence[float], name: str, colour: str) -> None:
-    """The name of a line at its end."""
-    axes.annotate(name, (x[-1], y[-1]), xytext=(8, 0), textcoords="offset points", color=colour, va="center")
 
 
 def _colours(labels: Tensor | None, count: int, theme: Theme) -> list[str]:

@@ -17,7 +17,7 @@ SAMPLED = 200
 
 
 def as_images(x: Tensor, data: Dataset) -> Tensor | None:
-    """Values in [0, 1] as [N, H, W] or [N, H, W, 3]; None where the data are no pictures."""
+    """Values in [0, 1]: strokes as [N, H, W], photographs as [N, H, W, 3]; None where the data are no pictures."""
     shape = data.image_shape
     if shape is None:
         event = tuple(x.shape[1:])
@@ -35,12 +35,17 @@ def as_images(x: Tensor, data: Dataset) -> Tensor | None:
         images = images[..., 0] if shape[-1] == 1 else images
     else:
         return None
-    images = images.float()
+    images, rows = images.float(), data.members[data.main][:SAMPLED].float()
+    if data.value_space == "byte":
+        rows = rows / 255
     if data.batch_space not in ("binary", "unit"):
-        reference = data.members[data.main][:SAMPLED].float()
-        low, high = torch.quantile(reference.flatten()[:1_000_000], torch.tensor([0.005, 0.995]))
-        images = (images - low) / (high - low).clamp(min=1e-12)
-    return images.clamp(0, 1)
+        low, high = torch.quantile(rows.flatten()[:1_000_000], torch.tensor([0.005, 0.995]))
+        images, rows = ((value - low) / (high - low).clamp(min=1e-12) for value in (images, rows))
+    images = images.clamp(0, 1)
+    if images.dim() == 3 and float(rows.median()) >= 0.25:
+        # A photograph, not strokes on an empty ground: its bright pixels are bright on every page.
+        images = images[..., None].expand(-1, -1, -1, 3)
+    return images
 
 
 def grid(
@@ -49,7 +54,7 @@ def grid(
     """Images side by side as a PNG file.
 
     Args:
-        images: [N, H, W] or [N, H, W, 3] in [0, 1].
+        images: [N, H, W] (drawn in ink on paper) or [N, H, W, 3], in [0, 1].
         columns: images a row.
         theme: decides whether high grey values are dark (ink on paper) or bright.
         gap: pixels between images.

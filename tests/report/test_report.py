@@ -252,6 +252,13 @@ def test_images_are_laid_out_as_asked() -> None:
     assert images is not None
     assert torch.equal(images[..., 1], colour[:, 1])
     assert as_images(torch.zeros(2, 3), Dataset(torch.zeros(2, 3))) is None
+    # A grey photograph is not drawn in ink: its bright pixels are bright on every page.
+    photograph = torch.full((2, 4), 0.8)
+    images = as_images(photograph, Dataset(photograph, value_space="unit", image_shape=(2, 2)))
+    assert images is not None
+    assert images.shape == (2, 2, 2, 3)
+    for theme in (LIGHT, DARK):
+        assert abs(imread(io.BytesIO(grid(images, 2, theme)))[0, 0, 0] - 0.8) < 0.01
     real = torch.randn(300, 6) * 50
     images = as_images(real, Dataset(real, image_shape=(2, 3)))
     assert images is not None
