@@ -1,0 +1,175 @@
+"""What the predictive verbs share: a pair asked over all data, chunk by chunk; the mean of its guide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pyro
+import torch
+from torch import Tensor
+
+from .evidence.rewired import Rewired, held
+from .evidence.run import chunk_seed
+from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..core import (
+    Data,
+    ModelGuidePair,
+    PairError,
+    PpvaeError,
+    draw,
+    predict,
+    structure,
+)
+from ..core.compile import bind, capture, state_of
+from ..core.errors import did_you_mean, try_one_of
+from ..core.structure import to_pyro
+from ..data import Dataset, as_dataset, chunks
+
+_WORTH_RECORDING = 20
+
+
+class Work:
+    """A pair and data on one device, and a captured function run over the data chunk by chunk."""
+
+    def __init__(self, pair: ModelGuidePair, data: Any, device: str) -> None:
+        where = choose_device(device)
+        self.original = pair.to(where)
+        self.data = as_dataset(data).to(where)
+        self.dtype = dtype_of(pair)
+        self.few = self.batch(torch.arange(min(2, len(self.data)), device=where))
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.global_means: Mapping[str, Tensor] = _global_means(pair, self.few)
+            self.pair = held(pair, self.few, dict(self.global_means) or None)
+        self.state = state_of(pair)
+
+    @property
+    def simulator(self) -> ModelGuidePair:
+        """The pair to simulate from: `simulate` would draw what is merely conditioned anew, so intervene."""
+        if not self.global_means:
+            return self.pair
+        pair, values = self.original, cast("dict[str, Any]", dict(self.global_means))
+        return Rewired(pair, model=pyro.do(pair.model, data=values), guide=pair.guide)
+
+    def batch(self, index: Tensor) -> Data:
+        generator = torch.Generator(device=self.data.device).manual_seed(0)
+        return like_pair(self.data.batch(index, generator), self.dtype)
+
+    def run(
+        self,
+        function: Callable[..., dict[str, Tensor]],
+        seed: int,
+        chunk_size: int,
+        compile: Compile,
+        passes: int = 1,
+        *,
+        beside: Mapping[str, Tensor] | None = None,
+        prepare: Callable[[Data], None] | None = None,
+    ) -> dict[str, Tensor]:
+        """The average of ``function(batch[, beside])`` over so many passes, for all data, on the CPU."""
+        calls = passes * math.ceil(len(self.data) / chunk_size)
+        # Recording takes 0.2 s: a few calls do not pay for it.
+        mode = "eager" if compile == "auto" and calls < _WORTH_RECORDING else choose_mode(compile, calls)
+        call = capture(bind(self.original, lambda _, *args: function(*args)), mode=mode, name="prediction")
+        parts: dict[str, list[Tensor]] = {}
+        with torch.no_grad(), torch.random.fork_rng():
+            for number, (index, valid) in enumerate(chunks(len(self.data), chunk_size, self.data.device)):
+                torch.manual_seed(chunk_seed(seed, number))
+                x = self.batch(index)
+                structure(self.pair, x)
+                if prepare is not None:
+                    prepare(x)
+                more = () if beside is None else ({key: value[index] for key, value in beside.items()},)
+                found = call(self.state, x, *more)
+                for _ in range(passes - 1):
+                    again = call(self.state, x, *more)
+                    found = {key: value + again[key] for key, value in found.items()}
+                for key, value in found.items():
+                    parts.setdefault(key, []).append((value / passes if passes > 1 else value)[:valid].cpu())
+        return {key: torch.cat(values) for key, values in parts.items()}
+
+
+class GuideMean:
+    """An estimate of every local latent's mean, to be averaged over ``passes`` calls (one where it is exact)."""
+
+    def __init__(self, work: Work, num_samples: int) -> None:
+        positive("num_samples", num_samples)
+        self.pair = pair = work.pair
+        self.drawn: dict[str, Tensor] = {}
+        # The guide as a model whose sites are observed: the waist's `predict` then gives its distributions' means.
+        self.reader = Rewired(
+            pair,
+            model=lambda x, n: pyro.condition(pair.guide, data=self.drawn)(x, n),
+            guide=lambda x, n: None,
+        )
+        shape = structure(pair, work.few)
+        self.names = [info.name for info in shape.local_latents]
+        self.known = True
+        try:
+            with torch.no_grad(), torch.random.fork_rng():
+                self.prepare(work.few)
+                self.known = all(bool(torch.isfinite(v).all()) for v in self(work.few).values())
+        except (NotImplementedError, AttributeError):
+            self.known = False
+        one = len(shape.guide_latents) == 1 and all(site.kind == "latent" for site in shape.guide)
+        self.passes = 1 if self.known and one else num_samples
+
+    def prepare(self, x: Data) -> None:
+        """Find the reader's structure, eagerly."""
+        if self.known:
+            with torch.random.fork_rng():
+                self._draw(x)
+                structure(self.reader, x)
+
+    def __call__(self, x: Data) -> dict[str, Tensor]:
+        """Site name to [B, *event]."""
+        latents = self._draw(x)
+        if not self.known:
+            return {name: latents[name][0] for name in self.names}
+        means = predict(self.reader, x, {})
+        return {name: means[name] for name in self.names}
+
+    def _draw(self, x: Data) -> dict[str, Tensor]:
+        shape = structure(self.pair, x)
+        latents = draw(self.pair, x, 1).latents
+        self.drawn.update({i.name: to_pyro(latents[i.name], i, shape.nesting) for i in shape.guide_latents})
+        return latents
+
+
+def rows_like(like: Any, num: int) -> Dataset:
+    """So many rows of the shape of some data, round and round."""
+    dataset = as_dataset(like)
+    index = torch.arange(num, device=dataset.device) % len(dataset)
+    rows = dataset.batch(index, torch.Generator(device=dataset.device).manual_seed(0))
+    return Dataset(rows, name=dataset.name)
+
+
+def _global_means(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
+    """The guide's mean of every global latent, by 1000 draws, 50 at a time; empty where there is none."""
+    names = [info.name for info in structure(pair, x).global_latents]
+    if not names:
+        return {}
+    draws = [draw(pair, x, 50).latents for _ in range(20)]
+    return {name: torch.stack([one[name].mean(0) for one in draws]).mean(0) for name in names}
+
+
+def observed_site(work: Work, asked: str | None) -> str:
+    observed = structure(work.pair, work.few).observed
+    return one_of([info.name for info in observed if info.scope == "local"], asked, "observed site")
+
+
+def one_of(names: list[str], asked: str | None, what: str) -> str:
+    if asked is not None and asked not in names:
+        raise PairError(f"no {what} {asked!r}: {did_you_mean(asked, names)}")
+    if asked is None and len(names) != 1:
+        raise PairError(
+            f"the pair has {len(names)} {what}s" + (try_one_of(*(f"site={name!r}" for name in names)) if names else "")
+        )
+    return asked if asked is not None else names[0]
+
+
+def positive(name: str, value: int) -> None:
+    if value < 1:
+        raise PpvaeError(f"{name}: expected at least 1, found {value}")
