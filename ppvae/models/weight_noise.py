@@ -135,8 +135,8 @@ class RandomLayers(TorchFunctionMode):
         if lead == (batch,):
             if lanes == 1:
                 return Rows(x.unsqueeze(0), lead)
-            # No lanes in the input: the output has them, and the plates' other axes, of length one.
-            return Rows(x.expand(lanes, *x.shape), (lanes, *(1,) * (self.lane_axes - 1), *lead))
+            # No lanes in the input: the output has them, to the left of the plates' axes; the data's is the last.
+            return Rows(x.expand(lanes, *x.shape), (lanes, *(1,) * (self.lane_axes - 2), *lead))
         if lead == (lanes * batch,):
             return Rows(x.reshape(lanes, batch, *event), lead)
         if lanes > 1 and len(lead) >= 2 and lead[0] == lanes and (self.scheme == "shared" or lead == (lanes, batch)):

@@ -1,0 +1,187 @@
+"""Weight noise: every scheme has the bound and the gradient of the plain one, for every layer and posterior."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from contracts.bayesian_pairs import (
+    convolution,
+    exact_kl,
+    exact_local,
+    flat_posterior,
+    jacobian,
+    linear,
+    transposed,
+    widen,
+)
+from torch import Tensor
+
+from ppvae.core import structure
+from ppvae.core.compile import bind, capture, state_of
+from ppvae.data import load
+from ppvae.inference import elbo, fit
+from ppvae.inference.gradient_noise import GradientNoise
+from ppvae.models import BayesianPair, bayesianise, bernoulli_vae
+
+LAYERS = {"linear": linear, "convolution": convolution, "transposed": transposed}
+SCHEMES = ("shared", "per-datum", "local-reparameterization", "flipout")
+POSTERIORS = ("diagonal", "low-rank")
+PARTITIONS = ((6,), (2, 4), (1,) * 6)
+NUM_DATA = 6
+
+
+def make(layer: str, posterior: str, scheme: str) -> tuple[BayesianPair, dict[str, Tensor]]:
+    pair, x = LAYERS[layer]()
+    bayes = bayesianise(pair, modules=["layer"], posterior=posterior, weight_noise=scheme)  # type: ignore[arg-type]
+    return widen(bayes), x
+
+
+def batches(x: dict[str, Tensor], sizes: tuple[int, ...]) -> list[dict[str, Tensor]]:
+    parts = {name: torch.split(value, list(sizes)) for name, value in x.items()}
+    return [{name: parts[name][k] for name in x} for k in range(len(sizes))]
+
+
+class Repeated:
+    """Many estimates of the bound of the data from one batch, and their gradients; captured once a batch size."""
+
+    def __init__(self, bayes: BayesianPair) -> None:
+        self.bayes = bayes
+        self.names = [name for name, _ in bayes.named_parameters()]
+        self.pure = bind(bayes, lambda pair, x: elbo.TraceMeanFieldELBO(num_particles=4).terms(pair, x, NUM_DATA))
+        self.call = capture(self.gradient, mode="graph")
+
+    def gradient(self, state: dict[str, Tensor], x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaves = {n: v.detach().requires_grad_(n in self.names) for n, v in state.items()}
+            bound = self.pure(leaves, x).bound(NUM_DATA)
+            gradients = torch.autograd.grad(bound, [leaves[name] for name in self.names])
+        return bound.detach(), torch.cat([g.flatten() for g in gradients])
+
+    def __call__(self, x: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
+        structure(self.bayes, x)
+        found = [self.call(state_of(self.bayes), x) for _ in range(count)]
+        assert self.call.fell_back == ""
+        return torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
+
+
+CASES = [
+    pytest.param(
+        layer,
+        posterior,
+        scheme,
+        marks=[] if layer == "linear" or (posterior == "diagonal" and scheme in SCHEMES[2:]) else [pytest.mark.slow],
+    )
+    for layer, posterior, scheme in itertools.product(LAYERS, POSTERIORS, SCHEMES)
+]
+
+
+@pytest.mark.parametrize(("layer", "posterior", "scheme"), CASES)
+def test_bound_and_gradient_for_every_partition(layer: str, posterior: str, scheme: str) -> None:
+    """The expected bound of an epoch is the bound of all data, its KL counted once, however the data are cut."""
+    bayes, x = make(layer, posterior, scheme)
+    kl = exact_kl(bayes)
+    exact = exact_local(bayes, x).sum() - kl
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(exact, list(bayes.parameters()))])
+    repeated = Repeated(bayes)
+    for sizes in PARTITIONS:
+        parts = batches(x, sizes)
+        # One estimate for every datum of the epoch: each batch stands for its share of the data.
+        shares = [size / NUM_DATA for size in sizes]
+        runs = [repeated(part, 60 if len(sizes) < 3 else 25) for part in parts]
+        for part in parts:
+            terms = elbo.TraceMeanFieldELBO().terms(bayes, part, NUM_DATA)
+            torch.testing.assert_close(terms.global_, -kl)  # in closed form, and once, in every batch
+        values = sum(share * run[0] for share, run in zip(shares, runs, strict=True))
+        gradients = sum(share * run[1] for share, run in zip(shares, runs, strict=True))
+        assert isinstance(values, Tensor) and isinstance(gradients, Tensor)
+        root = len(values) ** 0.5
+        assert (values.mean() - exact).abs() < 4 * values.std() / root
+        error = (gradients.mean(0) - gradient).abs() / (gradients.std(0) / root + 1e-12)
+        assert error.max() < 5  # the largest of up to 60 entries
+
+
+def test_a_wrong_scale_of_the_noise_is_seen() -> None:
+    bayes, x = make("linear", "diagonal", "local-reparameterization")
+    exact = exact_local(bayes, x).sum() - exact_kl(bayes)
+    with torch.no_grad():
+        for name, parameter in bayes.named_parameters():
+            if name.endswith("log_scale"):
+                parameter.add_(0.3)
+    values = Repeated(bayes)(x, 60)[0] + exact_kl(bayes).detach() - exact.detach()
+    assert (values.mean()).abs() > 4 * values.std() / 60**0.5
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("layer", list(LAYERS))
+def test_the_noise_of_each_datum_has_the_moments_of_its_weights(layer: str, posterior: str) -> None:
+    """Mean and covariance of a datum's outputs; local reparameterisation keeps the variances of a convolution only."""
+    pair, x = LAYERS[layer]()
+    one = {name: value[:1] for name, value in x.items()}
+    for scheme in SCHEMES[1:]:
+        bayes = widen(bayesianise(pair, modules=["layer"], posterior=posterior, weight_noise=scheme))  # type: ignore[arg-type]
+        loc, covariance = flat_posterior(bayes)
+        design = jacobian(bayes, one)[0].detach()
+        mean, cov = design @ loc.detach(), design @ covariance.detach() @ design.T
+        outputs: list[Tensor] = []
+        hook = bayes.pair.layer.register_forward_hook(lambda m, i, o, outputs=outputs: outputs.append(o.detach()))
+        many = {name: value.expand(200, *value.shape[1:]) for name, value in one.items()}
+        structure(bayes, many)
+        outputs.clear()
+        for _ in range(60):
+            elbo.TraceMeanFieldELBO().terms(bayes, many, 200)
+        hook.remove()
+        drawn = torch.stack(outputs).reshape(60, 200, -1)
+        # Flipout's draws share a base within a batch: the error is taken over batches.
+        error = drawn.mean(1).std(0) / 60**0.5
+        assert bool(((drawn.mean((0, 1)) - mean).abs() < 4.5 * error).all())
+        products = (drawn - mean).unsqueeze(-1) * (drawn - mean).unsqueeze(-2)
+        by_batch = products.mean(1)
+        off = (by_batch.mean(0) - cov).abs() / (by_batch.std(0) / 60**0.5 + 1e-12)
+        if scheme == "local-reparameterization" and (layer != "linear"):
+            off = off.diagonal()
+        assert off.max() < 5
+
+
+def trained_vae() -> tuple[Any, Tensor]:
+    x = load("digits", binarize="static").x
+    assert isinstance(x, Tensor)
+    base = bernoulli_vae(64, latent_dim=3, hidden=(30,))
+    fit(base, x[:400], num_epochs=30, batch_size=50, progress=False)
+    return base, x[:50].float()
+
+
+def gradient_variances(count: int = 300) -> dict[str, float]:
+    """Trace of the covariance of the gradient of the likelihood's weights, by scheme; the latents' noise included."""
+    base, x = trained_vae()
+    variances = {}
+    for scheme in SCHEMES:
+        bayes = bayesianise(base, weight_noise=scheme)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for name, parameter in bayes.named_parameters():
+                if name.endswith("log_scale"):
+                    parameter.fill_(-1.5)
+        names = [n for n, _ in bayes.named_parameters() if n.startswith("weight_posterior") and n.endswith("loc")]
+        noise = GradientNoise({"loc": names}, count)
+        structure(bayes, x)
+        for _ in range(count):
+            bound = elbo.TraceMeanFieldELBO().terms(bayes, x, 400).bound(400) / 400
+            leaves = dict(bayes.named_parameters())
+            noise.add(dict(zip(names, torch.autograd.grad(bound, [leaves[n] for n in names]), strict=True)))
+        variances[scheme] = noise.statistics()["loc"].variance
+    return variances
+
+
+def test_order_of_the_gradient_variances() -> None:
+    """Kingma, Salimans & Welling 2015, Table 1: local reparameterisation < noise per datum < one draw a batch."""
+    found = gradient_variances(150)
+    shared, separate = found["shared"], found["per-datum"]
+    local, flipout = found["local-reparameterization"], found["flipout"]
+    print(
+        f"gradient variance: shared / per-datum {shared / separate:.2f}, per-datum / local {separate / local:.2f}, "
+        f"shared / local {shared / local:.2f}, shared / flipout {shared / flipout:.2f}"
+    )
+    assert local < separate < shared
+    assert local < flipout < shared
