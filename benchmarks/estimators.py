@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -202,10 +203,11 @@ def main() -> None:
     parser.add_argument("--only", choices=("cost", "noise", "training"))
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=400)
+    parser.add_argument("--epochs", type=int, default=150)
     options = parser.parse_args()
     path = RESULTS / "estimators.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    loads: dict[str, Any] = results.get("machine", {}).get("load_before_and_after", {})
     parts: dict[str, Callable[[], Any]] = {
         "cost": lambda: cost(options.rounds),
         "noise": lambda: noise(options.epochs, options.repeats),
@@ -214,12 +216,17 @@ def main() -> None:
     for name, part in parts.items():
         if options.only in (None, name):
             print(name, flush=True)
+            before = os.getloadavg()[0]
             results[name] = part()
+            # Above the number of cores, other programs ran too: then trust ratios, not times.
+            loads[name] = [round(before, 1), round(os.getloadavg()[0], 1)]
     results["machine"] = {
         "torch": torch.__version__,
         "pyro": pyro.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load_before_and_after": loads,
     }
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

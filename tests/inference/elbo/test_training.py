@@ -49,7 +49,7 @@ def test_tighter_bounds_on_held_out_digits() -> None:
     ):
         torch.manual_seed(0)
         pair = bernoulli_vae(64, latent_dim=8, hidden=(100,))
-        fit(pair, data, elbo=estimator, num_epochs=400, learning_rate=2e-3, progress=False)
+        fit(pair, data, elbo=estimator, num_epochs=150, learning_rate=2e-3, progress=False)
         found[name] = log_evidence(pair, test, method=evidence.ImportanceSampling(5000), progress=False).log_evidence
     for name in ("iwae-5", "iwae-50"):
         gain = found[name] - found["elbo"]
