@@ -32,6 +32,14 @@ def fit(
     elbo: Annotated[
         str | None, typer.Option(help="An estimator of the bound, for instance trace.", rich_help_panel=_TRAINING)
     ] = None,
+    bayesian: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A module whose weights get a posterior (full variational Bayes), for instance likelihood. May be "
+            "repeated; options with --set bayesian.prior_scale=0.5.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,6 +73,8 @@ def fit(
         "training": _given(num_epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate),
         **_given(seed=seed, device=device),
     }
+    if bayesian:
+        changes["bayesian"] = {"modules": list(bayesian)}
     if elbo is not None:
         changes["training"]["elbo"] = {"name": elbo}
     if resume is not None:

@@ -5,13 +5,16 @@ from .bound import BoundEstimate, evaluate_bound
 from .compare import compare_elbos
 from .evidence import Evidence, log_evidence
 from .gaps import inference_gaps
+from .global_posterior import GlobalDraws, sample_global_posterior
 from .hmc import HMC, ChEES, PosteriorDraws, sample_posterior
 from .mcem import fit_mcem
 from .options import EarlyStopping, KLWarmup
-from .predictive import denoise, embed, generate, inpaint, reconstruct
+from .predictive import decode, denoise, embed, generate, inpaint, reconstruct
 from .svi import fit
 from .training import Callback, Fit, Outcome, TrainingState
+from .uncertainty import PredictiveMoments, evidence_over_weights, predictive_moments
 from .wake_sleep import wake_sleep
+from .weights import prune, signal_to_noise, weight_moments
 
 __all__ = [
     "HMC",
@@ -21,23 +24,32 @@ __all__ = [
     "EarlyStopping",
     "Evidence",
     "Fit",
+    "GlobalDraws",
     "KLWarmup",
     "Outcome",
     "PosteriorDraws",
+    "PredictiveMoments",
     "TrainingState",
     "compare_elbos",
+    "decode",
     "denoise",
     "elbo",
     "embed",
     "evaluate_bound",
     "evidence",
+    "evidence_over_weights",
     "fit",
     "fit_mcem",
     "generate",
     "inference_gaps",
     "inpaint",
     "log_evidence",
+    "predictive_moments",
+    "prune",
     "reconstruct",
+    "sample_global_posterior",
     "sample_posterior",
+    "signal_to_noise",
     "wake_sleep",
+    "weight_moments",
 ]

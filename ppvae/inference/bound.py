@@ -25,18 +25,20 @@ class BoundEstimate:
         elbo: the bound of every datum, [N].
         reconstruction: E_q log p(x | z) of every datum, [N].
         kl: KL(q(z | x) || p(z)) of every datum, [N].
-        global_: the bound's global part, in nats for the whole data set.
+        global_: the bound's global part, in nats: that of global latents, such as weights.
+        num_data: N, the data that the global part is shared out over; None for those evaluated.
     """
 
     elbo: Tensor
     reconstruction: Tensor
     kl: Tensor
     global_: float = 0.0
+    num_data: int | None = None
 
     @property
     def mean(self) -> float:
         """Nats per datum, the global part shared out over the data."""
-        return float(self.elbo.double().mean()) + self.global_ / len(self.elbo)
+        return float(self.elbo.double().mean()) + self.global_ / (self.num_data or len(self.elbo))
 
     @property
     def standard_error(self) -> float:
@@ -47,11 +49,13 @@ class BoundEstimate:
 class BoundEvaluator:
     """Evaluates one estimator's bound on data sets, chunk by chunk, captured once."""
 
-    def __init__(self, pair: ModelGuidePair, elbo: ELBO, mode: Mode, chunk_size: int) -> None:
-        self.pair, self.elbo, self.chunk_size = pair, elbo, chunk_size
+    def __init__(
+        self, pair: ModelGuidePair, elbo: ELBO, mode: Mode, chunk_size: int, num_data: int | None = None
+    ) -> None:
+        self.pair, self.elbo, self.chunk_size, self.num_data = pair, elbo, chunk_size, num_data
 
         def terms(pair: ModelGuidePair, x: Data) -> tuple[Tensor, ...]:
-            found = elbo.terms(pair, x)
+            found = elbo.terms(pair, x, num_data)
             return found.local, found.reconstruction, found.kl, found.global_
 
         self._terms = capture(bind(pair, terms), mode=mode, name="the evaluation of the bound")
@@ -73,7 +77,7 @@ class BoundEvaluator:
                     column.append(values[:valid].cpu())
                 global_ += float(found) * valid / len(data)
         elbo, reconstruction, kl = (torch.cat(column) for column in columns)
-        return BoundEstimate(elbo, reconstruction, kl, global_)
+        return BoundEstimate(elbo, reconstruction, kl, global_, self.num_data)
 
 
 def evaluate_bound(
@@ -82,6 +86,7 @@ def evaluate_bound(
     *,
     elbo: ELBO | None = None,
     seed: int = 0,
+    num_data: int | None = None,
     chunk_size: int = 1000,
     device: str = "auto",
     compile: Compile = "auto",
@@ -94,6 +99,7 @@ def evaluate_bound(
         data: a Dataset, tensor or array, [N, *event].
         elbo: the estimator; None for TraceMeanFieldELBO with KLs sampled where no closed form is registered.
         seed: of the draws.
+        num_data: N of the training data, for a pair with global latents: their KL is shared out over N.
         chunk_size: data at a time.
         device: "auto", "cpu", "cuda".
         compile: "auto", "eager", "graph" or "compiled", see :func:`ppvae.core.compile.capture`.
@@ -110,4 +116,4 @@ def evaluate_bound(
     first = like_pair(dataset.batch(torch.arange(min(2, len(dataset)), device=where)), dtype_of(pair))
     elbo.check(pair, first)
     mode = choose_mode(compile, math.ceil(len(dataset) / chunk_size))
-    return BoundEvaluator(pair, elbo, mode, chunk_size)(dataset, seed, progress)
+    return BoundEvaluator(pair, elbo, mode, chunk_size, num_data)(dataset, seed, progress)

@@ -19,7 +19,6 @@ from .objective import METRICS, Objective, diagnose
 from .options import EarlyStopping, KLWarmup, MakeOptimizer, MakeSchedule, make_optimizer
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .training import AnyCallback, Callback, Fit, Outcome, Row, TrainingState, as_callback
-from ..core.errors import try_one_of
 from ..core import (
     FitError,
     ModelGuidePair,
@@ -27,6 +26,7 @@ from ..core import (
     parameter_roles,
     structure,
 )
+from ..core.errors import try_one_of
 from ..data import Dataset, Minibatches, as_dataset
 
 

@@ -19,7 +19,7 @@ from .catalogue import build, evidence_entries, named
 from .folder import RunFolder
 from .run import Run
 from .. import __version__
-from ..core import PairError
+from ..core import PairError, structure
 from ..core.errors import RunError, try_one_of
 from ..data import Dataset
 from ..inference import elbo
@@ -147,10 +147,27 @@ def evaluate(
         say(describe(row))
 
     add(*bound_row(run, data, seed, device, command))
+    held = bool(methods) and _holds_weights(run)
+    if held:
+        say("weights are held at the mean of their posterior: log p(x | w), not averaged over w")
     for method in methods:
-        found = log_evidence(run.pair, data, method=method.make(), seed=seed, device=device, progress=progress)
+        found = log_evidence(
+            run.pair,
+            data,
+            method=method.make(),
+            seed=seed,
+            device=device,
+            progress=progress,
+            global_sites="mean" if held else None,
+        )
         add(*_evidence_row(method, found, seed, f"{command} --method {method.key}"))
     return {**about, "estimates": rows}
+
+
+def _holds_weights(run: Run) -> bool:
+    """Whether the pair has latents outside the data plate, at which evidence must be told a value."""
+    few = like_pair(run.data.batch(torch.arange(min(2, len(run.data)))), dtype_of(run.pair))
+    return bool(structure(run.pair, few).global_latents)
 
 
 def bound_row(
@@ -168,7 +185,8 @@ def bound_row(
     except PairError:  # a discrete latent: nothing is differentiated here, but the estimator does not know
         estimator = elbo.TraceELBO()
     chunk = min(1000, len(data))
-    evaluator = BoundEvaluator(run.pair, estimator, choose_mode("auto", REPEATS * math.ceil(len(data) / chunk)), chunk)
+    mode = choose_mode("auto", REPEATS * math.ceil(len(data) / chunk))
+    evaluator = BoundEvaluator(run.pair, estimator, mode, chunk, len(run.data))
     found = [evaluator(data, seed + repeat) for repeat in range(REPEATS)]
     means = torch.tensor([each.mean for each in found], dtype=torch.float64)
     columns = {

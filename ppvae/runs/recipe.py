@@ -84,18 +84,34 @@ class TrainingTable(Table):
         return value
 
 
+class BayesianTable(Table):
+    """Arguments of :func:`ppvae.models.bayesianise`: full variational Bayes over the weights of some modules.
+
+    Attributes:
+        modules: names of modules of the pair.
+        prior_scale: standard deviation of the normal prior over every weight.
+    """
+
+    modules: list[str] = Field(default_factory=lambda: ["likelihood"], min_length=1)
+    prior_scale: float = Field(default=1.0, gt=0)
+    posterior: Literal["diagonal", "low-rank"] = "diagonal"
+    weight_noise: Literal["shared", "per-datum", "local-reparameterization", "flipout"] = "shared"
+
+
 class Recipe(Table):
     """Model, data, training, seed and device.
 
     Attributes:
         model: ``{name, **options}`` of a model that ships, or ``{pair, sha256, **options}`` for a class or function
             in a file of the user's (``my_model.py:MyPair``), which is run only where the caller asks for it too.
+        bayesian: a posterior over the weights of the model's modules; none where absent.
         ppvae: the version that wrote the recipe.
     """
 
     model: dict[str, Any]
     data: DataTable = Field(default_factory=DataTable)
     training: TrainingTable = Field(default_factory=TrainingTable)
+    bayesian: BayesianTable | None = None
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
     ppvae: str | None = None

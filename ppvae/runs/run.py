@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import platform
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,16 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pyro
 import torch
 from pyro.distributions import Normal
 
 from . import checkpoint
-from .atomic import write_text
+from .atomic import write_bytes, write_text
 from .catalogue import SCHEDULES, build, build_model, elbo_entries
-from .folder import RunFolder, create, existing, locked
+from .folder import RunFolder, create, existing, locked, refuse_existing
 from .forensics import save_dump
-from .history import Checkpoints, MetricsFile, Row, StopOnSignal, Stopped, read_history
+from .history import Begun, Checkpoints, MetricsFile, Row, StopOnSignal, Stopped, read_history
+from .provenance import about_run, clock, compare
 from .recipe import Recipe
 from .source import build_pair, digest_of, split_spec
 from .. import __version__
@@ -30,6 +29,7 @@ from ..core.errors import RunError, try_one_of
 from ..data import Dataset
 from ..data import load as load_data
 from ..inference import Callback, EarlyStopping, Fit, KLWarmup, fit
+from ..models import bayesianise
 
 _log = logging.getLogger("ppvae.runs")
 
@@ -106,11 +106,14 @@ def train(
     """
     folder = create(out, overwrite=overwrite)
     with locked(folder):
+        if not overwrite:  # another process may have trained here since
+            refuse_existing(folder)
         recipe, data, built = prepare(recipe, pair)
         folder.clear()
+        folder.sweep()
         write_text(folder.recipe, recipe.to_toml())
         if "pair" in recipe.model:
-            shutil.copyfile(split_spec(recipe.model["pair"])[0], folder.path / "pair.py")
+            write_bytes(folder.path / "pair.py", split_spec(recipe.model["pair"])[0].read_bytes())
         return _train(folder, recipe, data, built, None, callbacks, progress, {})
 
 
@@ -138,6 +141,7 @@ def resume(
     """
     folder = existing(path)
     with locked(folder):
+        folder.sweep()
         recipe = Recipe.read(folder.recipe)
         info = folder.read_info() if folder.info.exists() else {}
         extended = num_epochs is not None and num_epochs != recipe.training.num_epochs
@@ -154,7 +158,7 @@ def resume(
             state = None
         else:
             state, about = checkpoint.load(folder.checkpoints)
-            _compare(folder, about, _about(data), force)
+            compare(folder, about, about_run(data), force)
         if extended:
             write_text(folder.recipe, recipe.to_toml())
         return _train(folder, recipe, data, built, state, callbacks, progress, info)
@@ -188,7 +192,7 @@ def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", for
         raise RunError(f"{folder.path}: its checkpoint does not fit its recipe: {error}") from error
     kind = "the best on validation data" if best else "the last"
     info = folder.read_info() if folder.info.exists() else {}
-    if info.get("data") and info["data"] != _about(data)["data"] and not force:
+    if info.get("data") and info["data"] != about_run(data)["data"] and not force:
         _log.warning("%s: the data are not those that the run was trained on", folder.path)
     return Run(
         folder,
@@ -230,6 +234,20 @@ def _data(recipe: Recipe, binarize: Any) -> Dataset:
 
 
 def _pair(recipe: Recipe, data: Dataset, given: Any, force: bool) -> ModelGuidePair:
+    built = _plain_pair(recipe, data, given, force)
+    table = recipe.bayesian
+    if table is None:
+        return built
+    return bayesianise(
+        built,
+        modules=table.modules,
+        prior=Normal(0.0, table.prior_scale),
+        posterior=table.posterior,
+        weight_noise=table.weight_noise,
+    )
+
+
+def _plain_pair(recipe: Recipe, data: Dataset, given: Any, force: bool) -> ModelGuidePair:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         if "pair" not in recipe.model:
@@ -275,10 +293,10 @@ def _train(
     progress: bool,
     info: Mapping[str, Any],
 ) -> Run:
-    about = _about(data)
+    about = about_run(data)
     started = time.time()
     folder.update_info(
-        **{**about, "outcome": "running", "message": "", "started": info.get("started", _clock(started))},
+        **{**about, "outcome": "running", "message": "", "started": info.get("started", clock(started))},
         seed=recipe.seed,
         model=recipe.model_name,
         num_parameters=sum(p.numel() for p in pair.parameters()),
@@ -287,22 +305,31 @@ def _train(
     checkpoints = Checkpoints(folder.checkpoints, table.num_epochs, about)
     stop = StopOnSignal(checkpoints.save)
     spent = float(info.get("seconds", 0.0))
+    begun = Begun()
+    ours = [begun, MetricsFile(folder.metrics), checkpoints, *callbacks, stop]
     try:
         with stop:
-            result = _fit(
-                recipe, pair, data, state, [MetricsFile(folder.metrics), checkpoints, *callbacks, stop], progress
-            )
+            result = _fit(recipe, pair, data, state, ours, progress)
     except PpvaeError as error:
-        dump = save_dump(folder, recipe, error) if isinstance(error, FitError) else None
-        if dump is not None:
-            error.args = (f"{error}\nThe step is kept; do it again with: ppvae replay {dump}",)
-        folder.update_info(outcome="failed", message=str(error), seconds=spent + time.time() - started)
+        with contextlib.suppress(RunError):  # on a full disk neither can be written; the error itself matters more
+            dump = save_dump(folder, recipe, error) if isinstance(error, FitError) else None
+            if dump is not None:
+                error.args = (f"{error}\nThe step is kept; do it again with: ppvae replay {dump}",)
+            folder.update_info(outcome="failed", message=str(error), seconds=spent + time.time() - started)
         raise
+    except Exception as error:
+        # Its sum is right and its content is not: another recipe's, or someone's invention.
+        if state is None or begun.steps:
+            raise
+        raise RunError(
+            f"{folder.path}: its checkpoint does not fit its recipe: {type(error).__name__}: {error}"
+            + try_one_of("the recipe.toml of that checkpoint", "train the run anew, with --overwrite")
+        ) from error
     outcome = result.outcome
     folder.update_info(
         outcome=outcome.code,
         message=outcome.message,
-        finished=_clock(time.time()),
+        finished=clock(time.time()),
         seconds=spent + time.time() - started,
         epochs=len(result.history),
         steps=result.state.step,
@@ -356,43 +383,3 @@ def _fit(
         progress=progress,
         resume=state,
     )
-
-
-def _about(data: Dataset) -> dict[str, Any]:
-    """What a resumed run is compared by."""
-    return {
-        "versions": {
-            "ppvae": __version__,
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-            "python": platform.python_version(),
-        },
-        "data": {name: part.fingerprint() for name, part in data.parts.items()},
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-    }
-
-
-def _compare(folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any], force: bool) -> None:
-    differences = []
-    if then.get("data") != now["data"]:
-        differences.append("the data are not those of the run (their SHA-256 differs)")
-    for name in ("ppvae", "torch", "pyro"):
-        before = then.get("versions", {}).get(name)
-        if before != now["versions"][name]:
-            differences.append(f"{name} is {now['versions'][name]}, then {before}")
-    if differences and not force:
-        raise RunError(
-            f"{folder.path}: cannot be resumed to the same numbers: {'; '.join(differences)}"
-            + try_one_of("the versions and data of the run", "--force, for other numbers")
-        )
-    for difference in differences:
-        _log.warning("%s: %s; going on as asked", folder.path, difference)
-    if then.get("threads") != now["threads"]:
-        _log.warning(
-            "%s: %s threads, then %s: the last digits may differ", folder.path, now["threads"], then.get("threads")
-        )
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,48 @@
+"""Full variational Bayes from the command line: weights with a posterior, evaluated and reported like any run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ppvae.cli.main import app
+from ppvae.inference import elbo, evaluate_bound
+from ppvae.models import BayesianPair
+from ppvae.runs import load_run
+
+SMALL = ["--set", "data.num_train=200", "--set", "model.hidden=[8]", "--set", "training.compile=eager"]
+
+
+def test_a_bayesian_run_is_trained_evaluated_and_loaded(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["fit", "--model", "bernoulli-vae", "--bayesian", "likelihood", "--set", "bayesian.prior_scale=0.5"]
+    done = CliRunner().invoke(app, [*words, "--epochs", "2", *SMALL, "--out", str(out)])
+    assert done.exit_code == 0, done.stderr
+    run = load_run(out)
+    assert isinstance(run.pair, BayesianPair)
+    assert run.recipe.bayesian is not None
+    assert run.recipe.bayesian.prior_scale == 0.5
+    last = run.history[-1]
+    assert last["elbo_train"] == pytest.approx(last["reconstruction_train"] - last["kl_train"] + last["global_train"])
+    done = CliRunner().invoke(app, ["evaluate", str(out), "-k", "10", "--num-data", "30", "--json"])
+    assert done.exit_code == 0, done.stderr
+    rows = {row["key"]: row for row in json.loads(done.stdout)["estimates"]}
+    assert run.data.test is not None
+    estimator = elbo.TraceMeanFieldELBO(on_missing_kl="sample")
+    found = [
+        evaluate_bound(run.pair, run.data.test.take(30), elbo=estimator, num_data=200, seed=seed, progress=False).mean
+        for seed in range(10)
+    ]
+    assert rows["elbo"]["mean"] == pytest.approx(sum(found) / 10, abs=1e-3)  # the KL of the weights over N = 200
+    unshared = evaluate_bound(run.pair, run.data.test.take(30), elbo=estimator, progress=False).mean
+    assert unshared < rows["elbo"]["mean"] - 1
+
+
+def test_a_module_that_does_not_exist_is_suggested(tmp_path: Path) -> None:
+    words = ["fit", "--model", "bernoulli-vae", "--bayesian", "liklihood", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, [*words, *SMALL])
+    assert done.exit_code == 1
+    assert "did you mean 'likelihood'" in done.stderr
