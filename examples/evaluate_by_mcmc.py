@@ -25,7 +25,7 @@ def main():
     pyro.set_rng_seed(0)
     x = torch.bernoulli(torch.full((100, 4), 0.6))
     pair = ModelGuidePair.from_callables(model, guide)
-    for method in (AIS(num_temperatures=50), HMCDensity(2000), BridgeSampling(1000)):
+    for method in (AIS(num_temperatures=50), HMCDensity(1000, num_leapfrog=5), BridgeSampling(1000, num_leapfrog=5)):
         found = log_evidence(pair, x, method=method, seed=1)
         print(found.summary())
         print(f"  acceptance {found.info['acceptance'].mean():.2f}, {found.info['divergences'].sum():.0f} divergences")

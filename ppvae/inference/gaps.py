@@ -186,6 +186,7 @@ def inference_gaps(
     options = {"device": device, "compile": compile, "memory_budget": memory_budget, "global_sites": global_sites}
     known = _evidence_of(pair, data, log_evidence, num_data, seed, progress, options)
     size = max(1, min(num_data, run.lanes // num_particles))
+    size = num_data if run.whole else size
     run.chunks = -(-num_data // size)
     columns: list[list[Tensor]] = [[], [], [], []]
     for index, (rows, valid) in enumerate(chunks(num_data, size)):

@@ -17,7 +17,9 @@ from ppvae.inference.evidence import Evidence, EvidenceMethod, Outcome, log_evid
 from .evidence_oracles import DiscreteLatent, Explosive, GammaPoisson, GlobalMean, factor_analysis
 
 
-def assert_calibrated(evidence: Evidence, exact: Tensor, *, spread: tuple[float, float], side: bool = True) -> None:
+def assert_calibrated(
+    evidence: Evidence, exact: Tensor, *, spread: tuple[float, float], side: bool = True, share: float = 1.0
+) -> None:
     """Errors over data are what the standard errors say, and on the side that the method declares.
 
     Args:
@@ -25,10 +27,12 @@ def assert_calibrated(evidence: Evidence, exact: Tensor, *, spread: tuple[float,
         exact: the truth, [B].
         spread: within which the standard deviation of the standardised errors must lie.
         side: check the side as well.
+        share: of the data must have an estimate; the others were refused.
     """
-    error = (evidence.log_evidence - exact).double()
-    assert bool(torch.isfinite(error).all())
-    scaled = error / evidence.standard_error
+    found = evidence.estimated
+    assert float(found.double().mean()) >= share
+    error, standard_error = (evidence.log_evidence - exact).double()[found], evidence.standard_error.double()[found]
+    scaled = error / standard_error
     assert spread[0] < float(scaled.square().mean().sqrt()) < spread[1]
     count = len(error)
     # At least 99 % within three; of B data that allows, beside one in a hundred, three sigma of a binomial.
@@ -40,7 +44,7 @@ def assert_calibrated(evidence: Evidence, exact: Tensor, *, spread: tuple[float,
     if side and evidence.bound == "upper":
         assert mean > -5 * mean_error
     # A bias of a log of an average is of the order of the variance of one datum's estimate.
-    bias = float(evidence.standard_error.double().square().mean())
+    bias = float(standard_error.square().mean())
     assert abs(mean) < 5 * mean_error + bias
 
 
@@ -51,6 +55,7 @@ class EvidenceContract:
         spread: bounds on the root mean square of standardised errors.
         continuous: needs continuous latents.
         random: whether a seed matters.
+        share: of the data with constrained latents have an estimate at the least; others may be refused.
         trusted: no outcome but OK on the factor analysis.
     """
 
@@ -58,6 +63,7 @@ class EvidenceContract:
     continuous: bool = True
     random: bool = True
     trusted: bool = True
+    share: float = 1.0
     num_data: int = 60
 
     def make(self) -> EvidenceMethod:
@@ -73,7 +79,8 @@ class EvidenceContract:
         return data
 
     def run(self, pair: ModelGuidePair, data: Any, **options: Any) -> Evidence:
-        options = {"progress": False, "compile": "graph"} | options
+        # Eager where speed does not matter: recording takes longer than so little work.
+        options = {"progress": False, "compile": "eager"} | options
         return log_evidence(pair, data, method=options.pop("method", None) or self.make(), **options)
 
     # --- truth ---
@@ -81,7 +88,7 @@ class EvidenceContract:
     def test_factor_analysis(self) -> None:
         pair, x = factor_analysis(num_data=self.num_data)
         data = self.data(pair, x)
-        found = self.run(pair, data, seed=1)
+        found = self.run(pair, data, seed=1, compile="graph")
         exact = pair.log_evidence(self.observed(data)).detach()
         assert found.bound == self.make().bound
         assert found.method == type(self.make()).__name__
@@ -92,7 +99,7 @@ class EvidenceContract:
         data = self.data(pair, x)
         found = self.run(pair, data, seed=2)
         exact = pair.log_evidence(self.observed(data)).detach()
-        assert_calibrated(found, exact, spread=self.spread)
+        assert_calibrated(found, exact, spread=self.spread, share=self.share)
 
     def test_global_sites_are_held(self) -> None:
         pair, x = GlobalMean(), torch.randn(30, 2)
@@ -134,14 +141,14 @@ class EvidenceContract:
 
     def test_seeded(self) -> None:
         pair, x = factor_analysis(num_data=6)
-        data = self.data(pair, x)
+        data, method = self.data(pair, x), self.brief()
         before = torch.get_rng_state()
-        first, again = self.run(pair, data, seed=4), self.run(pair, data, seed=4)
+        first, again = (self.run(pair, data, method=method, seed=4) for _ in range(2))
         assert torch.equal(torch.get_rng_state(), before)
         assert torch.equal(first.log_evidence, again.log_evidence)
         assert torch.equal(first.standard_error, again.standard_error)
         if self.random:
-            assert not torch.equal(first.log_evidence, self.run(pair, data, seed=5).log_evidence)
+            assert not torch.equal(first.log_evidence, self.run(pair, data, method=method, seed=5).log_evidence)
 
     def test_eager_is_graph(self) -> None:
         pair, x = factor_analysis(num_data=4, dtype=torch.float64)
@@ -162,10 +169,6 @@ class EvidenceContract:
         rest = torch.arange(6) != 2
         torch.testing.assert_close(first.log_evidence[rest], second.log_evidence[rest], rtol=1e-4, atol=1e-4)
         assert abs(float(first.log_evidence[2] - second.log_evidence[2])) > 0.01
-
-    def fair(self) -> EvidenceMethod:
-        """The method with enough work for a fair standard error."""
-        return self.make()
 
     def changed(self, data: Any, row: int) -> Any:
         """The data with another row."""
@@ -216,14 +219,14 @@ class EvidenceContract:
         pair, x = Explosive(), torch.randn(8, 2)
         x[3, 0] = 11.0
         data = self.troubled(pair, x)
-        found = self.run(pair, data, method=self.fair())
+        found = self.run(pair, data, method=self.brief())
         assert math.isnan(float(found.log_evidence[3]))
         assert int(found.outcome[3]) in (Outcome.NOT_FINITE, Outcome.DIVERGED)
         rest = torch.arange(8) != 3
-        assert found.outcome[rest].eq(0).all()
+        assert torch.isfinite(found.log_evidence[rest]).all()
         exact = Explosive.log_evidence_of(self.observed(data))[rest]
         error = (found.log_evidence[rest] - exact).abs()
-        assert bool((error < 6 * found.standard_error[rest] + 1e-4).all())
+        assert bool((error < 6 * found.standard_error[rest] + 0.05).all())
         assert "1 data" in found.summary()
         assert math.isfinite(found.mean)
 

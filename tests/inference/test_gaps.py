@@ -21,7 +21,7 @@ def mean_field_divergence(pair: FactorAnalysis, x: Tensor) -> float:
 
 def run(pair: FactorAnalysis, x: Tensor, **options: object) -> Gaps:
     given = {"log_evidence": pair.log_evidence(x)} | options
-    return inference_gaps(pair, x, progress=False, compile="graph", **given)  # type: ignore[arg-type]
+    return inference_gaps(pair, x, **{"progress": False, "compile": "graph"} | given)  # type: ignore[arg-type]
 
 
 def test_diagonal_family() -> None:
@@ -57,10 +57,9 @@ def test_exact_guide_has_no_gap_but_what_the_diagonal_lacks() -> None:
 def test_evidence_by_a_method() -> None:
     pair, x = GammaPoisson(), GammaPoisson.data(20)
     exact = pair.log_evidence(x).detach()
-    default = inference_gaps(pair, x, progress=False, compile="graph")
-    assert bool(((default.log_evidence - exact).abs() < 6 * default.log_evidence_error).all())
     method = ImportanceSampling(500)
     given = inference_gaps(pair, x, log_evidence=method, progress=False, seed=3)
+    assert bool(((given.log_evidence - exact).abs() < 6 * given.log_evidence_error).all())
     evidence = log_evidence(pair, x, method=method, seed=3, progress=False)
     assert torch.equal(given.log_evidence, evidence.log_evidence)
     handed: Evidence = evidence
@@ -75,7 +74,7 @@ def test_chunks_and_seeds() -> None:
     first, again = run(pair, x, num_steps=50), run(pair, x, num_steps=50)
     assert torch.equal(first.best_elbo, again.best_elbo)
     assert not torch.equal(first.elbo, run(pair, x, num_steps=50, seed=1).elbo)
-    parts = run(pair, x, memory_budget=2**16, num_steps=50)
+    parts = run(pair, x, memory_budget=2**16, num_steps=50, compile="eager")
     assert parts.elbo.shape == (7,)
     assert bool(((parts.elbo - first.elbo).abs() < 6 * (parts.elbo_error + first.elbo_error)).all())
 

@@ -80,7 +80,7 @@ class AIS(EvidenceMethod):
     def estimate(self, run: Run, x: Data) -> Estimate:
         """A pilot run, then the annealing run with what it found."""
         path, batch = self.path(run), run.batch_of(x)
-        tuning = tune(path, x, 0.4 * batch)
-        found = anneal(path, x, tuning, self.num_chains, 0.6 * batch)
+        tuning = tune(path, x, self.num_chains, 0.5 * batch)
+        found = anneal(path, x, tuning, self.num_chains, 0.5 * batch)
         info = {"acceptance": found.acceptance, "divergences": found.divergences}
         return from_weights(found.log_weights, info, run.dtype)

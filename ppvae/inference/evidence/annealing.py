@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .base import Memory
-from .run import Run, take
+from .run import Run
 from ..hmc.adaptation import start_dual_averaging, update_dual_averaging
 from ..hmc.integrator import PhasePoint, leapfrog
 from ..hmc.kernel import HMCInfo, HMCParameters, HMCState, draw_noise, hmc_kernel
@@ -26,7 +26,7 @@ from ...core.errors import did_you_mean, try_one_of
 Start = Literal["guide", "prior"]
 Schedule = Literal["sigmoid", "linear", "geometric"]
 
-_PILOT_CHAINS = 8
+_PILOT_CHAINS = (4, 16)  # at least and at most; within these, as many as the run has, so that one graph serves both
 _SETTLE = 20  # transitions at the first temperature of the pilot
 _GAIN = 0.5  # of the logarithm of the step size, for each unit of acceptance
 _FORGET = 0.1  # share of the newest transition in the running variance
@@ -157,7 +157,12 @@ class Annealed(NamedTuple):
     divergences: Tensor
 
 
-def tune(path: Path, x: Data, share: float) -> Tuning:
+def pilot_chains(chains: int) -> int:
+    """How many chains the pilot of a run of so many chains has."""
+    return min(max(chains, _PILOT_CHAINS[0]), _PILOT_CHAINS[1])
+
+
+def tune(path: Path, x: Data, chains: int, share: float) -> Tuning:
     r"""A pilot run of the path, which finds a step size and a diagonal mass for every temperature and datum.
 
     $$\log \epsilon \mathrel{+}= 0.5\, (\bar\alpha - \delta)$$
@@ -169,11 +174,13 @@ def tune(path: Path, x: Data, share: float) -> Tuning:
     Args:
         path: the path.
         x: the chunk of data.
+        chains: of the run that is to follow.
         share: of the progress bar that the pilot takes, in data.
     """
     betas, batch = path.betas, path.run.batch_of(x)
-    u = path.draw(x, _PILOT_CHAINS)
-    move, step = path.functions(_PILOT_CHAINS, batch)
+    pilots = pilot_chains(chains)
+    u = path.draw(x, pilots)
+    move, step = path.functions(pilots, batch)
     kernel = hmc_kernel(_stepper(step, x), path.num_leapfrog, jitter=_JITTER)
     variance = u.var(0) + 1e-8
     averaging = start_dual_averaging(u.new_full((batch,), u.shape[-1] ** -0.25))
@@ -268,8 +275,8 @@ def check_options(method: str, *, start: str, schedule: str, **at_least_one: int
 
 def path_memory(run: Run, chains: int, num_temperatures: int) -> Memory:
     """For each datum: a gradient for every chain, and the tuning of every temperature."""
-    dim = unconstrained(run.pair, take(run.example, 1)).dim
-    lanes = max(chains, _PILOT_CHAINS)
+    dim = unconstrained(run.pair, run.example).dim
+    lanes = max(chains, pilot_chains(chains))
     steady = lanes * _GRADIENT * run.bytes_per_lane + 8.0 * num_temperatures * (dim + 1)
     return Memory(steady + run.bytes_per_datum, 0.0, lanes)
 

@@ -91,7 +91,7 @@ class BDMC(EvidenceMethod):
             target_acceptance=self.target_acceptance,
         )
         batch = run.batch_of(x)
-        tuning = tune(path, x, 0.2 * batch)
+        tuning = tune(path, x, self.num_chains, 0.2 * batch)
         forward = anneal(path, x, tuning, self.num_chains, 0.4 * batch)
         reverse = anneal(path, x, tuning, self.num_chains, 0.4 * batch, run.truth)
         value, error, _ = log_mean(reverse.log_weights)

@@ -107,6 +107,8 @@ def _chunk_size(run: Run, method: EvidenceMethod, num_data: int) -> int:
         )
     by_memory = 0.5 * run.memory_budget // max(need.per_datum, 1.0)
     size = int(max(1, min(num_data, by_memory, run.lanes // need.lanes)))
+    if run.whole:
+        size = num_data
     run.chunks = -(-num_data // size)
     return size
 

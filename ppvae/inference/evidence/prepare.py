@@ -12,7 +12,7 @@ from .rewired import held
 from .run import Run, pick, take, to
 from .simulated import SimulatedData
 from ..placement import Compile, choose_device, choose_mode, dtype_of
-from ...core import Data, ModelGuidePair, batch_size, check_pair
+from ...core import Data, ModelGuidePair, batch_size, check_pair, structure
 from ...data import Dataset, as_dataset, chunks
 from ...data.convert import require_finite
 
@@ -31,14 +31,19 @@ def prepare(
     target, dtype = choose_device(device), dtype_of(pair)
     x = model_ready(data.x if isinstance(data, SimulatedData) else data, dtype, seed)
     home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
-    few = to(take(x, 4), home)
+    few, whole = to(take(x, 4), home), False
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for rows, _ in chunks(batch_size(x), 1000):
             check_pair(pair, to(pick(x, rows), home))
+        try:
+            structure(pair, few)
+        except Exception:  # an AutoGuide has parameters for each datum: it works on all data together, or not at all
+            few, whole = to(x, home), True
         fixed = held(pair, few, global_sites)
     run = Run(pair, fixed, device=target, dtype=dtype, compile=compile, memory_budget=memory_budget)
     run.truth = data.latents if isinstance(data, SimulatedData) else None
+    run.whole = whole
     run.measure(few)
     return run, x
 

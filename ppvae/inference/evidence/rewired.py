@@ -107,12 +107,10 @@ def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | Non
 
 
 def _guide_mean(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, Tensor]:
-    one = x[:1] if isinstance(x, Tensor) else {key: value[:1] for key, value in x.items()}
-    structure(pair, one)
     totals: dict[str, Tensor] = {}
     with torch.no_grad():
         for _ in range(_MEAN_DRAWS // 50):
-            latents = draw(pair, one, 50).latents
+            latents = draw(pair, x, 50).latents
             for name in names:
                 totals[name] = totals.get(name, 0) + latents[name].sum(0)
     return {name: total / (_MEAN_DRAWS // 50 * 50) for name, total in totals.items()}

@@ -37,6 +37,7 @@ class Run:
         bytes_per_lane: of the intermediate results of log joint and log q at one draw for one datum, all of
             them added up.
         bytes_per_datum: the same for what is computed once for a datum (the encoder).
+        whole: the pair works on all data together only, so that they are one chunk.
         truth: for simulated data, the latents that made the chunk; None for real data.
         example: a few data, on the pair's own device.
         lanes: how many (sample, datum) lanes may be worked on at once.
@@ -60,6 +61,7 @@ class Run:
         self.bytes_per_lane = self.bytes_per_datum = 0.0
         self.lanes = 1
         self.example: Data = {}
+        self.whole = False
         self.truth: dict[str, Tensor] | None = None
         self.chunks = 1
         self.tick = tick
@@ -67,7 +69,7 @@ class Run:
 
     def measure(self, x: Data) -> None:
         """Find the bytes per lane and per datum by a few eager draws, on the pair's own device."""
-        few = self.example = take(x, min(4, batch_size(x)))
+        few = self.example = x if self.whole else take(x, min(4, batch_size(x)))
         batch = batch_size(few)
         structure(self.pair, few)
         with torch.no_grad(), torch.random.fork_rng():

@@ -13,6 +13,7 @@ from .pareto import pareto_k
 
 UNTRUSTED_K = 0.7
 INFINITE_VARIANCE_K = 0.5
+_ENOUGH_FOR_K = 100  # draws, for a verdict: of fewer, such as the chains of annealing, k is mostly noise
 
 
 def from_weights(
@@ -35,7 +36,8 @@ def from_weights(
     value, error, ess = log_mean(log_weights)
     outcome = torch.zeros_like(value, dtype=torch.int64)
     k = pareto_k(log_weights)
-    outcome[k > UNTRUSTED_K] = Outcome.UNRELIABLE
+    if draws >= _ENOUGH_FOR_K:
+        outcome[k > UNTRUSTED_K] = Outcome.UNRELIABLE
     broken |= ~torch.isfinite(value)
     outcome[broken] = Outcome.NOT_FINITE
     value = torch.where(broken & (value != -math.inf), math.nan, value)

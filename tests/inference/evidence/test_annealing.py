@@ -19,6 +19,7 @@ from ppvae.inference.evidence import (
     AIS,
     BDMC,
     EvidenceMethod,
+    ImportanceSampling,
     SimulatedData,
     annealing,
     log_evidence,
@@ -31,7 +32,7 @@ from ppvae.models import FactorAnalysis
 
 class TestAISFromGuide(EvidenceContract):
     def make(self) -> EvidenceMethod:
-        return AIS(40, 32, num_leapfrog=3)
+        return AIS(30, 48, num_leapfrog=3)
 
     def brief(self) -> EvidenceMethod:
         return AIS(4, 16, num_leapfrog=2)
@@ -48,20 +49,21 @@ class TestAISFromGuide(EvidenceContract):
         pair = ModelGuidePair.from_callables(model, guide)
         with pytest.raises(PairError, match=r"needs log q\(z \| x\) at any z(?s:.*)AIS\(start='prior'\)"):
             self.run(pair, x, method=AIS(4, 4))
-        found = self.run(pair, x, method=AIS(30, 32, start="prior", num_leapfrog=3))
-        error = (found.log_evidence - Explosive.log_evidence_of(x)).abs()
-        assert bool((error < 6 * found.standard_error).all())
+        exact = Explosive.log_evidence_of(x)
+        found = self.run(pair, x, method=AIS(30, 16, start="prior", num_leapfrog=3))
+        assert bool(((found.log_evidence - exact).abs() < 7 * found.standard_error).all())
+        # Its parameters belong to these five data, all at once; untrained, it is a bad proposal, from below.
+        found = self.run(pair, x, method=ImportanceSampling(500))
+        assert bool((found.log_evidence < exact).all())
+        assert found.worst_pareto_k > 0.7
 
 
 class TestAISFromPrior(EvidenceContract):
     def make(self) -> EvidenceMethod:
-        return AIS(60, 32, start="prior", schedule="geometric", num_leapfrog=3)
+        return AIS(60, 48, start="prior", schedule="geometric", num_leapfrog=3)
 
     def brief(self) -> EvidenceMethod:
-        return AIS(4, 16, start="prior", num_leapfrog=2)
-
-    def fair(self) -> EvidenceMethod:
-        return AIS(40, 32, start="prior", num_leapfrog=3)
+        return AIS(25, 16, start="prior", num_leapfrog=2)
 
     def test_more_temperatures_close_the_gap(self) -> None:
         pair, x = factor_analysis(num_data=200)
@@ -74,7 +76,7 @@ class TestAISFromPrior(EvidenceContract):
 
 class TestBDMC(EvidenceContract):
     def make(self) -> EvidenceMethod:
-        return BDMC(40, 32, num_leapfrog=3)
+        return BDMC(30, 48, num_leapfrog=3)
 
     def brief(self) -> EvidenceMethod:
         return BDMC(4, 16, num_leapfrog=2)
@@ -86,9 +88,8 @@ class TestBDMC(EvidenceContract):
         return simulate_data(pair, x, len(x), seed=7, global_sites={"w": w})
 
     def troubled(self, pair: ModelGuidePair, x: Tensor) -> Any:
-        data = simulate_data(pair, x, len(x), seed=7)
-        data.x[3, 0] = 11.0
-        return data
+        z = torch.randn(x.shape)
+        return SimulatedData(torch.where(x > 10, x, z + 0.5 * torch.randn(x.shape)), {"z": z})
 
     def observed(self, data: Any) -> Tensor:
         return data.x
@@ -104,7 +105,7 @@ class TestBDMC(EvidenceContract):
     def test_sandwich(self) -> None:
         pair, x = factor_analysis(shift=0.8, stretch=1.4)
         data = simulate_data(pair, x, 400, seed=5)
-        found = self.run(pair, data, method=BDMC(15, 8, num_leapfrog=2))
+        found = self.run(pair, data, method=BDMC(4, 4, num_leapfrog=1))
         exact = pair.log_evidence(data.x).detach()
         below, above = found.log_evidence - exact, found.info["upper"] - exact
         for value, sign in ((below, 1), (above, -1)):
@@ -196,13 +197,13 @@ def test_the_pilot_finds_step_sizes_and_variances() -> None:
     path = Path(run, num_temperatures=150, **options)
     with torch.no_grad():
         torch.manual_seed(0)
-        tuning = tune(path, data, 0.0)
+        tuning = tune(path, data, 16, 0.0)
         found = anneal(path, data, tuning, 32, 0.0)
         exact = pair.posterior(data).variance
     assert bool(((found.acceptance - 0.8).abs() < 0.1).all())
     ratio = tuning.inverse_mass[-1] / exact
     assert 0.5 < float(ratio.log().mean().exp()) < 2
-    assert float(found.divergences.max()) == 0
+    assert float(found.divergences.max()) < 0.02 * 32 * 150
 
 
 def test_a_path_that_adapts_or_lacks_a_term_is_found() -> None:
@@ -216,7 +217,7 @@ def test_a_path_that_adapts_or_lacks_a_term_is_found() -> None:
 
     pair, x = factor_analysis()
     exact = pair.log_evidence(x).detach()
-    right, wrong = (log_evidence(pair, x, method=kind(40, 32, num_leapfrog=3), progress=False) for kind in (AIS, Wrong))
+    right, wrong = (log_evidence(pair, x, method=kind(40, 16, num_leapfrog=3), progress=False) for kind in (AIS, Wrong))
     assert abs(float((right.log_evidence - exact).mean())) < 5 * right.mean_standard_error
     assert abs(float((wrong.log_evidence - exact).mean())) > 5 * wrong.mean_standard_error
 

@@ -30,6 +30,9 @@ class TestImportanceSampling(EvidenceContract):
     def make(self) -> EvidenceMethod:
         return ImportanceSampling(500)
 
+    def brief(self) -> EvidenceMethod:
+        return ImportanceSampling(100)
+
     def test_exact_guide_has_no_error(self) -> None:
         pair, x = factor_analysis(shift=0.0, stretch=1.0, dtype=torch.float64)
         found = self.run(pair, x, method=ImportanceSampling(10))
@@ -128,10 +131,7 @@ class TestPriorSampling(EvidenceContract):
         return PriorSampling(20_000)
 
     def brief(self) -> EvidenceMethod:
-        return PriorSampling(200)
-
-    def fair(self) -> EvidenceMethod:
-        return PriorSampling(2000)
+        return PriorSampling(1000)
 
     def test_weights_are_likelihoods_of_draws_from_the_prior(self) -> None:
         pair, x = GammaPoisson(), torch.zeros(1, 1)  # p(x = 0 | z) = exp(-z): a mean of a known Laplace transform
