@@ -238,7 +238,7 @@ def _latents(u: Tensor, slots: tuple[_Slot, ...]) -> tuple[dict[str, Tensor], Te
     found: dict[str, Tensor] = {}
     log_jacobian = u.new_zeros(lead)
     for slot in slots:
-        part = u[..., slot.start : slot.stop].reshape(*lead, *slot.shape)
+        part = u[..., slot.start : slot.stop].reshape((*lead, *slot.shape))
         value = slot.transform(part)
         found[slot.info.name] = value
         log_jacobian = log_jacobian + slot.transform.log_abs_det_jacobian(part, value).reshape(*lead, -1).sum(-1)

@@ -114,11 +114,11 @@ def predictive_moments(
         z = draw(fixed, x, latents).latents
         local = {info.name: z[info.name] for info in shape.local_latents}
         mean = predict(fixed, x, local, kind="mean")[name]
-        noise = predict(fixed, x, local, kind="variance")[name].mean(0)
-        if latents == 1:
-            return mean[-1] if mean.dim() > noise.dim() else mean, noise, torch.zeros_like(noise)
+        noise = predict(fixed, x, local, kind="variance")[name]
+        if not local:
+            return mean, noise, torch.zeros_like(noise)
         spread = mean.var(0)
-        return mean.mean(0), noise + spread, spread / latents
+        return mean.mean(0), noise.mean(0) + spread, spread / latents
 
     found: list[list[Tensor]] = [[], [], []]
     parts = list(chunks(len(dataset), chunk_size, where))

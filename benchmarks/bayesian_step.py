@@ -1,0 +1,102 @@
+"""One training step with a posterior over the decoder's weights, relative to the plain pair (784-500-20).
+
+All contestants run in one process and take turns; the time of each is the best of the rounds.
+
+    python benchmarks/bayesian_step.py    # writes benchmarks/results/bayesian_step.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ppvae.core import ModelGuidePair, structure
+from ppvae.core.compile import Mode
+from ppvae.inference import elbo
+from ppvae.inference.objective import Objective
+from ppvae.models import bayesianise, bernoulli_vae
+
+RESULTS = Path(__file__).parent / "results"
+SCHEMES = ("shared", "local-reparameterization", "flipout")
+
+
+def step_of(pair: ModelGuidePair, x: Tensor, mode: Mode) -> Callable[[], None]:
+    """The step of ``fit``: value, gradient, the check for numbers that are not finite, Adam."""
+    structure(pair, x)
+    objective = Objective(
+        pair,
+        elbo.TraceMeanFieldELBO(),
+        num_data=60_000,
+        weight_prior=None,
+        prior_names=frozenset(),
+        clip_norm=None,
+        mode=mode,
+    )
+    optimizer = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
+    named, one = list(pair.named_parameters()), torch.ones(())
+
+    def step() -> None:
+        found = objective(x, one)
+        if not math.isfinite(float(found.check)):
+            raise RuntimeError("not finite")
+        for name, parameter in named:
+            parameter.grad = found.gradients[name]
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    """Run the contest and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    base = bernoulli_vae(784, latent_dim=20, hidden=(500,))
+    results: dict[str, object] = {}
+    modes: tuple[Mode, ...] = ("graph", "compiled")
+    for batch in (100, 500):
+        x = torch.bernoulli(torch.full((batch, 784), 0.2))
+        for mode in modes:
+            steps = {"plain": step_of(bernoulli_vae(784, latent_dim=20, hidden=(500,)), x, mode)}
+            for scheme in SCHEMES:
+                steps[scheme] = step_of(bayesianise(base, weight_noise=scheme), x, mode)  # type: ignore[arg-type]
+            for step in steps.values():
+                for _ in range(5):
+                    step()
+            best = dict.fromkeys(steps, math.inf)
+            for _ in range(options.rounds):
+                for name, step in steps.items():
+                    start = time.perf_counter()
+                    for _ in range(options.steps):
+                        step()
+                    best[name] = min(best[name], (time.perf_counter() - start) / options.steps * 1e3)
+            print(f"M = {batch}, {mode}")
+            for name, value in best.items():
+                print(f"  {name:<26}{value:8.3f} ms  {value / best['plain']:5.2f}", flush=True)
+            results[f"M={batch}, {mode}"] = {
+                "milliseconds": best,
+                "relative to plain": {name: value / best["plain"] for name, value in best.items()},
+            }
+    results["setting"] = {
+        "torch": torch.__version__,
+        "threads": options.threads,
+        "statistic": "best of rounds",
+        "network": "784-500-20, Adam, TraceMeanFieldELBO",
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "bayesian_step.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

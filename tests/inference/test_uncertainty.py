@@ -1,0 +1,95 @@
+"""Epistemic and aleatoric variance against the closed form; evidence averaged over weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from contracts.bayesian_pairs import NOISE, flat_posterior, jacobian, linear, widen
+from core.pairs import GlobalWeight
+
+from ppvae.core import PairError, PpvaeError, draw, predict
+from ppvae.inference import evidence, log_evidence
+from ppvae.inference.uncertainty import evidence_over_weights, predictive_moments
+from ppvae.models import bayesianise, bernoulli_vae
+
+
+@pytest.mark.parametrize("posterior", ["diagonal", "low-rank"])
+def test_regression_in_closed_form(posterior: str) -> None:
+    pair, x = linear()
+    bayes = widen(bayesianise(pair, modules=["layer"], posterior=posterior))  # type: ignore[arg-type]
+    loc, covariance = (value.detach() for value in flat_posterior(bayes))
+    design = jacobian(bayes, x).detach()
+    exact = torch.einsum("bod,de,boe->bo", design, covariance, design)
+    found = predictive_moments(bayes, x, num_weights=800, num_latents=1, chunk_size=4)
+    assert bool(((found.mean - design @ loc).abs() < 4 * (exact / 800).sqrt()).all())
+    assert bool(((found.epistemic / exact - 1).abs() < 4 * (2 / 800) ** 0.5).all())
+    torch.testing.assert_close(found.aleatoric, torch.full_like(exact, NOISE**2))
+    torch.testing.assert_close(found.total, found.aleatoric + found.epistemic)
+
+
+def test_latents_and_weights_are_told_apart() -> None:
+    """x = z w + noise: aleatoric is E[w^2] Var z + (E z)^2 ... by hand, and both are unbiased with few latents."""
+    torch.manual_seed(2)
+    pair, x = GlobalWeight().double(), torch.randn(3, 3, dtype=torch.float64)
+    w, s = pair.weight_loc.detach(), pair.weight_log_scale.exp().detach()
+    loc, log_scale = pair.encoder(x).detach().chunk(2, -1)
+    epistemic = loc.square() * s.square()
+    aleatoric = (w.square() + s.square()) * (2 * log_scale).exp() + 0.25
+    runs = [predictive_moments(pair, x, num_weights=40, num_latents=3, seed=k) for k in range(30)]
+    for name, exact in (("epistemic", epistemic), ("aleatoric", aleatoric), ("mean", loc * w)):
+        values = torch.stack([getattr(run, name) for run in runs])
+        assert bool(((values.mean(0) - exact).abs() < 4 * values.std(0) / 30**0.5).all())
+    # Power: without the correction, the latents' noise would be counted as the weights'.
+    bias = (w.square() + s.square()) * (2 * log_scale).exp() / 3
+    assert bool((4 * torch.stack([run.epistemic for run in runs]).std(0) / 30**0.5 < bias).any())
+
+
+def test_total_is_the_spread_of_predictions() -> None:
+    torch.manual_seed(3)
+    pair, x = bayesianise(bernoulli_vae(6, latent_dim=2, hidden=(4,))), torch.bernoulli(torch.full((3, 6), 0.4))
+    with torch.no_grad():
+        for name, parameter in pair.named_parameters():
+            if name.endswith("log_scale"):
+                parameter.fill_(0.0)
+    found = predictive_moments(pair, x, num_weights=300, num_latents=5)
+    mean = torch.cat([predict(pair, x, draw(pair, x, 500).latents)["x"] for _ in range(4)]).detach().mean(0)
+    assert (found.mean - mean).abs().max() < 0.06
+    torch.testing.assert_close(found.total, found.mean * (1 - found.mean), rtol=0.05, atol=0)  # of a coin
+    assert found.epistemic.min() > 0.01
+    again = predictive_moments(pair, x, num_weights=300, num_latents=5)
+    assert torch.equal(found.epistemic, again.epistemic)
+
+
+def test_evidence_over_weights() -> None:
+    """The log of the mean of p(x | w) over draws of w."""
+    vae = bernoulli_vae(6, latent_dim=2, hidden=(4,))
+    data = torch.bernoulli(torch.full((4, 6), 0.4))
+    bayes = bayesianise(vae)
+    method = evidence.ImportanceSampling(200)
+    found = evidence_over_weights(bayes, data, num_weights=6, method=method, progress=False)
+    assert found.bound == "lower" and found.info["global_sites"] == "6 draws" and len(found) == 4
+    torch.manual_seed(0)
+    drawn = {n: v for n, v in draw(bayes, data[:1], 6).latents.items() if n != "z"}
+    parts = [
+        log_evidence(bayes, data, method=method, global_sites={n: v[k] for n, v in drawn.items()}, progress=False)
+        for k in range(6)
+    ]
+    # Another seed inside, the same weights: equal within the method's errors.
+    average = torch.stack([part.log_evidence for part in parts]).logsumexp(0) - torch.tensor(6.0).log()
+    error = (found.standard_error.square() + parts[0].standard_error.square()).sqrt()
+    assert bool(((found.log_evidence - average).abs() < 4.5 * error).all())
+
+
+def test_refuses() -> None:
+    pair, x = linear()
+    with pytest.raises(PairError, match="no global latent"):
+        predictive_moments(pair, x)
+    with pytest.raises(PairError, match="no global latent"):
+        evidence_over_weights(pair, x)
+    bayes = bayesianise(pair, modules=["layer"])
+    with pytest.raises(PpvaeError, match="at least 2 draws of weights"):
+        predictive_moments(bayes, x, num_weights=1)
+    with pytest.raises(PairError, match="no observed site 'x'"):
+        predictive_moments(bayes, x, site="x")
+    with pytest.raises(PpvaeError, match="draws the global sites itself"):
+        evidence_over_weights(bayes, x, global_sites="mean")
