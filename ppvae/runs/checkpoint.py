@@ -25,6 +25,10 @@ FORMAT = 1
 KEPT = 2
 
 
+class LaterVersion(RunError):
+    """A file that a later version of the package wrote."""
+
+
 def save(folder: Path, kind: str, step: int, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Write ``kind-step.safetensors``, ``.json`` and ``.sha256``, which makes them count; drop old ones.
 
@@ -56,18 +60,39 @@ def save(folder: Path, kind: str, step: int, state: Mapping[str, Any], about: Ma
         write_bytes(folder / name, content)
     sums = "".join(f"{sha256(content)}  {name}\n" for name, content in files.items())
     write_bytes(folder / f"{stem}.sha256", sums.encode())
-    for old in found(folder, kind)[KEPT if kind == "last" else 1 :]:
+    # One of a later step is damaged, or was left behind by going back: kept, it would take the place of a good one.
+    known = found(folder, kind)
+    later = [record for record in known if _number(record) > step]
+    for old in [*later, *known[len(later) :][KEPT if kind == "last" else 1 :]]:
         # The record first: what is half removed does not count.
         for ending in (".sha256", ".json", ".safetensors"):
-            old.with_suffix(ending).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                old.with_suffix(ending).unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed left half done: temporary files, and files without their record.
+
+    Only for the one that holds the lock of the run folder.
+    """
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            unfinished = path.name.startswith(".") and path.suffix == ".tmp"
+            ours = re.fullmatch(r"[a-z]+-\d+\.(safetensors|json)", path.name)
+            if unfinished or (ours and not path.with_suffix(".sha256").exists()):
+                path.unlink(missing_ok=True)
 
 
 def found(folder: Path, kind: str) -> list[Path]:
     """The records of the checkpoints of one kind, newest first."""
     pattern = re.compile(rf"{kind}-\d+\.sha256")
     with contextlib.suppress(OSError):
-        return sorted((p for p in folder.iterdir() if pattern.fullmatch(p.name)), reverse=True)
+        return sorted((p for p in folder.iterdir() if pattern.fullmatch(p.name)), key=_number, reverse=True)
     return []
+
+
+def _number(record: Path) -> int:
+    return int(record.stem.rpartition("-")[2])
 
 
 def load(folder: Path, kind: str = "last") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -86,6 +111,8 @@ def load(folder: Path, kind: str = "last") -> tuple[dict[str, Any], dict[str, An
     for record in records:
         try:
             state = read(record)
+        except LaterVersion:  # no damage: going back would lose what the other version did
+            raise
         except RunError as error:
             problems.append(str(error).splitlines()[0])
             continue
@@ -118,7 +145,10 @@ def read(record: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         tensors = safetensors.torch.load(contents[f"{stem}.safetensors"])
         outer = json.loads(contents[f"{stem}.json"])
         if outer["format"] != "ppvae-checkpoint" or int(outer["version"]) > FORMAT:
-            raise RunError(f"{record.with_suffix('.json')}: written by a later version of ppvae; this one is too old")
+            raise LaterVersion(
+                f"{record.with_suffix('.json')}: written by a later version of ppvae; this one is too old"
+                + try_one_of("the version that wrote it (run.json says which)", "train the run anew, with --overwrite")
+            )
         state, about = decode(outer["values"], tensors), dict(outer["about"])
     except RunError:
         raise

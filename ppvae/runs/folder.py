@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import checkpoint
 from .atomic import read_json, write_json, write_text
 from ..core.errors import RunError, try_one_of
 
-_OURS = ("recipe.toml", "run.json", "metrics.jsonl", "evaluation.json", "evaluation.safetensors", "report.html")
+# The recipe last: while it stands, a folder that was cleared in part is still known as a run's.
+_OURS = ("metrics.jsonl", "evaluation.json", "evaluation.safetensors", "report.html", "recipe.toml")
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,24 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the files of a run, and nothing else that may stand in the folder."""
-        for name in _OURS:
-            (self.path / name).unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.figures):
-            if folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder)
+        try:
+            self.info.unlink(missing_ok=True)  # first: what is removed in part is no finished run
+            for folder in (self.checkpoints, self.figures, self.path / "dumps"):
+                if folder.is_dir() and not folder.is_symlink():
+                    shutil.rmtree(folder)
+            for name in _OURS:
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be cleared: {error.strerror or error}") from error
+
+    def sweep(self) -> None:
+        """Remove what a training process that was killed left half done; only for the holder of the lock."""
+        for folder in (self.checkpoints, self.path / "dumps"):
+            checkpoint.sweep(folder)
+        for path in (self.recipe, self.info, self.metrics):
+            for left in self.path.glob(f".{path.name}.*.tmp"):
+                with contextlib.suppress(OSError):
+                    left.unlink(missing_ok=True)
 
 
 def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
@@ -104,11 +120,8 @@ def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
         RunError: a run stands there already, the folder holds other things, or it cannot be written.
     """
     folder = RunFolder(Path(path))
-    if folder.exists and not overwrite:
-        raise RunError(
-            f"{folder.path}: a run stands here already"
-            + try_one_of("--overwrite to replace it", f"--resume {folder.path} to go on with it", "another --out")
-        )
+    if not overwrite:
+        refuse_existing(folder)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         strange = [p.name for p in folder.path.iterdir() if not p.name.startswith(".")]
@@ -126,6 +139,19 @@ def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
     write_text(probe, "")
     probe.unlink(missing_ok=True)
     return folder
+
+
+def refuse_existing(folder: RunFolder) -> None:
+    """Raise where a run stands in the folder.
+
+    Raises:
+        RunError: it does.
+    """
+    if folder.exists:
+        raise RunError(
+            f"{folder.path}: a run stands here already"
+            + try_one_of("--overwrite to replace it", f"--resume {folder.path} to go on with it", "another --out")
+        )
 
 
 def existing(path: Path | str) -> RunFolder:
@@ -163,8 +189,9 @@ def locked(folder: RunFolder) -> Iterator[None]:
                 + (f" (process {holder})" if holder else "")
                 + try_one_of("wait for it", "another --out")
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        with contextlib.suppress(OSError):  # a full disk; the number is for messages only
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
         yield
     finally:
         os.close(descriptor)

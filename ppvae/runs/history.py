@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,10 +15,21 @@ from typing import Any, TextIO
 
 from .atomic import plain, write_text
 from .checkpoint import save
-from ..core.errors import RunError
+from ..core.errors import RunError, try_one_of
 from ..inference import Callback, TrainingState
 
 Row = dict[str, float]
+
+
+class Begun(Callback):
+    """Counts the epochs that came to their end: none, where the state that training was to go on from is bad."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Count."""
+        self.epochs += 1
 
 
 class MetricsFile(Callback):
@@ -34,7 +46,10 @@ class MetricsFile(Callback):
     def on_start(self, state: TrainingState) -> None:
         """Rows of the epochs done: after a crash the file may be ahead of the checkpoint, or cut in a line."""
         write_text(self.path, "".join(_line(row) for row in state.history))
-        self._file = self.path.open("a", encoding="utf-8")
+        try:
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
     def on_epoch(self, state: TrainingState) -> None:
         """Append the row of this epoch."""
@@ -43,12 +58,15 @@ class MetricsFile(Callback):
             self._file.write(_line(state.history[-1]))
             self._file.flush()
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+            raise RunError(
+                f"{self.path}: cannot be written: {error.strerror or error}" + try_one_of("room on the disk")
+            ) from error
 
     def on_end(self, state: TrainingState) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a row that could not be written was told of; this tries it again
+                self._file.close()
 
 
 def read_history(path: Path) -> list[Row]:

@@ -39,7 +39,8 @@ def compare(folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any], 
     if then.get("data") != now["data"]:
         differences.append("the data are not those of the run (their SHA-256 differs)")
     for name in ("ppvae", "torch", "pyro"):
-        before = then.get("versions", {}).get(name)
+        versions = then.get("versions")
+        before = versions.get(name) if isinstance(versions, Mapping) else None
         if before != now["versions"][name]:
             differences.append(f"{name} is {now['versions'][name]}, then {before}")
     if differences and not force:

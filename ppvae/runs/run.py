@@ -35,6 +35,8 @@ _log = logging.getLogger("ppvae.runs")
 
 Which = Literal["result", "best", "last"]
 
+_MISFITS = (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
@@ -319,7 +321,7 @@ def _train(
         raise
     except Exception as error:
         # Its sum is right and its content is not: another recipe's, or someone's invention.
-        if state is None or begun.steps:
+        if state is None or begun.epochs or not isinstance(error, _MISFITS):
             raise
         raise RunError(
             f"{folder.path}: its checkpoint does not fit its recipe: {type(error).__name__}: {error}"

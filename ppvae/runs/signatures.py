@@ -157,8 +157,10 @@ def checked(model: type[BaseModel], values: Any, where: str) -> BaseModel:
 
 def _describe(model: type[BaseModel], problem: Any, where: str) -> str:
     place = [str(part) for part in problem["loc"]]
-    # A union adds a step of its own for the member that was tried.
-    place = [part for part in place if not re.search(r"[\[\(]|^(int|float|str|bool|list|literal|none)$", part)]
+    # A union adds a step of its own for the member that was tried; the last step may be a key of that name.
+    tried = re.compile(r"[\[\(]|^(int|float|str|bool|list|literal|none)$")
+    last = place[-1:] if problem["type"] in ("extra_forbidden", "missing") else []
+    place = [part for part in place[: len(place) - len(last)] if not tried.search(part)] + last
     key = ".".join([*([where] if where else []), *place]) or "the recipe"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}: {did_you_mean(place[-1], _keys(model, place[:-1]))}"
