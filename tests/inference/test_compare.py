@@ -269,11 +269,11 @@ def test_signal_to_noise_laws(float64: torch.dtype) -> None:
 
 @pytest.mark.slow
 def test_signal_to_noise_laws_closely(float64: torch.dtype) -> None:
-    found = laws([16, 32, 64, 128, 256], 4000)
+    found = laws([16, 32, 64, 128, 256], 1500)
     assert found["IWAE guide"][0] == pytest.approx(-0.5, abs=4 * found["IWAE guide"][1])
-    assert found["IWAE guide"][1] < 0.05
+    assert found["IWAE guide"][1] < 0.08
     for name in ("IWAE model", "DReG model"):
-        assert found[name][0] == pytest.approx(0.5, abs=4 * found[name][1] + 0.02)  # K is finite
+        assert found[name][0] == pytest.approx(0.5, abs=4 * found[name][1] + 0.05)  # K is finite
     assert found["DReG guide"][0] > 0.3
 
 
