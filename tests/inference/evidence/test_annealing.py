@@ -244,7 +244,7 @@ def test_digits() -> None:
     model = FactorAnalysis.maximum_likelihood(digits.x, 5)
     pair, x = model.with_wrong_guide(shift=0.3, stretch=1.2), digits.test.x
     exact = pair.log_evidence(x).detach()
-    found = log_evidence(pair, x, method=AIS(200), progress=False)
+    found = log_evidence(pair, x, method=AIS(500), progress=False)
     assert len(found) == 300
     assert float((found.log_evidence - exact).abs().mean()) < 0.02
     prior = log_evidence(pair, x, method=AIS(1000, start="prior"), progress=False)
