@@ -2,7 +2,7 @@
 
 from . import elbo, evidence
 from .bound import BoundEstimate, evaluate_bound
-from .compare import compare_elbos
+from .compare import compare_along_run, compare_elbos
 from .evidence import Evidence, log_evidence
 from .gaps import inference_gaps
 from .global_posterior import GlobalDraws, sample_global_posterior
@@ -10,6 +10,7 @@ from .hmc import HMC, ChEES, PosteriorDraws, sample_posterior
 from .mcem import fit_mcem
 from .options import EarlyStopping, KLWarmup
 from .predictive import decode, denoise, embed, generate, inpaint, reconstruct
+from .site_report import site_report
 from .svi import fit
 from .training import Callback, Fit, Outcome, TrainingState
 from .uncertainty import PredictiveMoments, evidence_over_weights, predictive_moments
@@ -30,6 +31,7 @@ __all__ = [
     "PosteriorDraws",
     "PredictiveMoments",
     "TrainingState",
+    "compare_along_run",
     "compare_elbos",
     "decode",
     "denoise",
@@ -50,6 +52,7 @@ __all__ = [
     "sample_global_posterior",
     "sample_posterior",
     "signal_to_noise",
+    "site_report",
     "wake_sleep",
     "weight_moments",
 ]
