@@ -15,7 +15,7 @@ import sklearn.datasets  # noqa: F401  what the children need, imported once
 import torch
 
 import ppvae.cli.fit
-import ppvae.runs.evaluation
+import ppvae.runs.evaluation  # noqa: F401
 from ppvae.cli.main import app
 from ppvae.inference import TrainingState
 from ppvae.runs import history, run

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from contracts.runs import assert_whole, left_over, same
+
 from ppvae.core import RunError
 from ppvae.inference import Callback, TrainingState
 from ppvae.runs import Recipe, Run, RunFolder, Stopped, checkpoint, history, load_run, resume, train
@@ -60,12 +60,11 @@ def interrupt() -> None:
 
 def stopped_at(recipe: Recipe, path: Path, *steps: int) -> None:
     """A run that was interrupted after each of these steps."""
-    for index, step in enumerate(steps):
+    with pytest.raises(Stopped):
+        train(recipe, path, callbacks=[At(steps[0], interrupt)], progress=False)
+    for step in steps[1:]:
         with pytest.raises(Stopped):
-            if index == 0:
-                train(recipe, path, callbacks=[At(step, interrupt)], progress=False)
-            else:
-                resume(path, callbacks=[At(step, interrupt)], progress=False)
+            resume(path, callbacks=[At(step, interrupt)], progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from contracts.runs import assert_whole, left_over, same
+
 from ppvae.runs import Recipe, RunFolder
 from ppvae.runs import checkpoint as checkpoints
 from ppvae.runs.evaluation import read_per_datum
