@@ -26,8 +26,9 @@ def main(num_epochs: int = NUM_EPOCHS) -> None:
     torch.manual_seed(0)
     plain = bernoulli_vae(64, latent_dim=3, hidden=(100,))
 
-    # One line: every weight of the decoder gets a prior and a posterior. N is stated once, by fit.
-    bayesian = bayesianise(plain, prior=NormalPrior(0.3), weight_noise="local-reparameterization")
+    # One line: every weight of the decoder gets a prior, its scale learned by the bound, and a posterior.
+    # N is stated once, by fit.
+    bayesian = bayesianise(plain, prior=NormalPrior(0.3, learn=True), weight_noise="local-reparameterization")
 
     for pair in (plain, bayesian):
         fit(pair, train, elbo=elbo.TraceMeanFieldELBO(), learning_rate=5e-3, num_epochs=num_epochs, batch_size=50)

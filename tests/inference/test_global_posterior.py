@@ -30,8 +30,8 @@ def test_conjugate_regression(kernel: Any, options: dict[str, int]) -> None:
     draws = sample_global_posterior(
         bayes,
         x,
-        num_samples=500,
-        num_warmup=200,
+        num_samples=400,
+        num_warmup=150,
         num_chains=2,
         kernel=kernel,
         compile="graph",
