@@ -142,16 +142,25 @@ def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
 
 
 def refuse_existing(folder: RunFolder) -> None:
-    """Raise where a run stands in the folder.
+    """Raise where a run stands in the folder; one that was refused before its first step holds nothing to lose.
 
     Raises:
         RunError: it does.
     """
-    if folder.exists:
+    if folder.exists and not _never_started(folder):
         raise RunError(
             f"{folder.path}: a run stands here already"
             + try_one_of("--overwrite to replace it", f"--resume {folder.path} to go on with it", "another --out")
         )
+
+
+def _never_started(folder: RunFolder) -> bool:
+    if folder.metrics.exists() or checkpoint.found(folder.checkpoints, "last") or (folder.path / "dumps").exists():
+        return False
+    try:
+        return bool(folder.read_info().get("outcome") == "failed")
+    except RunError:
+        return False
 
 
 def existing(path: Path | str) -> RunFolder:
