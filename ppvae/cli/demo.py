@@ -66,7 +66,7 @@ def demo(
         if not json:
             show(result)
         _say(quiet, "3/3  drawing figures")
-        report = write_report(run, seed=seed, device=device)
+        report = write_report(run, seed=seed, device=device, chains_for=6)
     seconds = time.perf_counter() - started
     if json:
         emit({"run": str(out), "report": str(report), "seconds": seconds, "fit": run.info, "evaluation": result})

@@ -20,6 +20,9 @@ def report(
     seed: Seed = 0,
     device: Device = "auto",
     threads_: Threads = None,
+    chains: Annotated[
+        int, typer.Option(help="Data for which HMC chains are run and shown: trace, ranks, R-hat.", min=0)
+    ] = 0,
     out: Annotated[Path | None, typer.Option(help="The HTML file; RUN/report.html where absent.")] = None,
     json: Json = False,
 ) -> None:
@@ -33,7 +36,7 @@ def report(
     with threads(threads_):
         loaded = [load_run(run, pair=pair_of(pair), force=force) for run in runs]
         if len(loaded) == 1:
-            path = write_report(loaded[0], out=out, seed=seed, device=device)
+            path = write_report(loaded[0], out=out, seed=seed, device=device, chains_for=chains)
         else:
             path = write_comparison(loaded, out=out)
     if json:

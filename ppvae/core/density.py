@@ -193,10 +193,14 @@ def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simu
     shape = structure(pair, x)
     with local_parameters(pair):
         sites = _run(pair, "model", x, num_data, unconditioned=True)
-    value = {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0] for i in shape.model}
+    value = {
+        i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0]
+        for i in shape.model
+        if 0 not in i.event_shape  # pyro.factor has a density and no value
+    }
     return Simulation(
         {info.name: value[info.name] for info in shape.model_latents},
-        {info.name: value[info.name] for info in shape.observed},
+        {info.name: value[info.name] for info in shape.observed if info.name in value},
     )
 
 

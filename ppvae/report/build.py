@@ -14,7 +14,7 @@ import torch
 from .findings import FINE, Findings, find
 from .images import as_images
 from .page import code, details, explorer, facts, figure, number, page, table, tiles
-from .pictures import Picture, pictures_of
+from .pictures import COMPARED, Picture, pictures_of
 from .theme import LABELS
 from ..core.errors import RunError
 from ..runs import Run
@@ -32,7 +32,9 @@ _ESTIMATES = (
 )
 
 
-def write_report(run: Run, *, out: Path | None = None, seed: int = 0, device: str = "auto") -> Path:
+def write_report(
+    run: Run, *, out: Path | None = None, seed: int = 0, device: str = "auto", chains_for: int = 0
+) -> Path:
     """Write ``figures/*.png`` and ``report.html`` into the run folder.
 
     Args:
@@ -40,6 +42,7 @@ def write_report(run: Run, *, out: Path | None = None, seed: int = 0, device: st
         out: where the page goes instead.
         seed: of samples.
         device: "auto", "cpu", "cuda".
+        chains_for: for so many data HMC chains are run and their trace and ranks shown; it takes some seconds.
 
     Returns:
         the path of the page.
@@ -47,7 +50,7 @@ def write_report(run: Run, *, out: Path | None = None, seed: int = 0, device: st
     Raises:
         RunError: the folder cannot be written.
     """
-    found = find(run, seed=seed, device=device)
+    found = find(run, seed=seed, device=device, chains_for=chains_for)
     pictures = pictures_of(found)
     folder = run.folder.figures
     try:
@@ -55,6 +58,8 @@ def write_report(run: Run, *, out: Path | None = None, seed: int = 0, device: st
     except OSError as error:
         raise RunError(f"{folder}: cannot be made: {error.strerror or error}") from error
     for picture in pictures.values():
+        if picture.name in COMPARED:
+            continue  # their files stand in the folder of the comparison
         write_bytes(folder / f"{picture.name}.png", picture.light)
     path = run.folder.report if out is None else out
     write_text(path, render(found, pictures))
@@ -84,6 +89,12 @@ def render(found: Findings, pictures: Mapping[str, Picture]) -> str:
         _grid(pictures, ("reconstructions", "samples"), before=walk),
         _gap(),
         _grid(pictures, ("manifold", "latents", "kl_per_dimension")),
+    ]
+    if "chains" in pictures:
+        sections += ["<h2>Did the chains mix?</h2>", _grid(pictures, ("chains",))]
+    if any(name in pictures for name in COMPARED):
+        sections += ["<h2>How noisy are the estimators?</h2>", _grid(pictures, COMPARED)]
+    sections += [
         "<h2>What was run</h2>",
         facts(_facts(found)),
         details("The whole recipe", code(run.recipe.to_toml())),

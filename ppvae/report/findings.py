@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core import ModelGuidePair, PpvaeError, simulate, site_terms, structure
 from ..data import Dataset, chunks
+from ..inference import PosteriorDraws, sample_posterior
 from ..inference.placement import dtype_of, like_pair
 from ..inference.predictive import decode, embed, generate, reconstruct
 from ..runs import Run
@@ -45,6 +46,7 @@ class Findings:
         fine_range: lowest and highest value of each latent dimension on that grid.
         evaluation: what ``evaluation.json`` holds, or None.
         per_datum: the numbers of every datum.
+        chains: HMC draws from p(z | x) of the first few data; None unless asked for.
         notes: what could not be found, and why.
     """
 
@@ -64,6 +66,7 @@ class Findings:
     fine_range: tuple[tuple[float, float], tuple[float, float]] | None = None
     evaluation: dict[str, Any] | None = None
     per_datum: Mapping[str, Tensor] = field(default_factory=dict)
+    chains: PosteriorDraws | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -107,8 +110,8 @@ def on_common_data(found: Findings) -> tuple[list[dict[str, Any]], int]:
     return result, count
 
 
-def find(run: Run, *, seed: int = 0, device: str = "auto") -> Findings:
-    """Ask the pair of a run everything that a report shows."""
+def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) -> Findings:
+    """Ask the pair of a run everything that a report shows; with HMC chains for so many data."""
     part = run.held_out
     data = run.part(part)
     data = data.take(min(SHOWN, len(data)))
@@ -128,6 +131,21 @@ def find(run: Run, *, seed: int = 0, device: str = "auto") -> Findings:
     attempt("reconstructed", lambda: reconstruct(pair, data, seed=seed, device=device))
     attempt("samples", lambda: generate(pair, 96, like=data, seed=seed, device=device))
     attempt("latents", lambda: embed(pair, data, seed=seed, device=device).flatten(1))
+    if chains_for > 0:
+        few = data.take(min(chains_for, len(data)))
+        attempt(
+            "chains",
+            lambda: sample_posterior(
+                pair,
+                few,
+                num_samples=250,
+                num_warmup=200,
+                global_sites="mean",
+                seed=seed,
+                device=device,
+                progress=False,
+            ),
+        )
     if "latents" in found:
         train = run.part("train")
         train = train.take(min(SHOWN, len(train)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import charts
+from .chains import chains as charts_of_chains
 from .findings import ACTIVE, GRID, Findings, columns_of, on_common_data
 from .images import as_images, grid
 from .theme import DARK, LIGHT, Theme, draw
@@ -41,7 +42,7 @@ class Picture:
 def pictures_of(found: Findings) -> dict[str, Picture]:
     """All figures that this run has, by name."""
     made = [make(found) for make in _ALL]
-    return {picture.name: picture for picture in made if picture is not None}
+    return {picture.name: picture for picture in made if picture is not None} | compared(found)
 
 
 def _chart(name: str, title: str, alt: str, caption: str, chart: Callable[..., Any], *args: Any) -> Picture:
@@ -305,6 +306,46 @@ def _spread(labels: Tensor | None, count: int) -> Tensor:
     return torch.arange(min(30, count))
 
 
+def _chains(found: Findings) -> Picture | None:
+    draws = found.chains
+    if draws is None:
+        return None
+    worst = max(float(value.max()) for value in draws.rhat().values())
+    least = min(float(value.min()) for value in draws.ess().values())
+    num_chains, num_draws, num_data = draws.unconstrained.shape[:3]
+    diverging = int(draws.stats["diverging"].sum())
+    return _chart(
+        "chains",
+        "HMC chains for the posterior",
+        f"Trace of {num_chains} chains and histograms of their ranks; worst R-hat {worst:.3f}.",
+        f"{num_chains} chains of {num_draws} draws for each of {num_data} data: worst R-hat {worst:.3f}, smallest "
+        f"effective sample size {least:.0f}, {diverging} divergences. Chains that mixed overlap on the left and are "
+        "flat on the right.",
+        charts_of_chains,
+        draws,
+    )
+
+
+COMPARED = ("compared_bounds", "compared_noise", "compared_cost")
+
+
+def compared(found: Findings) -> dict[str, Picture]:
+    """The figures that ``ppvae compare-elbos`` left in the run folder."""
+    folder = found.run.folder.path / "comparison"
+    result = {}
+    for name, file, title, caption in (
+        (COMPARED[0], "bounds.png", "The bounds", "Mean over repeats; the line is the reference for log p(x)."),
+        (COMPARED[1], "gradient_noise.png", "Signal-to-noise of the gradient", "Higher learns from fewer steps."),
+        (COMPARED[2], "cost.png", "Noise against time", "Lower and further left is better."),
+    ):
+        path = folder / file
+        if path.is_file():
+            content = path.read_bytes()
+            alt = f"Estimators of the bound compared: {title.lower()}."
+            result[name] = Picture(name, title, alt, caption + " From ppvae compare-elbos.", content, content)
+    return result
+
+
 _ALL: tuple[Callable[[Findings], Picture | None], ...] = (
     _estimates,
     _sandwich,
@@ -317,4 +358,5 @@ _ALL: tuple[Callable[[Findings], Picture | None], ...] = (
     _kl,
     _per_datum,
     _extremes,
+    _chains,
 )

@@ -248,3 +248,17 @@ def test_the_fit_checks_first() -> None:
 def test_composition_by_hand_passes() -> None:
     pair = VAE(StandardNormal(2), Bernoulli(MLP(2, [3]), 6), DiagonalNormal(MLP(6, [3]), 2))
     check_pair(pair, torch.zeros(4, 6), num_data=50)
+
+
+def test_a_datum_of_zero_density_does_not_hide_that_a_program_broadcasts() -> None:
+    class Walled(Nested):
+        def model(self, x: Tensor, num_data: int | None = None) -> None:
+            with pyro.plate("measurement", 3, dim=-2), self.data_plate(x, num_data):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                pyro.sample("x", dist.Normal(self.gain * z, 0.5), obs=x.mT)
+                pyro.factor("wall", torch.where(x[:, 0] > 9, -torch.inf, 0.0).expand(z.shape))
+
+    pair, x = Walled(), torch.randn(4, 3)
+    x[1, 0] = 10.0
+    check_pair(pair, x)
+    assert pair.vectorizes

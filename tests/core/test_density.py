@@ -250,3 +250,19 @@ def test_structure_says_what_is_where() -> None:
     with pytest.raises(PairError, match="did you mean 'z'"):
         shape.site("zed")
     assert structure(Discrete().double(), torch.randn(5, 2)).site("k").is_discrete
+
+
+def test_a_factor_counts_in_the_density_and_has_no_value() -> None:
+    class Weighted(Nested):
+        def model(self, x: Tensor, num_data: int | None = None) -> None:
+            with pyro.plate("measurement", 3, dim=-2), self.data_plate(x, num_data):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                pyro.sample("x", dist.Normal(self.gain * z, 0.5), obs=x.mT)
+                pyro.factor("extra", -0.25 * z.abs())
+
+    pair, x = Weighted().double(), torch.randn(5, 3)
+    drawn = draw(pair, x, 2)
+    z = drawn.latents["z"]
+    expected = (normal(x, pair.gain * z, 0.5) - 0.25 * z.abs()).sum(-1)
+    torch.testing.assert_close(log_joint(pair, x, drawn.latents).observed, expected)
+    assert simulate(pair, x).observed.keys() == {"x"}
