@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from .compared import COMPARED, compared
 from .findings import FINE, Findings, find
 from .images import as_images
 from .page import code, details, explorer, facts, figure, number, page, table, tiles
-from .pictures import COMPARED, Picture, pictures_of
+from .pictures import Picture, pictures_of
 from .theme import LABELS
 from ..core.errors import RunError
 from ..runs import Run
@@ -51,7 +52,7 @@ def write_report(
         RunError: the folder cannot be written.
     """
     found = find(run, seed=seed, device=device, chains_for=chains_for)
-    pictures = pictures_of(found)
+    pictures = {**pictures_of(found), **compared(found)}
     folder = run.folder.figures
     try:
         folder.mkdir(exist_ok=True)
@@ -90,6 +91,8 @@ def render(found: Findings, pictures: Mapping[str, Picture]) -> str:
         _gap(),
         _grid(pictures, ("manifold", "latents", "kl_per_dimension")),
     ]
+    if "weight_noise" in pictures:
+        sections += ["<h2>What is known of the weights</h2>", _grid(pictures, ("weight_noise", "uncertainty"))]
     if "chains" in pictures:
         sections += ["<h2>Did the chains mix?</h2>", _grid(pictures, ("chains",))]
     if any(name in pictures for name in COMPARED):

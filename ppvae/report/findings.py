@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core import ModelGuidePair, PpvaeError, simulate, site_terms, structure
 from ..data import Dataset, chunks
-from ..inference import PosteriorDraws, sample_posterior
+from ..inference import PosteriorDraws, PredictiveMoments, predictive_moments, sample_posterior, signal_to_noise
 from ..inference.placement import dtype_of, like_pair
 from ..inference.predictive import decode, embed, generate, reconstruct
 from ..runs import Run
@@ -47,6 +47,8 @@ class Findings:
         evaluation: what ``evaluation.json`` holds, or None.
         per_datum: the numbers of every datum.
         chains: HMC draws from p(z | x) of the first few data; None unless asked for.
+        signal_to_noise: |mean| / sd of every weight that has a posterior, by site; empty where none has.
+        moments: mean and variance of new data under that posterior, for the first data; None where none has.
         notes: what could not be found, and why.
     """
 
@@ -67,6 +69,8 @@ class Findings:
     evaluation: dict[str, Any] | None = None
     per_datum: Mapping[str, Tensor] = field(default_factory=dict)
     chains: PosteriorDraws | None = None
+    signal_to_noise: Mapping[str, Tensor] = field(default_factory=dict)
+    moments: PredictiveMoments | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -146,6 +150,9 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
                 progress=False,
             ),
         )
+    if structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair))).global_latents:
+        attempt("signal_to_noise", lambda: signal_to_noise(pair, data))
+        attempt("moments", lambda: predictive_moments(pair, data.take(min(20, len(data))), seed=seed, device=device))
     if "latents" in found:
         train = run.part("train")
         train = train.take(min(SHOWN, len(train)))

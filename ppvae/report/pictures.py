@@ -14,6 +14,7 @@ from .chains import chains as charts_of_chains
 from .findings import ACTIVE, GRID, Findings, columns_of, on_common_data
 from .images import as_images, grid
 from .theme import DARK, LIGHT, Theme, draw
+from .weights import weight_noise
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Picture:
 def pictures_of(found: Findings) -> dict[str, Picture]:
     """All figures that this run has, by name."""
     made = [make(found) for make in _ALL]
-    return {picture.name: picture for picture in made if picture is not None} | compared(found)
+    return {picture.name: picture for picture in made if picture is not None}
 
 
 def _chart(name: str, title: str, alt: str, caption: str, chart: Callable[..., Any], *args: Any) -> Picture:
@@ -326,24 +327,42 @@ def _chains(found: Findings) -> Picture | None:
     )
 
 
-COMPARED = ("compared_bounds", "compared_noise", "compared_cost")
+def _weight_noise(found: Findings) -> Picture | None:
+    if not found.signal_to_noise:
+        return None
+    values = torch.cat([value.flatten() for value in found.signal_to_noise.values()])
+    below = float((values < 1).double().mean())
+    return _chart(
+        "weight_noise",
+        "Signal-to-noise of the weights",
+        f"Histograms of the signal-to-noise ratio of {len(values)} weights; {below:.0%} lie below one.",
+        f"{below:.0%} of {len(values)} weights have a posterior mean smaller than their standard deviation: "
+        "ppvae.inference.prune takes these first.",
+        weight_noise,
+        found.signal_to_noise,
+    )
 
 
-def compared(found: Findings) -> dict[str, Picture]:
-    """The figures that ``ppvae compare-elbos`` left in the run folder."""
-    folder = found.run.folder.path / "comparison"
-    result = {}
-    for name, file, title, caption in (
-        (COMPARED[0], "bounds.png", "The bounds", "Mean over repeats; the line is the reference for log p(x)."),
-        (COMPARED[1], "gradient_noise.png", "Signal-to-noise of the gradient", "Higher learns from fewer steps."),
-        (COMPARED[2], "cost.png", "Noise against time", "Lower and further left is better."),
-    ):
-        path = folder / file
-        if path.is_file():
-            content = path.read_bytes()
-            alt = f"Estimators of the bound compared: {title.lower()}."
-            result[name] = Picture(name, title, alt, caption + " From ppvae compare-elbos.", content, content)
-    return result
+def _uncertainty(found: Findings) -> Picture | None:
+    if found.moments is None:
+        return None
+    spread = found.moments.epistemic.clamp(min=0).sqrt()
+    largest = float(spread.max())
+    mean, unknown = as_images(found.moments.mean, found.data), as_images(spread / max(largest, 1e-12), found.data)
+    if mean is None or unknown is None:
+        return None
+    blocks = [torch.cat((mean[i : i + 10], unknown[i : i + 10])) for i in range(0, len(mean) - len(mean) % 10, 10)]
+    return _tiles(
+        "uncertainty",
+        "What the weights do not know",
+        "Rows of predicted data, each above the part of its standard deviation that comes from the weights.",
+        "Predicted held-out data, averaged over weights and latents; below each, the standard deviation that is due to "
+        f"the weights alone (epistemic), at most {largest:.2f}.",
+        torch.cat(blocks) if blocks else torch.cat((mean, unknown)),
+        10 if blocks else len(mean),
+        rows_in_pairs=True,
+        size=36,
+    )
 
 
 _ALL: tuple[Callable[[Findings], Picture | None], ...] = (
@@ -359,4 +378,6 @@ _ALL: tuple[Callable[[Findings], Picture | None], ...] = (
     _per_datum,
     _extremes,
     _chains,
+    _weight_noise,
+    _uncertainty,
 )

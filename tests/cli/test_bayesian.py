@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from ppvae.cli.main import app
-from ppvae.inference import elbo, evaluate_bound
+from ppvae.inference import elbo, evaluate_bound, signal_to_noise
 from ppvae.models import BayesianPair
 from ppvae.runs import load_run
 
@@ -46,3 +47,17 @@ def test_a_module_that_does_not_exist_is_suggested(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*words, *SMALL])
     assert done.exit_code == 1
     assert "did you mean 'likelihood'" in done.stderr
+
+
+def test_the_report_shows_what_is_known_of_the_weights(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["fit", "--model", "bernoulli-vae", "--bayesian", "likelihood", "--epochs", "1", *SMALL]
+    assert CliRunner().invoke(app, [*words, "--out", str(out)]).exit_code == 0
+    done = CliRunner().invoke(app, ["report", str(out)])
+    assert done.exit_code == 0, done.stderr
+    run = load_run(out)
+    ratios = torch.cat([value.flatten() for value in signal_to_noise(run.pair, run.data).values()])
+    below = float((ratios < 1).double().mean())
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"{below:.0%} of {len(ratios)} weights" in page
+    assert {"weight_noise.png", "uncertainty.png"} <= {path.name for path in (out / "figures").iterdir()}
