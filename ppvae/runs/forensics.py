@@ -13,7 +13,7 @@ from . import checkpoint
 from .catalogue import build, elbo_entries
 from .folder import RunFolder
 from .recipe import Recipe
-from ..core import FitError, ModelGuidePair, RunError, structure
+from ..core import FitError, ModelGuidePair, PpvaeError, RunError, structure
 from ..core.errors import try_one_of
 from ..inference.objective import Diagnosis, Objective, diagnose
 
@@ -67,21 +67,27 @@ def replay(record: Path | str, pair: ModelGuidePair) -> Replay:
     state, about = read_dump(record)
     recipe = Recipe.from_dict(about["recipe"])
     try:
-        pair.load_state_dict(state["pair"])
-        batch: Any = dict(state["batch"]) if state["mapping"] else state["batch"]["x"]
-        structure(pair, batch)
-        objective = Objective(
-            pair,
-            build(elbo_entries(), recipe.training.elbo),
-            num_data=int(state["num_data"]),
-            weight_prior=None,
-            prior_names=frozenset(),
-            clip_norm=None,
-            mode="eager",
-        )
-        weight = torch.tensor(float(state["kl_weight"]), dtype=next(pair.parameters()).dtype)
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise RunError(f"{record}: does not fit the pair of its recipe: {error}") from error
+        return _replayed(state, recipe, pair)
+    except PpvaeError:
+        raise
+    except Exception as error:  # its sums are right; what is wrong with its content is anyone's guess
+        raise RunError(f"{record}: does not fit the pair of its recipe: {type(error).__name__}: {error}") from error
+
+
+def _replayed(state: Mapping[str, Any], recipe: Recipe, pair: ModelGuidePair) -> Replay:
+    pair.load_state_dict(state["pair"])
+    batch: Any = dict(state["batch"]) if state["mapping"] else state["batch"]["x"]
+    structure(pair, batch)
+    objective = Objective(
+        pair,
+        build(elbo_entries(), recipe.training.elbo),
+        num_data=int(state["num_data"]),
+        weight_prior=None,
+        prior_names=frozenset(),
+        clip_norm=None,
+        mode="eager",
+    )
+    weight = torch.tensor(float(state["kl_weight"]), dtype=next(pair.parameters()).dtype)
     with torch.random.fork_rng():
         torch.set_rng_state(state["random_state"])
         step = objective(batch, weight)
@@ -111,6 +117,6 @@ def read_dump(record: Path | str) -> tuple[dict[str, Any], Mapping[str, Any]]:
         path = kept[0]
     state, about = checkpoint.read(path.with_suffix(".sha256"))
     missing = {"pair", "batch", "mapping", "random_state", "kl_weight", "num_data", "indices", "step"} - set(state)
-    if missing or "recipe" not in about:
+    if missing or not isinstance(about.get("recipe"), Mapping):
         raise RunError(f"{path}: not a dump of a step: it lacks {', '.join(sorted(missing)) or 'a recipe'}")
     return state, about

@@ -13,6 +13,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
+import torch
+from torch import Tensor
+
 from .atomic import plain, write_text
 from .checkpoint import save
 from ..core.errors import RunError, try_one_of
@@ -26,6 +29,26 @@ class Begun(Callback):
 
     def __init__(self) -> None:
         self.epochs = 0
+
+    def on_start(self, state: TrainingState) -> None:
+        """Refuse what would show late only, or never: fused optimisers write past the end of a buffer too short.
+
+        Raises:
+            ValueError: names what does not fit.
+        """
+        for parameter, buffers in state.optimizer.state.items():
+            for name, value in buffers.items():
+                shape, dtype = ((), torch.float32) if name == "step" else (parameter.shape, parameter.dtype)
+                if isinstance(value, Tensor) and (value.shape != shape or value.dtype != dtype):
+                    raise ValueError(
+                        f"{name} of the optimiser is {value.dtype} {tuple(value.shape)}, not {tuple(shape)}"
+                    )
+        if state.best_parameters:
+            there = {name: value.shape for name, value in state.best_parameters.items()}
+            if there != {name: value.shape for name, value in state.pair.state_dict().items()}:
+                raise ValueError("the best parameters are not those of the pair")
+        if not (0 <= state.best_epoch <= state.epoch <= state.step and 0 <= state.steps_in_epoch < len(state.batches)):
+            raise ValueError(f"step {state.step}, {state.steps_in_epoch} in epoch {state.epoch + 1}: impossible")
 
     def on_epoch(self, state: TrainingState) -> None:
         """Count."""

@@ -35,7 +35,7 @@ _log = logging.getLogger("ppvae.runs")
 
 Which = Literal["result", "best", "last"]
 
-_MISFITS = (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError)
+_MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

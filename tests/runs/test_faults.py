@@ -244,6 +244,20 @@ def test_a_checkpoint_of_another_recipe_is_refused(tiny: Recipe, tmp_path: Path)
         recipe.write_text(text)
 
 
+def test_a_buffer_of_the_optimiser_that_is_too_short_is_refused(tiny: Recipe, tmp_path: Path) -> None:
+    """The fused step writes past its end: found by fuzzing, as a segmentation fault."""
+    stopped_at(tiny, tmp_path / "run", 6)
+    folder = tmp_path / "run" / "checkpoints"
+    state, about = checkpoint.load(folder)
+    first = state["optimizer"]["state"][0]
+    for name, value in (("exp_avg", first["exp_avg"].flatten()[:3].clone()), ("step", first["exp_avg"])):
+        forged = {**first, name: value}
+        optimizer = {**state["optimizer"], "state": {**state["optimizer"]["state"], 0: forged}}
+        checkpoint.save(folder, "last", 6, {**state, "optimizer": optimizer}, about)
+        with pytest.raises(RunError, match=f"does not fit its recipe: ValueError: {name} of the optimiser is"):
+            resume(tmp_path / "run", progress=False)
+
+
 def test_an_overwrite_that_was_cut_short_can_be_done_again(
     tiny: Recipe, tmp_path: Path, whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
