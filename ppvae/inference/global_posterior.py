@@ -109,7 +109,7 @@ def sample_global_posterior(
     num_warmup: int = 500,
     num_chains: int = 4,
     kernel: Literal["nuts", "hmc"] = "nuts",
-    num_leapfrog: int = 10,
+    trajectory_length: float = math.pi / 2,
     target_acceptance: float = 0.8,
     max_tree_depth: int = 10,
     full_mass: bool = False,
@@ -133,7 +133,9 @@ def sample_global_posterior(
         num_warmup: transitions before them, in which step size and mass are adapted.
         num_chains: chains, one after another, each started at a draw of the guide.
         kernel: "nuts" or "hmc".
-        num_leapfrog: leapfrogs of a transition, for "hmc" (the trajectory's length is kept, as Pyro has it).
+        trajectory_length: step size times leapfrogs of a transition, for "hmc", in posterior standard deviations once
+            the mass is adapted. Pyro keeps this, not the number of leapfrogs; near 2 pi a trajectory comes back to
+            where it began, and the chain does not mix.
         target_acceptance: probability that the step size is adapted to.
         max_tree_depth: of NUTS.
         full_mass: a dense mass matrix.
@@ -172,7 +174,7 @@ def sample_global_posterior(
             else:
                 made = HMC(
                     potential_fn=potential,
-                    num_steps=num_leapfrog,
+                    trajectory_length=trajectory_length,
                     target_accept_prob=target_acceptance,
                     full_mass=full_mass,
                 )

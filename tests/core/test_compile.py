@@ -101,3 +101,20 @@ def test_a_bound_function_follows_the_state_it_is_given(mode: str) -> None:
     torch.testing.assert_close(run(state_of(layer), x), layer(x).detach() + 5)
     assert set(state_of(layer)) == {"weight", "bias", "offset"}
     assert MODES == ("eager", "graph", "compiled")
+
+
+@MODE
+def test_noise_that_nobody_uses_still_moves_the_seed(mode: str) -> None:
+    """What is not asked for is not computed, but random numbers are drawn all the same."""
+
+    def wasteful(x: Tensor) -> Tensor:
+        torch.randn(5)
+        (x @ x).exp()
+        return x + torch.randn(3)
+
+    torch.manual_seed(5)
+    torch.randn(5)
+    expected = torch.randn(3)
+    torch.manual_seed(5)
+    found = capture(lambda x: wasteful(x[0]), mode=mode)(torch.zeros(1, 3))  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected)

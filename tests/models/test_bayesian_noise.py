@@ -67,14 +67,14 @@ class Repeated:
         return torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
 
 
+QUICK = {("linear", "diagonal", scheme) for scheme in SCHEMES} | {
+    ("linear", "low-rank", "local-reparameterization"),
+    ("convolution", "diagonal", "flipout"),
+    ("transposed", "diagonal", "local-reparameterization"),
+}
 CASES = [
-    pytest.param(
-        layer,
-        posterior,
-        scheme,
-        marks=[] if layer == "linear" or (posterior == "diagonal" and scheme in SCHEMES[2:]) else [pytest.mark.slow],
-    )
-    for layer, posterior, scheme in itertools.product(LAYERS, POSTERIORS, SCHEMES)
+    pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
+    for case in itertools.product(LAYERS, POSTERIORS, SCHEMES)
 ]
 
 

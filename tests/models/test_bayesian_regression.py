@@ -52,7 +52,7 @@ def converge(pair: BayesianPair, x: dict[str, Tensor], num_epochs: int = 3500) -
     )
 
 
-@pytest.mark.parametrize("make", [orthogonal_regression, correlated_regression])
+@pytest.mark.parametrize("make", [orthogonal_regression, pytest.param(correlated_regression, marks=pytest.mark.slow)])
 def test_svi_finds_the_conjugate_posterior_and_evidence(make: object) -> None:
     pair, x = make()  # type: ignore[operator]
     mean, covariance, evidence = conjugate(pair, x)
@@ -91,7 +91,15 @@ def test_a_family_without_the_truth_stays_below() -> None:
     torch.testing.assert_close(evidence - bound, gap, rtol=0.06, atol=0)
 
 
-@pytest.mark.parametrize("scheme", ["shared", "per-datum", "local-reparameterization", "flipout"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "shared",
+        "local-reparameterization",
+        pytest.param("per-datum", marks=pytest.mark.slow),
+        pytest.param("flipout", marks=pytest.mark.slow),
+    ],
+)
 def test_minibatches_find_the_same_posterior(scheme: str) -> None:
     pair, x = orthogonal_regression()
     noisy = bayesianise(OneLayer(nn.Linear(3, 1).double(), 1), modules=["layer"], weight_noise=scheme)  # type: ignore[arg-type]
