@@ -28,8 +28,7 @@ def blocks(markdown: str) -> list[Block]:
     """The fenced blocks of a text."""
     fence = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
     return [
-        Block(match[1], markdown.count("\n", 0, match.start(2)) + 1, match[2])
-        for match in fence.finditer(markdown)
+        Block(match[1], markdown.count("\n", 0, match.start(2)) + 1, match[2]) for match in fence.finditer(markdown)
     ]
 
 
@@ -70,9 +69,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_make_targets_are_found() -> None:
-    text = (
-        "Run `make demo`, or:\n```sh\ncd x && make check\nmake test-slow JOBS=1 # then\n```\nTo make a model"
-    )
+    text = "Run `make demo`, or:\n```sh\ncd x && make check\nmake test-slow JOBS=1 # then\n```\nTo make a model"
     assert make_targets(text) == {"demo", "check", "test-slow"}
 
 

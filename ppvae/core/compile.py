@@ -81,7 +81,7 @@ class Captured:
             # Recording runs the function once: it must not use up the caller's random numbers.
             with torch.random.fork_rng(), torch.no_grad():
                 graph = make_fx(flat)(*tensors)
-            # What nobody asked for (log q beside a closed-form KL) is not computed; random operations stay, for the seed.
+            # What nobody asked for is not computed (log q beside a closed-form KL); random draws stay, for the seed.
             graph.graph.eliminate_dead_code()
             graph.recompile()
         except PpvaeError:

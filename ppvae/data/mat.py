@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import warnings
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,25 +24,7 @@ def read_mat(path: Path, *, key: str | None = None) -> Array:
     Raises:
         DataError: unreadable, version 7.3, no such key, several arrays to choose from.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise DataError(f"{path}: .mat files need scipy." + try_one_of("pip install scipy")) from error
-    with reading(path, ".mat"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            # From memory: a lying header then cannot ask for more bytes than the file has.
-            stream: Any = io.BytesIO(path.read_bytes())
-            found = loadmat(stream)
-        except NotImplementedError as error:
-            raise DataError(
-                f"{path}: a .mat file of version 7.3 (HDF5)." + try_one_of("save it with -v7", "save it as .npy")
-            ) from error
-        arrays = {
-            name: value
-            for name, value in found.items()
-            if not name.startswith("__") and isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
-        }
+    arrays = _numeric_arrays(path)
     if key is not None:
         if key not in arrays:
             raise DataError(f"{path}: no numeric array {key!r}: {did_you_mean(key, arrays)}")
@@ -55,3 +37,45 @@ def read_mat(path: Path, *, key: str | None = None) -> Array:
             + try_one_of(*(f"key={name!r}" for name in tables), "save the rows as .npy")
         )
     return arrays[tables[0]]
+
+
+# Runs in a process of its own: scipy's reader is compiled code, which a made-up file can make crash.
+_READER = """
+import io, sys, warnings
+import numpy as np
+from scipy.io import loadmat
+warnings.simplefilter("ignore")
+try:
+    # From memory: a lying header then cannot ask for more bytes than the file has.
+    found = loadmat(io.BytesIO(sys.stdin.buffer.read()))
+except NotImplementedError:
+    sys.exit(3)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    sys.exit(4)
+kept = {
+    f"array {name}": value
+    for name, value in found.items()
+    if not name.startswith("__") and isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+}
+buffer = io.BytesIO()
+np.savez(buffer, **kept)
+sys.stdout.buffer.write(buffer.getvalue())
+"""
+
+
+def _numeric_arrays(path: Path) -> dict[str, Array]:
+    """Every numeric array of the file by name."""
+    with reading(path, ".mat"):
+        content = path.read_bytes()
+        done = subprocess.run([sys.executable, "-I", "-c", _READER], input=content, capture_output=True, check=False)
+        if done.returncode == 3:
+            raise DataError(
+                f"{path}: a .mat file of version 7.3 (HDF5)." + try_one_of("save it with -v7", "save it as .npy")
+            )
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            crashed = f"its reader crashed (signal {-done.returncode})"
+            raise DataError(f"{path}: not readable as .mat: {said[-1] if said and done.returncode > 0 else crashed}")
+        with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
+            return {name.removeprefix("array "): arrays[name] for name in arrays.files}

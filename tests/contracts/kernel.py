@@ -44,9 +44,7 @@ def assert_distributed(draws: Tensor, cdf: Callable[[np.ndarray], np.ndarray]) -
 def assert_mean(values: Tensor, expected: float, k: float = 4.0) -> None:
     """The mean of independent values is the expected one, within k measured standard errors."""
     error = float(values.std()) / math.sqrt(len(values))
-    assert abs(float(values.mean()) - expected) < k * error, (
-        f"{values.mean():g} +- {error:g}, expected {expected:g}"
-    )
+    assert abs(float(values.mean()) - expected) < k * error, f"{values.mean():g} +- {error:g}, expected {expected:g}"
 
 
 def energy(point: PhasePoint, inverse_mass: Tensor) -> Tensor:
