@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .atomic import plain, read_json, write_bytes, write_json
-from .catalogue import build, evidence_entries, named
+from .catalogue import build, evidence_entries, parsed
 from .folder import RunFolder
 from .run import Run
 from .. import __version__
@@ -50,17 +49,7 @@ class Method:
         Raises:
             RunError: an unknown method or option, or a value of a wrong type.
         """
-        name, _, rest = text.partition(":")
-        table: dict[str, Any] = {"name": name.strip()}
-        for part in filter(None, (part.strip() for part in rest.split(","))):
-            key, equals, value = part.partition("=")
-            if not equals:
-                raise RunError(f"--method {text}: expected option=value, found {part!r}")
-            try:
-                table[key.strip()] = tomllib.loads(f"value = {value.strip()}")["value"]
-            except tomllib.TOMLDecodeError:
-                table[key.strip()] = value.strip()
-        return Method(named(evidence_entries(), table, "--method", "evidence method"))
+        return Method(parsed(evidence_entries(), text, "--method", "evidence method"))
 
     @property
     def key(self) -> str:
