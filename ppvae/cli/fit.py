@@ -40,6 +40,16 @@ def fit(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Metrics to tensorboard, mlflow or wandb too (pip install 'ppvae[track]'), with options: "
+            "mlflow:experiment=digits. May be repeated. With --resume those of the run go on by themselves; "
+            "none leaves them out.",
+            metavar="NAME[:OPTIONS]",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,7 +72,7 @@ def fit(
     Ctrl-C saves the state; --resume goes on from there to the numbers of a run that was never interrupted.
     """
     from ..core.errors import RunError, try_one_of
-    from ..runs import Recipe, train
+    from ..runs import Recipe, loggers_again, loggers_of, train
     from ..runs import resume as go_on
     from ..runs.recipe import merged
     from ..runs.source import digest_of, split_spec
@@ -87,7 +97,8 @@ def fit(
                 "place beside it" + try_one_of("--epochs N for more epochs", "a new run, without --resume")
             )
         with threads(threads_):
-            run = go_on(resume, num_epochs=epochs, pair=pair_of(pair), force=force)
+            trackers = loggers_again(resume, logger or ())
+            run = go_on(resume, num_epochs=epochs, pair=pair_of(pair), force=force, callbacks=trackers)
     else:
         if recipe is None and model is None and pair is None:
             raise typer.BadParameter("give a RECIPE, --model, --pair or --resume")
@@ -100,7 +111,8 @@ def fit(
         chosen = Recipe.from_dict(merged(values, {key: value for key, value in changes.items() if value != {}}))
         folder = out or Path("runs") / f"{chosen.model_name}-{Path(chosen.data.source).stem}"
         with threads(threads_):
-            run = train(chosen, folder, pair=pair_of(pair), overwrite=overwrite)
+            trackers = loggers_of(folder, logger or (), chosen)
+            run = train(chosen, folder, pair=pair_of(pair), overwrite=overwrite, callbacks=trackers)
     last = run.history[-1]
     best = run.info.get("best_epoch")
     shown = run.history[best - 1] if best else last

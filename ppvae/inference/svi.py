@@ -167,8 +167,16 @@ class _Run:
             disable=None if progress else True,
             leave=True,
         )
-        for callback in callbacks:
-            callback.on_start(state)
+        started: list[Callback] = []
+        try:
+            for callback in callbacks:
+                callback.on_start(state)
+                started.append(callback)
+        except BaseException:
+            bar.close()
+            for callback in started:
+                callback.on_end(state)
+            raise
         try:
             while state.epoch < self.num_epochs:
                 self._epoch(callbacks, bar)

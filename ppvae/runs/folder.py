@@ -17,7 +17,7 @@ from .atomic import read_json, write_json, write_text
 from ..core.errors import RunError, try_one_of
 
 # The recipe last: while it stands, a folder that was cleared in part is still known as a run's.
-_OURS = ("metrics.jsonl", "evaluation.json", "evaluation.safetensors", "report.html", "recipe.toml")
+_OURS = ("metrics.jsonl", "trackers.json", "evaluation.json", "evaluation.safetensors", "report.html", "recipe.toml")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class RunFolder:
         """Remove the files of a run, and nothing else that may stand in the folder."""
         try:
             self.info.unlink(missing_ok=True)  # first: what is removed in part is no finished run
-            for folder in (self.checkpoints, self.figures, self.path / "dumps"):
+            for folder in (self.checkpoints, self.figures, self.path / "dumps", self.path / "tensorboard"):
                 if folder.is_dir() and not folder.is_symlink():
                     shutil.rmtree(folder)
             for name in _OURS:
@@ -155,7 +155,11 @@ def refuse_existing(folder: RunFolder) -> None:
 
 
 def _never_started(folder: RunFolder) -> bool:
-    if folder.metrics.exists() or checkpoint.found(folder.checkpoints, "last") or (folder.path / "dumps").exists():
+    if (
+        (folder.metrics.exists() and folder.metrics.stat().st_size)
+        or checkpoint.found(folder.checkpoints, "last")
+        or (folder.path / "dumps").exists()
+    ):
         return False
     try:
         return bool(folder.read_info().get("outcome") == "failed")

@@ -22,12 +22,14 @@ class Tracker(Callback):
 
     Attributes:
         package: what must be installed for it.
+        replaces: after a resume, rows written again take the place of those that were there.
 
     Raises:
         RunError: the package is not installed.
     """
 
     package: ClassVar[str]
+    replaces: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.module = optional(self.package, type(self).__name__)
@@ -51,12 +53,16 @@ class Tracker(Callback):
         self._opened = True
 
     def on_epoch(self, state: TrainingState) -> None:
-        """Write the last row of the history; its epoch is the axis of the plots."""
-        row = {name: float(value) for name, value in state.history[-1].items() if name != "epoch"}
+        """Write the last row of the history."""
+        self.hand_over(state.history[-1])
+
+    def hand_over(self, row: Mapping[str, float]) -> None:
+        """Write a row of the history; its epoch is the axis of the plots. A failure is told in the log."""
+        epoch = int(row["epoch"])
         try:
-            self.write(state.epoch, row)
+            self.write(epoch, {name: float(value) for name, value in row.items() if name != "epoch"})
         except Exception as error:
-            self._complain(f"epoch {state.epoch} is missing there", error)
+            self._complain(f"epoch {epoch} is missing there", error)
 
     def on_end(self, state: TrainingState) -> None:
         """Close, if it was opened."""

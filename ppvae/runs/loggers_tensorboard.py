@@ -22,6 +22,7 @@ class TensorBoardLogger(Tracker):
     """
 
     package = "tensorboard"
+    replaces = True
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
@@ -29,9 +30,9 @@ class TensorBoardLogger(Tracker):
         self._writer: Any = None
 
     def open(self, state: TrainingState) -> None:
-        """Open an event file."""
+        """Open an event file, which hides what older ones hold beyond the epochs done."""
         writers = optional("torch.utils.tensorboard", type(self).__name__)
-        self._writer = writers.SummaryWriter(str(self.folder), purge_step=state.epoch + 1 if state.epoch else None)
+        self._writer = writers.SummaryWriter(str(self.folder), purge_step=state.epoch + 1)
 
     def write(self, epoch: int, metrics: dict[str, float]) -> None:
         """One scalar for each metric, flushed."""
