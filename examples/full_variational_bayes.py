@@ -9,9 +9,7 @@ import torch
 
 from ppvae.data import load
 from ppvae.distributions.weight_priors import NormalPrior
-from ppvae.inference import elbo, evidence, fit, log_evidence
-from ppvae.inference.uncertainty import evidence_over_weights, predictive_moments
-from ppvae.inference.weights import prune, signal_to_noise
+from ppvae.inference import elbo, evidence, fit, log_evidence, predictive_moments, prune, signal_to_noise
 from ppvae.models import bayesianise, bernoulli_vae
 
 NUM_EPOCHS = 300
@@ -35,7 +33,7 @@ def main(num_epochs: int = NUM_EPOCHS) -> None:
 
     method = evidence.ImportanceSampling(500)
     ml = log_evidence(plain, test, method=method)
-    vb = evidence_over_weights(bayesian, test, num_weights=10, method=method)
+    vb = log_evidence(bayesian, test, method=method, global_sites=10)
     print(f"held-out log p(x): one set of weights {ml.mean:.2f}, averaged over their posterior {vb.mean:.2f} nats")
 
     moments = predictive_moments(bayesian, test, num_weights=20, num_latents=20)

@@ -5,15 +5,14 @@ from .bound import BoundEstimate, evaluate_bound
 from .compare import compare_along_run, compare_elbos
 from .evidence import Evidence, log_evidence
 from .gaps import inference_gaps
-from .global_posterior import GlobalDraws, sample_global_posterior
-from .hmc import HMC, ChEES, PosteriorDraws, sample_posterior
+from .hmc import HMC, ChEES, GlobalDraws, PosteriorDraws, sample_global_posterior, sample_posterior
 from .mcem import fit_mcem
 from .options import EarlyStopping, KLWarmup
 from .predictive import decode, denoise, embed, generate, inpaint, reconstruct
 from .site_report import site_report
 from .svi import fit
 from .training import Callback, Fit, Outcome, TrainingState
-from .uncertainty import PredictiveMoments, evidence_over_weights, predictive_moments
+from .uncertainty import PredictiveMoments, predictive_moments
 from .wake_sleep import wake_sleep
 from .weights import prune, signal_to_noise, weight_moments
 
@@ -39,7 +38,6 @@ __all__ = [
     "embed",
     "evaluate_bound",
     "evidence",
-    "evidence_over_weights",
     "fit",
     "fit_mcem",
     "generate",

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .evidence.rewired import Rewired, held
-from .evidence.run import chunk_seed
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from .seeds import chunk_seed
 from ..core import (
     Data,
     ModelGuidePair,
@@ -36,8 +36,8 @@ class Work:
     def __init__(self, pair: ModelGuidePair, data: Any, device: str) -> None:
         where = choose_device(device)
         self.original = pair.to(where)
-        self.data = as_dataset(data).to(where)
         self.dtype = dtype_of(pair)
+        self.data = as_dataset(data, dtype=self.dtype).to(where)
         self.few = self.batch(torch.arange(min(2, len(self.data)), device=where))
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
@@ -55,7 +55,7 @@ class Work:
 
     def batch(self, index: Tensor) -> Data:
         generator = torch.Generator(device=self.data.device).manual_seed(0)
-        return like_pair(self.data.batch(index, generator), self.dtype)
+        return like_pair(self.data.batch(index, generator, dtype=self.dtype), self.dtype)
 
     def run(
         self,
@@ -138,11 +138,11 @@ class GuideMean:
         return latents
 
 
-def rows_like(like: Any, num: int) -> Dataset:
+def rows_like(like: Any, num: int, dtype: torch.dtype) -> Dataset:
     """So many rows of the shape of some data, round and round."""
-    dataset = as_dataset(like)
+    dataset = as_dataset(like, dtype=dtype)
     index = torch.arange(num, device=dataset.device) % len(dataset)
-    rows = dataset.batch(index, torch.Generator(device=dataset.device).manual_seed(0))
+    rows = dataset.batch(index, torch.Generator(device=dataset.device).manual_seed(0), dtype=dtype)
     return Dataset(rows, name=dataset.name)
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from .evidence import BridgeSampling, Evidence, EvidenceMethod, log_evidence
 from .evidence.posterior import Posterior
 from .evidence.prepare import prepare
-from .evidence.run import Run, chunk_seed, pick, to
+from .evidence.run import Run, pick, to
 from .evidence.sampled import collect
 from .placement import Compile
+from .seeds import chunk_seed
 from ..core import Data, DataError, ModelGuidePair, PpvaeError, batch_size, draw, log_joint
 from ..core.errors import try_one_of
 from ..data import chunks

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from .asking import Work, observed_site
 from .evidence.rewired import Rewired
-from .evidence.run import chunk_seed
 from .placement import Compile, choose_mode
+from .seeds import chunk_seed
 from ..core import (
     DataError,
     ModelGuidePair,

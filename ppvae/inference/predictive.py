@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .asking import GuideMean, Work, observed_site, one_of, positive, rows_like
 from .inpainting import inpaint
-from .placement import Compile, choose_device
+from .placement import Compile, choose_device, dtype_of
 from ..core import (
     Data,
     ModelGuidePair,
@@ -168,7 +168,7 @@ def decode(
     """
     where = choose_device(device)
     first = next(iter(latents.values())) if isinstance(latents, Mapping) else latents
-    work = Work(pair, rows_like(like, len(first)), device)
+    work = Work(pair, rows_like(like, len(first), dtype_of(pair)), device)
     shape = structure(work.pair, work.few)
     if isinstance(latents, Tensor):
         latents = {one_of([info.name for info in shape.local_latents], None, "local latent site"): latents}
@@ -207,7 +207,7 @@ def generate(
         compile: see :func:`ppvae.core.compile.capture`.
     """
     positive("num", num)
-    work = Work(pair, rows_like(like, num), device)
+    work = Work(pair, rows_like(like, num, dtype_of(pair)), device)
     name = observed_site(work, site)
 
     simulator = work.simulator

@@ -159,6 +159,6 @@ def _exact(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, WeightM
 def _one(pair: ModelGuidePair, data: Any) -> Data:
     dataset = as_dataset(data, dtype=dtype_of(pair))
     home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
-    batch = dataset.batch(torch.arange(1), torch.Generator().manual_seed(0))
+    batch = dataset.batch(torch.arange(1), torch.Generator().manual_seed(0), dtype=dtype_of(pair))
     x = like_pair(batch, dtype_of(pair))
     return x.to(home) if isinstance(x, Tensor) else {key: value.to(home) for key, value in x.items()}

@@ -124,10 +124,9 @@ class BayesianPair(ModelGuidePair):
             PairError: the estimator evaluates log q at the weights that it uses, but under noise per datum no weight
                 is ever drawn; only a closed-form, global KL is defined there.
         """
-        name = type(estimator).__name__
-        if self.weight_noise != "shared" and name not in ("TraceMeanFieldELBO", "TraceMeanField_ELBO"):
+        if self.weight_noise != "shared" and not getattr(estimator, "serves_noise_per_datum", False):
             raise PairError(
-                f"{name} needs log q(w) at the weights that the likelihood used, but under weight_noise="
+                f"{type(estimator).__name__} needs log q(w) at the weights that the likelihood used, but under weight_noise="
                 f"{self.weight_noise!r} every datum has noise of its own and no such weight is ever drawn"
                 + try_one_of(
                     "elbo.TraceMeanFieldELBO(), whose KL of the weights is global and needs no draw",

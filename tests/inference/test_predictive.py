@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ppvae.core import DataError, ModelGuidePair, PairError, PpvaeError
 from ppvae.data import Dataset
+from ppvae.inference.asking import Work, rows_like
+from ppvae.inference.evidence.run import model_ready
 from ppvae.inference.placement import Compile
 from ppvae.inference.predictive import decode, denoise, embed, generate, inpaint, reconstruct
 from ppvae.models import FactorAnalysis, bernoulli_vae
@@ -247,3 +249,16 @@ def test_what_is_wrong_is_named(factors: FactorAnalysis) -> None:
     for data in (mapping, Dataset(mapping)):
         with pytest.raises(DataError, match="found a mapping"):
             inpaint(factors, data, torch.ones(4))
+
+
+def test_float64_stays_float64() -> None:
+    """Data of a double-precision pair are not rounded to single precision on the way in."""
+    torch.manual_seed(0)
+    pair = FactorAnalysis(3, 1).double()
+    x = torch.randn(4, 3, dtype=torch.float64)
+    exact = pair.posterior(x).mean.detach()
+    assert float((exact - pair.posterior(x.float().double()).mean.detach()).abs().max()) > 1e-9  # it would show
+    for data in (x, x.numpy(), Dataset(x)):
+        assert torch.equal(Work(pair, data, "cpu").batch(torch.arange(4)), x)
+        assert torch.equal(model_ready(data, torch.float64), x)
+    assert torch.equal(rows_like(x, 4, torch.float64).x, x)

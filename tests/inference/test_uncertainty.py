@@ -8,8 +8,9 @@ from contracts.bayesian_pairs import NOISE, flat_posterior, jacobian, linear, wi
 from core.pairs import GlobalWeight
 
 from ppvae.core import PairError, PpvaeError, draw, predict
+from ppvae.data import Dataset
 from ppvae.inference import evidence, log_evidence
-from ppvae.inference.uncertainty import evidence_over_weights, predictive_moments
+from ppvae.inference.uncertainty import predictive_moments
 from ppvae.models import bayesianise, bernoulli_vae
 
 
@@ -60,13 +61,13 @@ def test_total_is_the_spread_of_predictions() -> None:
     assert torch.equal(found.epistemic, again.epistemic)
 
 
-def test_evidence_over_weights() -> None:
+def test_evidence_averaged_over_weights() -> None:
     """The log of the mean of p(x | w) over draws of w."""
     vae = bernoulli_vae(6, latent_dim=2, hidden=(4,))
     data = torch.bernoulli(torch.full((4, 6), 0.4))
     bayes = bayesianise(vae)
     method = evidence.ImportanceSampling(200)
-    found = evidence_over_weights(bayes, data, num_weights=6, method=method, progress=False)
+    found = log_evidence(bayes, data, method=method, global_sites=6, progress=False)
     assert found.bound == "lower" and found.info["global_sites"] == "6 draws" and len(found) == 4
     torch.manual_seed(0)
     drawn = {n: v for n, v in draw(bayes, data[:1], 6).latents.items() if n != "z"}
@@ -80,16 +81,57 @@ def test_evidence_over_weights() -> None:
     assert bool(((found.log_evidence - average).abs() < 4.5 * error).all())
 
 
+def test_evidence_averaged_over_weights_in_closed_form() -> None:
+    """x = z w + noise: p(x | w) is normal for every coordinate; its mean over q(w) by a fine grid."""
+    torch.manual_seed(5)
+    pair, x = GlobalWeight().double(), torch.randn(5, 3, dtype=torch.float64)
+    w, s = pair.weight_loc.detach(), pair.weight_log_scale.exp().detach()
+    found = log_evidence(pair, x, method=evidence.ImportanceSampling(2000), global_sites=300, progress=False)
+    # Given w, x is normal with covariance w w' + I / 4: averaged over many exact draws, whose error is counted too.
+    many = w + s * torch.randn(200_000, 3, dtype=torch.float64)
+    covariance = many.unsqueeze(-1) * many.unsqueeze(-2) + 0.25 * torch.eye(3, dtype=torch.float64)
+    logs = torch.stack(
+        [torch.distributions.MultivariateNormal(torch.zeros(3).double(), covariance).log_prob(row) for row in x]
+    )
+    truth = logs.logsumexp(1) - torch.tensor(200_000.0).log()
+    spread = (logs - truth.unsqueeze(1)).exp().std(1) / 200_000**0.5
+    error = (found.standard_error.square() + spread.square()).sqrt()
+    assert bool(((found.log_evidence - truth).abs() < 4 * error).all())
+    # Power: evidence at the mean of the weights is another number, and the choice of weights is in the error.
+    one = log_evidence(pair, x, method=evidence.ImportanceSampling(2000), global_sites="mean", progress=False)
+    assert bool(((one.log_evidence - truth).abs() > 4 * error).any())
+    between = (logs - truth.unsqueeze(1)).exp().std(1) / 300**0.5
+    assert bool((found.standard_error > 0.7 * between).all() and (found.standard_error < 1.5 * between).all())
+
+
+def test_averaged_evidence_keeps_one_binarisation() -> None:
+    """Data that are binarised anew for every seed are the same at every draw of the weights."""
+    vae = bernoulli_vae(6, latent_dim=2, hidden=(4,))
+    bayes = bayesianise(vae)
+    with torch.no_grad():
+        for name, parameter in bayes.named_parameters():
+            if name.endswith("log_scale"):
+                parameter.fill_(-30.0)  # all draws of the weights are one
+    grey = Dataset(torch.full((50, 6), 0.5), value_space="unit", binarization="dynamic")
+    method = evidence.ImportanceSampling(400)
+    many = log_evidence(bayes, grey, method=method, global_sites=4, seed=1, progress=False)
+    one = log_evidence(bayes, grey, method=method, global_sites="mean", seed=1, progress=False)
+    error = (many.standard_error.square() + one.standard_error.square()).sqrt()
+    assert bool(((many.log_evidence - one.log_evidence).abs() < 5 * error + 1e-4).all())
+
+
 def test_refuses() -> None:
     pair, x = linear()
     with pytest.raises(PairError, match="no global latent"):
         predictive_moments(pair, x)
     with pytest.raises(PairError, match="no global latent"):
-        evidence_over_weights(pair, x)
+        log_evidence(pair, x, global_sites=3)
     bayes = bayesianise(pair, modules=["layer"])
     with pytest.raises(PpvaeError, match="at least 2 draws of weights"):
         predictive_moments(bayes, x, num_weights=1)
     with pytest.raises(PairError, match="no observed site 'x'"):
         predictive_moments(bayes, x, site="x")
-    with pytest.raises(PpvaeError, match="draws the global sites itself"):
-        evidence_over_weights(bayes, x, global_sites="mean")
+    with pytest.raises(PairError, match="belong to the weights they were simulated at"):
+        log_evidence(bayes, evidence.SimulatedData(x, {}), method=evidence.BDMC(), global_sites=3)
+    with pytest.raises(PpvaeError, match="expected at least 1, found 0"):
+        log_evidence(bayes, x, global_sites=0)

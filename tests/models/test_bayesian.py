@@ -11,8 +11,10 @@ import pytest
 import torch
 from contracts.bayesian_pairs import convolution, linear, transposed
 from contracts.pair import PairContract
+from pyro.infer import SVI
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
 from pyro.nn import PyroParam
+from pyro.optim import Adam
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
@@ -21,7 +23,7 @@ from ppvae.core.compile import bind, capture, state_of
 from ppvae.distributions import Bernoulli, DiagonalNormal, StandardNormal
 from ppvae.distributions.weight_posteriors import DiagonalPosterior, LowRankNormal, LowRankPosterior
 from ppvae.distributions.weight_priors import HorseshoePrior, NormalPrior, ScaleMixturePrior
-from ppvae.inference import elbo, fit
+from ppvae.inference import elbo, evaluate_bound, fit
 from ppvae.models import VAE, BayesianPair, bayesianise, bernoulli_vae, gaussian_vae
 from ppvae.networks import MLP, ConvDecoder
 
@@ -250,6 +252,16 @@ def test_noise_per_datum_is_for_the_closed_form_alone(scheme: Any) -> None:
         with pytest.raises(PairError, match=r"no such weight is ever drawn\nTry one of"):
             pair.accept(other)
         bayesianise(small_vae()).accept(other)
+    # Every way in asks: the trainer, the comparison, and stock SVI.
+    x = binary()
+    with pytest.raises(PairError, match="no such weight is ever drawn"):
+        fit(pair, x, elbo=elbo.TraceELBO(), num_epochs=1, batch_size=3, learning_rate=0.01, progress=False)
+    with pytest.raises(PairError, match="no such weight is ever drawn"):
+        evaluate_bound(pair, x, elbo=elbo.TraceELBO(), progress=False)
+    svi = SVI(pair.model, pair.guide, Adam({"lr": 0.01}), elbo.TraceELBO())
+    with pytest.raises(PairError, match="no such weight is ever drawn"):
+        svi.step(x, num_data=60)
+    SVI(pair.model, pair.guide, Adam({"lr": 0.01}), elbo.TraceMeanFieldELBO()).step(x, num_data=60)
 
 
 def test_a_random_encoder_is_an_auxiliary_variable() -> None:

@@ -66,6 +66,8 @@ class ELBO(pyro.infer.elbo.ELBO):
             parameter of model and guide.
         supports_global_latents: latents outside the data plate are served; an estimator of one weight per datum
             refuses them, because the weight would be joint over the batch.
+        serves_noise_per_datum: weights whose noise is drawn for every datum are served: log q is never asked for at the
+            weights that the likelihood used, of which there are none (see :func:`ppvae.models.bayesianise`).
         module: what the estimator itself learns or remembers, None for most. A trainer ascends the objective in its
             parameters beside the pair's (see :class:`Trainee`), and carries ``BoundTerms.buffers`` to the next step.
     """
@@ -76,6 +78,7 @@ class ELBO(pyro.infer.elbo.ELBO):
     zero_variance_when_guide_exact: bool
     unbiased_gradient: bool = True
     supports_global_latents: bool = True
+    serves_noise_per_datum: bool = False
     module: nn.Module | None = None
 
     def __init__(self, *, num_particles: int = 1) -> None:
@@ -101,10 +104,11 @@ class ELBO(pyro.infer.elbo.ELBO):
         """Refuse a pair that this estimator cannot serve.
 
         Raises:
-            PairError: a guide that is not reparameterised, global latents under weights per datum, a KL without a
-                closed form in strict mode, an auxiliary site where log q is needed at given draws; names the site
-                and what would do.
+            PairError: a guide that is not reparameterised, global latents under weights per datum, noise per datum under
+                an estimator that needs log q(w), a KL without a closed form in strict mode, an auxiliary site where
+                log q is needed at given draws; names the site and what would do.
         """
+        pair.accept(self)
         if self.needs_rsample:
             structure(pair, x).require_reparameterized(
                 type(self).__name__,
@@ -201,6 +205,11 @@ class _StockPair(ModelGuidePair):
     def guide(self, x: Any, num_data: int | None = None) -> Any:
         args, kwargs = x
         return self.__dict__["programs"][1](*args, **kwargs)
+
+    def accept(self, estimator: Any) -> None:
+        owner = getattr(self.__dict__["programs"][0], "__self__", None)
+        if isinstance(owner, ModelGuidePair):
+            owner.accept(estimator)
 
 
 class Trainee(nn.Module):

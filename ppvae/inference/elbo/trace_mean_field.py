@@ -35,6 +35,7 @@ class TraceMeanFieldELBO(ELBO):
     needs_rsample = True
     tight_when_guide_exact = True
     zero_variance_when_guide_exact = False
+    serves_noise_per_datum = True
 
     def __init__(self, *, num_particles: int = 1, on_missing_kl: Literal["raise", "sample"] = "raise") -> None:
         super().__init__(num_particles=num_particles)

@@ -10,6 +10,7 @@ from .densities import Density, EncoderDensity, GaussianDensity, KernelDensity, 
 from .exact import Exact
 from .hmc_density import HMCDensity
 from .importance import ImportanceSampling
+from .kept import Chunk, ChunkStore
 from .log_evidence import log_evidence
 from .outcome import Outcome
 from .pareto import pareto_k
@@ -21,6 +22,8 @@ __all__ = [
     "BDMC",
     "Bound",
     "BridgeSampling",
+    "Chunk",
+    "ChunkStore",
     "Density",
     "EncoderDensity",
     "Estimate",

@@ -14,11 +14,15 @@ from tqdm import tqdm
 
 from .base import Estimate, Evidence, EvidenceMethod
 from .importance import ImportanceSampling
+from .kept import Chunk, ChunkStore
 from .outcome import Outcome
+from .over_weights import average, weight_draws
 from .prepare import prepare
-from .run import Run, chunk_seed, pick, to
-from ..placement import Compile
-from ...core import Data, ModelGuidePair, PpvaeError, batch_size
+from .run import Run, model_ready, pick, to
+from .simulated import SimulatedData
+from ..placement import Compile, dtype_of
+from ..seeds import chunk_seed
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size
 from ...core.errors import try_one_of
 from ...data import chunks
 
@@ -35,7 +39,9 @@ def log_evidence(
     compile: Compile = "auto",
     memory_budget: int = 2**30,
     progress: bool = True,
-    global_sites: Mapping[str, Tensor] | str | None = None,
+    global_sites: Mapping[str, Tensor] | str | int | None = None,
+    chunk_size: int | None = None,
+    kept: ChunkStore | None = None,
 ) -> Evidence:
     r"""Estimate $\log p(x_b) = \log \int p(x_b, z)\,dz$ of every datum, in nats, with its error.
 
@@ -44,7 +50,20 @@ def log_evidence(
     thread count by rounding. Nothing of PyTorch's global random state is used or changed.
 
     Ctrl-C returns what is finished; the rest is NaN with the outcome "interrupted". Before the first chunk is
-    finished it raises KeyboardInterrupt.
+    finished it raises KeyboardInterrupt. Where chunks are kept it always raises: called again with the same arguments
+    and the same ``kept``, it goes on after the last finished chunk, to the numbers of an evaluation that nobody
+    stopped, bit for bit.
+
+    A pair with global latents w, such as Bayesian weights, has an evidence of one datum given w only. With
+    ``global_sites=S`` it is averaged over S draws of the guide,
+
+    $$\log p(x_b \mid \mathcal{D}) \approx \log \frac{1}{S} \sum_{s=1}^{S} \hat p(x_b \mid w_s),
+      \qquad w_s \sim q(w):$$
+
+    the posterior predictive density of data that q(w) was not fitted on. It is a lower bound in expectation on
+    $\log \mathrm{E}_{q(w)}[p(x_b \mid w)]$ where the method's own estimate is one, by Jensen's inequality, and grows
+    with S; a method on neither side, or an upper bound, gives an estimate on neither side. For data that q(w) was
+    fitted on it is no evidence of the model, in which the weights are integrated out over their *prior*.
 
     Args:
         pair: the pair; its parameters are read, not changed.
@@ -57,15 +76,18 @@ def log_evidence(
         memory_budget: bytes that latents, weights and intermediate results may take.
         progress: show a progress bar (on a terminal only).
         global_sites: where the pair has global latents w (Bayesian weights): the value at which each is held,
-            or "mean" for the guide's mean; the result is then log p(x_b | w).
+            or "mean" for the guide's mean, and the result is log p(x_b | w); or S, a number of draws of the guide
+            to average p(x_b | w) over, whose choice is then part of the standard error.
+        chunk_size: data in a chunk at most; None for as many as the memory holds. A chunk is what a stop loses.
+        kept: where finished chunks are kept and looked for; None for nowhere.
 
     Returns:
         Evidence, its tensors [B] on the CPU in the dtype of the pair.
 
     Raises:
-        PairError: the method cannot be used on this pair, or global sites have no value.
+        PairError: the method cannot be used on this pair, global sites have no value, or there are none to draw.
         DataError: data that cannot be used.
-        PpvaeError: a memory budget too small for one lane, or a method that is none.
+        PpvaeError: a memory budget too small for one lane, a chunk size below 1, or a method that is none.
     """
     method = ImportanceSampling(1000) if method is None else method
     if not isinstance(method, EvidenceMethod):
@@ -73,11 +95,27 @@ def log_evidence(
             f"method: expected an evidence method with its options, found {method!r}"
             + try_one_of("method=evidence.ImportanceSampling(1000)", "method=evidence.AIS()")
         )
+    if isinstance(global_sites, int):
+        if isinstance(data, SimulatedData):
+            raise PairError(
+                "simulated data carry latents that belong to the weights they were simulated at, not to other draws"
+                + try_one_of("global_sites={site: value} of those weights", "data=simulated.x, the data alone")
+            )
+        options: dict[str, Any] = {
+            "method": method,
+            "device": device,
+            "compile": compile,
+            "memory_budget": memory_budget,
+            "progress": progress,
+            "chunk_size": chunk_size,
+            "kept": kept,
+        }
+        return _over_weights(pair, data, global_sites, seed, options)
     started = time.perf_counter()
     run, x = prepare(pair, data, seed, device, compile, memory_budget, global_sites)
     method.check(run)
-    size = _chunk_size(run, method, batch_size(x))
-    parts = _all_chunks(run, method, x, size, seed, progress)
+    size = _chunk_size(run, method, batch_size(x), chunk_size)
+    parts = _all_chunks(run, method, x, size, seed, progress, kept)
     found = _joined(parts, batch_size(x))
     info: dict[str, Any] = {"seed": seed, "chunk_size": size, "device": str(run.device), **found.info}
     if run.pair is not pair:
@@ -95,8 +133,28 @@ def log_evidence(
     )
 
 
-def _chunk_size(run: Run, method: EvidenceMethod, num_data: int) -> int:
+def _over_weights(pair: ModelGuidePair, data: Any, count: int, seed: int, options: Mapping[str, Any]) -> Evidence:
+    """The evidence averaged over draws of the global sites; Ctrl-C keeps the draws that are finished."""
+    x = model_ready(data, dtype_of(pair), seed)  # once: a dynamic binarisation is the same at every draw
+    parts: list[Evidence] = []
+    for k, weights in enumerate(weight_draws(pair, x, count, seed)):
+        try:
+            part = log_evidence(pair, x, seed=chunk_seed(seed, k), global_sites=weights, **options)
+            if bool((part.outcome == Outcome.INTERRUPTED).any()):
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if not parts or options["kept"] is not None:
+                raise
+            _log.warning("interrupted: %d of %d draws of the global sites are finished", len(parts), count)
+            break
+        parts.append(part)
+    return average(parts, {"seed": seed, "global_sites": f"{len(parts)} draws"})
+
+
+def _chunk_size(run: Run, method: EvidenceMethod, num_data: int, limit: int | None) -> int:
     """Data per chunk: what stays takes half of the memory budget at most."""
+    if limit is not None and limit < 1:
+        raise PpvaeError(f"chunk_size: expected at least 1, found {limit}")
     need = method.memory(run)
     least = need.per_datum + need.least
     if least > run.memory_budget:
@@ -106,7 +164,7 @@ def _chunk_size(run: Run, method: EvidenceMethod, num_data: int) -> int:
             + try_one_of(f"memory_budget={2 ** math.ceil(math.log2(2 * least))}", "fewer samples or chains")
         )
     by_memory = 0.5 * run.memory_budget // max(need.per_datum, 1.0)
-    size = int(max(1, min(num_data, by_memory, run.lanes // need.lanes)))
+    size = int(max(1, min(num_data, by_memory, run.lanes // need.lanes, limit or num_data)))
     if run.whole:
         size = num_data
     run.chunks = -(-num_data // size)
@@ -120,6 +178,7 @@ def _all_chunks(
     size: int,
     seed: int,
     progress: bool,
+    kept: ChunkStore | None,
 ) -> list[Estimate]:
     num_data, truth = batch_size(x), run.truth
     parts: list[Estimate] = []
@@ -128,19 +187,30 @@ def _all_chunks(
     with tqdm(total=num_data, desc=method.name, unit="datum", disable=None if progress else True) as bar:
         run.tick = _advance(bar)
         for index, (rows, valid) in enumerate(chunks(num_data, size)):
+            noise = chunk_seed(seed, index)
+            key = Chunk(
+                repr(method), index, len(rows), num_data, noise, run.lanes, run.compile, str(run.device), str(run.dtype)
+            )
+            before = None if kept is None else kept.get(key)
+            if before is not None and len(before.log_evidence) == valid:
+                parts.append(before)
+                bar.update(valid)
+                continue
             chunk = pick(x, rows)
             if truth is not None:
                 run.truth = {name: value[rows.to(value.device)].to(run.device) for name, value in truth.items()}
             with torch.random.fork_rng(devices=devices), torch.no_grad():
-                torch.manual_seed(chunk_seed(seed, index))
+                torch.manual_seed(noise)
                 try:
                     part = method.estimate(run, to(chunk, run.device))
                 except KeyboardInterrupt:
-                    if not parts:
+                    if not parts or kept is not None:
                         raise
                     _log.warning("%s: interrupted; %d of %d data are finished", method.name, index * size, num_data)
                     break
             parts.append(Estimate(*(_cut(field, valid) for field in part)))
+            if kept is not None:
+                kept.put(key, parts[-1])
     return parts
 
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from .rewired import held
-from .run import Run, pick, take, to
+from .run import Run, model_ready, pick, take, to
 from .simulated import SimulatedData
 from ..placement import Compile, choose_device, choose_mode, dtype_of
 from ...core import Data, ModelGuidePair, batch_size, check_pair, structure
-from ...data import Dataset, as_dataset, chunks
-from ...data.convert import require_finite
+from ...data import chunks
 
 
 def prepare(
@@ -46,23 +45,3 @@ def prepare(
     run.whole = whole
     run.measure(few)
     return run, x
-
-
-def model_ready(data: Any, dtype: torch.dtype, seed: int = 0) -> Data:
-    """A batch of all data as a model sees it, its floating-point members in a dtype.
-
-    Args:
-        data: a Dataset, tensor, array or mapping.
-        dtype: that of the pair.
-        seed: of a dynamic binarisation.
-
-    Raises:
-        DataError: data that cannot be used.
-    """
-    if isinstance(data, Tensor) and data.dtype == dtype and data.dim() > 1:
-        Dataset(data)  # refuses empty data
-        require_finite(data, "data")
-        return data.detach()
-    dataset = as_dataset(data)
-    generator = torch.Generator(device=dataset.device).manual_seed(seed)
-    return to(dataset.tensor(generator), dataset.device, dtype)

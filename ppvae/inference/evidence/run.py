@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +14,8 @@ from .rewired import prior_as_guide
 from ..placement import Compile
 from ...core import Data, ModelGuidePair, batch_size, draw, log_joint, structure
 from ...core.compile import Mode, bind, capture, state_of
+from ...data import Dataset, as_dataset
+from ...data.convert import require_finite
 
 # "auto" compiles what would move more than this many bytes: about twelve seconds of a CPU, against six of
 # compiling. A fixed number, not a stopwatch: a seeded run must give the same numbers, and modes differ in
@@ -156,9 +157,24 @@ def to(x: Data, device: torch.device, dtype: torch.dtype | None = None) -> Data:
     return move(x) if isinstance(x, Tensor) else {key: move(value) for key, value in x.items()}
 
 
-def chunk_seed(seed: int, index: int) -> int:
-    """The seed of one chunk of data."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def model_ready(data: Any, dtype: torch.dtype, seed: int = 0) -> Data:
+    """A batch of all data as a model sees it, its floating-point members in a dtype.
+
+    Args:
+        data: a Dataset, tensor, array or mapping.
+        dtype: that of the pair.
+        seed: of a dynamic binarisation.
+
+    Raises:
+        DataError: data that cannot be used.
+    """
+    if isinstance(data, Tensor) and data.dtype == dtype and data.dim() > 1:
+        Dataset(data)  # refuses empty data
+        require_finite(data, "data")
+        return data.detach()
+    dataset = as_dataset(data, dtype=dtype)
+    generator = torch.Generator(device=dataset.device).manual_seed(seed)
+    return to(dataset.tensor(generator, dtype=dtype), dataset.device, dtype)
 
 
 def _allocated(pair: ModelGuidePair, x: Data, samples: int) -> float:

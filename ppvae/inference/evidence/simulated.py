@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .rewired import held
-from .run import pick, take, to
+from .run import model_ready, pick, take, to
 from ..placement import dtype_of
 from ...core import Data, DataError, ModelGuidePair, batch_size, simulate, structure
 from ...core.errors import try_one_of
@@ -33,7 +34,7 @@ class SimulatedData:
 
 def simulate_data(
     pair: ModelGuidePair,
-    like: Data,
+    like: Any,
     num_data: int = 100,
     *,
     seed: int = 0,
@@ -43,7 +44,8 @@ def simulate_data(
 
     Args:
         pair: the pair.
-        like: some data that fix shapes and covariates, [B, *event]; repeated where fewer than num_data.
+        like: some data that fix shapes and covariates, a Dataset, a tensor [B, *event], an array or a mapping of
+            such; repeated where fewer than num_data.
         num_data: N.
         seed: of the draws.
         global_sites: as for :func:`log_evidence`, and the same there.
@@ -54,7 +56,8 @@ def simulate_data(
     if num_data < 1:
         raise DataError(f"simulate_data: expected num_data of at least 1, found {num_data}")
     home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
-    like = to(pick(like, torch.arange(num_data) % batch_size(like)), home, dtype_of(pair))
+    like = model_ready(like.x if isinstance(like, SimulatedData) else like, dtype_of(pair), seed)
+    like = to(pick(like, torch.arange(num_data) % batch_size(like)), home)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         fixed = held(pair, take(like, 4), global_sites)

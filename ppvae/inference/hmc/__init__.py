@@ -2,7 +2,16 @@
 
 from .chains import Outcome
 from .draws import PosteriorDraws
+from .global_posterior import GlobalDraws, sample_global_posterior
 from .options import HMC, ChEES
 from .sample import sample_posterior
 
-__all__ = ["HMC", "ChEES", "Outcome", "PosteriorDraws", "sample_posterior"]
+__all__ = [
+    "HMC",
+    "ChEES",
+    "GlobalDraws",
+    "Outcome",
+    "PosteriorDraws",
+    "sample_global_posterior",
+    "sample_posterior",
+]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from .budget import Footprint, data_per_chunk, footprint
 from .chains import ChunkDraws, MakeKernel, sample_chunk
 from .draws import PosteriorDraws
+from .global_posterior import GlobalDraws, sample_global_posterior
 from .integrator import PhasePoint, leapfrog
 from .kernel import HMCInfo, hmc_kernel
 from .options import HMC, Options
@@ -28,6 +28,7 @@ from .target import (
     start_variance,
 )
 from ..placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..seeds import seed_of
 from ...core import Data, ModelGuidePair, PpvaeError, batch_size, structure, unconstrained
 from ...core.compile import Mode, capture, state_of
 from ...core.errors import try_one_of
@@ -39,10 +40,12 @@ SAVED_PER_CALL = 5e-4  # seconds that a compiled leapfrog saves over an interpre
 SAVED_PER_BYTE = 1.5e-10  # and for every byte that the interpreter writes
 
 
+@overload
 def sample_posterior(
     pair: ModelGuidePair,
     x: Any,
     *,
+    sites: Literal["local"] = "local",
     num_samples: int = 1000,
     num_warmup: int = 500,
     num_chains: int = 4,
@@ -55,7 +58,38 @@ def sample_posterior(
     compile: Compile = "auto",
     memory_budget: int = MEMORY_BUDGET,
     progress: bool = True,
-) -> PosteriorDraws:
+) -> PosteriorDraws: ...
+@overload
+def sample_posterior(
+    pair: ModelGuidePair,
+    x: Any,
+    *,
+    sites: Literal["global"],
+    num_samples: int = 1000,
+    num_warmup: int = 500,
+    num_chains: int = 4,
+    seed: int = 0,
+    compile: Compile = "auto",
+    progress: bool = True,
+) -> GlobalDraws: ...
+def sample_posterior(
+    pair: ModelGuidePair,
+    x: Any,
+    *,
+    sites: Literal["local", "global"] = "local",
+    num_samples: int = 1000,
+    num_warmup: int = 500,
+    num_chains: int = 4,
+    num_leapfrog: int | None = None,
+    kernel: Options | None = None,
+    start: Start = "guide",
+    global_sites: GlobalSites = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    compile: Compile = "auto",
+    memory_budget: int = MEMORY_BUDGET,
+    progress: bool = True,
+) -> PosteriorDraws | GlobalDraws:
     r"""Sample $p(z \mid x_b)$ of every datum by Hamiltonian Monte Carlo, every chain of every datum a lane of its own.
 
     Each lane has its own step size, accept decision and divergence flag; the diagonal mass is estimated per datum,
@@ -66,9 +100,13 @@ def sample_posterior(
     and its number. Ctrl-C raises KeyboardInterrupt, whose attribute ``partial`` holds the PosteriorDraws of the
     chunks that were finished (the first data), or None.
 
+    With ``sites="global"`` the global latents, such as weights, and the latents of all data are sampled together, by
+    Pyro's NUTS: :func:`sample_global_posterior`, which has its options.
+
     Args:
         pair: the pair; its local latents are sampled, and must be continuous.
         x: the data, [N, *event]: a Dataset, a tensor, an array or a mapping of such.
+        sites: "local" for the latents of every datum, or "global" for the global sites and all latents together.
         num_samples: draws per chain.
         num_warmup: transitions before them, in which step size and mass are adapted; zero only with a step size in
             ``kernel``.
@@ -85,7 +123,7 @@ def sample_posterior(
 
     Returns:
         Draws by site, statistics of the sampler, and an outcome for every lane: a lane that failed says so there,
-        stops no other, and is named in one RuntimeWarning.
+        stops no other, and is named in one RuntimeWarning. For ``sites="global"``, :class:`GlobalDraws`.
 
     Raises:
         PairError: a discrete local latent, none at all, or global sites without values.
@@ -98,6 +136,20 @@ def sample_posterior(
     >>> draws.samples["z"].shape, draws.stats["acceptance"].shape
     (torch.Size([2, 5, 3, 1]), torch.Size([2, 5, 3]))
     """
+    if sites not in ("local", "global"):
+        raise PpvaeError(f"sites: expected 'local' or 'global', found {sites!r}")
+    if sites == "global":
+        _refuse_lanes(num_leapfrog=num_leapfrog, kernel=kernel, global_sites=global_sites)
+        return sample_global_posterior(
+            pair,
+            x,
+            num_samples=num_samples,
+            num_warmup=num_warmup,
+            num_chains=num_chains,
+            seed=seed,
+            compile=compile,
+            progress=progress,
+        )
     options = _options(num_leapfrog, kernel, num_warmup)
     for name, value, least in (
         ("num_samples", num_samples, 1),
@@ -111,7 +163,7 @@ def sample_posterior(
     where = choose_device(device)
     pair.to(where)
     with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(_seed_of(seed, "data"))
+        torch.manual_seed(seed_of(seed, "data"))
         data = like_pair(as_dataset(x, dtype=dtype_of(pair)).tensor(dtype=dtype_of(pair)), dtype_of(pair))
         data = _each(data, lambda tensor: tensor.to(where))
         work = _Work(pair, data, num_chains, options, start, global_sites)
@@ -167,10 +219,10 @@ class _Work:
         x = self._rows(self.x, index)
         structure(self.pair, x)  # found once for this shape, before it is captured
         context = (self.state, x, self.globals)
-        torch.manual_seed(_seed_of(seed, "start"))
+        torch.manual_seed(seed_of(seed, "start"))
         state, failed = start_chains(self.pair, x, self.coordinates, self.target, context, self.num_chains, self.start)
         variance = start_variance(self.pair, x, self.coordinates, self.start)
-        generator = torch.Generator(device=index.device).manual_seed(_seed_of(seed, "noise"))
+        generator = torch.Generator(device=index.device).manual_seed(seed_of(seed, "noise"))
         return sample_chunk(
             self._make_kernel,
             state,
@@ -271,6 +323,16 @@ def _options(num_leapfrog: int | None, kernel: Options | None, num_warmup: int) 
     return options
 
 
+def _refuse_lanes(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise PpvaeError(
+                f'{name} is for sites="local", where every datum has chains of its own; sites="global" has one state of '
+                "all sites and is sampled by Pyro's NUTS"
+                + try_one_of(f"leave {name} out", "sample_global_posterior, which has NUTS' and HMC's options")
+            )
+
+
 def _mean_length(options: Options) -> int:
     return options.num_leapfrog if isinstance(options, HMC) else 10
 
@@ -304,8 +366,3 @@ def _first(chunk: ChunkDraws, valid: int) -> ChunkDraws:
 
 def _each(x: Data, change: Any) -> Data:
     return {key: change(value) for key, value in x.items()} if isinstance(x, Mapping) else change(x)
-
-
-def _seed_of(*parts: object) -> int:
-    """A seed for each purpose: streams that share one would repeat each other's noise."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")

@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 from ppvae.core import DataError, ModelGuidePair, PairError, PpvaeError
-from ppvae.data import load
+from ppvae.data import Dataset, load
 from ppvae.inference.evidence import (
     AIS,
     BDMC,
@@ -147,6 +147,9 @@ def test_simulated_mappings() -> None:
     data = simulate_data(pair, like, 6)
     assert isinstance(data.x, dict)
     assert data.x["covariate"].flatten().tolist() == [10, -10] * 3
+    # Whatever data go in elsewhere go in here: a Dataset, arrays in another precision, earlier simulated data.
+    for same in (Dataset(like), {key: value.double().numpy() for key, value in like.items()}, data):
+        assert torch.equal(simulate_data(pair, same, 6).latents["z"], data.latents["z"])
     assert float((data.x["y"] - data.latents["z"] * data.x["covariate"]).abs().max()) < 1
     with pytest.raises(DataError, match=r"observed site 'y' has no member of that name"):
         simulate_data(ModelGuidePair.from_callables(_site_y, _no_latent), {"u": torch.zeros(2, 1)})

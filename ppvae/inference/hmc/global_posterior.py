@@ -16,13 +16,13 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 from tqdm import tqdm
 
-from .evidence.run import chunk_seed
-from .hmc.diagnostics import ess, rhat
-from .placement import Compile, choose_mode, dtype_of, like_pair
-from ..core import Data, ModelGuidePair, PairError, PpvaeError, SiteInfo, batch_size, draw, log_joint, structure
-from ..core.compile import bind, capture, state_of
-from ..core.errors import try_one_of
-from ..data import as_dataset
+from .diagnostics import ess, rhat
+from ..placement import Compile, choose_mode, dtype_of, like_pair
+from ..seeds import chunk_seed
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, SiteInfo, batch_size, draw, log_joint, structure
+from ...core.compile import bind, capture, state_of
+from ...core.errors import try_one_of
+from ...data import as_dataset
 
 
 class _Slot(NamedTuple):
@@ -74,8 +74,8 @@ class GlobalDraws:
     def to_arviz(self) -> Any:
         """The draws as ArviZ wants them: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x)."""
         # ArviZ takes over a second to import.
-        from .. import __version__
-        from ..report.arviz_export import to_arviz
+        from ... import __version__
+        from ...report.arviz_export import to_arviz
 
         data = dict(self.x) if isinstance(self.x, Mapping) else {"x": self.x}
         parts: list[tuple[str, list[str], dict[str, Tensor]]] = [

@@ -1,0 +1,17 @@
+"""Seeds derived from the one that the user gave: streams that share a seed would repeat each other's noise."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def chunk_seed(seed: int, index: int) -> int:
+    """The seed of one part of some work: a chunk of data, a chain, a draw of the weights."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_of(*parts: object) -> int:
+    """The seed of one purpose, by name: ``seed_of(seed, "start")``."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
