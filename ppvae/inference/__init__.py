@@ -1,6 +1,7 @@
 """The verbs: fit, sample, estimate, compare."""
 
 from . import elbo, evidence
+from .aggregate_posterior import AggregatePosterior, aggregate_posterior
 from .bound import BoundEstimate, evaluate_bound
 from .compare import compare_along_run, compare_elbos
 from .evidence import Evidence, log_evidence
@@ -8,6 +9,7 @@ from .gaps import inference_gaps
 from .hmc import HMC, ChEES, GlobalDraws, PosteriorDraws, sample_global_posterior, sample_posterior
 from .mcem import fit_mcem
 from .options import EarlyStopping, KLWarmup
+from .posterior_checks import PosteriorChecks, PredictiveCheck, posterior_checks
 from .predictive import decode, denoise, embed, generate, inpaint, reconstruct
 from .site_report import site_report
 from .svi import fit
@@ -18,6 +20,7 @@ from .weights import prune, signal_to_noise, weight_moments
 
 __all__ = [
     "HMC",
+    "AggregatePosterior",
     "BoundEstimate",
     "Callback",
     "ChEES",
@@ -27,9 +30,12 @@ __all__ = [
     "GlobalDraws",
     "KLWarmup",
     "Outcome",
+    "PosteriorChecks",
     "PosteriorDraws",
+    "PredictiveCheck",
     "PredictiveMoments",
     "TrainingState",
+    "aggregate_posterior",
     "compare_along_run",
     "compare_elbos",
     "decode",
@@ -44,6 +50,7 @@ __all__ = [
     "inference_gaps",
     "inpaint",
     "log_evidence",
+    "posterior_checks",
     "predictive_moments",
     "prune",
     "reconstruct",
