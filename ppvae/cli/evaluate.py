@@ -37,13 +37,21 @@ def evaluate(
     seed: Seed = 0,
     device: Device = "auto",
     threads_: Threads = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(help="Data worked on at once, at most; what a stop loses. The noise depends on it.", min=1),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Compute anew what an earlier evaluation finished.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON to this file too.")] = None,
     json: Json = False,
 ) -> None:
     """Estimate the bound and the log evidence of held-out data, each with its standard error.
 
     Without -k or --method: the ELBO and L_1000. The numbers are kept in the run folder, beside those of earlier
-    evaluations of the same data.
+    evaluations of the same data. An estimate that is there already, of the same seed, data and parameters, is kept.
+
+    One that was stopped, by Ctrl-C or otherwise, goes on where it was when the same command is given again, to the
+    same numbers.
     """
     from ..runs import load_run
     from ..runs.atomic import write_json
@@ -63,7 +71,16 @@ def evaluate(
     with threads(threads_):
         loaded = load_run(run, pair=pair_of(pair), which=which, force=force)
         result = run_evaluation(
-            loaded, methods, part=part, num_data=num_data, seed=seed, device=device, say=say if not json else _quiet
+            loaded,
+            methods,
+            part=part,
+            num_data=num_data,
+            seed=seed,
+            device=device,
+            chunk_size=chunk_size,
+            again=again,
+            options=_loading(which, pair, force),
+            say=say if not json else _quiet,
         )
     if out is not None:
         write_json(out, result)
@@ -97,6 +114,13 @@ def show(result: Mapping[str, Any]) -> None:
             f"{row['seconds']:.1f}",
         )
     Console(width=None).print(table)
+
+
+def _loading(which: str, pair: str | None, force: bool) -> list[str]:
+    """What a command needs to load the same parameters."""
+    words = [] if which == "result" else ["--which", which]
+    words += [] if pair is None else ["--pair", pair]
+    return words + (["--force"] if force else [])
 
 
 def _options(entry: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .checks import CHECKED, aggregate_table, check_table, checked
 from .compared import COMPARED, compared
 from .findings import FINE, Findings, find
 from .images import as_images
@@ -20,6 +21,7 @@ from .theme import LABELS
 from ..core.errors import RunError
 from ..runs import Run
 from ..runs.atomic import write_bytes, write_text
+from ..runs.folder import REPORT_LOCK, locked
 
 _ESTIMATES = (
     ("estimate", False),
@@ -49,10 +51,15 @@ def write_report(
         the path of the page.
 
     Raises:
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or another process writes the report of this run.
     """
-    found = find(run, seed=seed, device=device, chains_for=chains_for)
-    pictures = {**pictures_of(found), **compared(found)}
+    with locked(run.folder, REPORT_LOCK):
+        run.folder.sweep_report()
+        return _write(run, find(run, seed=seed, device=device, chains_for=chains_for), out)
+
+
+def _write(run: Run, found: Findings, out: Path | None) -> Path:
+    pictures = {**pictures_of(found), **checked(found), **compared(found)}
     folder = run.folder.figures
     try:
         folder.mkdir(exist_ok=True)
@@ -91,6 +98,14 @@ def render(found: Findings, pictures: Mapping[str, Picture]) -> str:
         _gap(),
         _grid(pictures, ("manifold", "latents", "kl_per_dimension")),
     ]
+    if any(name in pictures for name in CHECKED):
+        sections += [
+            "<h2>Does the model make data like the data?</h2>",
+            check_table(found),
+            _gap(),
+            _grid(pictures, CHECKED),
+            details("The latents of all data in numbers", aggregate_table(found)) if found.aggregate else "",
+        ]
     if "weight_noise" in pictures:
         sections += ["<h2>What is known of the weights</h2>", _grid(pictures, ("weight_noise", "uncertainty"))]
     if "chains" in pictures:

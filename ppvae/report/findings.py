@@ -11,17 +11,29 @@ from torch import Tensor
 
 from ..core import ModelGuidePair, PpvaeError, simulate, site_terms, structure
 from ..data import Dataset, chunks
-from ..inference import PosteriorDraws, PredictiveMoments, predictive_moments, sample_posterior, signal_to_noise
+from ..inference import (
+    AggregatePosterior,
+    PosteriorChecks,
+    PosteriorDraws,
+    PredictiveMoments,
+    aggregate_posterior,
+    posterior_checks,
+    predictive_moments,
+    sample_posterior,
+    signal_to_noise,
+)
 from ..inference.placement import dtype_of, like_pair
 from ..inference.predictive import decode, embed, generate, reconstruct
 from ..runs import Run
-from ..runs.evaluation import read_evaluation, read_per_datum
+from ..runs.evaluation import read_whole
 
 ACTIVE = 0.01
 """A latent dimension is active if the variance over data of its posterior mean is above this (Burda et al. 2015)."""
 GRID = 16
 FINE = 33
 SHOWN = 2000
+CHECKED = 300
+"""Held-out data that predictive checks look at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +61,9 @@ class Findings:
         chains: HMC draws from p(z | x) of the first few data; None unless asked for.
         signal_to_noise: |mean| / sd of every weight that has a posterior, by site; empty where none has.
         moments: mean and variance of new data under that posterior, for the first data; None where none has.
+        checks: the data against data sets that the model generates.
+        latent_checks: the same against data made from each datum's own latents.
+        aggregate: the latents of all data against the prior; None where there is not just one latent site.
         notes: what could not be found, and why.
     """
 
@@ -71,6 +86,9 @@ class Findings:
     chains: PosteriorDraws | None = None
     signal_to_noise: Mapping[str, Tensor] = field(default_factory=dict)
     moments: PredictiveMoments | None = None
+    checks: PosteriorChecks | None = None
+    latent_checks: PosteriorChecks | None = None
+    aggregate: AggregatePosterior | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -124,12 +142,14 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     found: dict[str, Any] = {}
     notes: list[str] = []
 
-    def attempt(name: str, make: Any) -> None:
+    def attempt(
+        name: str, make: Any, refusals: tuple[type[Exception], ...] = (PpvaeError, NotImplementedError)
+    ) -> None:
         # A pair may lack what a figure needs (no latent site, discrete latents); the page then says so.
         try:
             found[name] = make()
-        except (PpvaeError, NotImplementedError) as error:
-            notes.append(f"{name}: {str(error).splitlines()[0]}")
+        except refusals as error:
+            notes.append(f"{name}: {(str(error) or type(error).__name__).splitlines()[0]}")
 
     pair = run.pair
     attempt("reconstructed", lambda: reconstruct(pair, data, seed=seed, device=device))
@@ -153,6 +173,17 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     if structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair))).global_latents:
         attempt("signal_to_noise", lambda: signal_to_noise(pair, data))
         attempt("moments", lambda: predictive_moments(pair, data.take(min(20, len(data))), seed=seed, device=device))
+    # Draws of any likelihood and any guide: whatever they refuse must not cost the rest of the page.
+    few = data.take(min(CHECKED, len(data)))
+    options: dict[str, Any] = {"seed": seed, "device": device}
+    attempt("checks", lambda: posterior_checks(pair, few, **options), (Exception,))
+    attempt(
+        "latent_checks",
+        lambda: posterior_checks(pair, few, source="posterior", statistics={}, num_replicates=100, **options),
+        (Exception,),
+    )
+    if structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair))).local_latents:
+        attempt("aggregate", lambda: aggregate_posterior(pair, data, **options), (Exception,))
     if "latents" in found:
         train = run.part("train")
         train = train.take(min(SHOWN, len(train)))
@@ -166,10 +197,8 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
             reach = _range(found)
             attempt("fine", lambda: _fine(pair, reach, data, device))
             found["fine_range"] = reach
-    evaluation = read_evaluation(run.folder)
-    return Findings(
-        run, part, data, main, **found, evaluation=evaluation, per_datum=read_per_datum(run.folder), notes=tuple(notes)
-    )
+    evaluation, per_datum = read_whole(run.folder)
+    return Findings(run, part, data, main, **found, evaluation=evaluation, per_datum=per_datum, notes=tuple(notes))
 
 
 def _prior(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor:

@@ -2,74 +2,54 @@
 
 from __future__ import annotations
 
-import math
-import re
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import logging
+import platform
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from .atomic import plain, read_json, write_bytes, write_json
-from .catalogue import build, evidence_entries, parsed
-from .folder import RunFolder
+from .atomic import plain
+from .checkpoint import LaterVersion
+from .chunk_files import ChunkFiles, digest_of_state
+from .estimates import REPEATS, Method, bound_row, describe, evidence_row, order
+from .evaluation_files import FORMAT, VERSION, forget, read_evaluation, read_per_datum, read_whole, sweep, write_whole
+from .folder import EVALUATION_LOCK, RunFolder, locked
+from .history import Stopped
+from .provenance import versions
 from .run import Run
+from .source import digest_of, split_spec
 from .. import __version__
-from ..core import PairError, structure
-from ..core.errors import RunError, try_one_of
+from ..core import structure
+from ..core.errors import RunError
 from ..data import Dataset
-from ..inference import elbo
-from ..inference.bound import BoundEvaluator
-from ..inference.evidence import Evidence, EvidenceMethod, log_evidence
-from ..inference.placement import choose_device, choose_mode, dtype_of, like_pair
+from ..inference.evidence import Outcome, log_evidence
+from ..inference.placement import choose_device, dtype_of, like_pair
 
-REPEATS = 10
-"""Independent evaluations of the bound, whose spread is its Monte Carlo error."""
+__all__ = [
+    "CHUNK",
+    "REPEATS",
+    "Method",
+    "Say",
+    "describe",
+    "evaluate",
+    "read_evaluation",
+    "read_per_datum",
+    "read_whole",
+]
+
+CHUNK = 100
+"""Data in a chunk on a CPU: what a stop loses at most. A GPU, idle with so few, gets as many as its memory holds."""
 
 Say = Callable[[str], None]
 
-
-@dataclass(frozen=True)
-class Method:
-    """An evidence method as a recipe or the command line states it.
-
-    Attributes:
-        table: ``{name, **options}``, complete.
-    """
-
-    table: Mapping[str, Any]
-
-    @staticmethod
-    def parse(text: str) -> Method:
-        """From "ais" or "ais:num_chains=16,num_temperatures=100".
-
-        Raises:
-            RunError: an unknown method or option, or a value of a wrong type.
-        """
-        return Method(parsed(evidence_entries(), text, "--method", "evidence method"))
-
-    @property
-    def key(self) -> str:
-        """What tells it from the other estimates: its name and its options."""
-        options = [f"{key}={value}" for key, value in self.table.items() if key != "name"]
-        return str(self.table["name"]) + (":" + ",".join(options) if options else "")
-
-    @property
-    def label(self) -> str:
-        """What tables call it."""
-        if self.table["name"] == "importance-sampling":
-            return f"L_{self.table['num_samples']}"
-        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", evidence_entries()[self.table["name"]].build.__name__)
-        return " ".join([words[0], *(word if word.isupper() else word.lower() for word in words[1:])])
-
-    def make(self) -> EvidenceMethod:
-        """The method itself."""
-        method = build(evidence_entries(), self.table)
-        assert isinstance(method, EvidenceMethod)
-        return method
+_log = logging.getLogger("ppvae.runs")
 
 
 def evaluate(
@@ -80,6 +60,9 @@ def evaluate(
     num_data: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    chunk_size: int | None = None,
+    again: bool = False,
+    options: Sequence[str] = (),
     progress: bool = True,
     write: bool = True,
     say: Say = lambda line: None,
@@ -87,8 +70,13 @@ def evaluate(
     """Estimate the bound and the log evidence of held-out data, in nats per datum.
 
     The file that is written holds for every estimate: its side, its mean, its Monte Carlo standard error (another
-    seed), its standard error over the choice of data (other data), seconds, and the command that repeats it; the
-    numbers of every datum stand beside it in ``evaluation.safetensors``.
+    seed), its standard error over the choice of data (other data), seconds, the conditions that it depends on and the
+    command that repeats it; the numbers of every datum stand in the file that it names under ``per_datum``.
+
+    An estimate that an earlier evaluation finished under the same conditions is kept. Inside an evidence method every
+    finished chunk of data is kept until the method is finished, so that an evaluation that was stopped, by Ctrl-C or by
+    ``kill -9``, goes on there when it is called again, to the numbers of one that nobody stopped, bit for bit. A chunk
+    is what a stop loses: all of its data go through all of a method's transitions together.
 
     Args:
         run: the run.
@@ -97,6 +85,10 @@ def evaluate(
         num_data: the first so many data of the part; None for all.
         seed: of all draws.
         device: "auto", "cpu", "cuda".
+        chunk_size: data in a chunk at most, on which the noise depends; None for 100 on a CPU, and for as many as the
+            memory holds on a GPU. A guide with parameters for each datum has one chunk.
+        again: compute anew what an earlier evaluation finished.
+        options: further words of the command that loads this run, for the commands that are told.
         progress: show bars on a terminal.
         write: keep the result in the run folder (estimates of an earlier evaluation of the same data stay).
         say: told of every estimate when it is finished.
@@ -105,52 +97,169 @@ def evaluate(
         what ``evaluation.json`` holds.
 
     Raises:
-        RunError: no such part.
+        RunError: no such part, or another process is evaluating this run.
         PairError: a method cannot be used on this pair.
+        Stopped: Ctrl-C or SIGTERM; what is finished is kept.
     """
+    methods = list(methods)
     part = part or run.held_out
     data = run.part(part)
     if num_data is not None:
         data = data.take(min(num_data, len(data)))
-    about = {
-        "format": "ppvae-evaluation",
-        "version": 1,
-        "ppvae": __version__,
-        "run": str(run.folder.path),
-        "parameters": run.parameters,
-        "data": {"name": run.data.name, "part": part, "num_data": len(data), "fingerprint": data.fingerprint()},
-    }
-    rows, columns = _kept(run.folder, about) if write else ([], {})
-    ours = ["--part", part] + ([] if num_data is None else ["--num-data", str(num_data)])
-    ours += ["--seed", str(seed), "--threads", str(torch.get_num_threads())]
-    command = " ".join(["ppvae evaluate", str(run.folder.path), *ours])
+    words = ["ppvae", "evaluate", str(run.folder.path), *options, "--part", part]
+    words += [] if num_data is None else ["--num-data", str(num_data)]
+    words += ["--seed", str(seed), "--threads", str(torch.get_num_threads())]
+    words += [] if device == "auto" else ["--device", device]
+    words += [] if chunk_size is None else ["--chunk-size", str(chunk_size)]
+    command = shlex.join(words)
+    whole_command = shlex.join([*words, *(word for method in methods for word in ("--method", method.key))])
+    with locked(run.folder, EVALUATION_LOCK) if write else nullcontext(), _stopping(run.folder, whole_command, write):
+        where = choose_device(device)
+        under = _conditions(run, data, seed, where)
+        book = _Book(run, part, data, under, write)
+        if again:
+            book.drop(["elbo", *(method.key for method in methods)])
+        if not book.keeps("elbo", under, say):
+            row, columns = bound_row(run, data, seed, device, command)
+            book.add({**row, "conditions": under}, columns, say)
+        held = bool(methods) and _holds_weights(run)
+        if held:
+            say("weights are held at the mean of their posterior: log p(x | w), not averaged over w")
+        size = CHUNK if chunk_size is None and where.type == "cpu" else chunk_size
+        under = {**under, "chunk_size": size, "global_sites": "mean" if held else None}
+        for method in methods:
+            files = ChunkFiles(run.folder.chunks, {**under, "method": method.table})
+            if again or book.keeps(method.key, under, say):
+                files.discard()  # a kill between the last row and this may have left some
+            if book.has(method.key, under):
+                continue
+            if write and len(files):
+                say(f"{method.label}: going on; chunks that are finished: {len(files)}")
+            found = log_evidence(
+                run.pair,
+                data,
+                method=method.make(),
+                seed=seed,
+                device=device,
+                progress=progress,
+                global_sites="mean" if held else None,
+                chunk_size=size,
+                kept=files if write else None,
+            )
+            if bool((found.outcome == Outcome.INTERRUPTED).any()):
+                raise KeyboardInterrupt
+            row, columns = evidence_row(method, found, seed, f"{command} --method {method.key}", files.seconds)
+            book.add({**row, "conditions": under}, columns, say)
+            files.discard()
+        return book.values
 
-    def add(row: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        rows[:] = [old for old in rows if old["key"] != row["key"]] + [row]
-        for name in [name for name in columns if name.startswith(row["key"] + "/")]:
-            del columns[name]
-        columns.update({f"{row['key']}/{name}": value.contiguous() for name, value in tensors.items()})
-        rows.sort(key=_order)
-        if write:  # after every estimate: a long evaluation that is stopped keeps what is finished
-            _write(run.folder, about, rows, columns)
+
+class _Book:
+    """The estimates so far, kept in the run folder."""
+
+    def __init__(self, run: Run, part: str, data: Dataset, under: Mapping[str, Any], write: bool) -> None:
+        self.folder, self.write = run.folder, write
+        self.about: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "ppvae": __version__,
+            "run": str(run.folder.path),
+            "parameters": run.parameters,
+            "parameters_sha256": under["parameters"],
+            "data": {"name": run.data.name, "part": part, "num_data": len(data), "fingerprint": under["data"]},
+        }
+        self.values: dict[str, Any] = {**self.about, "estimates": []}
+        self.rows: list[dict[str, Any]] = []
+        self.columns: dict[str, Tensor] = {}
+        if write:
+            sweep(self.folder)
+            self._read()
+
+    def _read(self) -> None:
+        """Take over the estimates of the same data with the same parameters."""
+        try:
+            old, columns = read_whole(self.folder)
+            if old is None or any(old.get(key) != plain(self.about[key]) for key in _SAME):
+                return
+            rows = sorted(old["estimates"], key=order)
+            for row in rows:
+                describe(row)
+        except LaterVersion:
+            raise
+        except RunError as error:
+            _log.warning("%s; all is computed anew", str(error).splitlines()[0])
+            return
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # someone's invention
+            _log.warning("%s: not an evaluation; all is computed anew", self.folder.evaluation)
+            return
+        self.rows, self.columns, self.values = rows, columns, old
+
+    def has(self, key: str, under: Mapping[str, Any]) -> bool:
+        """Whether there is an estimate of this name under these conditions."""
+        return any(row.get("key") == key and row.get("conditions") == plain(under) for row in self.rows)
+
+    def keeps(self, key: str, under: Mapping[str, Any], say: Say) -> bool:
+        """The same, and says so."""
+        if not self.has(key, under):
+            return False
+        row = next(row for row in self.rows if row["key"] == key)
+        say(f"{describe(row)}; kept from an earlier evaluation, --again recomputes")
+        return True
+
+    def add(self, row: dict[str, Any], tensors: Mapping[str, Tensor], say: Say) -> None:
+        """Put a row in the place of the one of its name, and write the files."""
+        self._remove(row["key"])
+        self.rows.append(row)
+        self.rows.sort(key=order)
+        self.columns.update({f"{row['key']}/{name}": value for name, value in tensors.items()})
+        self._save()
         say(describe(row))
 
-    add(*bound_row(run, data, seed, device, command))
-    held = bool(methods) and _holds_weights(run)
-    if held:
-        say("weights are held at the mean of their posterior: log p(x | w), not averaged over w")
-    for method in methods:
-        found = log_evidence(
-            run.pair,
-            data,
-            method=method.make(),
-            seed=seed,
-            device=device,
-            progress=progress,
-            global_sites="mean" if held else None,
-        )
-        add(*_evidence_row(method, found, seed, f"{command} --method {method.key}"))
-    return {**about, "estimates": rows}
+    def drop(self, keys: Iterable[str]) -> None:
+        """Forget these estimates, so that what follows can be stopped and gone on with like any other."""
+        for key in keys:
+            self._remove(key)
+        if self.rows or not self.write:
+            self._save()
+        else:
+            forget(self.folder)
+
+    def _remove(self, key: str) -> None:
+        self.rows = [row for row in self.rows if row["key"] != key]
+        for name in [name for name in self.columns if name.startswith(key + "/")]:
+            del self.columns[name]
+
+    def _save(self) -> None:
+        values = {**self.about, "estimates": self.rows}
+        self.values = write_whole(self.folder, values, self.columns) if self.write else values
+
+
+_SAME = ("version", "parameters_sha256", "data")
+
+
+def _conditions(run: Run, data: Dataset, seed: int, device: torch.device) -> dict[str, Any]:
+    """All that an estimate depends on besides its method; two that are computed under the same are the same."""
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "parameters": digest_of_state(run.pair.state_dict()),
+        "pair_file": _pair_file(run),
+        "data": data.fingerprint(),
+        "num_train": len(run.data),
+        "seed": seed,
+        "device": str(device),
+        "dtype": str(dtype_of(run.pair)),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()} {machine}",
+        "versions": versions(),
+    }
+
+
+def _pair_file(run: Run) -> str | None:
+    """The digest of the file of a pair that is no preset: its code may change where its parameters do not."""
+    try:
+        return digest_of(split_spec(run.recipe.model["pair"])[0])
+    except (KeyError, RunError):
+        return None
 
 
 def _holds_weights(run: Run) -> bool:
@@ -159,144 +268,27 @@ def _holds_weights(run: Run) -> bool:
     return bool(structure(run.pair, few).global_latents)
 
 
-def bound_row(
-    run: Run, data: Dataset, seed: int, device: str, command: str = ""
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The bound of all data, as the mean over ten evaluations with seeds seed, seed + 1, ...: its row, its columns."""
-    started = time.perf_counter()
-    where = choose_device(device)
-    run.pair.to(where)
-    data = data.to(where)
-    few = like_pair(data.batch(torch.arange(min(2, len(data)), device=where)), dtype_of(run.pair))
-    estimator: elbo.ELBO = elbo.TraceMeanFieldELBO(on_missing_kl="sample")
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, to be handled like Ctrl-C."""
+
+
+@contextmanager
+def _stopping(folder: RunFolder, command: str, write: bool) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end what is inside with the command that goes on with it."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before: Any = None
+    ours = threading.current_thread() is threading.main_thread()
+    if ours:
+        before = signal.signal(signal.SIGTERM, handle)
     try:
-        estimator.check(run.pair, few)
-    except PairError:  # a discrete latent: nothing is differentiated here, but the estimator does not know
-        estimator = elbo.TraceELBO()
-    chunk = min(1000, len(data))
-    mode = choose_mode("auto", REPEATS * math.ceil(len(data) / chunk))
-    evaluator = BoundEvaluator(run.pair, estimator, mode, chunk, len(run.data))
-    found = [evaluator(data, seed + repeat) for repeat in range(REPEATS)]
-    means = torch.tensor([each.mean for each in found], dtype=torch.float64)
-    columns = {
-        name: torch.stack([getattr(each, name).double() for each in found]).mean(0)
-        for name in ("elbo", "reconstruction", "kl")
-    }
-    value = columns["elbo"]
-    row = {
-        "key": "elbo",
-        "label": "ELBO",
-        "method": "elbo",
-        "options": {"repeats": REPEATS},
-        "side": "lower",
-        "mean": float(means.mean()),
-        "monte_carlo_error": float(means.std() / math.sqrt(REPEATS)),
-        "sampling_error": float(value.std() / math.sqrt(len(value))) if len(value) > 1 else None,
-        "reconstruction": float(columns["reconstruction"].mean()),
-        "kl": float(columns["kl"].mean()),
-        "worst_pareto_k": None,
-        "num_data": len(value),
-        "num_estimated": len(value),
-        "messages": {},
-        "seconds": time.perf_counter() - started,
-        "seed": seed,
-        "command": command,
-    }
-    return row, {name: value.float() for name, value in columns.items()}
-
-
-def _evidence_row(method: Method, found: Evidence, seed: int, command: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    summary = found.to_dict(per_datum=False)
-    row = {
-        "key": method.key,
-        "label": method.label,
-        "method": method.table["name"],
-        "options": {key: value for key, value in method.table.items() if key != "name"},
-        "side": summary["bound"],
-        "mean": summary["mean"],
-        "monte_carlo_error": summary["mean_standard_error"],
-        "sampling_error": summary["sampling_standard_error"],
-        "worst_pareto_k": summary["worst_pareto_k"],
-        "num_data": summary["num_data"],
-        "num_estimated": summary["num_estimated"],
-        "messages": summary["messages"],
-        "info": summary["info"],
-        "seconds": summary["seconds"],
-        "seed": seed,
-        "command": command,
-    }
-    names = ("log_evidence", "standard_error", "effective_sample_size", "pareto_k", "outcome")
-    return row, {name: getattr(found, name) for name in names}
-
-
-def describe(row: Mapping[str, Any]) -> str:
-    """One line: ``L_5000 (lower): -20.13 +- 0.01 nats per datum (+- 0.31 over the choice of data), 1.2 s``."""
-    text = f"{row['label']} ({row['side']}): {_number(row['mean'], 3)}"
-    if row["monte_carlo_error"]:
-        text += f" ± {_number(row['monte_carlo_error'], 3)}"
-    text += " nats per datum"
-    if row["sampling_error"] is not None:
-        text += f" (± {_number(row['sampling_error'], 2)} over the choice of data)"
-    if row["num_estimated"] < row["num_data"]:
-        text += f", {row['num_estimated']} of {row['num_data']} data"
-    if row["worst_pareto_k"] is not None:
-        text += f", worst Pareto k {row['worst_pareto_k']:.2f}"
-    return f"{text}, {row['seconds']:.1f} s"
-
-
-def read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
-    """What ``evaluation.json`` holds; None where nothing was evaluated.
-
-    Raises:
-        RunError: the file is damaged.
-    """
-    if not folder.evaluation.exists():
-        return None
-    values = read_json(folder.evaluation)
-    if not isinstance(values, dict) or values.get("format") != "ppvae-evaluation":
-        raise RunError(f"{folder.evaluation}: not an evaluation" + try_one_of(f"ppvae evaluate {folder.path}"))
-    return values
-
-
-def read_per_datum(folder: RunFolder) -> dict[str, Tensor]:
-    """The numbers of every datum, "key/column" to [N]; empty where there are none."""
-    if not folder.per_datum.exists():
-        return {}
-    try:
-        return dict(safetensors.torch.load(folder.per_datum.read_bytes()))
-    except Exception as error:  # safetensors has an error of its own
-        raise RunError(f"{folder.per_datum}: damaged: {error}" + try_one_of(f"ppvae evaluate {folder.path}")) from error
-
-
-def _kept(folder: RunFolder, about: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Estimates of an earlier evaluation of the same data with the same parameters."""
-    try:
-        old = read_evaluation(folder)
-        if old is None or any(old.get(key) != plain(about[key]) for key in ("version", "parameters", "data")):
-            return [], {}
-        return list(old["estimates"]), read_per_datum(folder)
-    except (RunError, KeyError):
-        return [], {}
-
-
-def _write(
-    folder: RunFolder, about: Mapping[str, Any], rows: list[dict[str, Any]], columns: Mapping[str, Tensor]
-) -> None:
-    write_bytes(folder.per_datum, safetensors.torch.save(dict(columns)))
-    write_json(folder.evaluation, {**about, "estimates": rows})
-
-
-def _order(row: Mapping[str, Any]) -> tuple[int, int, str, int]:
-    """The bound first, then lower bounds from crude to fine, estimates on neither side, upper bounds, the truth."""
-    sides = {"lower": 0, "consistent": 1, "upper": 2, "exact": 3}
-    methods = ("elbo", "prior-sampling", "importance-sampling", "ais")
-    place = methods.index(row["method"]) if row["method"] in methods else len(methods)
-    return sides.get(row["side"], 4), place, str(row["method"]), _samples(row)
-
-
-def _samples(row: Mapping[str, Any]) -> int:
-    return int(row["options"].get("num_samples", 0))
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "—" if value is None else f"{value:.{digits}f}"
+        yield
+    except KeyboardInterrupt as error:
+        number = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
+        kept = f"what is finished is kept; go on with: {command}" if write else "nothing is kept"
+        raise Stopped(f"interrupted; {kept}", signal=int(number), folder=folder.path, saved=write) from error
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -19,6 +19,18 @@ from ..core.errors import RunError, try_one_of
 # The recipe last: while it stands, a folder that was cleared in part is still known as a run's.
 _OURS = ("metrics.jsonl", "trackers.json", "evaluation.json", "evaluation.safetensors", "report.html", "recipe.toml")
 
+TRAINING_LOCK, EVALUATION_LOCK, REPORT_LOCK = ".lock", ".evaluation.lock", ".report.lock"
+_LOCKS = {
+    TRAINING_LOCK: "writing here",
+    EVALUATION_LOCK: "evaluating this run",
+    REPORT_LOCK: "writing the report of this run",
+}
+_REMEDIES = {
+    TRAINING_LOCK: try_one_of("wait for it", "another --out"),
+    EVALUATION_LOCK: try_one_of("wait for it", "a copy of the folder"),
+    REPORT_LOCK: try_one_of("wait for it"),
+}
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -56,9 +68,9 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
-    def per_datum(self) -> Path:
-        """The same for every datum."""
-        return self.path / "evaluation.safetensors"
+    def chunks(self) -> Path:
+        """Finished chunks of an evaluation that is not finished."""
+        return self.path / "chunks"
 
     @property
     def figures(self) -> Path:
@@ -92,13 +104,24 @@ class RunFolder:
         write_json(self.info, {**known, **values})
 
     def clear(self) -> None:
-        """Remove the files of a run, and nothing else that may stand in the folder."""
+        """Remove the files of a run, and nothing else that may stand in the folder.
+
+        Raises:
+            RunError: they cannot be removed, or ``ppvae evaluate`` is at work on them.
+        """
+        if (self.path / EVALUATION_LOCK).exists():
+            with locked(self, EVALUATION_LOCK):
+                self._clear()
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
         try:
             self.info.unlink(missing_ok=True)  # first: what is removed in part is no finished run
-            for folder in (self.checkpoints, self.figures, self.path / "dumps", self.path / "tensorboard"):
+            for folder in (self.checkpoints, self.figures, self.chunks, self.path / "dumps", self.path / "tensorboard"):
                 if folder.is_dir() and not folder.is_symlink():
                     shutil.rmtree(folder)
-            for name in _OURS:
+            for name in (*_OURS, *(path.name for path in self.path.glob("evaluation-*.safetensors"))):
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be cleared: {error.strerror or error}") from error
@@ -108,7 +131,16 @@ class RunFolder:
         for folder in (self.checkpoints, self.path / "dumps"):
             checkpoint.sweep(folder)
         for path in (self.recipe, self.info, self.metrics):
-            for left in self.path.glob(f".{path.name}.*.tmp"):
+            self.sweep_temporary(f".{path.name}.*.tmp")
+
+    def sweep_report(self) -> None:
+        """Remove what a report that was killed left half done; only for the holder of its lock."""
+        self.sweep_temporary(f".{self.report.name}.*.tmp", f"{self.figures.name}/.*.tmp")
+
+    def sweep_temporary(self, *patterns: str) -> None:
+        """Remove temporary files."""
+        for pattern in patterns:
+            for left in self.path.glob(pattern):
                 with contextlib.suppress(OSError):
                     left.unlink(missing_ok=True)
 
@@ -181,13 +213,17 @@ def existing(path: Path | str) -> RunFolder:
 
 
 @contextmanager
-def locked(folder: RunFolder) -> Iterator[None]:
-    """Hold a run folder while training writes into it; the lock goes with the process, however it ends.
+def locked(folder: RunFolder, name: str = TRAINING_LOCK) -> Iterator[None]:
+    """Hold a run folder while writing into it; the lock goes with the process, however it ends.
+
+    Args:
+        folder: the run folder.
+        name: of the lock: training, evaluating and reporting each have one, as they write files of their own.
 
     Raises:
         RunError: another process holds it.
     """
-    path = folder.path / ".lock"
+    path = folder.path / name
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -197,11 +233,8 @@ def locked(folder: RunFolder) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
-            raise RunError(
-                f"{folder.path}: another process is writing here"
-                + (f" (process {holder})" if holder else "")
-                + try_one_of("wait for it", "another --out")
-            ) from None
+            who = f" (process {holder})" if holder else ""
+            raise RunError(f"{folder.path}: another process is {_LOCKS[name]}{who}" + _REMEDIES[name]) from None
         with contextlib.suppress(OSError):  # a full disk; the number is for messages only
             os.ftruncate(descriptor, 0)
             os.write(descriptor, str(os.getpid()).encode())

@@ -22,16 +22,16 @@ _log = logging.getLogger("ppvae.runs")
 def about_run(data: Dataset) -> dict[str, Any]:
     """What a resumed run is compared by."""
     return {
-        "versions": {
-            "ppvae": __version__,
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {**versions(), "python": platform.python_version()},
         "data": {name: part.fingerprint() for name, part in data.parts.items()},
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
     }
+
+
+def versions() -> dict[str, str]:
+    """What numbers depend on."""
+    return {"ppvae": __version__, "torch": torch.__version__, "pyro": pyro.__version__}
 
 
 def compare(folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any], force: bool) -> None:
@@ -39,8 +39,8 @@ def compare(folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any], 
     if then.get("data") != now["data"]:
         differences.append("the data are not those of the run (their SHA-256 differs)")
     for name in ("ppvae", "torch", "pyro"):
-        versions = then.get("versions")
-        before = versions.get(name) if isinstance(versions, Mapping) else None
+        recorded = then.get("versions")
+        before = recorded.get(name) if isinstance(recorded, Mapping) else None
         if before != now["versions"][name]:
             differences.append(f"{name} is {now['versions'][name]}, then {before}")
     if differences and not force:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ppvae.runs import RunFolder, checkpoint, read_history
-from ppvae.runs.evaluation import read_evaluation, read_per_datum
+from ppvae.runs.atomic import sha256
+from ppvae.runs.evaluation import read_whole
 
 CLOCK = ("seconds",)
 
@@ -39,8 +40,9 @@ def assert_whole(path: Path) -> int:
         json.loads(folder.info.read_text())
     if folder.metrics.exists():
         read_history(folder.metrics)
-    read_evaluation(folder)
-    read_per_datum(folder)
+    read_whole(folder)
+    for chunk in folder.chunks.glob("*.safetensors"):
+        assert sha256(chunk.read_bytes()) == chunk.stem.rpartition("-")[2]
     records = checkpoint.found(folder.checkpoints, "last") + checkpoint.found(folder.checkpoints, "best")
     for record in records:
         checkpoint.read(record)

@@ -120,10 +120,12 @@ def test_damaged_evaluations_are_named(small: Recipe, tmp_path: Path) -> None:
     run.folder.evaluation.write_text("{}")
     with pytest.raises(RunError, match=r"evaluation\.json: not an evaluation"):
         read_evaluation(run.folder)
-    run.folder.per_datum.write_bytes(b"junk")
-    with pytest.raises(RunError, match=r"evaluation\.safetensors: damaged"):
-        read_per_datum(run.folder)
-    evaluate(run, [], progress=False)  # writes them anew
+    evaluate(run, [], progress=False)  # writes it anew
     assert read_evaluation(run.folder) is not None
+    next(run.folder.path.glob("evaluation-*.safetensors")).write_bytes(b"junk")
+    with pytest.raises(RunError, match=r"evaluation-[0-9a-f]{16}\.safetensors: damaged"):
+        read_per_datum(run.folder)
+    evaluate(run, [], progress=False)
+    assert len(read_per_datum(run.folder)) == 3
     with pytest.raises((RunError, DataError)):
         evaluate(run, [], part="nothing", progress=False)

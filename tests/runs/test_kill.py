@@ -40,7 +40,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "dynamic, adagrad": {"data": {"binarize": "dynamic"}, "training": {"optimizer": "adagrad", "elbo": "trace"}},
 }
-METHODS = ["-k", "200", "-k", "400", "--method", "ais:num_chains=2,num_temperatures=20", "--num-data", "100"]
+METHODS = ["-k", "200", "--method", "ais:num_chains=2,num_temperatures=40"]
+METHODS += ["--method", "hmc-density:num_draws=40,num_chains=2,num_warmup=20,trust=true"]
+METHODS += ["--num-data", "100", "--chunk-size", "10"]
 
 
 class Ppvae:
@@ -132,19 +134,37 @@ def killed_evaluate(ppvae: Ppvae, tmp_path: Path, methods: list[str], kills: int
     ppvae.check("fit", str(recipe_in(tmp_path, {"training": {"num_epochs": 5}})), "--out", str(run))
     shutil.copytree(run, whole)
     seconds = ppvae.check("evaluate", str(whole), *methods)
-    moments, before, ended = random.Random(seed), ppvae.kills, 0
+    moments, before, ended, again = random.Random(seed), ppvae.kills, 0, list[str]()
+    chunks, most = set[str](), 0
     while ppvae.kills < before + kills:
-        status = ppvae("evaluate", str(run), *methods, kill_after=moments.uniform(0.02, seconds))
+        longest = 2.4 * seconds / kills + 0.2
+        status = ppvae("evaluate", str(run), *methods, *again, kill_after=moments.uniform(0.02, longest))
         assert_whole(run)
-        if status == 0:
-            ended += 1
+        again = []
+        if status == 0:  # it came to its end: once more from the beginning
+            same_evaluation(run, whole)
+            chunks, again, ended = set(), ["--again"], ended + 1
             assert ended < 20
-        else:
-            assert status == -signal.SIGKILL, ppvae.log.read_text()
+            continue
+        assert status == -signal.SIGKILL, ppvae.log.read_text()
+        left = {path.name for path in (run / "chunks").glob("*.safetensors")}
+        most = max(most, len(left & chunks))  # these outlived a second kill
+        chunks = left
     ppvae.check("evaluate", str(run), *methods)
+    same_evaluation(run, whole)
+    assert "damaged" not in ppvae.log.read_text()
+    if kills >= 10:
+        assert most > 1
+        assert "going on; chunks that are finished" in ppvae.log.read_text()
+
+
+def same_evaluation(run: Path, whole: Path) -> None:
     assert numbers(run) == numbers(whole)
     assert checkpoints.same(read_per_datum(RunFolder(run)), read_per_datum(RunFolder(whole)))
     assert same(run, whole)  # evaluating touches no file of training
+    assert left_over(run) == []
+    assert not (run / "chunks").exists()
+    assert len(list(run.glob("evaluation*.safetensors"))) == 1
 
 
 def numbers(run: Path) -> list[dict[str, Any]]:
