@@ -5,8 +5,10 @@ shapes, dtypes and devices, ``make_fx`` records the tensor operations of ``f``, 
 it among them; the graph is then interpreted ("graph") or compiled by Inductor ("compiled"). What cannot be captured
 runs eagerly, and one log line says why.
 
-Random operations are nodes of the graph and draw from PyTorch's own generator in every mode, so that one seed gives the
-same noise eager, captured and compiled.
+Random operations are nodes of the graph and draw from PyTorch's own generator in every mode. The order of those that
+need no data is kept, because they are drawn before the compiled part (:mod:`ppvae.core.hoisting`): one seed gives the
+same noise eager, captured and compiled. From the first draw on whose distribution is computed (a Bernoulli of
+probabilities), the order in "compiled" is Inductor's: repeatable, but not promised to be that of the other modes.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from .errors import PpvaeError
+from .hoisting import split_noise
 
 Mode = Literal["eager", "graph", "compiled"]
 MODES: tuple[Mode, ...] = ("eager", "graph", "compiled")
@@ -90,18 +93,16 @@ class Captured:
             self._fall_back("eager", error)
             return eager
         self.graphs += 1
-        tree, run = out_spec[0], graph
+        tree = out_spec[0]
+        run: Callable[..., Any] = graph
         if self.mode == "compiled":
             try:
-                options = {"fallback_random": True, "compile_threads": 1}
                 with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # Inductor's own deprecations are not the caller's business
-                    import torch._inductor as inductor  # a second to import, and only for this mode
-
-                    compiled = inductor.compile(graph, tensors, options=options)
-                    compiled(*tensors)  # a missing compiler shows here, not in the middle of a run
-                run = compiled
+                    run = _compiled(graph, tensors)
+                    run(*tensors)  # a missing compiler shows here, not in the middle of a run
             except Exception as error:
+                run = graph
                 self._fall_back("graph", error)
         return lambda inputs: pytree.tree_unflatten(run(*inputs), tree)
 
@@ -109,6 +110,20 @@ class Captured:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         self.fell_back = f"{mode}: {reason}"
         _log.warning("%s runs in mode %r instead of %r: %s", self.name, mode, self.mode, reason)
+
+
+def _compiled(graph: fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
+    import torch._inductor as inductor  # a second to import, and only for this mode
+
+    # Inductor's own generator off; and no reordering for the peak of memory, which would reorder what is random too.
+    options = {"fallback_random": True, "reorder_for_peak_memory": False, "compile_threads": 1}
+    parts = split_noise(graph)
+    if parts is None:
+        whole: Callable[..., Any] = inductor.compile(graph, list(tensors), options=options)
+        return whole
+    noise, rest = parts
+    compiled = inductor.compile(rest, [*tensors, *noise()], options=options)
+    return lambda *inputs: compiled(*inputs, *noise())
 
 
 def capture(function: Callable[..., Any], *, mode: Mode = "graph", name: str = "") -> Captured:

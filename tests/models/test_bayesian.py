@@ -55,22 +55,13 @@ class TestLowRankLearnedPrior(PairContract):
 
 
 class TestHorseshoe(PairContract):
+    """Its scales are drawn before the weights, and not used by the local part: Inductor would move such draws."""
+
     def make_pair(self) -> ModelGuidePair:
         return bayesianise(small_vae(), posterior=DiagonalPosterior(0.3), prior=HorseshoePrior())
 
     def make_data(self) -> Tensor:
         return binary()
-
-    @pytest.mark.parametrize("mode", ["graph", pytest.param("compiled", marks=pytest.mark.slow)])
-    def test_captured_equals_eager(self, pair: ModelGuidePair, x: Tensor, mode: str) -> None:
-        """The whole bound: Inductor drops the draws of scales that the local part alone does not use."""
-        structure(pair, x)
-        pure = bind(pair, lambda pair, x: elbo.TraceELBO(num_particles=2).terms(pair, x).objective(60))
-        results = []
-        for how in ("eager", mode):
-            torch.manual_seed(5)
-            results.append(capture(pure, mode=how)(state_of(pair), x))  # type: ignore[arg-type]
-        torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
 
 
 class TestConvolutionalDecoder(PairContract):
