@@ -332,6 +332,7 @@ class _Tally:
 
 
 def _score(differences: Tensor, scale: Tensor | float) -> Tensor:
-    """One where a replicate lies above, a half where it is level up to rounding, zero below."""
+    """One where a replicate lies above, a half where it is level up to rounding, zero below; NaN where it is none."""
     tie = _TIE * torch.as_tensor(scale, dtype=torch.float64).abs()
-    return (differences > tie).double() + 0.5 * (differences.abs() <= tie).double()
+    score = (differences > tie).double() + 0.5 * (differences.abs() <= tie).double()
+    return score.masked_fill(differences.isnan(), math.nan)

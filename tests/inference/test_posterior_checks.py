@@ -330,6 +330,12 @@ def test_ties_count_half() -> None:
     assert found.per_datum is None
 
 
+def test_what_is_no_number_is_not_called_low() -> None:
+    pair, x = bernoulli_vae(4, latent_dim=1, hidden=(2,)), torch.ones(5, 4)
+    found = posterior_checks(pair, x, statistics={"none": lambda x: math.nan}, num_replicates=3)["none"]
+    assert math.isnan(found.p_value) and math.isnan(found.z_score) and math.isnan(found.p_value_error)
+
+
 def test_grey_data_under_a_bernoulli_are_told() -> None:
     pair = bernoulli_vae(4, latent_dim=1, hidden=(2,), allow_grey=True)
     found = posterior_checks(pair, torch.full((5, 4), 0.5), num_replicates=3)
