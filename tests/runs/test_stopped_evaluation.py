@@ -181,6 +181,9 @@ def test_damaged_chunks_are_computed_anew(run: Run, count: list[int], caplog: py
         if kind == "bit flipped":
             content[len(content) // 2] ^= 1
             first.write_bytes(content)
+        elif kind == "bit of a number flipped":
+            content[-1] ^= 1
+            first.write_bytes(content)
         elif kind == "cut":
             first.write_bytes(content[:-1])
         elif kind == "empty":
@@ -194,7 +197,7 @@ def test_damaged_chunks_are_computed_anew(run: Run, count: list[int], caplog: py
             first.with_name(f"{stem}-{sha256(b'junk')}.safetensors").write_bytes(b"junk")
             first.unlink()
 
-    for kind in ("none", "bit flipped", "cut", "empty", "of another chunk", "made up"):
+    for kind in ("none", "bit flipped", "bit of a number flipped", "cut", "empty", "of another chunk", "made up"):
         stopped(run, count, IS, after=3)
         damage(kind)
         caplog.clear()
