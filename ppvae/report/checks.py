@@ -96,13 +96,14 @@ def _row(check: PredictiveCheck, given: str) -> tuple[str, ...]:
     mean, spread = float(check.replicated.mean()), float(check.replicated.std())
     # As many digits as the spread has, and one more.
     digits = min(max(1 - math.floor(math.log10(spread)), 0), 8) if 0 < spread < math.inf else 3
-    z = check.z_score
+    z, error = check.z_score, check.z_score_error
+    told = "–" if math.isnan(z) else ("−∞" if z < 0 else "∞") if math.isinf(z) else number(z, 1)
     return (
         escape(check.name + given),
         number(check.observed, digits),
         f"{number(mean, digits)} ± {number(spread, digits)}",
         p,
-        f"{number(z, 1)} ± {number(check.z_score_error, 1)}" if math.isfinite(z) else ("∞" if z > 0 else "−∞"),
+        told + (f" ± {number(error, 1)}" if math.isfinite(error) else ""),
     )
 
 

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import arviz as az
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 from torch import Tensor
 
 import ppvae
@@ -330,3 +332,22 @@ def test_the_other_line_reads_real_results(other: str, pair: FactorAnalysis, x: 
     assert values == found.log_evidence.tolist() and bound == ["lower"]
     assert total == pytest.approx(parts[0].groups["posterior"]["z"].sum(), abs=1e-9)
     assert attrs["inference_library"] == "ppvae" and attrs["posterior_from"] == "guide"
+
+
+# --- ArviZ's own predictive checks ---
+
+
+@pytest.mark.skipif(not hasattr(az, "plot_bpv"), reason="ArviZ 1.x has other plots")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_arviz_draws_its_predictive_checks(pair: FactorAnalysis, x: Tensor) -> None:
+    tree = export_arviz(
+        guide_groups(pair, x, num_draws=40, posterior_predictive=True), prior_groups(pair, x, num_draws=20)
+    )
+    for axes in (
+        az.plot_ppc(tree, num_pp_samples=10),
+        az.plot_ppc(tree, group="prior", num_pp_samples=10),
+        az.plot_bpv(tree, kind="u_value"),
+        az.plot_bpv(tree, kind="t_stat", t_stat="mean"),
+    ):
+        assert np.asarray(axes).flat[0].lines
+    pyplot.close("all")

@@ -14,7 +14,7 @@ from ppvae.inference import AggregatePosterior, aggregate_posterior, posterior_c
 from ppvae.inference.posterior_checks import PosteriorChecks, PredictiveCheck
 from ppvae.report import findings, write_report
 from ppvae.report.build import render
-from ppvae.report.checks import PANELS, aggregate_table, check_table, checked, predictive
+from ppvae.report.checks import PANELS, _row, aggregate_table, check_table, checked, predictive
 from ppvae.report.findings import CHECKED, find
 from ppvae.report.theme import LIGHT, draw
 from ppvae.runs import Recipe, Run, train
@@ -154,3 +154,4 @@ def test_odd_values_are_drawn_or_left_out(values: list[float], data: float) -> N
     fine = PredictiveCheck("U", 0.0, torch.randn(5).double(), torch.randn(5).double())
     checks = PosteriorChecks({"T": check, "U": fine}, "prior", "x", 3, 3, 0)
     assert draw(predictive, checks, theme=LIGHT)[:4] == b"\x89PNG"
+    assert "nan" not in _row(check, "")[-1]
