@@ -18,8 +18,7 @@ from pyro.optim import Adam
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from ppvae.core import ModelGuidePair, PairError, PpvaeError, check_pair, draw, log_joint, site_terms, structure
-from ppvae.core.compile import bind, capture, state_of
+from ppvae.core import ModelGuidePair, PairError, PpvaeError, check_pair, draw, log_joint, site_terms
 from ppvae.distributions import Bernoulli, DiagonalNormal, StandardNormal
 from ppvae.distributions.weight_posteriors import DiagonalPosterior, LowRankNormal, LowRankPosterior
 from ppvae.distributions.weight_priors import HorseshoePrior, NormalPrior, ScaleMixturePrior

@@ -99,6 +99,8 @@ def test_bound_and_gradient_for_every_partition(layer: str, posterior: str, sche
         assert isinstance(values, Tensor) and isinstance(gradients, Tensor)
         root = len(values) ** 0.5
         assert (values.mean() - exact).abs() < 4 * values.std() / root
+        along = gradients @ gradient / gradient.norm()
+        assert (along.mean() - gradient.norm()).abs() < 4 * along.std() / root
         error = (gradients.mean(0) - gradient).abs() / (gradients.std(0) / root + 1e-12)
         assert error.max() < 5  # the largest of up to 60 entries
 

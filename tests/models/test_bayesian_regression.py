@@ -10,8 +10,13 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from ppvae.core import PairError, check_pair, draw, log_joint
+from ppvae.distributions.weight_priors import NormalPrior
 from ppvae.inference import elbo, fit
 from ppvae.models import BayesianPair, bayesianise
+
+PRIOR_SCALE = 0.5
+MEAN_TOLERANCE = 0.1  # in posterior standard deviations: the noise of the last steps of 500 epochs
+SCALE_TOLERANCE = 0.12
 
 
 def orthogonal_regression(num_data: int = 24) -> tuple[BayesianPair, dict[str, Tensor]]:
@@ -73,22 +78,23 @@ def test_a_family_without_the_truth_stays_below() -> None:
     fit(
         pair,
         x,
-        elbo=elbo.TraceMeanFieldELBO(num_particles=8),
+        elbo=elbo.TraceMeanFieldELBO(num_particles=64),
         learning_rate=0.05,
-        num_epochs=800,
+        num_epochs=2500,
         batch_size=None,
         progress=False,
-        schedule=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.994),
+        schedule=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9975),
     )
-    # The optimum of mean field: its variances are the inverses of the precision's diagonal.
+    # The optimum of mean field: its variances are the inverses of the precision's diagonal. What is left is the noise
+    # of the last steps: over five seeds at most 1.3 % in a variance and 0.02 % in the gap.
     _, found = flat_posterior(pair)
     torch.testing.assert_close(
-        found.diagonal().detach(), 1 / torch.linalg.inv(covariance).diagonal(), rtol=0.05, atol=0
+        found.diagonal().detach(), 1 / torch.linalg.inv(covariance).diagonal(), rtol=0.02, atol=0
     )
     bound = (exact_local(pair, x).sum() - exact_kl(pair)).detach()
     gap = 0.5 * (torch.linalg.inv(covariance).diagonal().log().sum() + torch.logdet(covariance))
     assert gap > 0.1
-    torch.testing.assert_close(evidence - bound, gap, rtol=0.06, atol=0)
+    torch.testing.assert_close(evidence - bound, gap, rtol=0.002, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +108,12 @@ def test_a_family_without_the_truth_stays_below() -> None:
 )
 def test_minibatches_find_the_same_posterior(scheme: str) -> None:
     pair, x = orthogonal_regression()
-    noisy = bayesianise(OneLayer(nn.Linear(3, 1).double(), 1), modules=["layer"], weight_noise=scheme)  # type: ignore[arg-type]
-    mean, covariance, _ = conjugate(pair, x)
+    noisy = bayesianise(
+        OneLayer(nn.Linear(3, 1).double(), 1),
+        modules=["layer"],
+        prior=NormalPrior(PRIOR_SCALE),
+        weight_noise=scheme,  # type: ignore[arg-type]
+    )
     fit(
         noisy,
         x,
@@ -113,11 +123,20 @@ def test_minibatches_find_the_same_posterior(scheme: str) -> None:
         progress=False,
         schedule=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.99),
     )
+    mean, covariance, _ = conjugate(pair, x, PRIOR_SCALE)
     loc, found = flat_posterior(noisy)
     scale = covariance.diagonal().sqrt()
-    # A wrong scale of the KL (1 / B for N / B, or none) would move means and scales by far more.
-    assert ((loc - mean).abs() / scale).max() < 0.1
-    assert (found.diagonal().sqrt() / scale - 1).abs().max() < 0.15
+    assert ((loc - mean).abs() / scale).max() < MEAN_TOLERANCE
+    assert (found.diagonal().sqrt() / scale - 1).abs().max() < SCALE_TOLERANCE
+
+
+@pytest.mark.parametrize("weight", [1 / 3, 3])
+def test_a_wrong_weight_of_the_kl_would_be_seen(weight: float) -> None:
+    """Power of the test above: with three batches, a KL once a batch (or a third of one) has another optimum."""
+    pair, x = orthogonal_regression()
+    mean, covariance, _ = conjugate(pair, x, PRIOR_SCALE)
+    wrong, _, _ = conjugate(pair, x, PRIOR_SCALE / weight**0.5)
+    assert ((wrong - mean).abs() / covariance.diagonal().sqrt()).max() > 3 * MEAN_TOLERANCE
 
 
 def test_stock_pyro_agrees_and_needs_num_data() -> None:
