@@ -37,6 +37,13 @@ def evaluate(
     seed: Seed = 0,
     device: Device = "auto",
     threads_: Threads = None,
+    weights: Annotated[
+        int | None,
+        typer.Option(
+            help="Average over so many draws of the weights, where they have a posterior; absent: at its mean.",
+            min=1,
+        ),
+    ] = None,
     chunk_size: Annotated[
         int | None,
         typer.Option(help="Data worked on at once, at most; what a stop loses. The noise depends on it.", min=1),
@@ -77,6 +84,7 @@ def evaluate(
             num_data=num_data,
             seed=seed,
             device=device,
+            weights=weights,
             chunk_size=chunk_size,
             again=again,
             options=_loading(which, pair, force),

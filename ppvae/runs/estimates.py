@@ -31,28 +31,40 @@ class Method:
 
     Attributes:
         table: ``{name, **options}``, complete.
+        weights: where the pair has a posterior over weights, how many draws of them to average over; None to hold them
+            at their mean.
     """
 
     table: Mapping[str, Any]
+    weights: int | None = None
 
     @staticmethod
-    def parse(text: str) -> Method:
+    def parse(text: str, weights: int | None = None) -> Method:
         """From "ais" or "ais:num_chains=16,num_temperatures=100".
 
         Raises:
             RunError: an unknown method or option, or a value of a wrong type.
         """
-        return Method(parsed(evidence_entries(), text, "--method", "evidence method"))
+        return Method(parsed(evidence_entries(), text, "--method", "evidence method"), weights)
 
     @property
     def key(self) -> str:
-        """What tells it from the other estimates: its name and its options."""
+        """What tells it from the other estimates: its name, its options, and how many weights it averages over."""
+        return self.text + (f";weights={self.weights}" if self.weights else "")
+
+    @property
+    def text(self) -> str:
+        """What :meth:`parse` reads."""
         options = [f"{key}={value}" for key, value in self.table.items() if key != "name"]
         return str(self.table["name"]) + (":" + ",".join(options) if options else "")
 
     @property
     def label(self) -> str:
         """What tables call it."""
+        return self._name + (f", {self.weights} weights" if self.weights else "")
+
+    @property
+    def _name(self) -> str:
         if self.table["name"] == "importance-sampling":
             return f"L_{self.table['num_samples']}"
         words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", evidence_entries()[self.table["name"]].build.__name__)

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -26,8 +27,8 @@ from .provenance import versions
 from .run import Run
 from .source import digest_of, split_spec
 from .. import __version__
-from ..core import structure
-from ..core.errors import RunError
+from ..core import PairError, structure
+from ..core.errors import RunError, try_one_of
 from ..data import Dataset
 from ..inference.evidence import Outcome, log_evidence
 from ..inference.placement import choose_device, dtype_of, like_pair
@@ -60,6 +61,7 @@ def evaluate(
     num_data: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    weights: int | None = None,
     chunk_size: int | None = None,
     again: bool = False,
     options: Sequence[str] = (),
@@ -85,6 +87,8 @@ def evaluate(
         num_data: the first so many data of the part; None for all.
         seed: of all draws.
         device: "auto", "cpu", "cuda".
+        weights: where the pair has a posterior over weights, how many draws of them evidence is averaged over; None
+            to hold them at their mean.
         chunk_size: data in a chunk at most, on which the noise depends; None for 100 on a CPU, and for as many as the
             memory holds on a GPU. A guide with parameters for each datum has one chunk.
         again: compute anew what an earlier evaluation finished.
@@ -98,10 +102,10 @@ def evaluate(
 
     Raises:
         RunError: no such part, or another process is evaluating this run.
-        PairError: a method cannot be used on this pair.
+        PairError: a method cannot be used on this pair, or it has no weights to average over.
         Stopped: Ctrl-C or SIGTERM; what is finished is kept.
     """
-    methods = list(methods)
+    methods = [replace(method, weights=weights) for method in methods]
     part = part or run.held_out
     data = run.part(part)
     if num_data is not None:
@@ -110,9 +114,10 @@ def evaluate(
     words += [] if num_data is None else ["--num-data", str(num_data)]
     words += ["--seed", str(seed), "--threads", str(torch.get_num_threads())]
     words += [] if device == "auto" else ["--device", device]
+    words += [] if weights is None else ["--weights", str(weights)]
     words += [] if chunk_size is None else ["--chunk-size", str(chunk_size)]
     command = shlex.join(words)
-    whole_command = shlex.join([*words, *(word for method in methods for word in ("--method", method.key))])
+    whole_command = shlex.join([*words, *(word for method in methods for word in ("--method", method.text))])
     with locked(run.folder, EVALUATION_LOCK) if write else nullcontext(), _stopping(run.folder, whole_command, write):
         where = choose_device(device)
         under = _conditions(run, data, seed, where)
@@ -122,11 +127,22 @@ def evaluate(
         if not book.keeps("elbo", under, say):
             row, columns = bound_row(run, data, seed, device, command)
             book.add({**row, "conditions": under}, columns, say)
-        held = bool(methods) and _holds_weights(run)
-        if held:
-            say("weights are held at the mean of their posterior: log p(x | w), not averaged over w")
+        if bool(methods) and _holds_weights(run):
+            sites: str | int | None = weights or "mean"
+            if weights is None:
+                say(
+                    "weights are held at the mean of their posterior: log p(x | w), not averaged over w "
+                    "(--weights 10 averages over ten draws)"
+                )
+        elif weights is not None:
+            raise PairError(
+                "weights: the pair has no posterior over weights to average over"
+                + try_one_of("leave --weights out", "ppvae fit --bayesian likelihood")
+            )
+        else:
+            sites = None
         size = CHUNK if chunk_size is None and where.type == "cpu" else chunk_size
-        under = {**under, "chunk_size": size, "global_sites": "mean" if held else None}
+        under = {**under, "chunk_size": size, "global_sites": sites}
         for method in methods:
             files = ChunkFiles(run.folder.chunks, {**under, "method": method.table})
             if again or book.keeps(method.key, under, say):
@@ -142,13 +158,13 @@ def evaluate(
                 seed=seed,
                 device=device,
                 progress=progress,
-                global_sites="mean" if held else None,
+                global_sites=sites,
                 chunk_size=size,
                 kept=files if write else None,
             )
             if bool((found.outcome == Outcome.INTERRUPTED).any()):
                 raise KeyboardInterrupt
-            row, columns = evidence_row(method, found, seed, f"{command} --method {method.key}", files.seconds)
+            row, columns = evidence_row(method, found, seed, f"{command} --method {method.text}", files.seconds)
             book.add({**row, "conditions": under}, columns, say)
             files.discard()
         return book.values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from ppvae.cli.main import app
-from ppvae.inference import elbo, evaluate_bound, signal_to_noise
+from ppvae.inference import elbo, evaluate_bound, evidence, log_evidence, signal_to_noise
 from ppvae.models import BayesianPair
 from ppvae.runs import load_run
 
@@ -40,6 +41,45 @@ def test_a_bayesian_run_is_trained_evaluated_and_loaded(tmp_path: Path) -> None:
     assert rows["elbo"]["mean"] == pytest.approx(sum(found) / 10, abs=1e-3)  # the KL of the weights over N = 200
     unshared = evaluate_bound(run.pair, run.data.test.take(30), elbo=estimator, progress=False).mean
     assert unshared < rows["elbo"]["mean"] - 1
+
+
+def test_evaluated_over_draws_of_the_weights(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["fit", "--model", "bernoulli-vae", "--bayesian", "likelihood", "--epochs", "2", *SMALL]
+    assert CliRunner().invoke(app, [*words, "--out", str(out)]).exit_code == 0
+    words = ["evaluate", str(out), "-k", "20", "--num-data", "30", "--json"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    done = CliRunner().invoke(app, [*words, "--weights", "3"])
+    assert done.exit_code == 0, done.stderr
+    rows = {row["label"]: row for row in json.loads(done.stdout)["estimates"]}
+    assert list(rows) == ["ELBO", "L_20", "L_20, 3 weights"]  # one beside the other
+    run = load_run(out)
+    assert run.data.test is not None
+    for label, sites in (("L_20", "mean"), ("L_20, 3 weights", 3)):
+        found = log_evidence(
+            run.pair,
+            run.data.test.take(30),
+            method=evidence.ImportanceSampling(20),
+            global_sites=sites,
+            chunk_size=100,
+            progress=False,
+        )
+        assert rows[label]["mean"] == pytest.approx(found.mean, abs=1e-5)
+        assert rows[label]["monte_carlo_error"] == pytest.approx(found.mean_standard_error, rel=1e-4)
+    command = shlex.split(rows["L_20, 3 weights"]["command"])
+    again = CliRunner().invoke(app, [*command[1:], "--again", "--json"])
+    assert again.exit_code == 0, again.stderr
+    same = {row["label"]: row for row in json.loads(again.stdout)["estimates"]}
+    assert same["L_20, 3 weights"]["mean"] == rows["L_20, 3 weights"]["mean"]
+
+
+def test_weights_of_a_plain_pair_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["fit", "--model", "bernoulli-vae", "--epochs", "1", *SMALL, "--out", str(out)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    done = CliRunner().invoke(app, ["evaluate", str(out), "-k", "20", "--num-data", "30", "--weights", "3"])
+    assert done.exit_code == 1
+    assert "no posterior over weights" in done.stderr and "--bayesian" in done.stderr
 
 
 def test_a_module_that_does_not_exist_is_suggested(tmp_path: Path) -> None:
