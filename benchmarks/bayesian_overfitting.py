@@ -68,7 +68,7 @@ def parts(setting: Setting, seed: int) -> tuple[Tensor, Tensor]:
 def train(
     setting: Setting, method: str, seed: int, choice: tuple[str, bool] = ("1.0", False)
 ) -> tuple[ModelGuidePair, float, float]:
-    """The trained pair, its training bound (nats per datum, weights' KL shared out), and its rise in the second half."""
+    """The trained pair, its training bound (nats per datum, weights' KL shared out), its rise in the second half."""
     x, _ = parts(setting, seed)
     prior, warm = choice
     torch.manual_seed(seed)

@@ -7,6 +7,7 @@ import inspect
 import itertools
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import pyro
@@ -87,6 +88,17 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
 
     def accept(self, estimator: Any) -> None:
         """Raise a PairError where this pair cannot be served by an ELBO estimator; most pairs accept all of them."""
+        return None
+
+    def undrawn(self) -> AbstractContextManager[frozenset[str]]:
+        """A context in which the guide gives some sites their mean instead of a draw, and the names of these sites.
+
+        For an estimator that uses no value of theirs, their KL being in closed form; most pairs draw every site.
+        """
+        return nullcontext(frozenset())
+
+    def draw_always(self, names: Iterable[str]) -> None:
+        """Take sites out of :meth:`undrawn`, because their KL has to be sampled after all."""
         return None
 
     @staticmethod

@@ -42,6 +42,15 @@ class WeightNormal(dist.Normal):
         return _marked(super().rsample(sample_shape))
 
 
+class UndrawnNormal(WeightNormal):
+    """Its "draws" are its mean, marked: for weights whose noise enters elsewhere, so that none is drawn in vain."""
+
+    def rsample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
+        """The mean, marked."""
+        mean: Tensor = self.loc
+        return _marked(mean.expand(self._extended_shape(sample_shape)))
+
+
 class LowRankNormal(dist.TorchDistribution):
     r"""$\mathcal{N}(\mu,\ U U^\top + \mathrm{diag}\,\sigma^2)$ over a tensor of any shape.
 
@@ -80,7 +89,7 @@ class LowRankNormal(dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> LowRankNormal:
         """The same with another batch shape."""
         shape = torch.Size(batch_shape) + self.event_shape
-        return LowRankNormal(
+        return type(self)(
             self.loc.expand(shape),
             self.factor.expand(*shape, self.factor.shape[-1]),
             self.scale.expand(shape),
@@ -126,6 +135,14 @@ class LowRankNormal(dist.TorchDistribution):
         return found
 
 
+class UndrawnLowRankNormal(LowRankNormal):
+    """Its "draws" are its mean, see :class:`UndrawnNormal`."""
+
+    def rsample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
+        """The mean, marked."""
+        return _marked(self.loc.expand(self._extended_shape(sample_shape)))
+
+
 @register_kl(LowRankNormal, Independent)
 def _kl_low_rank_independent(q: LowRankNormal, p: Any) -> Tensor:
     base = p.base_dist
@@ -156,8 +173,8 @@ class WeightPosterior(nn.Module, ABC):
     """The posterior of one tensor of weights: a module whose forward returns its distribution."""
 
     @abstractmethod
-    def forward(self) -> Any:
-        """The distribution; its event is the tensor."""
+    def forward(self, drawn: bool = True) -> Any:
+        """The distribution; its event is the tensor. Where it is not to be drawn, its draws are its mean."""
 
     @abstractmethod
     def gaussian(self) -> GaussianWeight:
@@ -172,9 +189,9 @@ class DiagonalWeight(WeightPosterior):
         self.loc = nn.Parameter(value.detach().clone())
         self.log_scale = nn.Parameter(torch.full_like(value, math.log(scale)))
 
-    def forward(self) -> Any:
+    def forward(self, drawn: bool = True) -> Any:
         """A normal with marked draws."""
-        made: Any = WeightNormal(self.loc, self.log_scale.exp())
+        made: Any = (WeightNormal if drawn else UndrawnNormal)(self.loc, self.log_scale.exp())
         return made.to_event(self.loc.dim())
 
     def gaussian(self) -> GaussianWeight:
@@ -192,9 +209,10 @@ class LowRankWeight(WeightPosterior):
         noise = torch.randn(*value.shape, rank, dtype=value.dtype, device=value.device)
         self.factor = nn.Parameter(noise * (scale / math.sqrt(rank)))
 
-    def forward(self) -> Any:
+    def forward(self, drawn: bool = True) -> Any:
         """A low-rank normal with marked draws."""
-        return LowRankNormal(self.loc, self.factor, self.log_scale.exp(), self.loc.dim())
+        family = LowRankNormal if drawn else UndrawnLowRankNormal
+        return family(self.loc, self.factor, self.log_scale.exp(), self.loc.dim())
 
     def gaussian(self) -> GaussianWeight:
         """Its mean, scale and factor."""

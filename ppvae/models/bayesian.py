@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy as copying
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import pyro
@@ -65,6 +66,8 @@ class BayesianPair(ModelGuidePair):
     ) -> None:
         super().__init__()
         self.weight_noise = weight_noise
+        self._undrawn: frozenset[str] = frozenset()
+        self._drawn_always: frozenset[str] = frozenset()
         self.weight_names = tuple(item.name for item in lifted)
         self.shapes = {item.name: item.value.shape for item in lifted}
         values = {item.name: item.value for item in lifted}
@@ -107,7 +110,7 @@ class BayesianPair(ModelGuidePair):
             for name in self.weight_names:
                 for scale in self.scale_names[name]:
                     pyro.sample(f"{name}.{scale}", self.scale_posterior[_key(f"{name}.{scale}")]())
-                weights[name] = pyro.sample(name, self.weight_posterior[_key(name)]())
+                weights[name] = pyro.sample(name, self.weight_posterior[_key(name)](drawn=name not in self._undrawn))
         else:
             drawn = self.autoguide()
             weights = {name: drawn[name] for name in self.weight_names}
@@ -133,6 +136,20 @@ class BayesianPair(ModelGuidePair):
                     'bayesianise(..., weight_noise="shared")',
                 )
             )
+
+    @contextmanager
+    def undrawn(self) -> Iterator[frozenset[str]]:
+        """Under noise per datum, where a closed-form KL needs no draw of the weights either: see the base class."""
+        per_datum = self.weight_noise != "shared" and bool(self.weight_posterior)
+        self._undrawn = frozenset(self.weight_names) - self._drawn_always if per_datum else frozenset()
+        try:
+            yield self._undrawn
+        finally:
+            self._undrawn = frozenset()
+
+    def draw_always(self, names: Iterable[str]) -> None:
+        """See the base class."""
+        self._drawn_always |= set(names)
 
     def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
         """The pair within adopts it."""

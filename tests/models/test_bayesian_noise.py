@@ -19,9 +19,11 @@ from contracts.bayesian_pairs import (
 )
 from torch import Tensor
 
-from ppvae.core import structure
+from ppvae.core import draw, structure
 from ppvae.core.compile import bind, capture, state_of
 from ppvae.data import load
+from ppvae.distributions.weight_posteriors import LowRankNormal, WeightNormal
+from ppvae.distributions.weight_priors import ScaleMixturePrior
 from ppvae.inference import elbo, fit
 from ppvae.inference.gradient_noise import GradientNoise
 from ppvae.models import BayesianPair, bayesianise, bernoulli_vae
@@ -187,3 +189,51 @@ def test_order_of_the_gradient_variances() -> None:
     )
     assert local < separate < shared
     assert local < flipout < shared
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_no_weight_is_drawn_in_vain(posterior: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise per datum and a closed-form KL use no draw of the weights; whoever asks for draws gets them."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Tensor:
+        raise AssertionError("weights were drawn")
+
+    pairs = {scheme: make("linear", posterior, scheme) for scheme in SCHEMES}
+    for bayes, x in pairs.values():
+        elbo.TraceMeanFieldELBO().terms(bayes, x, NUM_DATA)
+    with monkeypatch.context() as patched:
+        patched.setattr(WeightNormal, "rsample", refuse)
+        patched.setattr(LowRankNormal, "rsample", refuse)
+        for scheme, (bayes, x) in pairs.items():
+            if scheme == "shared":
+                with pytest.raises(AssertionError, match="weights were drawn"):
+                    elbo.TraceMeanFieldELBO().terms(bayes, x, NUM_DATA)
+            else:
+                elbo.TraceMeanFieldELBO().terms(bayes, x, NUM_DATA)
+    for bayes, x in pairs.values():
+        assert draw(bayes, x, 5).latents["layer.weight"].std(0).min() > 0
+
+
+@pytest.mark.parametrize("scheme", ["local-reparameterization", "flipout"])
+def test_a_kl_that_must_be_sampled_gets_its_draws(scheme: Any) -> None:
+    """A scale mixture has no closed-form KL: its estimate must come from draws, not from the means."""
+    pair, x = linear()
+    prior = ScaleMixturePrior(narrow_scale=0.1)
+    bayes = widen(bayesianise(pair, modules=["layer"], prior=prior, weight_noise=scheme))
+    with torch.no_grad():
+        for name, parameter in bayes.named_parameters():
+            if name.endswith(".loc"):
+                parameter.zero_()  # where the mixture peaks, far above its average
+    estimator = elbo.TraceMeanFieldELBO(num_particles=20, on_missing_kl="sample")
+    found = torch.stack([estimator.terms(bayes, x, NUM_DATA).global_.detach() for _ in range(40)])
+    loc, covariance = flat_posterior(bayes)
+    q = torch.distributions.Normal(loc.detach(), covariance.detach().diagonal().sqrt())
+    w = q.sample((20_000,))
+    log_p = torch.stack([torch.distributions.Normal(0.0, s).log_prob(w) for s in (1.0, 0.1)]).logsumexp(0)
+    log_ratio = (log_p - torch.tensor(2.0).log() - q.log_prob(w)).sum(-1)
+    error = (found.std() ** 2 / 40 + log_ratio.std() ** 2 / 20_000).sqrt()
+    assert (found.mean() - log_ratio.mean()).abs() < 4 * error
+    mean = loc.detach()
+    at_mean = torch.stack([torch.distributions.Normal(0.0, s).log_prob(mean) for s in (1.0, 0.1)]).logsumexp(0)
+    wrong = (at_mean - torch.tensor(2.0).log() - q.log_prob(mean)).sum()
+    assert (wrong - log_ratio.mean()).abs() > 10 * error

@@ -52,7 +52,12 @@ class TraceMeanFieldELBO(ELBO):
         Raises:
             PairError: no closed-form KL for a site, under ``on_missing_kl="raise"``.
         """
-        sites = site_terms(pair, x, self.num_particles, num_data)
+        with pair.undrawn() as undrawn:
+            sites = site_terms(pair, x, self.num_particles, num_data)
+        needed = [name for name in undrawn if sites[name].route == "sampled"]
+        if needed:
+            pair.draw_always(needed)
+            return self.terms(pair, x, num_data, kl_weight=kl_weight)
         for term in sites.values():
             if term.route == "sampled":
                 self._missing(term)
