@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -280,11 +279,10 @@ def test_digits() -> None:
 
 
 @pytest.mark.slow
-def test_the_papers_protocol_is_quick() -> None:
-    """1000 data, 50 draws, 4 leapfrogs, three latents, 100 units, 784 pixels: in under a minute."""
+def test_the_papers_protocol() -> None:
+    """1000 data, 50 draws, 4 leapfrogs, three latents, 100 units, 784 pixels; benchmarks/hmc.py has its time."""
     pair = bernoulli_vae(784, latent_dim=3, hidden=(100,))
     x = torch.bernoulli(torch.full((1000, 784), 0.2))
-    start = time.perf_counter()
     found = log_evidence(pair, x, method=HMCDensity.paper(), progress=False)
-    assert time.perf_counter() - start < 60
+    assert len(found) == 1000 and bool(found.estimated.all())
     assert torch.isfinite(found.log_evidence).all()
