@@ -4,7 +4,7 @@ from . import elbo, evidence
 from .aggregate_posterior import AggregatePosterior, aggregate_posterior
 from .bound import BoundEstimate, evaluate_bound
 from .compare import compare_along_run, compare_elbos
-from .evidence import Evidence, log_evidence
+from .evidence import Evidence, log_evidence, log_evidence_of_data_set
 from .gaps import inference_gaps
 from .hmc import HMC, ChEES, GlobalDraws, PosteriorDraws, sample_global_posterior, sample_posterior
 from .mcem import fit_mcem
@@ -50,6 +50,7 @@ __all__ = [
     "inference_gaps",
     "inpaint",
     "log_evidence",
+    "log_evidence_of_data_set",
     "posterior_checks",
     "predictive_moments",
     "prune",

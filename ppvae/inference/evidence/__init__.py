@@ -16,6 +16,7 @@ from .outcome import Outcome
 from .pareto import pareto_k
 from .prior_sampling import PriorSampling
 from .simulated import SimulatedData, simulate_data
+from .whole_data import log_evidence_of_data_set
 
 __all__ = [
     "AIS",
@@ -39,6 +40,7 @@ __all__ = [
     "SimulatedData",
     "TruncatedGaussianDensity",
     "log_evidence",
+    "log_evidence_of_data_set",
     "pareto_k",
     "simulate_data",
 ]

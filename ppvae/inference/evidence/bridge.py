@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
-from .densities import Normal
+from .densities import LogDensity, Normal
 from .hmc_density import JITTER, check_chains, check_draws, flat, halves
 from .outcome import Outcome
-from .posterior import Posterior, posterior_memory
+from .posterior import Draws, Posterior, posterior_memory
 from .run import Run
 from .series import average, effective_draws
 from ..hmc.options import HMC
@@ -75,38 +76,58 @@ class BridgeSampling(EvidenceMethod):
         posterior = Posterior(run)
         options = HMC(self.num_leapfrog, target_acceptance=self.target_acceptance, jitter=JITTER)
         draws = posterior.draws(x, options, self.num_chains, self.num_warmup, self.num_draws // self.num_chains)
-        values, fresh, shared, sizes = [], [], [], []
-        settled = torch.ones_like(draws.good[0])
-        usable = torch.ones_like(draws.good[0])
-        for fit, rest in halves(draws, crossed=True):
-            keep = flat(fit.good.unsqueeze(1).expand(fit.log_density.shape))
-            proposal = Normal.of_draws(flat(fit.u), keep, 1.0)
-            other = proposal.sample(rest.u.shape[0] * rest.u.shape[1], draws.u)
-            log_ratio = posterior.log_density(x, other.nan_to_num(0.0)).double() - proposal.log_prob(other)
-            inside = rest.log_density - proposal.log_prob(flat(rest.u)).reshape(rest.log_density.shape)
-            size = effective_draws(rest.u, rest.good)
-            value, of_proposal, of_posterior, done = _bridge(
-                inside.double(), rest.good, log_ratio, size, self.max_iterations
-            )
-            values.append(value)
-            fresh.append(of_proposal)
-            shared.append(of_posterior)
-            sizes.append(size)
-            settled &= done
-            usable &= fit.good.any(0) & rest.good.any(0)
-        value = torch.stack(values).mean(0)
-        # Draws from the proposals are independent; what one half's fit and the other half's average get wrong enters
-        # both ways round as the same product, so these errors add up as they are.
-        error = (torch.stack(fresh).mean(0) / 2 + torch.stack(shared).sqrt().mean(0).square()).sqrt()
-        outcome = torch.zeros_like(value, dtype=torch.int64)
-        outcome[~settled] = Outcome.NOT_CONVERGED
-        outcome[~torch.isfinite(value)] = Outcome.NOT_FINITE
-        outcome[~usable] = Outcome.DIVERGED
-        lost = ~usable | ~torch.isfinite(value)
-        columns = [value, error, torch.stack(sizes).sum(0)]
-        value, error, ess = (item.masked_fill(lost, math.nan).to(run.dtype) for item in columns)
+        found = both_ways(draws, partial(posterior.log_density, x), self.max_iterations)
+        columns = (found.log_evidence, found.standard_error, found.effective_sample_size)
+        value, error, ess = (item.to(run.dtype) for item in columns)
         info = {name: item.to(run.dtype) for name, item in draws.info.items()}
-        return Estimate(value, error, ess, torch.full_like(value, math.nan), outcome, info)
+        return Estimate(value, error, ess, torch.full_like(value, math.nan), found.outcome, info)
+
+
+class Bridged(NamedTuple):
+    """What bridge sampling finds, each [B], float64 but for the outcome; NaN where a lane is lost."""
+
+    log_evidence: Tensor
+    standard_error: Tensor
+    effective_sample_size: Tensor
+    outcome: Tensor
+
+
+def both_ways(draws: Draws, log_density: LogDensity, max_iterations: int) -> Bridged:
+    """Proposals fitted to one half of the draws and bridged to the other, both ways round.
+
+    Args:
+        draws: posterior draws.
+        log_density: unnormalised, at draws from the proposals: u [m, B, d] to [m, B], nats.
+        max_iterations: of the fixed point.
+    """
+    values, fresh, shared, sizes = [], [], [], []
+    settled = torch.ones_like(draws.good[0])
+    usable = torch.ones_like(draws.good[0])
+    for fit, rest in halves(draws, crossed=True):
+        keep = flat(fit.good.unsqueeze(1).expand(fit.log_density.shape))
+        proposal = Normal.of_draws(flat(fit.u), keep, 1.0)
+        other = proposal.sample(rest.u.shape[0] * rest.u.shape[1], draws.u)
+        log_ratio = log_density(other.nan_to_num(0.0)).double() - proposal.log_prob(other)
+        inside = rest.log_density - proposal.log_prob(flat(rest.u)).reshape(rest.log_density.shape)
+        size = effective_draws(rest.u, rest.good)
+        value, of_proposal, of_posterior, done = _bridge(inside.double(), rest.good, log_ratio, size, max_iterations)
+        values.append(value)
+        fresh.append(of_proposal)
+        shared.append(of_posterior)
+        sizes.append(size)
+        settled &= done
+        usable &= fit.good.any(0) & rest.good.any(0)
+    value = torch.stack(values).mean(0)
+    # Draws from the proposals are independent; what one half's fit and the other half's average get wrong enters
+    # both ways round as the same product, so these errors add up as they are.
+    error = (torch.stack(fresh).mean(0) / 2 + torch.stack(shared).sqrt().mean(0).square()).sqrt()
+    outcome = torch.zeros_like(value, dtype=torch.int64)
+    outcome[~settled] = Outcome.NOT_CONVERGED
+    outcome[~torch.isfinite(value)] = Outcome.NOT_FINITE
+    outcome[~usable] = Outcome.DIVERGED
+    lost = ~usable | ~torch.isfinite(value)
+    value, error, size = (item.masked_fill(lost, math.nan) for item in (value, error, torch.stack(sizes).sum(0)))
+    return Bridged(value, error, size, outcome)
 
 
 def _bridge(

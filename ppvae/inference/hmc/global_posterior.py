@@ -41,6 +41,7 @@ class GlobalDraws:
         samples: site to draws: a global site [chain, draw, *event], a local one [chain, draw, datum, *event].
         stats: name to [chain, draw]: ``log_density`` (nats, of the unconstrained state), ``diverging`` (bool),
             ``step_size``.
+        unconstrained: all sites as one vector of unconstrained coordinates, [chain, draw, d].
         acceptance: mean acceptance probability of each chain, [chain].
         global_sites: the names of the global sites.
         x: the data.
@@ -50,6 +51,7 @@ class GlobalDraws:
 
     samples: dict[str, Tensor]
     stats: dict[str, Tensor]
+    unconstrained: Tensor
     acceptance: Tensor
     global_sites: tuple[str, ...]
     x: Data
@@ -200,17 +202,25 @@ def sample_global_posterior(
         for name in stats:
             stats[name].append(torch.tensor(watch.columns[name]))
         acceptance.append(watch.acceptance)
+    unconstrained = torch.stack(columns)
     with torch.no_grad():
-        samples = _latents(torch.stack(columns), slots)[0]
+        samples = _latents(unconstrained, slots)[0]
     return GlobalDraws(
         samples,
         {name: torch.stack(values) for name, values in stats.items()},
+        unconstrained,
         torch.tensor(acceptance),
         tuple(slot.info.name for slot in slots if slot.info.scope == "global"),
         data,
         kernel.upper(),
         seed,
     )
+
+
+def log_density_of_all(pair: ModelGuidePair, x: Data, u: Tensor) -> Tensor:
+    r"""$\log \tilde p(u)$ of :func:`sample_global_posterior` at u [*S, d]: [*S], nats."""
+    latents, log_jacobian = _latents(u, _slots(pair, x))
+    return log_joint(pair, x, latents).total() + log_jacobian
 
 
 def _slots(pair: ModelGuidePair, x: Data) -> tuple[_Slot, ...]:
