@@ -99,6 +99,11 @@ def pair_of(spec: str | None) -> Any:
     return None if spec is None else member_of(spec)
 
 
+def options_of(entry: Any) -> dict[str, Any]:
+    """The options of something with a name, and their defaults."""
+    return {name: None if field.is_required() else field.default for name, field in entry.options.model_fields.items()}
+
+
 def _fail(message: str, error: BaseException) -> None:
     if os.environ.get("PPVAE_DEBUG") == "1":
         import traceback

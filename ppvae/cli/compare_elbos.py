@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import Force, Json, Pair, Seed, Threads, emit, pair_of, say, threads, verb
+from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, say, threads, verb
 
 DEFAULT = (
     "trace",
@@ -35,6 +35,7 @@ def compare_elbos(
     pair: Pair = None,
     force: Force = False,
     seed: Seed = 0,
+    device: Device = "auto",
     threads_: Threads = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the tables and figures; RUN/comparison if absent.")
@@ -66,7 +67,7 @@ def compare_elbos(
         name = part or next(known for known in ("test", "validation", "train") if known in parts)
         if name not in parts:
             raise RunError(f"--part {name!r}: {did_you_mean(name, parts)}")
-        found = _compare(loaded, parts[name], chosen, repeats, num_data, seed, json)
+        found = _compare(loaded, parts[name], chosen, repeats, num_data, seed, device, json)
     folder = out or run / "comparison"
     folder.mkdir(parents=True, exist_ok=True)
     found.to_json(folder / "comparison.json")
@@ -81,9 +82,13 @@ def compare_elbos(
         say(f"\ntables and {len(figures)} figures: {folder}")
 
 
-def _compare(loaded: Any, data: Any, chosen: Any, repeats: int, num_data: int, seed: int, quiet: bool) -> Any:
+def _compare(
+    loaded: Any, data: Any, chosen: Any, repeats: int, num_data: int, seed: int, device: str, quiet: bool
+) -> Any:
     from ..inference.compare import compare_elbos
+    from ..inference.placement import choose_device
 
+    loaded.pair.to(choose_device(device))
     batch = data.take(min(num_data, len(data)))
     size = len(loaded.data)
     return compare_elbos(loaded.pair, batch, chosen, num_repeats=repeats, num_data=size, seed=seed, progress=not quiet)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, say, threads, verb
+from .common import Device, Force, Json, Pair, Seed, Threads, emit, options_of, pair_of, say, threads, verb
 
 Which = Literal["result", "best", "last"]
 
@@ -69,9 +69,9 @@ def evaluate(
     if method and "list" in method:
         entries = evidence_entries()
         if json:
-            emit({name: {"summary": e.summary, "options": _options(e)} for name, e in entries.items()})
+            emit({name: {"summary": e.summary, "options": options_of(e)} for name, e in entries.items()})
         for name, entry in {} if json else entries.items():
-            print(f"{name:20} {', '.join(f'{k}={v}' for k, v in _options(entry).items())}")
+            print(f"{name:20} {', '.join(f'{k}={v}' for k, v in options_of(entry).items())}")
         return
     texts = [f"importance-sampling:num_samples={k}" for k in num_samples or []] + list(method or [])
     methods = [Method.parse(text) for text in texts or ["importance-sampling:num_samples=1000"]]
@@ -129,10 +129,6 @@ def _loading(which: str, pair: str | None, force: bool) -> list[str]:
     words = [] if which == "result" else ["--which", which]
     words += [] if pair is None else ["--pair", pair]
     return words + (["--force"] if force else [])
-
-
-def _options(entry: Any) -> dict[str, Any]:
-    return {name: None if field.is_required() else field.default for name, field in entry.options.model_fields.items()}
 
 
 def _shown(value: float | None, digits: int) -> str:

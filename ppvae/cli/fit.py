@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .common import Force, Json, Pair, Threads, emit, pair_of, say, threads, verb
+from .common import Force, Json, Pair, Threads, emit, options_of, pair_of, say, threads, verb
 
 _MODEL, _TRAINING = "Model and data", "Training"
 
@@ -16,11 +17,13 @@ _MODEL, _TRAINING = "Model and data", "Training"
 def fit(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe (TOML), or a run folder whose recipe to use.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="A model by name, for instance bernoulli-vae.", rich_help_panel=_MODEL)
+        str | None,
+        typer.Option(help="A model by name, for instance bernoulli-vae; list shows all.", rich_help_panel=_MODEL),
     ] = None,
     pair: Pair = None,
     data: Annotated[
-        str | None, typer.Option(help="A data set by name (ppvae data list), or a file.", rich_help_panel=_MODEL)
+        str | None,
+        typer.Option(help="A data set by name (ppvae data list), or a file; digits if absent.", rich_help_panel=_MODEL),
     ] = None,
     binarize: Annotated[str | None, typer.Option(help="auto, none, static or dynamic.", rich_help_panel=_MODEL)] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs in all.", min=1, rich_help_panel=_TRAINING)] = None,
@@ -30,7 +33,13 @@ def fit(
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Step size.", rich_help_panel=_TRAINING)] = None,
     elbo: Annotated[
-        str | None, typer.Option(help="An estimator of the bound, for instance trace.", rich_help_panel=_TRAINING)
+        str | None,
+        typer.Option(
+            help="An estimator of the bound with its options, for instance importance-weighted:num_particles=5; list "
+            "shows all.",
+            metavar="NAME[:OPTIONS]",
+            rich_help_panel=_TRAINING,
+        ),
     ] = None,
     bayesian: Annotated[
         list[str] | None,
@@ -43,7 +52,7 @@ def fit(
     logger: Annotated[
         list[str] | None,
         typer.Option(
-            help="Metrics to tensorboard, mlflow or wandb too (pip install 'ppvae[track]'), with options: "
+            help="Metrics to tensorboard, mlflow or wandb too (pip install 'ppvae\\[track]'), with options: "
             "mlflow:experiment=digits. May be repeated. With --resume those of the run go on by themselves; "
             "none leaves them out.",
             metavar="NAME[:OPTIONS]",
@@ -74,9 +83,13 @@ def fit(
     from ..core.errors import RunError, try_one_of
     from ..runs import Recipe, loggers_again, loggers_of, train
     from ..runs import resume as go_on
+    from ..runs.catalogue import elbo_entries, model_entries, parsed
     from ..runs.recipe import merged
     from ..runs.source import digest_of, split_spec
 
+    if "list" in (model, elbo):
+        _list(model_entries() if model == "list" else elbo_entries(), json)
+        return
     changes: dict[str, Any] = {
         "model": {"name": model} if model is not None else {},
         "data": _given(source=data, binarize=binarize),
@@ -86,15 +99,29 @@ def fit(
     if bayesian:
         changes["bayesian"] = {"modules": list(bayesian)}
     if elbo is not None:
-        changes["training"]["elbo"] = {"name": elbo}
+        changes["training"]["elbo"] = parsed(elbo_entries(), elbo, "--elbo", "estimator")
     if resume is not None:
-        others = [
-            key for key, value in {"RECIPE": recipe, "--model": model, "--data": data, "--out": out}.items() if value
-        ]
-        if others or set_ or overwrite:
+        others = {
+            "RECIPE": recipe,
+            "--model": model,
+            "--data": data,
+            "--binarize": binarize,
+            "--batch-size": batch_size,
+            "--optimizer": optimizer,
+            "--learning-rate": learning_rate,
+            "--elbo": elbo,
+            "--bayesian": bayesian or None,
+            "--set": set_ or None,
+            "--out": out,
+            "--overwrite": overwrite or None,
+            "--seed": seed,
+            "--device": device,
+        }
+        given = [key for key, value in others.items() if value is not None]
+        if given:
             raise RunError(
-                f"--resume goes on with the recipe of {resume}; {', '.join(others) or '--set or --overwrite'} has no "
-                "place beside it" + try_one_of("--epochs N for more epochs", "a new run, without --resume")
+                f"--resume goes on with the recipe of {resume}; {', '.join(given)} has no place beside it"
+                + try_one_of("--epochs N for more epochs", f"a new run: ppvae fit {resume} {given[-1]} ... --out OTHER")
             )
         with threads(threads_):
             trackers = loggers_again(resume, logger or ())
@@ -126,6 +153,18 @@ def fit(
         f"{run.info['seconds']:.1f} s"
     )
     say(f"next: ppvae evaluate {run.folder.path}; ppvae report {run.folder.path}")
+
+
+def _list(entries: Mapping[str, Any], json: bool) -> None:
+    """Everything of one kind that has a name: its first line, and its options with their defaults."""
+    if json:
+        emit({name: {"summary": entry.summary, "options": options_of(entry)} for name, entry in entries.items()})
+        return
+    for name, entry in entries.items():
+        print(f"{name:24} {entry.summary}")
+        if options := options_of(entry):
+            words = (f"{key} (required)" if value is None else f"{key}={value}" for key, value in options.items())
+            print(" " * 25 + ", ".join(words))
 
 
 def _given(**values: Any) -> dict[str, Any]:

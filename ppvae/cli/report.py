@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, threads, verb
+from .common import Device, Force, Json, Seed, Threads, emit, pair_of, threads, verb
 
 
 @verb
@@ -15,7 +15,15 @@ def report(
     runs: Annotated[
         list[Path], typer.Argument(help="Run folders; several are compared side by side.", metavar="RUN...")
     ],
-    pair: Pair = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pair",
+            help="FILE.py:Name of a pair of your own. That file is run. Once for every run of such a pair, in their "
+            "order; one alone serves all of them.",
+            metavar="FILE:NAME",
+        ),
+    ] = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -34,7 +42,8 @@ def report(
     from ..runs import load_run
 
     with threads(threads_):
-        loaded = [load_run(run, pair=pair_of(pair), force=force) for run in runs]
+        given = _given(runs, pair or [])
+        loaded = [load_run(run, pair=one, force=force) for run, one in zip(runs, given, strict=True)]
         if len(loaded) == 1:
             path = write_report(loaded[0], out=out, seed=seed, device=device, chains_for=chains)
         else:
@@ -43,3 +52,21 @@ def report(
         emit({"report": str(path), "runs": [str(run) for run in runs], "bytes": path.stat().st_size})
     else:
         print(path)
+
+
+def _given(runs: list[Path], specs: list[str]) -> list[Any]:
+    """For each run what its --pair names; None for runs of named models."""
+    from ..core.errors import RunError
+    from ..runs.folder import existing
+    from ..runs.recipe import Recipe
+
+    own = [run for run in runs if "pair" in Recipe.read(existing(run).recipe).model]
+    if len(specs) > 1 and len(specs) != len(own):
+        names = ", ".join(map(str, own)) or "none"
+        raise RunError(f"--pair: expected one, or one for each run of a pair of your own ({names}), found {len(specs)}")
+    if len(runs) == 1 or (specs and not own):
+        return [pair_of(specs[0] if specs else None)] * len(runs)
+    members = [pair_of(spec) for spec in specs]
+    members = members * len(own) if len(members) == 1 else members or [None] * len(own)
+    queue = iter(members)
+    return [next(queue) if run in own else None for run in runs]

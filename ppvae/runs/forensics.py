@@ -75,8 +75,10 @@ def replay(record: Path | str, pair: ModelGuidePair) -> Replay:
 
 
 def _replayed(state: Mapping[str, Any], recipe: Recipe, pair: ModelGuidePair) -> Replay:
-    pair.load_state_dict(state["pair"])
     batch: Any = dict(state["batch"]) if state["mapping"] else state["batch"]["x"]
+    if set(state["pair"]) - set(pair.state_dict()):
+        structure(pair, batch)  # a wrapped program has some of its parameters only after a first run
+    pair.load_state_dict(state["pair"])
     structure(pair, batch)
     objective = Objective(
         pair,

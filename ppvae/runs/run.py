@@ -22,12 +22,14 @@ from .forensics import save_dump
 from .history import Begun, Checkpoints, MetricsFile, Row, StopOnSignal, Stopped, read_history
 from .provenance import about_run, clock, compare
 from .recipe import Recipe
-from .source import build_pair, digest_of, split_spec
+from .restore import restore
+from .source import build_pair, digest_of, file_of, split_spec
 from .. import __version__
 from ..core import FitError, ModelGuidePair, PpvaeError, structure
 from ..core.errors import RunError, try_one_of
 from ..data import Dataset
 from ..data import load as load_data
+from ..data.registry import NAMED
 from ..inference import Callback, EarlyStopping, Fit, KLWarmup, fit
 from ..models import bayesianise
 
@@ -110,7 +112,7 @@ def train(
     with locked(folder):
         if not overwrite:  # another process may have trained here since
             refuse_existing(folder)
-        recipe, data, built = prepare(recipe, pair)
+        recipe, data, built = prepare(_anchored(recipe), pair)
         folder.clear()
         folder.sweep()
         write_text(folder.recipe, recipe.to_toml())
@@ -188,10 +190,7 @@ def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", for
             raise RunError(f"{folder.path}: no best epoch is kept: the run had no validation data")
         best = False
     state, about = checkpoint.load(folder.checkpoints, "best" if best else "last")
-    try:
-        built.load_state_dict(state["pair"])
-    except (RuntimeError, KeyError) as error:
-        raise RunError(f"{folder.path}: its checkpoint does not fit its recipe: {error}") from error
+    restore(built, state.get("pair", {}), data, recipe.training.batch_size, str(folder.path))
     kind = "the best on validation data" if best else "the last"
     info = folder.read_info() if folder.info.exists() else {}
     if info.get("data") and info["data"] != about_run(data)["data"] and not force:
@@ -218,6 +217,19 @@ def prepare(recipe: Recipe, pair: Any = None, *, force: bool = False) -> tuple[R
             data = _data(recipe, "static")
         recipe = recipe.changed(data={"binarize": choice})
     return recipe.changed(ppvae=__version__), data, built
+
+
+def _anchored(recipe: Recipe) -> Recipe:
+    """Files of the user's by their absolute paths, so that a run can be loaded from any folder."""
+    changes: dict[str, Any] = {}
+    source = Path(recipe.data.source).expanduser()
+    if recipe.data.source not in NAMED and source.exists():
+        changes["data"] = {"source": str(source.absolute())}
+    file, _, name = str(recipe.model.get("pair", "")).rpartition(":")
+    if file and Path(file).expanduser().is_file():
+        model = {**recipe.model, "pair": f"{Path(file).expanduser().absolute()}:{name}"}
+        changes["model"] = model
+    return recipe.changed(**changes)
 
 
 def _data(recipe: Recipe, binarize: Any) -> Dataset:
@@ -264,11 +276,13 @@ def _plain_pair(recipe: Recipe, data: Dataset, given: Any, force: bool) -> Model
                 f"the recipe's pair stands in a file of yours: {spec}"
                 + try_one_of(f"--pair {spec}, which runs that file", "load_run(folder, pair=MyPair)")
             )
-        path, _ = split_spec(spec)
+        path = file_of(given, spec)
         recorded = recipe.model.get("sha256")
-        if recorded and recorded != digest_of(path) and not force:
+        if recorded and path is not None and recorded != digest_of(path) and not force:
+            same = path.resolve() == Path(spec.rpartition(":")[0]).expanduser().resolve()
             raise RunError(
-                f"{path} has changed since the run: SHA-256 {digest_of(path)[:12]}, then {recorded[:12]}"
+                f"{path} {'has changed since the run' if same else f'is not the file of the run, {spec}'}: "
+                f"SHA-256 {digest_of(path)[:12]}, then {recorded[:12]}"
                 + try_one_of("the copy that the run folder keeps, pair.py", "--force")
             )
         options = {key: value for key, value in recipe.model.items() if key not in ("pair", "sha256")}

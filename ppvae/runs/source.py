@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ from .atomic import sha256
 from .catalogue import FROM_DATA, from_data
 from .signatures import Entry, stated
 from ..core import ModelGuidePair
-from ..core.errors import RunError, did_you_mean, try_one_of
+from ..core.errors import PpvaeError, RunError, did_you_mean, try_one_of
 from ..data import Dataset
 
 _log = logging.getLogger("ppvae.runs")
+
+_files: weakref.WeakKeyDictionary[Any, Path] = weakref.WeakKeyDictionary()
+"""The file that defined what :func:`member_of` returned."""
 
 
 def split_spec(spec: str) -> tuple[Path, str]:
@@ -55,12 +60,24 @@ def member_of(spec: str) -> Any:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RunError(f"{path} fails: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         known = [key for key, value in vars(module).items() if inspect.isclass(value) or inspect.isfunction(value)]
         raise RunError(f"{path} has no {name!r}: {did_you_mean(name, known)}")
-    return getattr(module, name)
+    member = getattr(module, name)
+    with contextlib.suppress(TypeError):  # a number, for instance; what is wrong with it is told later
+        _files[member] = path
+    return member
+
+
+def file_of(member: Any, spec: str) -> Path | None:
+    """The file whose code a pair runs: the one it was read from, else the one its recipe names, if that is here."""
+    with contextlib.suppress(TypeError):
+        if member in _files:
+            return _files[member]
+    path = Path(spec.rpartition(":")[0]).expanduser()
+    return path if path.is_file() else None
 
 
 def build_pair(member: Any, options: dict[str, Any], data: Dataset) -> ModelGuidePair:
@@ -83,10 +100,21 @@ def build_pair(member: Any, options: dict[str, Any], data: Dataset) -> ModelGuid
         )
     known = inspect.signature(member).parameters
     given = {key: value for key, value in from_data(data).items() if key in known}
-    pair = member(**given, **stated(entry, options, "model"))
+    options = stated(entry, options, "model")
+    try:
+        pair = member(**given, **options)
+    except PpvaeError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"--pair: {entry.name} cannot be made: {type(error).__name__}: {error}"
+            + try_one_of("PPVAE_DEBUG=1 for the place in your file")
+        ) from error
     if not isinstance(pair, ModelGuidePair):
         raise RunError(
             f"--pair: {entry.name} gives a {type(pair).__name__}, expected a ModelGuidePair"
             + try_one_of("ModelGuidePair.from_callables(model, guide)")
         )
+    if "_parameters" not in vars(pair):
+        raise RunError(f"--pair: {entry.name}.__init__ does not call super().__init__()")
     return pair
