@@ -106,6 +106,8 @@ class Evidence:
         seconds: wall-clock time.
         info: further numbers: tensors [B] (divergences, acceptance, ...) and scalars or strings about the
             run.
+        common_error: what :attr:`mean_standard_error` is where the data share some noise (draws of the weights), so
+            that their errors do not average out; None where every datum has noise of its own.
     """
 
     log_evidence: Tensor
@@ -117,6 +119,7 @@ class Evidence:
     method: str
     seconds: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
+    common_error: float | None = None
 
     def __post_init__(self) -> None:
         shape = self.log_evidence.shape
@@ -145,8 +148,11 @@ class Evidence:
         r"""Monte Carlo standard error of :attr:`mean`, $\frac{1}{B} \sqrt{\sum_b \mathrm{se}_b^2}$, nats.
 
         The data are held fixed: this is what another seed would change, and it falls with more samples. What
-        other data would change is :attr:`sampling_standard_error`. A bias is in neither.
+        other data would change is :attr:`sampling_standard_error`. A bias is in neither. Where all data share the
+        draws of the weights, it is :attr:`common_error`.
         """
+        if self.common_error is not None:
+            return self.common_error
         errors = self.standard_error[self.estimated].double()
         return float(errors.square().sum().sqrt() / len(errors)) if len(errors) else math.nan
 

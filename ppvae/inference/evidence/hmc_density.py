@@ -105,7 +105,7 @@ class HMCDensity(EvidenceMethod):
             together = torch.stack([fold.relative_variance for fold in folds]).sqrt().mean(0).square()
             variance = torch.minimum(variance + _shared_variance(densities, draws, folds), together.maximum(variance))
         error = variance.sqrt()
-        worst = torch.stack(k).nan_to_num(nan=-math.inf).amax(0)
+        worst = torch.stack(k).nan_to_num(nan=-math.inf, posinf=math.inf).amax(0)
         worst = torch.where(worst == -math.inf, math.nan, worst)
         return self._judged(-value, error, ess, worst, usable, draws.u.shape[-1], draws.info, run.dtype)
 

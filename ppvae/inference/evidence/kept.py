@@ -20,6 +20,7 @@ class Chunk(NamedTuple):
         compile: as it was asked for.
         device: where it is computed.
         dtype: of parameters and data.
+        global_sites: at what the global sites are held: "mean", the SHA-256 of given values, or empty.
     """
 
     method: str
@@ -31,6 +32,7 @@ class Chunk(NamedTuple):
     compile: str
     device: str
     dtype: str
+    global_sites: str = ""
 
 
 class ChunkStore(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -115,7 +116,7 @@ def log_evidence(
     run, x = prepare(pair, data, seed, device, compile, memory_budget, global_sites)
     method.check(run)
     size = _chunk_size(run, method, batch_size(x), chunk_size)
-    parts = _all_chunks(run, method, x, size, seed, progress, kept)
+    parts = _all_chunks(run, method, x, size, seed, progress, kept, _told(global_sites))
     found = _joined(parts, batch_size(x))
     info: dict[str, Any] = {"seed": seed, "chunk_size": size, "device": str(run.device), **found.info}
     if run.pair is not pair:
@@ -179,6 +180,7 @@ def _all_chunks(
     seed: int,
     progress: bool,
     kept: ChunkStore | None,
+    held: str,
 ) -> list[Estimate]:
     num_data, truth = batch_size(x), run.truth
     parts: list[Estimate] = []
@@ -188,9 +190,8 @@ def _all_chunks(
         run.tick = _advance(bar)
         for index, (rows, valid) in enumerate(chunks(num_data, size)):
             noise = chunk_seed(seed, index)
-            key = Chunk(
-                repr(method), index, len(rows), num_data, noise, run.lanes, run.compile, str(run.device), str(run.dtype)
-            )
+            where = (str(run.device), str(run.dtype))
+            key = Chunk(repr(method), index, len(rows), num_data, noise, run.lanes, run.compile, *where, held)
             before = None if kept is None else kept.get(key)
             if before is not None and len(before.log_evidence) == valid:
                 parts.append(before)
@@ -212,6 +213,18 @@ def _all_chunks(
             if kept is not None:
                 kept.put(key, parts[-1])
     return parts
+
+
+def _told(global_sites: Mapping[str, Tensor] | str | None) -> str:
+    """What the global sites are held at, in a few characters."""
+    if global_sites is None or isinstance(global_sites, str):
+        return global_sites or ""
+    digest = hashlib.sha256()
+    for name, value in sorted(global_sites.items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _advance(bar: Any) -> Callable[[float], None]:

@@ -59,7 +59,7 @@ def prior_as_guide(pair: ModelGuidePair) -> Rewired:
     return Rewired(pair, model=pair.model, guide=pair.model)
 
 
-def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | None) -> ModelGuidePair:
+def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int | None) -> ModelGuidePair:
     """The pair with its global sites held at given values; the pair itself where it has none.
 
     Args:
@@ -69,8 +69,13 @@ def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | Non
             without global sites.
 
     Raises:
-        PairError: global sites without a value, or a value for what is no global site or of another shape.
+        PairError: a number of draws, global sites without a value, or a value for what is no global site or of another shape.
     """
+    if isinstance(values, int):
+        raise PairError(
+            f"global_sites={values}: a number of draws to average over is for log_evidence; here the global sites are "
+            "held at one value" + try_one_of('global_sites="mean"', "global_sites={site: value}")
+        )
     shape = structure(pair, x)
     sites = {info.name: info for info in shape.global_latents}
     if not sites:
