@@ -122,6 +122,12 @@ def show(result: Mapping[str, Any]) -> None:
             f"{row['seconds']:.1f}",
         )
     Console(width=None).print(table)
+    for row in result["estimates"]:
+        if 0 < row["num_estimated"] < data["num_data"]:
+            print(
+                f"{row['label']}: the mean over the {row['num_estimated']} of {data['num_data']} data that it "
+                "estimates, which does not compare with means over all (ppvae report compares over common data)"
+            )
 
 
 def _loading(which: str, pair: str | None, force: bool) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 
 from .checks import CHECKED, aggregate_table, check_table, checked
 from .compared import COMPARED, compared
-from .findings import FINE, Findings, find
+from .findings import FINE, Findings, find, kind_of
 from .images import as_images
 from .page import code, details, explorer, facts, figure, number, page, table, tiles
 from .pictures import Picture, pictures_of
@@ -137,10 +137,15 @@ def _lead(found: Findings) -> str:
     return f"{text}shown is {escape(run.parameters)}. All numbers are in nats per datum; up is better."
 
 
+def _evaluated(evaluation: Mapping[str, Any]) -> str:
+    data = evaluation["data"]
+    return f"{data['num_data']} {kind_of(data['part'])} data"
+
+
 def _headline(found: Findings) -> list[tuple[str, str, str]]:
     items = []
     rows = [] if found.evaluation is None else found.evaluation["estimates"]
-    part = "" if found.evaluation is None else f"{found.evaluation['data']['num_data']} held-out data"
+    part = "" if found.evaluation is None else _evaluated(found.evaluation)
     others = [row for row in rows if row["key"] != "elbo" and row["mean"] is not None]
     # Beside the bound, the tightest lower one and the one that is on no side, if there are such.
     chosen = [row for row in rows if row["key"] == "elbo"]
@@ -282,7 +287,8 @@ def _explorer(found: Findings) -> tuple[str, str]:
             "images": base64.b64encode(content).decode("ascii"),
             "points": points,
             "colours": LABELS,
-        }
+        },
+        found.kind,
     )
 
 

@@ -232,7 +232,7 @@ def sandwich(gaps: Mapping[str, tuple[str, Tensor]], reference: str, theme: Them
         )
         axes.scatter([], [], s=30, color=colour, marker=shapes[side], linewidths=0, label=name)
     axes.set_ylim(low, high)
-    axes.set_xlabel("held-out data, in the order of the first estimate's gap")
+    axes.set_xlabel("data, in the order of the first estimate's gap")
     axes.set_ylabel(f"minus {reference}, nats")
     axes.grid(axis="x", visible=False)
     figure.legend(loc="outside upper left", ncols=3, labelcolor="linecolor", handletextpad=0.2, columnspacing=1.2)
@@ -277,26 +277,26 @@ def values_scatter(x: Tensor, reconstructed: Tensor, theme: Theme) -> Figure:
 
 
 def curves(histories: Mapping[str, Sequence[Row]], theme: Theme) -> Figure:
-    """The held-out bound of several runs."""
+    """The bound of several runs, on validation data where a run has any."""
     figure, (axes,) = canvas(theme, 7.2, 4.0)
-    shown: list[float] = []
+    shown: list[list[float]] = []
     for place, (name, history) in enumerate(histories.items()):
         key = "elbo_validation" if "elbo_validation" in history[-1] else "elbo_train"
         values = [row.get(key, math.nan) for row in history]
         axes.plot([row["epoch"] for row in history], values, color=LABELS[place % len(LABELS)], label=name)
-        shown += values
-    _without_the_start(axes, shown)
+        shown.append(values)
+    _without_the_start(axes, *shown)
     axes.set_xlabel("epoch")
     axes.set_ylabel("bound, nats per datum")
-    axes.legend(loc="lower right", labelcolor="linecolor")
+    axes.legend(loc="best", labelcolor="linecolor")
     return figure
 
 
-def _without_the_start(axes: Axes, values: Sequence[float]) -> None:
-    """Let the first epochs, which are far below, leave the picture."""
-    good = np.array([value for value in values if math.isfinite(value)])
-    if len(good) > 20:
-        low, high = np.quantile(good, 0.08), good.max()
+def _without_the_start(axes: Axes, *lines: Sequence[float]) -> None:
+    """Let the first epochs, which are far below, leave the picture; of every line the rest stays."""
+    good = [values for line in lines if len(values := np.array([v for v in line if math.isfinite(v)]))]
+    if sum(map(len, good)) > 20:
+        low, high = min(np.quantile(values, 0.08) for values in good), max(values.max() for values in good)
         axes.set_ylim(low - 0.15 * (high - low), high + 0.1 * (high - low))
 
 

@@ -38,7 +38,7 @@ def check_table(found: Findings) -> str:
     if found.checks is None:
         return ""
     checks = found.checks
-    part = "training" if found.part == "train" else "held-out"
+    part = found.kind
     outside = [name for name, check in checks.items() if not TAIL <= check.p_value <= 1 - TAIL]
     told = (
         f"{len(outside)} of {len(checks)} quantities of the data lie outside or among the outermost {TAIL:.0%} on a "

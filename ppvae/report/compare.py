@@ -61,13 +61,20 @@ def render(runs: Sequence[Run]) -> str:
             "curves",
             "Learning curves",
             f"Line chart of the bound: {alt}.",
-            "The bound on validation data.",
+            _which(histories),
             light,
             dark,
         )
         parts += ["<h2>How they learnt</h2>", figure(picture)]
     parts += ["<h2>What differs</h2>", table([("key", False), *((name, False) for name in names)], _differences(runs))]
     return page("Comparison", "\n".join(parts))
+
+
+def _which(histories: Mapping[str, Sequence[charts.Row]]) -> str:
+    without = [name for name, history in histories.items() if "elbo_validation" not in history[-1]]
+    if len(without) == len(histories):
+        return "The bound on training data: no run has validation data."
+    return "The bound on validation data" + (f", and on training data of {', '.join(without)}." if without else ".")
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -92,9 +92,19 @@ class Findings:
     notes: tuple[str, ...] = ()
 
     @property
+    def kind(self) -> str:
+        """What the data shown are called: "held-out" or "training"."""
+        return kind_of(self.part)
+
+    @property
     def labels(self) -> Tensor | None:
         """Labels of the data shown."""
         return self.data.labels
+
+
+def kind_of(part: str) -> str:
+    """What the data of a part are called: those of "train" are not held out."""
+    return "training" if part == "train" else "held-out"
 
 
 def columns_of(found: Findings) -> dict[str, Tensor]:
@@ -154,7 +164,13 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     pair = run.pair
     attempt("reconstructed", lambda: reconstruct(pair, data, seed=seed, device=device))
     attempt("samples", lambda: generate(pair, 96, like=data, seed=seed, device=device))
-    attempt("latents", lambda: embed(pair, data, seed=seed, device=device).flatten(1))
+    latent = structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair))).local_latents
+    # The numbers of categories are names: they have neither a mean nor a distance.
+    nominal = [info.name for info in latent if info.family == "Categorical"]
+    if nominal:
+        notes.append(f"latents: site {nominal[0]!r} is a category, which has no place in a plane")
+    else:
+        attempt("latents", lambda: _rows(embed(pair, data, seed=seed, device=device)))
     if chains_for > 0:
         few = data.take(min(chains_for, len(data)))
         attempt(
@@ -182,13 +198,13 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
         lambda: posterior_checks(pair, few, source="posterior", statistics={}, num_replicates=100, **options),
         (Exception,),
     )
-    if structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair))).local_latents:
+    if latent and not nominal:
         attempt("aggregate", lambda: aggregate_posterior(pair, data, **options), (Exception,))
     if "latents" in found:
         train = run.part("train")
         train = train.take(min(SHOWN, len(train)))
         if part != "train":
-            attempt("train_latents", lambda: embed(pair, train, seed=seed, device=device).flatten(1))
+            attempt("train_latents", lambda: _rows(embed(pair, train, seed=seed, device=device)))
         attempt("prior", lambda: _prior(pair, data, seed))
         found["active"] = found["latents"].var(0) if len(data) > 1 else None
         attempt("kl", lambda: _kl(pair, data, seed))
@@ -201,6 +217,11 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     return Findings(run, part, data, main, **found, evaluation=evaluation, per_datum=per_datum, notes=tuple(notes))
 
 
+def _rows(values: Tensor) -> Tensor:
+    """One row for each datum, [N, D], also where a latent is one number without an axis of its own."""
+    return values.reshape(len(values), -1)
+
+
 def _prior(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor:
     """Draws of the one local latent site from the prior, [S, Z]."""
     with torch.no_grad(), torch.random.fork_rng():
@@ -209,7 +230,7 @@ def _prior(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor:
         device = next(pair.parameters()).device
         x = like_pair(data.to(device).batch(rows.to(device), torch.Generator(device).manual_seed(0)), dtype_of(pair))
         (site,) = structure(pair, x).local_latents
-        return simulate(pair, x).latents[site.name].flatten(1).cpu()
+        return _rows(simulate(pair, x).latents[site.name]).cpu()
 
 
 def _kl(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor | None:
@@ -224,7 +245,7 @@ def _kl(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor | None:
             terms = [term for term in site_terms(pair, x).values() if term.scope == "local" and term.kl is not None]
             if len(terms) != 1 or terms[0].kl_per_dimension is None:
                 return None
-            part = terms[0].kl_per_dimension[0, :valid].flatten(1).double().sum(0).cpu()
+            part = terms[0].kl_per_dimension[0, :valid].reshape(valid, -1).double().sum(0).cpu()
             total = part if total is None else total + part
     return None if total is None else total / len(data)
 

@@ -21,16 +21,16 @@ def page(title: str, body: str, script: str = "") -> str:
     return template.replace("<!--CONTENT-->", body, 1)
 
 
-def explorer(data: Mapping[str, Any]) -> tuple[str, str]:
+def explorer(data: Mapping[str, Any], kind: str) -> tuple[str, str]:
     """The interactive manifold: its markup, and its script with the data."""
     # "</" would end the script element: a title or label must not be able to.
     text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
     markup = (
         '<figure class="wide" id="manifold-explorer"><figcaption><h3>Walk through the latent plane</h3>'
         '<p class="caption">Move the pointer (or a finger, or the arrow keys) over the plane: beside it is what the '
-        "decoder makes of that point. Dots are held-out data.</p></figcaption>"
+        f"decoder makes of that point. Dots are {kind} data.</p></figcaption>"
         '<div class="explore"><canvas class="plane" id="manifold-plane" tabindex="0" role="application" '
-        'aria-label="The latent plane with held-out data. Arrow keys move the point that is decoded."></canvas>'
+        f'aria-label="The latent plane with {kind} data. Arrow keys move the point that is decoded."></canvas>'
         '<div><canvas class="decoded" id="manifold-image" role="img" aria-label="The decoded image"></canvas>'
         '<p class="where" id="manifold-where" aria-live="polite"></p></div></div></figure>'
     )

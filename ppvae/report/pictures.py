@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import charts
 from .chains import chains as charts_of_chains
-from .findings import ACTIVE, GRID, Findings, columns_of, on_common_data
+from .findings import ACTIVE, GRID, Findings, columns_of, kind_of, on_common_data
 from .images import as_images, grid
 from .theme import DARK, LIGHT, Theme, draw
 from .weights import weight_noise
@@ -104,7 +104,7 @@ def _reconstructions(found: Findings) -> Picture | None:
             "reconstructions",
             "Reconstructions",
             "Scatter plot of reconstructed against original values, beside the diagonal.",
-            "Every value of held-out data against the mean of p(x | z) at the guide's mean; the line is equality.",
+            f"Every value of {found.kind} data against the mean of p(x | z) at the guide's mean; the line is equality.",
             charts.values_scatter,
             found.x,
             found.reconstructed,
@@ -117,8 +117,8 @@ def _reconstructions(found: Findings) -> Picture | None:
     return _tiles(
         "reconstructions",
         "Reconstructions",
-        f"Grid of {len(rows)} held-out data, each above its reconstruction.",
-        f"Held-out data ({found.part}); below each, the mean of p(x | z) at the guide's mean.",
+        f"Grid of {len(rows)} {found.kind} data, each above its reconstruction.",
+        f"{found.kind.capitalize()} data ({found.part}); below each, the mean of p(x | z) at the guide's mean.",
         torch.cat(blocks),
         columns,
         rows_in_pairs=True,
@@ -166,13 +166,14 @@ def _latents(found: Findings) -> Picture | None:
     if found.train_latents is not None:
         labels = found.run.data.labels
         behind = (found.train_latents, None if labels is None else labels[: len(found.train_latents)])
+    small = "" if behind is None else " (large points) and training data (small)"
     how = charts.in_plane(found.latents)[2]
     coloured = "" if found.labels is None else ", coloured by label"
     return _chart(
         "latents",
         "Where the data lie",
-        f"Scatter plot of the posterior means of {len(found.latents)} held-out data{coloured}.",
-        f"The mean of q(z | x) of held-out data (large points) and training data (small){coloured}. "
+        f"Scatter plot of the posterior means of {len(found.latents)} {found.kind} data{coloured}.",
+        f"The mean of q(z | x) of {found.kind} data{small}{coloured}. "
         "Labels were never shown to the model" + (f"; {how}." if how else "."),
         charts.scatter,
         found.latents,
@@ -192,7 +193,7 @@ def _kl(found: Findings) -> Picture | None:
         "What each latent dimension carries",
         f"Bar chart of the KL of {len(found.kl)} latent dimensions, from {float(found.kl.max()):.2f} down to "
         f"{float(found.kl.min()):.2f} nats; {count} are active.",
-        f"KL(q(z | x) ‖ p(z)) per dimension, mean over held-out data{shown}. {count} of {len(found.kl)} dimensions "
+        f"KL(q(z | x) ‖ p(z)) per dimension, mean over {found.kind} data{shown}. {count} of {len(found.kl)} dimensions "
         f"are active: the variance of their posterior mean over data is above {ACTIVE} (Burda et al. 2015).",
         charts.kl_per_dimension,
         found.kl,
@@ -232,12 +233,13 @@ def _sandwich(found: Findings) -> Picture | None:
         if row["key"] != reference["key"]
     }
     name = charts.label_of(reference["label"])
+    evaluated = "" if found.evaluation is None else kind_of(found.evaluation["data"]["part"])
     told = "; ".join(f"{key} {float(gap[torch.isfinite(gap)].median()):+.2f}" for key, (_, gap) in gaps.items())
     return _chart(
         "sandwich",
         "Datum by datum",
         f"Dot chart of every estimate minus {name} for each datum; medians, nats: {told}.",
-        f"Every estimate minus {name}, for each held-out datum, in the order of the ELBO's gap. Lower bounds belong "
+        f"Every estimate minus {name}, for each {evaluated} datum, in the order of the ELBO's gap. Lower bounds belong "
         "below zero and upper bounds above, up to noise; hollow marks lie outside the picture.",
         charts.sandwich,
         gaps,
@@ -255,8 +257,9 @@ def _per_datum(found: Findings) -> Picture | None:
     return _chart(
         "per_datum",
         "Which data the model finds likely",
-        f"{shown} of {len(values)} held-out data, from {float(values.min()):.1f} to {float(values.max()):.1f} nats.",
-        f"{shown} of every held-out datum" + ("." if found.labels is None else ", by label; the line is the mean."),
+        f"{shown} of {len(values)} {found.kind} data, from {float(values.min()):.1f} to "
+        f"{float(values.max()):.1f} nats.",
+        f"{shown} of every {found.kind} datum" + ("." if found.labels is None else ", by label; the line is the mean."),
         charts.per_datum,
         values,
         labels,
@@ -275,8 +278,8 @@ def _extremes(found: Findings) -> Picture | None:
     return _tiles(
         "extremes",
         "The likeliest and the least likely",
-        "Two rows of the twenty likeliest held-out data, then two rows of the twenty least likely.",
-        f"Held-out data with the highest {shown} (two upper rows) and the lowest (two lower rows).",
+        f"Two rows of the twenty likeliest {found.kind} data, then two rows of the twenty least likely.",
+        f"{found.kind.capitalize()} data with the highest {shown} (two upper rows) and the lowest (two lower rows).",
         chosen,
         10,
         rows_in_pairs=True,
@@ -356,8 +359,8 @@ def _uncertainty(found: Findings) -> Picture | None:
         "uncertainty",
         "What the weights do not know",
         "Rows of predicted data, each above the part of its standard deviation that comes from the weights.",
-        "Predicted held-out data, averaged over weights and latents; below each, the standard deviation that is due to "
-        f"the weights alone (epistemic), at most {largest:.2f}.",
+        f"Predicted {found.kind} data, averaged over weights and latents; below each, the standard deviation that is "
+        f"due to the weights alone (epistemic), at most {largest:.2f}.",
         torch.cat(blocks) if blocks else torch.cat((mean, unknown)),
         10 if blocks else len(mean),
         rows_in_pairs=True,

@@ -1,0 +1,121 @@
+"""Runs that are unlike the demo: no held-out data, a category as latent, a latent without an axis, several runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from ppvae.cli.evaluate import show
+from ppvae.report import write_comparison, write_report
+from ppvae.report.charts import curves
+from ppvae.report.findings import find
+from ppvae.report.theme import LIGHT
+from ppvae.runs import Recipe, Run, member_of, train
+from ppvae.runs.evaluation import Method, evaluate
+
+PAIRS = """
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+from ppvae.core import ModelGuidePair
+
+
+class Scalar(ModelGuidePair):
+    def __init__(self):
+        super().__init__()
+        self.loading = nn.Parameter(torch.tensor([1.0, -0.5]))
+        self.encoder = nn.Linear(2, 2)
+
+    def model(self, x, num_data=None):
+        with self.data_plate(x, num_data):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None] * self.loading, 1.0).to_event(1), obs=x)
+
+    def guide(self, x, num_data=None):
+        with self.data_plate(x, num_data):
+            loc, log_scale = self.encoder(x).unbind(-1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()))
+
+
+class Category(Scalar):
+    def model(self, x, num_data=None):
+        with self.data_plate(x, num_data):
+            z = pyro.sample("z", dist.Categorical(logits=x.new_zeros(2)))
+            loc = torch.stack((self.loading, -self.loading))[z]
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x, num_data=None):
+        with self.data_plate(x, num_data):
+            pyro.sample("z", dist.Categorical(logits=self.encoder(x)))
+"""
+
+
+def run_of(folder: Path, name: str) -> Run:
+    folder.mkdir(exist_ok=True)
+    file, rows = folder / "pairs.py", folder / "rows.npy"
+    file.write_text(PAIRS)
+    np.save(rows, torch.randn(80, 2, generator=torch.Generator().manual_seed(1)).numpy())
+    training: dict[str, Any] = {"num_epochs": 2, "batch_size": 40, "compile": "eager"}
+    if name == "Category":
+        training["elbo"] = {"name": "score-function"}
+    spec = f"{file}:{name}"
+    values = {"model": {"pair": spec}, "data": {"source": str(rows)}, "training": training, "device": "cpu"}
+    return train(Recipe.from_dict(values), folder / name, pair=member_of(spec), progress=False)
+
+
+def test_without_held_out_data_nothing_is_called_so(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "Scalar")
+    evaluate(run, [Method.parse("importance-sampling:num_samples=50")], num_data=45, say=lambda line: None)
+    found = find(run)
+    assert found.latents is not None and found.latents.shape == (80, 1)
+    assert found.prior is not None and found.prior.shape[1] == 1
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "45 training data" in text
+    assert "held-out" not in text.lower()
+
+
+def test_a_category_has_a_report_and_no_mean(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "Category")
+    found = find(run)
+    assert found.latents is None and found.aggregate is None
+    assert "latents: site 'z' is a category, which has no place in a plane" in found.notes
+    assert found.checks is not None
+    write_report(run)
+
+
+def test_a_comparison_says_on_which_data(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path, "Scalar"), run_of(tmp_path, "Category")]
+    text = write_comparison(runs).read_text(encoding="utf-8")
+    assert "The bound on training data: no run has validation data." in text
+    values = {**runs[0].recipe.to_dict(), "data": {"source": str(tmp_path / "rows.npy"), "validation": 20}}
+    other = train(Recipe.from_dict(values), tmp_path / "third", pair=member_of(values["model"]["pair"]), progress=False)
+    text = write_comparison([*runs, other]).read_text(encoding="utf-8")
+    assert "The bound on validation data, and on training data of Scalar, Category." in text
+
+
+def test_no_run_leaves_the_picture_of_the_curves() -> None:
+    """A short run far below a long one: most of it is to be seen."""
+    long = [{"epoch": n, "elbo_train": -25.0 - 3.0 / n} for n in range(1, 200)]
+    short = [{"epoch": n, "elbo_train": -35.0 - 10.0 / n} for n in range(1, 16)]
+    figure = curves({"long": long, "short": short}, LIGHT)
+    low, high = figure.axes[0].get_ylim()
+    plt.close(figure)
+    assert high > -25.0
+    assert sum(low < row["elbo_train"] < high for row in short) >= 12
+    assert low > short[0]["elbo_train"]
+
+
+@pytest.mark.parametrize("estimated", [100, 87])
+def test_means_over_fewer_data_are_told(estimated: int, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"label": "HMC density", "side": "upper", "mean": -23.2, "monte_carlo_error": 0.01, "sampling_error": 0.4}
+    data = {"name": "digits", "part": "test", "num_data": 100}
+    row |= {"worst_pareto_k": None, "num_estimated": estimated, "seconds": 1.0}
+    show({"data": data, "parameters": "epoch 1, the last", "estimates": [row]})
+    assert ("HMC density: the mean over the 87 of 100 data" in capsys.readouterr().out) == (estimated == 87)
