@@ -23,6 +23,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.distributions import constraints
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
@@ -35,6 +36,8 @@ Latents = Mapping[str, Tensor]
 def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Structure:
     """The static structure of a pair, found by one eager run of guide and model and then remembered.
 
+    Where the support of a latent has bounds that are tensors, they are looked up anew at every eager call.
+
     Args:
         pair: the pair.
         x: a batch, [B, *event]; what is found is remembered for batches of this shape.
@@ -45,7 +48,8 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
     """
     key = (_signature(x), num_data)
     known = pair._structures.get(key)
-    if known is None:
+    # Bounds of a support may follow a parameter: they are looked up again, but not while a graph is recorded.
+    if known is None or (known.has_bounds and get_proxy_mode() is None):
         with torch.no_grad(), torch.random.fork_rng(), local_parameters(pair, adopting=True):
             guide_sites = _run(pair, "guide", x, num_data)
             drawn = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}

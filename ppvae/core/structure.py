@@ -88,6 +88,11 @@ class Structure:
         return Structure(model, guide, max(ranks, default=0), sizes[0] if sizes else 0, plate)
 
     @property
+    def has_bounds(self) -> bool:
+        """Whether the support of some latent of the model has bounds that are tensors, such as a uniform's."""
+        return any(_bounded(info.support) for info in self.model_latents)
+
+    @property
     def model_latents(self) -> tuple[SiteInfo, ...]:
         """Latent sites of the model."""
         return tuple(info for info in self.model if info.kind == "latent")
@@ -222,6 +227,12 @@ def _base(fn: Any) -> Any:
     while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
         fn = fn.base_dist
     return fn
+
+
+def _bounded(support: Any) -> bool:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return any(isinstance(value, Tensor) for value in getattr(support, "__dict__", {}).values())
 
 
 def sample_shape(value: Tensor, info: SiteInfo, batch: int) -> torch.Size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Container
 from typing import Any, Literal, NamedTuple
 
@@ -166,6 +167,8 @@ def _log_term(site: dict[str, Any] | None, shape: Structure, lanes: int) -> Tens
 def _closed_form(
     guide: dict[str, Any], model: dict[str, Any], site: dict[str, Any], shape: Structure, lanes: int
 ) -> tuple[Tensor | None, Tensor | None, str]:
+    if _one_sided(guide, model, shape):
+        return None, None, "the site is scaled or masked on one side only"
     q, p = guide["fn"], model["fn"]
     if isinstance(_base(q), Delta):
         # Pyro's KL of a Delta drops its log_density, and with it the Jacobian of an autoguide.
@@ -175,6 +178,22 @@ def _closed_form(
     except NotImplementedError:
         return None, None, f"no closed form is registered for KL({_describe(q)} || {_describe(p)})"
     return _reduce(kl, guide, shape, lanes), _per_dimension(q, p, guide, shape, lanes), ""
+
+
+def _one_sided(guide: dict[str, Any], model: dict[str, Any], shape: Structure) -> bool:
+    """Whether log q and log p of a site are scaled or masked differently, as far as can be told without values."""
+    q, p = _plain_scale(guide, shape), _plain_scale(model, shape)
+    if isinstance(q, Tensor) != isinstance(p, Tensor) or (not isinstance(q, Tensor) and not math.isclose(q, p)):
+        return True
+    masks = [site["mask"] if isinstance(site["mask"], Tensor) else site["mask"] is not False for site in (guide, model)]
+    return any(isinstance(m, Tensor) for m in masks) != all(isinstance(m, Tensor) for m in masks) or (
+        not isinstance(masks[0], Tensor) and masks[0] != masks[1]
+    )
+
+
+def _plain_scale(site: dict[str, Any], shape: Structure) -> Any:
+    frame = next((f for f in site["cond_indep_stack"] if f.name == shape.data_plate), None)
+    return site["scale"] * (frame.size / frame.full_size if frame is not None and frame.full_size else 1.0)
 
 
 def _per_dimension(q: Any, p: Any, site: dict[str, Any], shape: Structure, lanes: int) -> Tensor | None:

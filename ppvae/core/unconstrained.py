@@ -71,7 +71,7 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
         x: a batch, [B, *event].
 
     Raises:
-        PairError: a local latent is discrete, or there is none.
+        PairError: a local latent is discrete, or bounded for every datum otherwise; or there is none.
     """
     slots: list[_Slot] = []
     start = 0
@@ -86,6 +86,12 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
             )
         transform = biject_to(info.support)
         shape = tuple(transform.inverse_shape(torch.Size(info.shape)))
+        if tuple(transform.forward_shape(torch.Size(shape))) != info.shape:
+            raise PairError(
+                f"latent site {info.name!r}: its support ({info.support}) has bounds for every datum, expected the "
+                f"same for all, of shape {list(info.shape)} at most"
+                + try_one_of("a latent in fixed bounds, scaled inside the model", "PriorSampling, ImportanceSampling")
+            )
         stop = start + math.prod(shape)
         slots.append(_Slot(info, transform, shape, start, stop))
         start = stop

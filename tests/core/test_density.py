@@ -12,7 +12,17 @@ from core.pairs import Discrete, GammaLatent, GlobalWeight, Hierarchy, Nested, P
 from pyro import poutine
 from torch import Tensor
 
-from ppvae.core import ModelGuidePair, PairError, draw, log_joint, predict, simulate, site_terms, structure
+from ppvae.core import (
+    ModelGuidePair,
+    PairError,
+    draw,
+    log_joint,
+    predict,
+    simulate,
+    site_terms,
+    structure,
+    unconstrained,
+)
 from ppvae.models import bernoulli_vae
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -266,3 +276,81 @@ def test_a_factor_counts_in_the_density_and_has_no_value() -> None:
     expected = (normal(x, pair.gain * z, 0.5) - 0.25 * z.abs()).sum(-1)
     torch.testing.assert_close(log_joint(pair, x, drawn.latents).observed, expected)
     assert simulate(pair, x).observed.keys() == {"x"}
+
+
+class Tempered(ModelGuidePair):
+    """A latent whose prior alone is scaled or masked, as by a power."""
+
+    def __init__(self, *, both: bool, mask: bool) -> None:
+        super().__init__()
+        self.both = both
+        self.change = poutine.mask(mask=torch.tensor(False)) if mask else poutine.scale(scale=0.1)
+        self.loc = torch.nn.Parameter(torch.tensor(0.5))
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            with self.change:
+                pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(x.new_zeros(1), 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            if self.both:
+                with self.change:
+                    pyro.sample("z", dist.Normal(self.loc.expand(1), 1.0).to_event(1))
+            else:
+                pyro.sample("z", dist.Normal(self.loc.expand(1), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_closed_form_is_not_used_where_one_side_is_scaled_or_masked(both: bool, mask: bool) -> None:
+    pair, x = Tempered(both=both, mask=mask), torch.zeros(3, 1)
+    term = site_terms(pair, x, 20_000)["z"]
+    assert term.kl is not None
+    factor = 0.0 if mask else 0.1
+    entropy = 0.5 * torch.log(torch.tensor(2 * torch.pi)) + 0.5
+    crossed = 0.5 * torch.log(torch.tensor(2 * torch.pi)) + 0.5 * (1 + 0.25)
+    exact = factor * (crossed - entropy) if both else factor * crossed - entropy
+    assert term.route == ("analytic" if both else "sampled")
+    error = term.kl.std(0) / 20_000**0.5
+    assert bool(((term.kl.mean(0) - exact).abs() <= 5 * error + 1e-9).all())
+
+
+class Bounded(ModelGuidePair):
+    """A uniform latent whose upper bound is learned, or differs from datum to datum."""
+
+    def __init__(self, *, per_datum: bool = False) -> None:
+        super().__init__()
+        self.per_datum = per_datum
+        self.high = torch.nn.Parameter(torch.ones(1))
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            self._uniform(x)
+            pyro.sample("x", dist.Normal(x.new_zeros(1), 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            self._uniform(x)
+
+    def _uniform(self, x: Tensor) -> None:
+        high = self.high * (1 + x.abs()) if self.per_datum else self.high
+        pyro.sample("z", dist.Uniform(torch.zeros_like(high), high).to_event(1))
+
+
+def test_bounds_of_a_support_follow_their_parameter() -> None:
+    pair, x = Bounded(), torch.zeros(3, 1)
+    u = torch.full((3, 1), 2.0)
+    first = unconstrained(pair, x).constrain(u)[0]["z"]
+    with torch.no_grad():
+        pair.high.fill_(10.0)
+    second = unconstrained(pair, x).constrain(u)[0]["z"]
+    assert torch.allclose(first, torch.sigmoid(u))
+    assert torch.allclose(second, 10 * torch.sigmoid(u))
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_bounds_for_every_datum_are_refused(num: int) -> None:
+    with pytest.raises(PairError, match="bounds for every datum"):
+        unconstrained(Bounded(per_datum=True), torch.ones(num, 1))

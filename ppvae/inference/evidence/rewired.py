@@ -69,7 +69,8 @@ def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int
             without global sites.
 
     Raises:
-        PairError: a number of draws, global sites without a value, or a value for what is no global site or of another shape.
+        PairError: a number of draws, global sites without a value, or a value for what is no global site or of
+            another shape.
     """
     if isinstance(values, int):
         raise PairError(
