@@ -79,7 +79,9 @@ def weight_moments(pair: ModelGuidePair, data: Any) -> dict[str, WeightMoments]:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         if not any(info.kind == "auxiliary" for info in shape.guide):
-            found = _exact(pair, x, names)
+            found, again = _exact(pair, x, names), _exact(pair, x, names)
+            # What moves from draw to draw is a moment given another site's draw.
+            found = {n: m for n, m in found.items() if n in again and _same(m, again[n])}
         missing = [name for name in names if name not in found]
         if missing:
             draws = [draw(pair, x, 50).latents for _ in range(_DRAWS // 50)]
@@ -154,6 +156,10 @@ def _exact(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, WeightM
         return {}
     found = {name: WeightMoments(mean[name], variance[name].sqrt()) for name in names}
     return {name: m for name, m in found.items() if bool(torch.isfinite(m.scale).all())}
+
+
+def _same(one: WeightMoments, other: WeightMoments) -> bool:
+    return torch.equal(one.mean, other.mean) and torch.equal(one.scale, other.scale)
 
 
 def _one(pair: ModelGuidePair, data: Any) -> Data:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from contracts.bayesian_pairs import linear, widen
@@ -9,7 +11,7 @@ from core.pairs import GlobalWeight
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
-from ppvae.core import PairError, PpvaeError, log_joint
+from ppvae.core import ModelGuidePair, PairError, PpvaeError, log_joint
 from ppvae.inference import evidence, log_evidence
 from ppvae.inference.weights import prune, signal_to_noise, weight_moments
 from ppvae.models import BayesianPair, bayesianise, bernoulli_vae
@@ -88,3 +90,26 @@ def test_refuses() -> None:
         prune(pair, x, fraction=0.5, sites=("layer.weigth",))
     with pytest.raises(PairError, match="no global latent"):
         signal_to_noise(linear()[0], x)
+
+
+def test_moments_of_a_site_that_depends_on_another_are_not_those_at_one_draw() -> None:
+    class Chain(ModelGuidePair):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = torch.nn.Parameter(torch.tensor(1.0))
+
+        def model(self, x: Tensor, num_data: int | None = None) -> None:
+            w = pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
+            v = pyro.sample("v", dist.Normal(w, 1.0))
+            with self.data_plate(x, num_data):
+                pyro.sample("x", dist.Normal(v.unsqueeze(-1) if v.dim() else v, 1.0), obs=x[:, 0])
+
+        def guide(self, x: Tensor, num_data: int | None = None) -> None:
+            w = pyro.sample("w", dist.Normal(self.loc, 3.0))
+            pyro.sample("v", dist.Normal(w, 0.5))
+
+    found = weight_moments(Chain(), torch.zeros(4, 1))
+    assert (float(found["w"].mean), float(found["w"].scale)) == (1.0, 3.0)  # told by its own distribution
+    scale = 9.25**0.5
+    assert abs(float(found["v"].mean) - 1) < 4 * scale / 1000**0.5
+    assert abs(float(found["v"].scale) / scale - 1) < 4 / 2000**0.5
