@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .elbo import ELBO, TraceMeanFieldELBO
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
-from ..core import Data, ModelGuidePair, structure
+from ..core import Data, ModelGuidePair, check_pair, structure
 from ..core.compile import Mode, bind, capture, state_of
 from ..data import Dataset, as_dataset, chunks
 
@@ -107,13 +107,16 @@ def evaluate_bound(
 
     Raises:
         DataError: data that cannot be used.
-        PairError: the estimator does not serve this pair.
+        PairError: the pair breaks its contract, the data its support, or the estimator does not serve it.
     """
     elbo = elbo or TraceMeanFieldELBO(on_missing_kl="sample")
     where = choose_device(device)
     pair.to(where)
     dataset = as_dataset(data, dtype=dtype_of(pair)).to(where)
-    first = like_pair(dataset.batch(torch.arange(min(2, len(dataset)), device=where)), dtype_of(pair))
+    some = torch.arange(min(chunk_size, len(dataset)), device=where)
+    generator = torch.Generator(device=where).manual_seed(seed)  # of a dynamic binarisation
+    first = like_pair(dataset.batch(some, generator, dtype=dtype_of(pair)), dtype_of(pair))
+    check_pair(pair, first)
     elbo.check(pair, first)
     mode = choose_mode(compile, math.ceil(len(dataset) / chunk_size))
     return BoundEvaluator(pair, elbo, mode, chunk_size, num_data)(dataset, seed, progress)

@@ -164,6 +164,8 @@ def _measure(
         )
         for name, elbo in chosen.estimators.items()
     }
+    for objective in objectives.values():
+        objective.check(chosen.x)
     seconds = _seconds(chosen, objectives)
     total = len(states) * len(objectives) * chosen.num_repeats
     with tqdm(total=total, desc="compare", unit="step", disable=None if progress else True) as bar:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .elbo import ELBO, Trainee
-from ..core import Data, ModelGuidePair, PpvaeError, local_parameters, site_terms
+from ..core import Data, ModelGuidePair, PairError, PpvaeError, local_parameters, site_terms, structure
 from ..core.compile import Mode, bind, capture
+from ..core.errors import try_one_of
 
 _log = logging.getLogger("ppvae.fit")
 
@@ -96,6 +97,34 @@ class Objective:
         self._pure = bind(self.trained, self._bound)
         self._step = capture(self._gradient, mode=mode, name="the training step")
 
+    def check(self, x: Data) -> None:
+        """Refuse what would weight the global sites wrongly.
+
+        Raises:
+            PairError: an estimator of Pyro scales by what the programs state, and these state another N.
+        """
+        found = structure(self.pair, x, self.num_data if self.pair.accepts_num_data else None)
+        if self.ours or not found.global_latents:
+            return
+        stated = self._stated(x)
+        if stated != self.num_data:
+            raise PairError(
+                f"{type(self.elbo).__name__} of Pyro scales by what the programs state, which is {stated} data and not "
+                f"{self.num_data}: the KL of global latent site {found.global_latents[0].name!r} would be counted "
+                f"{self.num_data / stated:g} times"
+                + try_one_of(
+                    f"its namesake in ppvae.inference.elbo, which scales by N = {self.num_data}",
+                    "programs that take num_data and hand it to their data plate",
+                    "batch_size=None",
+                )
+            )
+
+    def _stated(self, x: Data) -> int:
+        """N as the programs state it to an estimator of Pyro."""
+        found = structure(self.pair, x, self.num_data if self.pair.accepts_num_data else None)
+        sizes = [info.data_plate_size for info in found.observed if info.data_plate_size is not None]
+        return sizes[0] if sizes else len(next(iter(_tensors(x))))
+
     @property
     def fell_back(self) -> str:
         """Why the step runs in a lesser mode than asked for; empty where it does not."""
@@ -124,7 +153,7 @@ class Objective:
         with local_parameters(pair):
             arguments = (x, self.num_data) if pair.accepts_num_data else (x,)
             loss: Any = cast(Any, self.elbo).differentiable_loss(pair.model, pair.guide, *arguments)
-        bound = -loss / (self.num_data if pair.accepts_num_data else len(next(iter(_tensors(x)))))
+        bound = -loss / self._stated(x)
         return bound, torch.stack((bound.detach(), *(bound.new_tensor(math.nan) for _ in range(3)))), {}
 
     def _gradient(self, trainable: dict[str, Tensor], fixed: dict[str, Tensor], x: Data, kl_weight: Tensor) -> Step:

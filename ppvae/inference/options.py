@@ -32,7 +32,7 @@ class EarlyStopping:
     Attributes:
         patience: epochs without a rise before training stops.
         min_gain: what counts as a rise, in nats per datum.
-        restore_best: end with the parameters of the best epoch.
+        restore_best: end with the parameters of the best epoch (not after Ctrl-C, so that the run can go on).
     """
 
     patience: int = 10

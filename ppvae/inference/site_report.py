@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .placement import dtype_of
-from ..core import Data, ModelGuidePair, PpvaeError, draw, log_joint, site_terms, structure
+from ..core import Data, ModelGuidePair, PpvaeError, check_pair, draw, log_joint, site_terms, structure
 from ..data import as_dataset
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2015, section 5
@@ -131,6 +131,7 @@ def site_report(
     if num_particles < 2:
         raise PpvaeError(f"site_report: expected num_particles of at least 2, found {num_particles}")
     x = _batch(pair, data, seed)
+    check_pair(pair, x)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         terms = site_terms(pair, x, num_particles, analytic=analytic)

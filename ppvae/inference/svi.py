@@ -29,6 +29,8 @@ from ..core import (
 from ..core.errors import try_one_of
 from ..data import Dataset, Minibatches, as_dataset
 
+VALIDATION_CHUNK = 1000
+
 
 def fit(
     pair: ModelGuidePair,
@@ -116,6 +118,10 @@ def fit(
             clip_norm=clip_norm,
             mode=mode,
         )
+        objective.check(example)
+        if held_out is not None:
+            some = torch.arange(min(VALIDATION_CHUNK, len(held_out)), device=where)
+            check_pair(pair, like_pair(held_out.batch(some, dtype=dtype), dtype))
         made = make_optimizer(optimizer, learning_rate, (p for p in objective.trained.parameters() if p.requires_grad))
         state = TrainingState(pair, made, schedule(made) if schedule is not None else None, batches)
         state.estimator = estimator.module if isinstance(estimator, ELBO) else None
@@ -123,7 +129,9 @@ def fit(
         run = _Run(state, objective, watch, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
         if resume is not None:
             state.load_state_dict(resume)
-        return run([as_callback(callback) for callback in callbacks], progress)
+        found = run([as_callback(callback) for callback in callbacks], progress)
+        state.keep_random_states()
+        return found
 
 
 def _names_of_model(pair: ModelGuidePair, x: Any) -> frozenset[str]:
@@ -134,7 +142,7 @@ def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> Bou
     # Pyro's estimators give no per-datum terms; the bound they estimate is the same.
     ours = elbo if isinstance(elbo, ELBO) else TraceMeanFieldELBO(on_missing_kl="sample")
     # An evaluation an epoch does not pay for a compiler run of its own.
-    return BoundEvaluator(pair, ours, "graph" if mode == "compiled" else mode, min(1000, len(data)))
+    return BoundEvaluator(pair, ours, "graph" if mode == "compiled" else mode, min(VALIDATION_CHUNK, len(data)))
 
 
 class _Run:
@@ -189,19 +197,19 @@ class _Run:
             bar.close()
             for callback in callbacks:
                 callback.on_end(state)
-        if self.early_stopping and self.early_stopping.restore_best and state.best_parameters:
+        restore = self.early_stopping is not None and self.early_stopping.restore_best
+        # What was interrupted goes on from where it was.
+        if restore and state.best_parameters and outcome.code != "interrupted":
             state.pair.load_state_dict(state.best_parameters)
         return Fit(state.history, outcome, state.best_epoch or None, state)
 
     def _epoch(self, callbacks: list[Callback], bar: Any) -> None:
         state, steps = self.state, len(self.state.batches)
         started, rows = time.perf_counter(), 0
-        epoch = state.batches.epoch
-        while state.batches.epoch == epoch:
-            weight = 1.0
-            if self.kl_warmup is not None:
-                weight = self.kl_warmup.weight(state.epoch + state.steps_in_epoch / steps)
-            rows += self._step(weight)
+        # Not by the epoch of the batches, which is the next one after the last step: stopped there, in a callback or
+        # in the validation, the run goes on with the rest of this epoch.
+        while state.steps_in_epoch < steps:
+            rows += self._step(self._kl_weight(state.steps_in_epoch))
             for callback in callbacks:
                 callback.on_step(state)
             if state.step % 20 == 0 and not bar.disable:
@@ -210,7 +218,7 @@ class _Run:
                 bar.set_postfix_str(f"elbo {mean:.2f} nats/datum, {rate:,.0f} data/s")
         seconds = time.perf_counter() - started
         state.seconds += seconds
-        self._close_epoch(weight)
+        self._close_epoch(self._kl_weight(steps - 1))
         bar.update(1)
         last = state.history[-1]
         shown = f"elbo {last['elbo_train']:.2f}"
@@ -219,6 +227,12 @@ class _Run:
         bar.set_postfix_str(f"{shown} nats/datum, {rows / seconds:,.0f} data/s")
         for callback in callbacks:
             callback.on_epoch(state)
+
+    def _kl_weight(self, step: int) -> float:
+        """At a step of this epoch, from 0."""
+        if self.kl_warmup is None:
+            return 1.0
+        return self.kl_warmup.weight(self.state.epoch + step / len(self.state.batches))
 
     def _step(self, kl_weight: float) -> int:
         state = self.state
@@ -239,7 +253,11 @@ class _Run:
         return len(index)
 
     def _close_epoch(self, weight: float) -> None:
-        state = self.state
+        state, found = self.state, None
+        if self.watch is not None and self.held_out is not None:
+            # The same draws at every epoch: the curve shows the parameters, not the noise. It comes first: stopped
+            # here, nothing of the epoch is lost.
+            found = self.watch(self.held_out, self.seed)
         means = dict(zip((*METRICS, "norm"), (state.sums / state.steps_in_epoch).tolist(), strict=True))
         row: Row = {
             "epoch": state.epoch + 1,
@@ -254,15 +272,13 @@ class _Run:
             row["reconstruction_train"], row["kl_train"] = means["reconstruction"], means["kl"]
         if means["global"] and not math.isnan(means["global"]):
             row["global_train"] = means["global"]
-        state.sums.zero_()
-        state.steps_in_epoch = 0
-        if self.watch is not None and self.held_out is not None:
-            # The same draws at every epoch: the curve shows the parameters, not the noise.
-            found = self.watch(self.held_out, self.seed)
+        if found is not None:
             row["elbo_validation"] = float(found.elbo.double().mean()) + row.get("global_train", 0.0)
             row["reconstruction_validation"] = float(found.reconstruction.double().mean())
             row["kl_validation"] = float(found.kl.double().mean())
             self._watch_validation(row["elbo_validation"])
+        state.sums.zero_()
+        state.steps_in_epoch = 0
         state.history.append(row)
         if state.schedule is not None:
             state.schedule.step()

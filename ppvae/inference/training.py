@@ -71,6 +71,7 @@ class TrainingState:
         sums: metrics summed over this epoch's steps so far.
         best_elbo, best_epoch, best_parameters: the best validation bound, its epoch, and the parameters there.
         estimator: what the estimator itself learns or remembers, or None.
+        random_states: of PyTorch's generators, CPU and CUDA, where the run ended; None while it goes on.
     """
 
     pair: ModelGuidePair
@@ -87,6 +88,7 @@ class TrainingState:
     best_parameters: dict[str, Tensor] = field(default_factory=dict)
     stop_reason: str = ""
     estimator: nn.Module | None = None
+    random_states: tuple[Tensor, list[Tensor]] | None = None
 
     @property
     def epoch(self) -> int:
@@ -97,16 +99,21 @@ class TrainingState:
         """Ask for the end of training after this epoch."""
         self.stop_reason = reason
 
+    def keep_random_states(self) -> None:
+        """The run ends here: PyTorch's generators are the caller's again, whose noise is none of the run's."""
+        self.random_states = _random_states()
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, nested in dictionaries: with them a run goes on bit for bit."""
+        random_state, cuda_random_states = self.random_states or _random_states()
         return {
             "pair": _copied(self.pair.state_dict()),
             "estimator": {} if self.estimator is None else _copied(self.estimator.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "batches": self.batches.state_dict(),
-            "random_state": torch.get_rng_state(),
-            "cuda_random_states": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            "random_state": random_state,
+            "cuda_random_states": cuda_random_states,
             "step": self.step,
             "history": [dict(row) for row in self.history],
             "sums": self.sums.clone(),
@@ -132,6 +139,7 @@ class TrainingState:
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
         self.batches.load_state_dict(state["batches"])
+        self.random_states = None
         torch.set_rng_state(state["random_state"])
         if state["cuda_random_states"]:
             torch.cuda.set_rng_state_all(state["cuda_random_states"])
@@ -140,6 +148,10 @@ class TrainingState:
         self.sums, self.steps_in_epoch = state["sums"].clone(), int(state["steps_in_epoch"])
         self.best_elbo, self.best_epoch = float(state["best_elbo"]), int(state["best_epoch"])
         self.best_parameters = dict(state["best_parameters"])
+
+
+def _random_states() -> tuple[Tensor, list[Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ import logging
 import math
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pyro.infer
 import pytest
 import torch
@@ -14,9 +16,20 @@ from core.pairs import GammaLatent, GlobalWeight, Hierarchy, Regression
 from torch import Tensor
 from torch.distributions import Normal
 
-from ppvae.core import DataError, FitError, ModelGuidePair, PpvaeError, scaled_total
+from ppvae.core import DataError, FitError, ModelGuidePair, PairError, PpvaeError, scaled_total
 from ppvae.data import load
-from ppvae.inference import Callback, EarlyStopping, KLWarmup, TrainingState, elbo, evaluate_bound, fit
+from ppvae.inference import (
+    Callback,
+    EarlyStopping,
+    KLWarmup,
+    TrainingState,
+    elbo,
+    evaluate_bound,
+    fit,
+    sample_posterior,
+    site_report,
+)
+from ppvae.inference.bound import BoundEstimate, BoundEvaluator
 from ppvae.inference.objective import Objective
 from ppvae.models import FactorAnalysis, bernoulli_vae, gaussian_vae
 
@@ -158,7 +171,7 @@ def test_global_latents_are_counted_once_for_the_data() -> None:
 
 
 def test_map_prior_is_one_over_n_of_its_log_density() -> None:
-    """The gradient under a weight prior differs by exactly w / N on the model's parameters, by nothing on the guide's."""
+    """The gradient under a weight prior differs by exactly w / N on the model's parameters, not on the guide's."""
     pair, x = small().double(), binary(20).double()
     plain = gradients(pair, elbo.TraceELBO(), x, "eager")[1]
     names = frozenset(n for n, _ in pair.named_parameters() if n.startswith("likelihood"))
@@ -444,3 +457,110 @@ def test_evaluation_equals_the_evidence_where_it_is_exact() -> None:
     gap = exact - lower.elbo
     error = float(gap.std()) / 57**0.5
     assert abs(float(gap.mean()) - wrong.guide_divergence()) < 4.5 * error
+
+
+# --- what a stop or a wrong scale must not do ---
+
+
+def _hindered(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Ctrl-C in this call of the validation."""
+    plain, calls = BoundEvaluator.__call__, []
+
+    def hindered(self: BoundEvaluator, *args: Any) -> BoundEstimate:
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return plain(self, *args)
+
+    monkeypatch.setattr(BoundEvaluator, "__call__", hindered)
+
+
+@pytest.mark.parametrize("batch_size", [50, None])
+def test_stopped_in_the_validation_no_epoch_is_lost(monkeypatch: pytest.MonkeyPatch, batch_size: int | None) -> None:
+    options: dict[str, Any] = {"validation": binary(60, seed=1), "num_epochs": 4, "batch_size": batch_size}
+    options["kl_warmup"] = KLWarmup(3)
+    whole = quiet(small(), binary(), **options)
+    with monkeypatch.context() as patch:
+        _hindered(patch, 2)
+        part = quiet(small(), binary(), **options)
+    assert part.outcome.code == "interrupted"
+    assert len(part.history) == 1
+    rest = quiet(small(), binary(), resume=part.state.state_dict(), **options)
+    without = [{k: v for k, v in row.items() if k != "seconds"} for row in rest.history]
+    assert without == [{k: v for k, v in row.items() if k != "seconds"} for row in whole.history]
+
+
+def test_stopped_before_the_end_the_best_parameters_do_not_take_the_place_of_the_last() -> None:
+    def stop(state: TrainingState) -> None:
+        if state.epoch == 4:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"validation": binary(60, seed=1), "num_epochs": 6}
+    options["early_stopping"] = EarlyStopping(patience=50, min_gain=1000.0)  # the first epoch stays the best
+    whole = quiet(small(), binary(), **options)
+    part = quiet(small(), binary(), callbacks=[stop], **options)
+    assert part.best_epoch == 1
+    rest = quiet(small(), binary(), resume=part.state.state_dict(), **options)
+    assert [row["elbo_train"] for row in rest.history] == [row["elbo_train"] for row in whole.history]
+
+
+def test_validation_data_outside_the_support_are_refused() -> None:
+    grey = torch.rand(60, 9, generator=torch.Generator().manual_seed(0))
+    for attempt in (
+        lambda: quiet(small(), binary(), validation=grey),
+        lambda: evaluate_bound(small(), grey, progress=False),
+        lambda: site_report(small(), grey),
+        lambda: sample_posterior(small(), grey, num_samples=2, num_warmup=2, progress=False),
+    ):
+        with pytest.raises(PairError, match="support"):
+            attempt()
+
+
+def _mean_model(x: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(w, 1.0), obs=x[:, 0])
+
+
+class _MeanGuide(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc, self.log_scale = (torch.nn.Parameter(torch.zeros(())) for _ in range(2))
+
+    def forward(self, x: Tensor) -> None:
+        pyro.sample("w", dist.Normal(self.loc, self.log_scale.exp()))
+
+
+def test_an_estimator_of_pyro_that_would_weight_global_latents_wrongly_is_refused() -> None:
+    x = 1 + torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
+
+    def train(estimator: Any, **options: Any) -> float:
+        guide = _MeanGuide()
+        pair = ModelGuidePair.from_callables(_mean_model, guide)
+        quiet(pair, x, elbo=estimator, learning_rate=0.02, **options)
+        return float(guide.log_scale.detach().exp())
+
+    with pytest.raises(PairError, match="counted 100 times"):
+        train(pyro.infer.TraceMeanField_ELBO(), batch_size=10, num_epochs=1)
+    exact = 1001**-0.5
+    assert abs(train(elbo.TraceMeanFieldELBO(), batch_size=10, num_epochs=40) / exact - 1) < 0.2
+    train(pyro.infer.TraceMeanField_ELBO(), batch_size=None, num_epochs=1)  # all data at once are scaled as they should
+
+
+def test_an_estimator_of_pyro_is_scaled_by_the_size_that_its_plate_states() -> None:
+    x = binary()
+
+    class Stated(FactorAnalysis):
+        accepts_num_data = False
+
+        def model(self, x: Tensor, num_data: int | None = None) -> None:
+            super().model(x, 200)
+
+        def guide(self, x: Tensor, num_data: int | None = None) -> None:
+            super().guide(x, 200)
+
+    torch.manual_seed(0)
+    pair = Stated(9, 2)
+    exact = float(pair.log_evidence(x).detach().mean())
+    found = quiet(pair, x, elbo=pyro.infer.Trace_ELBO(), num_epochs=1, learning_rate=1e-9).history[0]["elbo_train"]
+    assert abs(found - exact) < 1e-3 * abs(exact)

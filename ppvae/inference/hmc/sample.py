@@ -29,12 +29,13 @@ from .target import (
 )
 from ..placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from ..seeds import seed_of
-from ...core import Data, ModelGuidePair, PpvaeError, batch_size, structure, unconstrained
+from ...core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, structure, unconstrained
 from ...core.compile import Mode, capture, state_of
 from ...core.errors import try_one_of
 from ...data import as_dataset, chunks
 
 MEMORY_BUDGET = 2**28
+CHECKED = 1000  # data at a time that are held against the contract
 COMPILE_SECONDS = 15.0  # what Inductor takes on two cores, at most
 SAVED_PER_CALL = 5e-4  # seconds that a compiled leapfrog saves over an interpreted one, whatever its size
 SAVED_PER_BYTE = 1.5e-10  # and for every byte that the interpreter writes
@@ -126,7 +127,8 @@ def sample_posterior(
         stops no other, and is named in one RuntimeWarning. For ``sites="global"``, :class:`GlobalDraws`.
 
     Raises:
-        PairError: a discrete local latent, none at all, or global sites without values.
+        PairError: the pair breaks its contract, the data its support; a discrete local latent, none at all, or global
+            sites without values.
         PpvaeError: numbers out of range, no warm-up and no step size, or a memory budget too small for one datum.
         DataError: data that cannot be used.
 
@@ -166,6 +168,8 @@ def sample_posterior(
         torch.manual_seed(seed_of(seed, "data"))
         data = like_pair(as_dataset(x, dtype=dtype_of(pair)).tensor(dtype=dtype_of(pair)), dtype_of(pair))
         data = _each(data, lambda tensor: tensor.to(where))
+        for rows, _ in chunks(batch_size(data), CHECKED, where):
+            check_pair(pair, _Work._rows(data, rows))
         work = _Work(pair, data, num_chains, options, start, global_sites)
         calls = (num_warmup + num_samples) * _mean_length(options)
         prints = work.measure()
