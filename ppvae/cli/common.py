@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -97,6 +98,13 @@ def pair_of(spec: str | None) -> Any:
     from ..runs import member_of
 
     return None if spec is None else member_of(spec)
+
+
+def wanted(run: Path | None) -> Path:
+    """The run folder, which only a list of names does without."""
+    if run is None:
+        raise typer.BadParameter("give a RUN, the folder that ppvae fit wrote (its --out)")
+    return run
 
 
 def options_of(entry: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, say, threads, verb
+from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, say, threads, verb, wanted
 
 DEFAULT = (
     "trace",
@@ -21,7 +21,7 @@ DEFAULT = (
 
 @verb
 def compare_elbos(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path | None, typer.Argument(help="The run folder.")] = None,
     estimator: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,6 +57,7 @@ def compare_elbos(
         for name, entry in {} if json else entries.items():
             print(f"{name:24} {entry.summary}")
         return
+    run = wanted(run)
     chosen: dict[str, Any] = {}
     for text in estimator or DEFAULT:
         table = parsed(entries, text, "--estimator", "estimator")

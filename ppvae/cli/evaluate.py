@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .common import Device, Force, Json, Pair, Seed, Threads, emit, options_of, pair_of, say, threads, verb
+from .common import Device, Force, Json, Pair, Seed, Threads, emit, options_of, pair_of, say, threads, verb, wanted
 
 Which = Literal["result", "best", "last"]
 
 
 @verb
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path | None, typer.Argument(help="The run folder.")] = None,
     num_samples: Annotated[
         list[int] | None,
         typer.Option(
@@ -73,6 +73,7 @@ def evaluate(
         for name, entry in {} if json else entries.items():
             print(f"{name:20} {', '.join(f'{k}={v}' for k, v in options_of(entry).items())}")
         return
+    run = wanted(run)
     texts = [f"importance-sampling:num_samples={k}" for k in num_samples or []] + list(method or [])
     methods = [Method.parse(text) for text in texts or ["importance-sampling:num_samples=1000"]]
     with threads(threads_):

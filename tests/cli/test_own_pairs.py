@@ -204,5 +204,13 @@ def test_options_of_an_estimator_and_lists(place: Path, tmp_path: Path) -> None:
         assert f"{given[0]} has no place beside it" in refused("fit", "--resume", out, "--epochs", 2, *given)
 
 
+@pytest.mark.parametrize(("verb", "option"), [("evaluate", "--method"), ("compare-elbos", "--estimator")])
+def test_lists_need_no_run_and_all_else_does(verb: str, option: str) -> None:
+    assert "num_samples" in good(verb, option, "list") or "vimco" in good(verb, option, "list")
+    result = call(verb)
+    assert result.exit_code == 2
+    assert "give a RUN" in result.stderr
+
+
 def test_help_shows_brackets() -> None:
     assert "ppvae[track]" in "".join(good("fit", "--help").replace("│", "").split())
