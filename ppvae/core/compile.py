@@ -13,9 +13,10 @@ probabilities), the order in "compiled" is Inductor's: repeatable, but not promi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -81,8 +82,8 @@ class Captured:
             return pytree.tree_unflatten(flat(*inputs), out_spec[0])
 
         try:
-            # Recording runs the function once: it must not use up the caller's random numbers.
-            with torch.random.fork_rng(), torch.no_grad():
+            # Recording runs the function once: it must not use up the caller's random numbers, nor change its tensors.
+            with torch.random.fork_rng(), torch.no_grad(), _unchanged(tensors):
                 graph = make_fx(flat)(*tensors)
             # What nobody asked for is not computed (log q beside a closed-form KL); random draws stay, for the seed.
             graph.graph.eliminate_dead_code()
@@ -97,7 +98,7 @@ class Captured:
         run: Callable[..., Any] = graph
         if self.mode == "compiled":
             try:
-                with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
+                with torch.random.fork_rng(), torch.no_grad(), _unchanged(tensors), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # Inductor's own deprecations are not the caller's business
                     run = _compiled(graph, tensors)
                     run(*tensors)  # a missing compiler shows here, not in the middle of a run
@@ -110,6 +111,18 @@ class Captured:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         self.fell_back = f"{mode}: {reason}"
         _log.warning("%s runs in mode %r instead of %r: %s", self.name, mode, self.mode, reason)
+
+
+@contextlib.contextmanager
+def _unchanged(tensors: list[Tensor]) -> Iterator[None]:
+    """What is written in place inside, such as the running statistics of a batch norm, is put back afterwards."""
+    before = [(tensor, tensor.clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, value in before:  # not by their versions: a batch norm's kernel does not count them up
+            if not torch.equal(tensor.nan_to_num(), value.nan_to_num()):
+                tensor.copy_(value)
 
 
 def _compiled(graph: fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:

@@ -102,7 +102,8 @@ class FactorAnalysis(ModelGuidePair):
     def maximum_likelihood(
         x: Tensor | np.ndarray, latent_dim: int, *, isotropic: bool = False, tolerance: float = 1e-6
     ) -> FactorAnalysis:
-        """Parameters of maximum likelihood, found by scikit-learn: EM, or the closed form where isotropic.
+        """Parameters of maximum likelihood, found by scikit-learn: EM, or the closed form where isotropic (whose
+        variances are divided by N - 1, and so larger by 1 / N than those of maximum likelihood).
 
         Args:
             x: data, [N, D].

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.core import PairError, PpvaeError
-from ppvae.core.compile import MODES, bind, capture, state_of
+from ppvae.core.compile import MODES, Mode, bind, capture, state_of
 
 MODE = pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("compiled", marks=pytest.mark.slow)])
 
@@ -118,3 +118,16 @@ def test_noise_that_nobody_uses_still_moves_the_seed(mode: str) -> None:
     torch.manual_seed(5)
     found = capture(lambda x: wasteful(x[0]), mode=mode)(torch.zeros(1, 3))  # type: ignore[arg-type]
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_recording_leaves_running_statistics_as_they_were(mode: Mode) -> None:
+    net = torch.nn.BatchNorm1d(2)
+    step = capture(bind(net, lambda net, x: net(x)), mode=mode)
+    x = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    for _ in range(2):
+        step(state_of(net), x)
+    assert net.num_batches_tracked is not None
+    assert net.running_mean is not None
+    assert int(net.num_batches_tracked) == 2
+    assert torch.allclose(net.running_mean, 0.19 * torch.tensor([2.0, 4.0]))  # 1 - 0.9^2 of the mean
