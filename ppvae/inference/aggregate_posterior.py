@@ -57,6 +57,9 @@ class AggregatePosterior:
     draws: Tensor
     prior: Tensor
 
+    def __repr__(self) -> str:
+        return f"AggregatePosterior({self.summary()})"
+
     def summary(self) -> str:
         """One line for each dimension."""
         lines = [f"{self.site}: {self.draws.shape[1]} data, {self.draws.shape[0]} draws each"]

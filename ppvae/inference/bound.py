@@ -45,6 +45,9 @@ class BoundEstimate:
         """Standard error of :attr:`mean` over the data that it is a sample of: sd / sqrt(N), in nats."""
         return float(self.elbo.double().std()) / math.sqrt(len(self.elbo)) if len(self.elbo) > 1 else math.nan
 
+    def __repr__(self) -> str:
+        return f"BoundEstimate({self.mean:.3f} ± {self.standard_error:.3f} nats per datum, {len(self.elbo)} data)"
+
 
 class BoundEvaluator:
     """Evaluates one estimator's bound on data sets, chunk by chunk, captured once."""

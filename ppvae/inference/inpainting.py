@@ -75,7 +75,10 @@ def inpaint(
         raise DataError("inpaint: expected one tensor of data, found a mapping: condition on its members")
     values = torch.as_tensor(given)
     try:
-        seen = mask.to(values.device).bool().expand_as(values)
+        seen = mask.to(values.device)
+        if not bool(((seen == 0) | (seen == 1)).all()):
+            raise DataError("inpaint: the mask says which entries are seen: expected True and False, or 1 and 0")
+        seen = seen.bool().expand_as(values)
     except RuntimeError as error:
         raise DataError(
             f"inpaint: the mask {list(mask.shape)} does not broadcast to the data {list(values.shape)}"

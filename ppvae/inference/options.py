@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -83,7 +83,8 @@ def make_optimizer(
         return made
     if optimizer not in _NAMED:
         raise PpvaeError(f"unknown optimizer {optimizer!r}: {did_you_mean(optimizer, _NAMED)}")
-    if not learning_rate > 0:
-        raise PpvaeError(f"learning_rate: expected a positive number, found {learning_rate}")
+    given: Any = learning_rate
+    if not isinstance(given, (int, float)) or not given > 0:
+        raise PpvaeError(f"learning_rate: expected a positive number, found {learning_rate!r}")
     # One kernel for all parameters: the step of a small network is mostly launch time otherwise.
     return _NAMED[optimizer](parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]

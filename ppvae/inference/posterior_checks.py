@@ -117,6 +117,9 @@ class PosteriorChecks(Mapping[str, PredictiveCheck]):
     def __len__(self) -> int:
         return len(self.checks)
 
+    def __repr__(self) -> str:
+        return f"PosteriorChecks({self.summary()})"
+
     def summary(self) -> str:
         """One line for each quantity."""
         width = max(map(len, self.checks), default=0)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from .arguments import require_literal
 from .asking import GuideMean, Work, observed_site, one_of, positive, rows_like
 from .inpainting import inpaint
 from .placement import Compile, choose_device, dtype_of
@@ -166,6 +167,7 @@ def decode(
         device: "auto", "cpu", "cuda".
         compile: see :func:`ppvae.core.compile.capture`.
     """
+    require_literal("kind", kind, Kind)
     where = choose_device(device)
     first = next(iter(latents.values())) if isinstance(latents, Mapping) else latents
     work = Work(pair, rows_like(like, len(first), dtype_of(pair)), device)
@@ -207,6 +209,7 @@ def generate(
         compile: see :func:`ppvae.core.compile.capture`.
     """
     positive("num", num)
+    require_literal("kind", kind, Kind)
     work = Work(pair, rows_like(like, num, dtype_of(pair)), device)
     name = observed_site(work, site)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from tqdm import tqdm
 
+from .arguments import require_estimator, require_pair, require_whole
 from .bound import BoundEvaluator
 from .elbo import ELBO, TraceMeanFieldELBO
 from .objective import METRICS, Objective, diagnose
@@ -91,6 +92,12 @@ def fit(
         PairError, DataError: what was passed in breaks its contract.
         FitError: a value or gradient is not finite; parameters are as they were before that step.
     """
+    require_pair(pair, "fit")
+    require_estimator(elbo)
+    require_whole("num_epochs", num_epochs, 0)
+    require_whole("seed", seed, 0)
+    if batch_size is not None:
+        require_whole("batch_size", batch_size, 1)
     where = choose_device(device)
     pair.to(where)
     dataset = as_dataset(data, dtype=dtype_of(pair)).to(where)

@@ -190,6 +190,12 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
         "what other data of the same kind would change. Above 0.7, Pareto k says that for the worst datum the noise is "
         "larger than its standard error tells.</p>"
     )
+    if any(row.get("info", {}).get("global_sites") == "mean" for row in evaluation["estimates"]):
+        text += (
+            "<p>The weights have a posterior. The ELBO counts their KL, shared out over the training data; the other "
+            "estimates are log p(x | w) with the weights w held at their posterior mean, and no bound of the same "
+            "number (<code>ppvae evaluate --weights 10</code> averages over ten draws of them).</p>"
+        )
     trouble = [
         f"{escape(row['label'])}: {count} data: {escape(message)}"
         for row in evaluation["estimates"]

@@ -90,6 +90,21 @@ def test_a_category_has_a_report_and_no_mean(tmp_path: Path) -> None:
     write_report(run)
 
 
+@pytest.mark.parametrize("modules", [["likelihood"], None])
+def test_weights_that_are_held_are_told(modules: list[str] | None, tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [6]},
+        "data": {"source": "digits", "num_train": 100, "binarize": "static"},
+        "training": {"num_epochs": 1, "batch_size": 50, "compile": "eager"},
+        "device": "cpu",
+    }
+    values |= {} if modules is None else {"bayesian": {"modules": modules}}
+    run = train(Recipe.from_dict(values), tmp_path / "run", progress=False)
+    evaluate(run, [Method.parse("importance-sampling:num_samples=5")], num_data=20, say=lambda line: None)
+    text = write_report(run).read_text(encoding="utf-8")
+    assert ("log p(x | w) with the weights w held at their posterior mean" in text) == (modules is not None)
+
+
 def test_a_comparison_says_on_which_data(tmp_path: Path) -> None:
     runs = [run_of(tmp_path, "Scalar"), run_of(tmp_path, "Category")]
     text = write_comparison(runs).read_text(encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from .base import ELBO, BoundTerms
@@ -24,7 +26,7 @@ class RenyiELBO(ELBO):
         num_particles: K, draws per datum.
 
     Raises:
-        PpvaeError: alpha = 1.
+        PpvaeError: alpha = 1, or no finite number.
     """
 
     needs_rsample = True
@@ -34,6 +36,8 @@ class RenyiELBO(ELBO):
 
     def __init__(self, alpha: float, *, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)
+        if not math.isfinite(alpha):
+            raise PpvaeError(f"RenyiELBO: expected a finite alpha, found {alpha}")
         if alpha == 1:
             raise PpvaeError(
                 "RenyiELBO: alpha = 1 is the ELBO itself, and this formula divides by 1 - alpha"
