@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from .density import draw, log_joint, observed_support, structure
 from .errors import PairError, did_you_mean, try_one_of
@@ -151,19 +153,74 @@ def plate_sizes(pair: ModelGuidePair, x: Data, num_data: int) -> tuple[SiteInfo,
     return (*found.model, *found.guide)
 
 
+class FixedSupports:
+    """The supports of observed sites that are the same for all data: what every further batch can be held against.
+
+    :func:`check_pair` runs the programs on one batch; this asks no program and is quick enough for all data.
+
+    Args:
+        pair: the pair.
+        x: a batch that :func:`check_pair` accepted.
+    """
+
+    def __init__(self, pair: ModelGuidePair, x: Data) -> None:
+        members = x if isinstance(x, Mapping) else {"": x}
+        self._known: list[tuple[str, str, Constraint]] = []
+        for name, (_, support, value) in observed_support(pair, x).items():
+            if support not in _FIXED:
+                continue
+            for key, member in members.items():
+                if member.numel() == value.numel() and torch.equal(member.to(value.dtype).reshape(value.shape), value):
+                    self._known.append((name, key, support))
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def check(self, x: Data, first_row: int = 0) -> None:
+        """Hold a batch against them.
+
+        Args:
+            x: the batch.
+            first_row: number of its first datum, for the message.
+
+        Raises:
+            PairError: a value outside the support of its likelihood; names the site, the datum and the value.
+        """
+        for name, key, support in self._known:
+            value = x[key] if isinstance(x, Mapping) else x
+            inside = support.check(value)
+            if not bool(inside.all()):
+                row = first_row + int((~inside).reshape(len(inside), -1).any(1).nonzero()[0])
+                raise _outside(name, inside, support, value, f"; the first is in datum {row}")
+
+
+_FIXED = (
+    constraints.boolean,
+    constraints.unit_interval,
+    constraints.nonnegative_integer,
+    constraints.positive_integer,
+    constraints.positive,
+    constraints.nonnegative,
+)
+
+
+def _outside(name: str, inside: Tensor, support: Constraint, value: Tensor, where: str = "") -> PairError:
+    outside = value[~inside] if inside.shape == value.shape else value
+    return PairError(
+        f"site {name!r}: expected data in the support of its likelihood ({support}), found "
+        f"{int((~inside).sum())} values outside it, for instance {float(outside.flatten()[0]):g}{where}"
+        + try_one_of(
+            'binarised data: load(..., binarize="static")',
+            "a likelihood for these values: ContinuousBernoulli or Normal for grey values",
+            "Bernoulli(..., allow_grey=True) for the paper's cross-entropy on grey values",
+        )
+    )
+
+
 def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
-    for name, (inside, description, value) in observed_support(pair, x).items():
+    for name, (inside, support, value) in observed_support(pair, x).items():
         if not bool(inside.all()):
-            outside = value[~inside] if inside.shape == value.shape else value
-            raise PairError(
-                f"site {name!r}: expected data in the support of its likelihood ({description}), found "
-                f"{int((~inside).sum())} values outside it, for instance {float(outside.flatten()[0]):g}"
-                + try_one_of(
-                    'binarised data: load(..., binarize="static")',
-                    "a likelihood for these values: ContinuousBernoulli or Normal for grey values",
-                    "Bernoulli(..., allow_grey=True) for the paper's cross-entropy on grey values",
-                )
-            )
+            raise _outside(name, inside, support, value)
         for module in pair.modules():
             span = getattr(module, "mean_range", None)
             if span is None or getattr(module, "event_shape", None) != shape.site(name).event_shape:

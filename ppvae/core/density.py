@@ -23,6 +23,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .errors import PairError, try_one_of
@@ -271,8 +272,8 @@ def local_parameters(pair: ModelGuidePair, *, adopting: bool = False) -> Iterato
         yield
 
 
-def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, str, Tensor]]:
-    """Whether the data lie in the support of each observed site: (inside, the support's name, the values).
+def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, Constraint, Tensor]]:
+    """Whether the data lie in the support of each observed site: (inside, the support, the values).
 
     A Bernoulli that opted out of validation (``allow_grey``) is held to [0, 1].
     """
@@ -297,7 +298,7 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, s
                 continue  # a factor, or a distribution that does not say
             if support is not None:
                 base = support.base_constraint if isinstance(support, constraints.independent) else support
-                found[info.name] = (base.check(value), str(base), value)
+                found[info.name] = (base.check(value), base, value)
     return found
 
 

@@ -86,7 +86,8 @@ class Replicator:
             found = observed_support(self.original, x)
             if name not in found:
                 raise PairError(f"observed site {name!r}: its distribution does not say where its values lie")
-            _, support, value = found[name]
+            _, base, value = found[name]
+            support = str(base)
             parts.append(to_canonical(value, shape.site(name), shape.nesting, 1)[0, :valid])
         return self.shape.site(name), support, torch.cat(parts)
 

@@ -27,6 +27,7 @@ from ..core import (
     parameter_roles,
     structure,
 )
+from ..core.checks import FixedSupports
 from ..core.errors import try_one_of
 from ..data import Dataset, Minibatches, as_dataset
 
@@ -113,6 +114,7 @@ def fit(
         size = min(len(dataset), batch_size or len(dataset))
         example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
         check_pair(pair, example, num_data=len(dataset))
+        _check_values(pair, example, dataset)
         if isinstance(estimator, ELBO):
             estimator.check(pair, example)
         mode = choose_mode(compile, num_epochs * len(batches))
@@ -129,6 +131,7 @@ def fit(
         if held_out is not None:
             some = torch.arange(min(VALIDATION_CHUNK, len(held_out)), device=where)
             check_pair(pair, like_pair(held_out.batch(some, dtype=dtype), dtype))
+            _check_values(pair, example, held_out)
         made = make_optimizer(optimizer, learning_rate, (p for p in objective.trained.parameters() if p.requires_grad))
         state = TrainingState(pair, made, schedule(made) if schedule is not None else None, batches)
         state.estimator = estimator.module if isinstance(estimator, ELBO) else None
@@ -139,6 +142,15 @@ def fit(
         found = run([as_callback(callback) for callback in callbacks], progress)
         state.keep_random_states()
         return found
+
+
+def _check_values(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
+    """Hold all data against the likelihood's support, of which check_pair saw one batch."""
+    supports = FixedSupports(pair, example)
+    if not supports or dataset.binarization == "dynamic":  # drawn zeros and ones
+        return
+    for rows in torch.arange(len(dataset), device=dataset.device).split(VALIDATION_CHUNK):
+        supports.check(like_pair(dataset.batch(rows, dtype=dtype_of(pair)), dtype_of(pair)), int(rows[0]))
 
 
 def _names_of_model(pair: ModelGuidePair, x: Any) -> frozenset[str]:

@@ -564,3 +564,21 @@ def test_an_estimator_of_pyro_is_scaled_by_the_size_that_its_plate_states() -> N
     exact = float(pair.log_evidence(x).detach().mean())
     found = quiet(pair, x, elbo=pyro.infer.Trace_ELBO(), num_epochs=1, learning_rate=1e-9).history[0]["elbo_train"]
     assert abs(found - exact) < 1e-3 * abs(exact)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_value_outside_the_support_in_a_late_batch_is_found_before_work(part: str) -> None:
+    """check_pair runs the programs on the first batch; all other data are held against the support as well."""
+    x = torch.bernoulli(torch.full((2500, 6), 0.4))
+    bad = x.clone()
+    bad[2345, 2] = 0.5
+    pair = bernoulli_vae(6, latent_dim=2, hidden=(3,))
+    data, held_out = (bad, None) if part == "train" else (x, bad)
+    before = [parameter.detach().clone() for parameter in pair.parameters()]
+    with pytest.raises(
+        PairError, match=r"Boolean\(\)\), found 1 values outside it, for instance 0.5; the first is in datum 2345"
+    ):
+        fit(pair, data, validation=held_out, num_epochs=1, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, pair.parameters(), strict=True))
+    grey = gaussian_vae(6, latent_dim=2, hidden=(3,))  # any real number will do here
+    fit(grey, bad, num_epochs=1, batch_size=500, progress=False)

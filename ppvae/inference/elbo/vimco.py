@@ -62,7 +62,11 @@ class VIMCO(ELBO):
 def _learning_signal(log_w: Tensor) -> Tensor:
     r"""$\hat L - \hat L_{-k}$, [K, B]."""
     count = log_w.shape[0]
-    geometric = (log_w.sum(0) - log_w) / (count - 1)  # log of the geometric mean of the others
-    own = torch.eye(count, dtype=log_w.dtype, device=log_w.device).unsqueeze(-1)
-    replaced = log_w.unsqueeze(1) * (1 - own) + geometric.unsqueeze(1) * own  # [j, k, B]: w_j with w_k replaced
-    return log_mean_exp(log_w) - log_mean_exp(replaced)
+    own = torch.eye(count, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
+    others = log_w.unsqueeze(1).expand(-1, count, -1)  # [j, k, B]: w_j
+    # Chosen, not multiplied by zero: a particle of zero density has a log weight of minus infinity.
+    geometric = torch.where(own, 0.0, others).sum(0) / (count - 1)  # log of the geometric mean of the others
+    replaced = torch.where(own, geometric, others)  # w_j with w_k replaced
+    baseline = log_mean_exp(replaced)
+    # Where all the others have zero density there is no baseline: zero depends on the others alone, as any must.
+    return log_mean_exp(log_w) - torch.where(baseline == -torch.inf, 0.0, baseline)

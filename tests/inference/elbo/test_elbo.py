@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ppvae.core import ModelGuidePair, PairError, PpvaeError
 from ppvae.distributions import DiagonalNormal
 from ppvae.inference import elbo
+from ppvae.inference.elbo.vimco import _learning_signal
 from ppvae.models import FactorAnalysis
 from ppvae.networks import MLP
 
@@ -288,3 +290,19 @@ def test_wake_sleep_finds_the_exact_guide() -> None:
             optimizer.step()
         after = (log_evidence(pair, x) - elbo.TraceELBO().terms(pair, x).local).mean().item()
         assert after < 0.02 < 0.1 < before
+
+
+def test_vimco_with_particles_of_zero_density() -> None:
+    """Minus infinity among the log weights makes no NaN: the signal is that of the definition, computed one by one."""
+    log_w = torch.tensor(
+        [[0.3, -torch.inf, -0.7], [1.1, 0.4, -torch.inf], [-0.5, 0.9, -torch.inf]], dtype=torch.float64
+    )
+    found = _learning_signal(log_w)
+    for k in range(3):
+        for b in range(3):
+            others = [log_w[j, b] for j in range(3) if j != k]
+            replaced = torch.stack([*others, sum(others) / 2])  # type: ignore[arg-type]
+            bound, baseline = (v.logsumexp(0) - math.log(3) for v in (log_w[:, b], replaced))
+            expected = bound - (baseline if torch.isfinite(baseline) else 0.0)
+            torch.testing.assert_close(found[k, b], expected)
+    assert bool(torch.isfinite(found).all())
