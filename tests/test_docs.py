@@ -141,7 +141,8 @@ def test_every_verb_and_option_stands_in_the_command_line() -> None:
     found = {path: (usage, rows) for path, usage, _, rows in load_facts().commands()}
     assert {"ppvae demo", "ppvae fit", "ppvae evaluate", "ppvae sample", "ppvae report"} <= set(found)
     usage, rows = found["ppvae evaluate"]
-    assert usage == "ppvae evaluate RUN [OPTIONS]"
+    assert usage == "ppvae evaluate [RUN] [OPTIONS]"  # a list of methods needs no run
+    assert found["ppvae sample"][0] == "ppvae sample RUN [OPTIONS]"
     options = {row[0] for row in rows}
     assert {"``RUN``", "``-k, --num-samples``", "``--method``", "``--json``"} <= options
     assert all(text for _, all_rows in found.values() for _, text in all_rows)
