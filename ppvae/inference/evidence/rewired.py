@@ -109,7 +109,18 @@ def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int
                 f"found {list(values[name].shape)}"
             )
     data = dict(values)
-    return Rewired(pair, model=pyro.condition(pair.model, data=data), guide=pyro.condition(pair.guide, data=data))
+
+    def at_values(program: Callable[..., Any]) -> Callable[..., Any]:
+        def run(x: Data, num_data: int | None) -> Any:
+            # To where the data are: a pair may be run on another device than the one it stands on.
+            first = x if isinstance(x, Tensor) else next(iter(x.values()))
+            return pyro.condition(program, data={name: value.to(first.device) for name, value in data.items()})(
+                x, num_data
+            )
+
+        return run
+
+    return Rewired(pair, model=at_values(pair.model), guide=at_values(pair.guide))
 
 
 def _guide_mean(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, Tensor]:
