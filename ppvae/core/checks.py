@@ -106,14 +106,18 @@ def _check_sites(shape: Structure) -> None:
         )
     for name, info in model.items():
         other = guide[name]
+        if info.scope != other.scope:
+            raise PairError(
+                f"site {name!r} is {info.scope} in the model and {other.scope} in the guide: expected it inside "
+                "the plate over data on both sides, or outside it on both"
+                + try_one_of("with self.data_plate(x, num_data): ... around the statement that lacks it")
+            )
         if info.event_shape != other.event_shape or info.batch_shape != other.batch_shape:
             raise PairError(
                 f"site {name!r}: expected batch shape {info.batch_shape} and event shape {info.event_shape} as in the "
                 f"model, found {other.batch_shape} and {other.event_shape} in the guide"
                 + try_one_of(".to_event(1) on both sides", "the same number of latent dimensions on both sides")
             )
-        if info.scope != other.scope:
-            raise PairError(f"site {name!r} is {info.scope} in the model and {other.scope} in the guide")
 
 
 def _check_plate(pair: ModelGuidePair, x: Data, shape: Structure, num_data: int | None) -> None:
@@ -204,16 +208,28 @@ _FIXED = (
 )
 
 
+_BINARY = (
+    'binarised data: load(..., binarize="static")',
+    "a likelihood for these values: ContinuousBernoulli or Normal for grey values",
+    "Bernoulli(..., allow_grey=True) for the paper's cross-entropy on grey values",
+)
+_COUNTS = ("whole numbers from 0 on: x.round()", "a likelihood for these values: Normal, or LogNormal above zero")
+_REMEDIES: dict[Constraint, tuple[str, ...]] = {
+    constraints.boolean: _BINARY,
+    constraints.unit_interval: ("values scaled to [0, 1]: x / x.max()", *_BINARY[:2]),
+    constraints.nonnegative_integer: _COUNTS,
+    constraints.positive_integer: _COUNTS,
+    constraints.positive: ("values above zero", "a likelihood over all real numbers, such as Normal"),
+    constraints.nonnegative: ("values from zero on", "a likelihood over all real numbers, such as Normal"),
+}
+
+
 def _outside(name: str, inside: Tensor, support: Constraint, value: Tensor, where: str = "") -> PairError:
     outside = value[~inside] if inside.shape == value.shape else value
     return PairError(
         f"site {name!r}: expected data in the support of its likelihood ({support}), found "
         f"{int((~inside).sum())} values outside it, for instance {float(outside.flatten()[0]):g}{where}"
-        + try_one_of(
-            'binarised data: load(..., binarize="static")',
-            "a likelihood for these values: ContinuousBernoulli or Normal for grey values",
-            "Bernoulli(..., allow_grey=True) for the paper's cross-entropy on grey values",
-        )
+        + try_one_of(*_REMEDIES.get(support, ("a likelihood for these values", "data of another scale or coding")))
     )
 
 

@@ -50,18 +50,25 @@ class RunError(PpvaeError):
     """A run folder, recipe or checkpoint that cannot be used: names the file and the key."""
 
 
+_MANY = 16
+
+
 def try_one_of(*remedies: str) -> str:
     """The closing lines of an error message: a list of remedies, most likely first."""
     return "\nTry one of:\n" + "\n".join(f"  - {remedy}" for remedy in remedies)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint with the nearest known name, or the list of all of them.
+    """A hint with the nearest known name, and the list of all of them, or of the nearest where they are many.
 
     >>> did_you_mean("mnits", ["mnist", "digits"])
     "did you mean 'mnist'? Known: digits, mnist"
     """
     names = sorted(known)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    listing = f"Known: {', '.join(names)}"
+    shown = names
+    if len(names) > _MANY:  # the parameters of a network: the nearest will do
+        near = difflib.get_close_matches(name, names, n=_MANY // 2, cutoff=0.0)
+        shown = [*sorted(near), f"... ({len(names)} in all)"]
+    listing = f"Known: {', '.join(shown)}"
     return f"did you mean {nearest[0]!r}? {listing}" if nearest else listing

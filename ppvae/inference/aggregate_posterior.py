@@ -124,6 +124,11 @@ def aggregate_posterior(
     if site is None and len(names) != 1:
         choices = try_one_of(*(f"site={name!r}" for name in names)) if names else ""
         raise PairError(f"the pair has {len(names)} local latent sites" + choices)
+    if asked.shape.site(site or names[0]).family == "Categorical":
+        raise PairError(
+            f"latent site {site or names[0]!r} is categorical: its numbers are names, which have no mean and no order"
+            + try_one_of("site_report, whose KL holds for any latent", "the counts of its draws: ppvae.core.draw(pair, x, 100)")
+        )
     name = site or names[0]
     shape = next(info.shape for info in asked.shape.local_latents if info.name == name)
 

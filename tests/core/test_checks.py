@@ -13,6 +13,7 @@ from core.pairs import Nested, Regression
 from torch import Tensor
 
 from ppvae.core import ModelGuidePair, PairError, PpvaeError, check_pair, draw
+from ppvae.core.errors import did_you_mean
 from ppvae.distributions import Bernoulli, DiagonalNormal, Normal, StandardNormal
 from ppvae.inference import fit
 from ppvae.models import VAE, bernoulli_vae, gaussian_vae
@@ -262,3 +263,39 @@ def test_a_datum_of_zero_density_does_not_hide_that_a_program_broadcasts() -> No
     x[1, 0] = 10.0
     check_pair(pair, x)
     assert pair.vectorizes
+
+
+def test_the_plate_that_one_side_lacks_is_named() -> None:
+    def no_plate(x: Tensor, num_data: int | None = None) -> None:
+        pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+
+    with pytest.raises(
+        PairError, match=r"'z' is local in the model and global in the guide(.|\n)*self\.data_plate\(x, num_data\)"
+    ):
+        check_pair(make(good_model, no_plate), torch.randn(4, 3))
+
+
+def test_remedies_are_of_the_likelihood_at_hand() -> None:
+    class Counts(ModelGuidePair):
+        def model(self, x: Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                pyro.sample("x", dist.Poisson(x.new_ones(3), validate_args=False).to_event(1), obs=x)
+
+        def guide(self, x: Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+
+    x = torch.ones(4, 3)
+    x[2, 1] = 0.5
+    with pytest.raises(PairError, match=r"found 1 values outside it, for instance 0\.5(.|\n)*whole numbers") as error:
+        check_pair(Counts(), x)
+    assert "binar" not in str(error.value)
+
+
+def test_of_many_names_the_nearest_are_listed() -> None:
+    names = [f"decoder.layers.{k}.weight" for k in range(40)]
+    hint = did_you_mean("decoder.layers.7.weigth", names)
+    assert hint.startswith("did you mean 'decoder.layers.7.weight'?") and "(40 in all)" in hint
+    assert hint.count("decoder") < 12
+    assert did_you_mean("b", ["a", "c"]) == "Known: a, c"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from core import pairs
@@ -363,3 +365,18 @@ def test_what_is_wrong_is_named(factors: FactorAnalysis) -> None:
         posterior_checks(factors, x, site="y")
     with pytest.raises(KeyError, match="did you mean 'mean'"):
         posterior_checks(factors, x, num_replicates=2)["meen"]
+
+
+def test_categories_have_no_mean() -> None:
+    class Classes(ModelGuidePair):
+        def model(self, x: Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                k = pyro.sample("k", dist.Categorical(x.new_ones(3) / 3))
+                pyro.sample("x", dist.Normal(k.to(x), 1.0), obs=x[:, 0])
+
+        def guide(self, x: Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                pyro.sample("k", dist.Categorical(x.new_ones(len(x), 3) / 3))
+
+    with pytest.raises(PairError, match="'k' is categorical: its numbers are names"):
+        aggregate_posterior(Classes(), torch.randn(5, 1))

@@ -24,8 +24,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     Returns:
         k, [B], in the dtype of the weights; NaN where fewer than five weights make the tail, where all
-        weights are equal to rounding, or where one is NaN; +inf where so few weights stand out from zero that
-        there is nothing to fit.
+        weights are equal to rounding, where so many share the largest one that the tail is flat (discrete latents),
+        or where one is NaN; +inf where so few weights stand out from zero that there is nothing to fit.
     """
     draws, batch = log_weights.shape
     tail = math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
@@ -44,7 +44,8 @@ def _fit_tail(log_weights: Tensor, tail: int) -> Tensor:
     # Rounding of a log-weight is relative to the magnitude of the terms that it is the difference of, at
     # least its own.
     spread = top[:, 0] - log_weights.double().amin(0)
-    undefined |= spread <= 64 * eps * top[:, 0].abs().clamp(min=1.0)
+    rounding = 64 * eps * top[:, 0].abs().clamp(min=1.0)
+    undefined |= (spread <= rounding) | (top[:, 0] - top[:, -1] <= rounding)
     top = top - top[:, :1]
     cutoff = top[:, -1:].clamp(min=math.log(torch.finfo(torch.float64).tiny))
     values = top[:, :-1].flip(-1)  # rising

@@ -11,7 +11,8 @@ from .base import Bound, Estimate, EvidenceMethod, Memory
 from .run import Run
 from .sampled import collect, sampled_memory
 from .weights import from_weights
-from ...core import Data, ModelGuidePair, PpvaeError, draw, log_joint
+from ..arguments import require_whole
+from ...core import Data, ModelGuidePair, draw, log_joint
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,14 @@ class PriorSampling(EvidenceMethod):
         num_samples: K, draws per datum.
 
     Raises:
-        PpvaeError: K below 1.
+        PpvaeError: K no whole number, or below 1.
     """
 
     num_samples: int = 1000
     bound: ClassVar[Bound] = "lower"
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise PpvaeError(f"PriorSampling: expected num_samples of at least 1, found {self.num_samples}")
+        require_whole("PriorSampling: num_samples", self.num_samples, 1)
 
     def memory(self, run: Run) -> Memory:
         """The log-weights stay; latents do not."""

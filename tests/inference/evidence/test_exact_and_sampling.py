@@ -201,5 +201,5 @@ def test_the_contract_has_power() -> None:
 
 @pytest.mark.parametrize("method", [ImportanceSampling, PriorSampling])
 def test_no_samples(method: type[EvidenceMethod]) -> None:
-    with pytest.raises(PpvaeError, match=r"num_samples of at least 1, found 0"):
+    with pytest.raises(PpvaeError, match=r"num_samples: expected at least 1, found 0"):
         method(0)

@@ -44,6 +44,9 @@ def test_undefined() -> None:
     lonely = torch.full((100, 1), -1e5)
     lonely[:3] = 0.0
     assert pareto_k(lonely).tolist() == [torch.inf]
+    flat = torch.randn(500, 1)
+    flat[:200] = 3.5  # a latent of few values: so many draws share the largest weight that there is no tail
+    assert pareto_k(flat).isnan().all()
 
 
 def test_constant_does_not_matter_and_dtype_is_kept() -> None:
