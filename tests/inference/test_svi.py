@@ -1,54 +1,28 @@
-"""Training: equal to Pyro step by step, repeatable, resumable, and stopped before harm is done."""
+"""Training: equal to Pyro step by step, and to the maximum of the likelihood where that is known."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import pyro.infer
 import pytest
 import torch
+from contracts.training import binary, quiet, small
 from core.pairs import GammaLatent, GlobalWeight, Hierarchy, Regression
 from torch import Tensor
 from torch.distributions import Normal
 
-from ppvae.core import DataError, FitError, ModelGuidePair, PairError, PpvaeError, scaled_total
-from ppvae.data import load
+from ppvae.core import ModelGuidePair, scaled_total
 from ppvae.inference import (
-    Callback,
-    EarlyStopping,
     KLWarmup,
-    TrainingState,
     elbo,
     evaluate_bound,
-    fit,
-    sample_posterior,
-    site_report,
 )
-from ppvae.inference.bound import BoundEstimate, BoundEvaluator
 from ppvae.inference.objective import Objective
 from ppvae.models import FactorAnalysis, bernoulli_vae, gaussian_vae
-
-
-def binary(n: int = 200, d: int = 9, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(n, 2, generator=generator)
-    w = torch.randn(2, d, generator=generator)
-    return (torch.rand(n, d, generator=generator) < torch.sigmoid(2 * z @ w)).float()
-
-
-def small() -> ModelGuidePair:
-    torch.manual_seed(0)
-    return bernoulli_vae(9, latent_dim=2, hidden=(8,))
-
-
-def quiet(pair: ModelGuidePair, data: Any, **options: Any) -> Any:
-    return fit(pair, data, **{"batch_size": 50, "num_epochs": 3, "progress": False, **options})
-
 
 # --- equal to Pyro ---
 
@@ -245,145 +219,10 @@ def test_several_particles_and_full_batch() -> None:
 # --- repeatable and resumable ---
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd", "adamw"])
-def test_one_seed_gives_one_run(optimizer: str) -> None:
-    runs = []
-    for seed in (3, 3, 4):
-        pair = small()
-        torch.rand(1)  # the caller's random state is not the run's
-        quiet(pair, binary(), seed=seed, optimizer=optimizer, learning_rate=1e-2)
-        runs.append(torch.cat([p.detach().flatten() for p in pair.parameters()]))
-    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
-
-
-def test_the_callers_random_state_is_left_alone() -> None:
-    pair = small()
-    before = torch.get_rng_state()
-    quiet(pair, binary())
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
-@pytest.mark.parametrize("stop_at", [2, 5, 8])
-def test_a_run_goes_on_bit_for_bit_from_any_step(optimizer: str, stop_at: int) -> None:
-    data = load("digits", binarize="dynamic").take(300)
-    options: dict[str, Any] = {
-        "num_epochs": 3,
-        "batch_size": 100,
-        "optimizer": optimizer,
-        "early_stopping": EarlyStopping(2),
-        "kl_warmup": KLWarmup(2),
-        "validation": load("digits", binarize="static").validation,
-        "schedule": lambda made: torch.optim.lr_scheduler.StepLR(made, 1, 0.5),
-    }
-
-    def make() -> ModelGuidePair:
-        torch.manual_seed(0)
-        return bernoulli_vae(64, latent_dim=2, hidden=(8,))
-
-    whole = make()
-    full = quiet(whole, data, **options)
-
-    class Stop(Callback):
-        saved: Any = None
-
-        def on_step(self, state: TrainingState) -> None:
-            if state.step == stop_at:
-                Stop.saved = copy.deepcopy(state.state_dict())
-                raise KeyboardInterrupt
-
-    first = quiet(make(), data, callbacks=[Stop()], **options)
-    assert first.outcome.code == "interrupted" and first.state.step == stop_at
-    second = make()
-    resumed = quiet(second, data, resume=Stop.saved, **options)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
-    drop = ("seconds",)
-    assert [{k: v for k, v in row.items() if k not in drop} for row in resumed.history] == [
-        {k: v for k, v in row.items() if k not in drop} for row in full.history
-    ]
-
-
 # --- the end of training ---
 
 
-def test_early_stopping_restores_the_best_epoch() -> None:
-    data, held_out = binary(60), binary(200, seed=1)
-    pair = small()
-    rule = EarlyStopping(patience=4)
-    result = quiet(pair, data, validation=held_out, early_stopping=rule, num_epochs=500, learning_rate=0.03)
-    curve = [row["elbo_validation"] for row in result.history]
-    assert result.outcome.code == "early stopping" and len(curve) < 500
-    assert result.best_epoch == 1 + max(range(len(curve)), key=curve.__getitem__) == len(curve) - 4
-    again = evaluate_bound(pair, held_out, seed=0, progress=False)
-    assert again.mean == pytest.approx(max(curve), abs=1e-4)
-
-
-def test_ctrl_c_keeps_what_was_learnt() -> None:
-    def interrupt(state: TrainingState) -> None:
-        if state.epoch == 2:
-            raise KeyboardInterrupt
-
-    result = quiet(small(), binary(), callbacks=[interrupt], num_epochs=50)
-    assert result.outcome.code == "interrupted" and len(result.history) == 2
-    assert "step 8" in str(result.outcome)
-
-
-def test_callbacks_are_told_of_everything() -> None:
-    seen: list[str] = []
-
-    class Listener(Callback):
-        def on_start(self, state: TrainingState) -> None:
-            seen.append("start")
-
-        def on_step(self, state: TrainingState) -> None:
-            seen.append("step")
-
-        def on_epoch(self, state: TrainingState) -> None:
-            seen.append("epoch")
-
-        def on_end(self, state: TrainingState) -> None:
-            seen.append("end")
-
-    quiet(small(), binary(100), num_epochs=2, callbacks=[Listener()])
-    assert seen == ["start", "step", "step", "epoch", "step", "step", "epoch", "end"]
-    result = quiet(small(), binary(100), num_epochs=9, callbacks=[lambda state: state.stop("enough")])
-    assert len(result.history) == 1 and str(result.outcome) == "enough"
-
-
 # --- numbers that are not finite ---
-
-
-def test_a_gradient_that_is_not_finite_stops_before_any_parameter_changes() -> None:
-    pair = small()
-
-    class Poison(Callback):
-        before: Any = None
-
-        def on_step(self, state: TrainingState) -> None:
-            if state.step == 3:
-                with torch.no_grad():
-                    state.pair.likelihood.head.layers[0].weight[0, 0] = float("inf")  # type: ignore[union-attr]
-                Poison.before = copy.deepcopy(state.pair.state_dict())
-
-    with pytest.raises(
-        FitError, match=r"(?s)step 3 \(epoch 1\), before any parameter changed.*likelihood.*rows"
-    ) as error:
-        quiet(pair, binary(), callbacks=[Poison()])
-    assert error.value.parameter == "likelihood.head.layers.0.weight" and error.value.step == 3
-    assert len(error.value.indices) == 50
-    for name, value in pair.state_dict().items():
-        assert torch.equal(value, Poison.before[name])
-
-
-def test_the_site_that_is_not_finite_is_named() -> None:
-    """exp of a log-scale of 200 overflows in float32: the likelihood of x, not a parameter, is at fault."""
-    pair = gaussian_vae(4, latent_dim=2, hidden=(3,), scale="shared", mean="identity")
-    with torch.no_grad():
-        pair.likelihood.log_scale.fill_(-60.0)  # type: ignore[operator, union-attr]
-    with pytest.raises(FitError, match="site 'x' has a log density that is not finite") as error:
-        quiet(pair, torch.randn(100, 4))
-    assert error.value.site == "x"
 
 
 # --- what may be passed in ---
@@ -405,44 +244,6 @@ def test_a_pair_in_float64_is_trained_in_float64() -> None:
     assert {p.dtype for p in pair.parameters()} == {torch.float64}
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"batch_size": 500}, DataError, "batch_size 500 is larger than the data, which has 200 rows"),
-        ({"early_stopping": EarlyStopping()}, FitError, "early_stopping needs validation data"),
-        ({"optimizer": "adm"}, PpvaeError, "did you mean 'adam'"),
-        ({"optimizer": lambda p: 3}, PpvaeError, "expected a torch.optim.Optimizer, found int"),
-        ({"learning_rate": 0.0}, PpvaeError, "learning_rate: expected a positive number"),
-        ({"compile": "fast"}, PpvaeError, "compile: expected 'auto'"),
-        ({"device": "cuda:99x"}, PpvaeError, "unknown device"),
-        ({"elbo": pyro.infer.RenyiELBO(alpha=0.5)}, PpvaeError, "RenyiELBO of Pyro has no differentiable_loss"),
-    ],
-)
-def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        quiet(small(), binary(), **options)
-
-
-def test_bad_option_objects() -> None:
-    for build in (
-        lambda: EarlyStopping(patience=0),
-        lambda: KLWarmup(0),
-        lambda: KLWarmup(3, start=2.0),
-        lambda: elbo.TraceELBO(num_particles=0),
-        lambda: elbo.TraceMeanFieldELBO(on_missing_kl="ignore"),  # type: ignore[arg-type]
-    ):
-        with pytest.raises(PpvaeError, match="expected"):
-            build()
-
-
-def test_missing_kl_is_refused_or_said(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(PpvaeError, match=r"(?s)expected a closed-form KL, found none.*on_missing_kl='sample'"):
-        quiet(Hierarchy(), torch.randn(100, 4), elbo=elbo.TraceMeanFieldELBO())
-    with caplog.at_level(logging.WARNING, logger="ppvae.elbo"):
-        quiet(Hierarchy(), torch.randn(100, 4), elbo=elbo.TraceMeanFieldELBO(on_missing_kl="sample"))
-    assert "samples the KL of site" in caplog.text
-
-
 def test_evaluation_equals_the_evidence_where_it_is_exact() -> None:
     torch.manual_seed(0)
     pair = FactorAnalysis(5, 2).double()
@@ -460,125 +261,3 @@ def test_evaluation_equals_the_evidence_where_it_is_exact() -> None:
 
 
 # --- what a stop or a wrong scale must not do ---
-
-
-def _hindered(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    """Ctrl-C in this call of the validation."""
-    plain, calls = BoundEvaluator.__call__, []
-
-    def hindered(self: BoundEvaluator, *args: Any) -> BoundEstimate:
-        calls.append(1)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return plain(self, *args)
-
-    monkeypatch.setattr(BoundEvaluator, "__call__", hindered)
-
-
-@pytest.mark.parametrize("batch_size", [50, None])
-def test_stopped_in_the_validation_no_epoch_is_lost(monkeypatch: pytest.MonkeyPatch, batch_size: int | None) -> None:
-    options: dict[str, Any] = {"validation": binary(60, seed=1), "num_epochs": 4, "batch_size": batch_size}
-    options["kl_warmup"] = KLWarmup(3)
-    whole = quiet(small(), binary(), **options)
-    with monkeypatch.context() as patch:
-        _hindered(patch, 2)
-        part = quiet(small(), binary(), **options)
-    assert part.outcome.code == "interrupted"
-    assert len(part.history) == 1
-    rest = quiet(small(), binary(), resume=part.state.state_dict(), **options)
-    without = [{k: v for k, v in row.items() if k != "seconds"} for row in rest.history]
-    assert without == [{k: v for k, v in row.items() if k != "seconds"} for row in whole.history]
-
-
-def test_stopped_before_the_end_the_best_parameters_do_not_take_the_place_of_the_last() -> None:
-    def stop(state: TrainingState) -> None:
-        if state.epoch == 4:
-            raise KeyboardInterrupt
-
-    options: dict[str, Any] = {"validation": binary(60, seed=1), "num_epochs": 6}
-    options["early_stopping"] = EarlyStopping(patience=50, min_gain=1000.0)  # the first epoch stays the best
-    whole = quiet(small(), binary(), **options)
-    part = quiet(small(), binary(), callbacks=[stop], **options)
-    assert part.best_epoch == 1
-    rest = quiet(small(), binary(), resume=part.state.state_dict(), **options)
-    assert [row["elbo_train"] for row in rest.history] == [row["elbo_train"] for row in whole.history]
-
-
-def test_validation_data_outside_the_support_are_refused() -> None:
-    grey = torch.rand(60, 9, generator=torch.Generator().manual_seed(0))
-    for attempt in (
-        lambda: quiet(small(), binary(), validation=grey),
-        lambda: evaluate_bound(small(), grey, progress=False),
-        lambda: site_report(small(), grey),
-        lambda: sample_posterior(small(), grey, num_samples=2, num_warmup=2, progress=False),
-    ):
-        with pytest.raises(PairError, match="support"):
-            attempt()
-
-
-def _mean_model(x: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
-    with pyro.plate("data", len(x)):
-        pyro.sample("x", dist.Normal(w, 1.0), obs=x[:, 0])
-
-
-class _MeanGuide(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.loc, self.log_scale = (torch.nn.Parameter(torch.zeros(())) for _ in range(2))
-
-    def forward(self, x: Tensor) -> None:
-        pyro.sample("w", dist.Normal(self.loc, self.log_scale.exp()))
-
-
-def test_an_estimator_of_pyro_that_would_weight_global_latents_wrongly_is_refused() -> None:
-    x = 1 + torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
-
-    def train(estimator: Any, **options: Any) -> float:
-        guide = _MeanGuide()
-        pair = ModelGuidePair.from_callables(_mean_model, guide)
-        quiet(pair, x, elbo=estimator, learning_rate=0.02, **options)
-        return float(guide.log_scale.detach().exp())
-
-    with pytest.raises(PairError, match="counted 100 times"):
-        train(pyro.infer.TraceMeanField_ELBO(), batch_size=10, num_epochs=1)
-    exact = 1001**-0.5
-    assert abs(train(elbo.TraceMeanFieldELBO(), batch_size=10, num_epochs=40) / exact - 1) < 0.2
-    train(pyro.infer.TraceMeanField_ELBO(), batch_size=None, num_epochs=1)  # all data at once are scaled as they should
-
-
-def test_an_estimator_of_pyro_is_scaled_by_the_size_that_its_plate_states() -> None:
-    x = binary()
-
-    class Stated(FactorAnalysis):
-        accepts_num_data = False
-
-        def model(self, x: Tensor, num_data: int | None = None) -> None:
-            super().model(x, 200)
-
-        def guide(self, x: Tensor, num_data: int | None = None) -> None:
-            super().guide(x, 200)
-
-    torch.manual_seed(0)
-    pair = Stated(9, 2)
-    exact = float(pair.log_evidence(x).detach().mean())
-    found = quiet(pair, x, elbo=pyro.infer.Trace_ELBO(), num_epochs=1, learning_rate=1e-9).history[0]["elbo_train"]
-    assert abs(found - exact) < 1e-3 * abs(exact)
-
-
-@pytest.mark.parametrize("part", ["train", "validation"])
-def test_a_value_outside_the_support_in_a_late_batch_is_found_before_work(part: str) -> None:
-    """check_pair runs the programs on the first batch; all other data are held against the support as well."""
-    x = torch.bernoulli(torch.full((2500, 6), 0.4))
-    bad = x.clone()
-    bad[2345, 2] = 0.5
-    pair = bernoulli_vae(6, latent_dim=2, hidden=(3,))
-    data, held_out = (bad, None) if part == "train" else (x, bad)
-    before = [parameter.detach().clone() for parameter in pair.parameters()]
-    with pytest.raises(
-        PairError, match=r"Boolean\(\)\), found 1 values outside it, for instance 0.5; the first is in datum 2345"
-    ):
-        fit(pair, data, validation=held_out, num_epochs=1, progress=False)
-    assert all(torch.equal(a, b) for a, b in zip(before, pair.parameters(), strict=True))
-    grey = gaussian_vae(6, latent_dim=2, hidden=(3,))  # any real number will do here
-    fit(grey, bad, num_epochs=1, batch_size=500, progress=False)

@@ -1,0 +1,28 @@
+"""What the tests of training share: a small pair, data for it, and a quiet run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppvae.core import ModelGuidePair
+from ppvae.inference import fit
+from ppvae.models import bernoulli_vae
+
+
+def binary(n: int = 200, d: int = 9, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, 2, generator=generator)
+    w = torch.randn(2, d, generator=generator)
+    return (torch.rand(n, d, generator=generator) < torch.sigmoid(2 * z @ w)).float()
+
+
+def small() -> ModelGuidePair:
+    torch.manual_seed(0)
+    return bernoulli_vae(9, latent_dim=2, hidden=(8,))
+
+
+def quiet(pair: ModelGuidePair, data: Any, **options: Any) -> Any:
+    return fit(pair, data, **{"batch_size": 50, "num_epochs": 3, "progress": False, **options})
