@@ -281,7 +281,9 @@ class _Bar:
     """A progress bar over the transitions of all chunks, with acceptance and divergences after warm-up."""
 
     def __init__(self, num_chunks: int, transitions: int, show: bool) -> None:
-        self.bar = tqdm(total=num_chunks * transitions, disable=not show, desc="sampling", unit="step", leave=False)
+        self.bar = tqdm(
+            total=num_chunks * transitions, disable=None if show else True, desc="sampling", unit="step", leave=False
+        )
         self.acceptance: Tensor | None = None
         self.divergences: Tensor | None = None
         self.count = 0

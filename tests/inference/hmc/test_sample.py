@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -315,7 +316,10 @@ def test_the_structure_is_that_of_the_pair() -> None:
     assert set(draws.samples) == {"z"}
 
 
-def test_progress_shows_acceptance(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_acceptance_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    sample_posterior(factor_analysis(), torch.randn(3, 3), num_samples=40, num_warmup=40)
+    assert capsys.readouterr().err == ""  # a bar in a log file is noise
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     sample_posterior(factor_analysis(), torch.randn(3, 3), num_samples=40, num_warmup=40)
     assert "acceptance=" in capsys.readouterr().err
 
