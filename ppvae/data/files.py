@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,17 @@ GZIP_MAX_RATIO = 1032
 
 @dataclass(frozen=True)
 class Arrays:
-    """What a file (or a named set) holds before it becomes a Dataset: rows, labels, and held-out parts."""
+    """What a file (or a named set) holds before it becomes a Dataset: rows, labels, and held-out parts.
+
+    Or ``members``, by name, that share axis 0 (data and covariates); ``x`` is then the first of them.
+    """
 
     x: Array
     labels: Array | None = None
     validation: Arrays | None = None
     test: Arrays | None = None
     memory_mapped: bool = False
+    members: Mapping[str, Array] | None = None
 
 
 @contextmanager

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
 
+from .convert import as_dataset
 from .dataset import Binarization, Dataset
-from .files import Arrays
+from .files import Array, Arrays
 from .prepare import binarized, datasets_of
 from .registry import NAMED, find_file, read_named
 from .sources import format_of, read_path
@@ -38,7 +41,7 @@ def load(
     Names: ``digits`` (bundled), ``mnist``, ``binarized-mnist``, ``frey-faces``, each with a fixed split;
     their files are looked for in ``PPVAE_DATA``, then in the cache folder (``PPVAE_CACHE`` or the user's
     own), and verified by checksum. Files: .npy (memory-mapped above 256 MiB), .npz, .csv, .parquet, IDX,
-    .amat, .mat.
+    .amat, .mat. An .npz of several arrays of one length gives a mapping: data and covariates, by their names.
 
     Values come out model ready: bytes are divided by 255 (value space "unit") and all in the default float
     dtype; only a memory-mapped file keeps what is on disk, converted batch by batch.
@@ -84,8 +87,16 @@ def load(
                 f"unknown data set {name!r}: {did_you_mean(name, NAMED)}"
                 + try_one_of("one of these names", "a path to .npy, .npz, .csv, .parquet, IDX, .amat or .mat")
             )
-        arrays = _split(read_path(path, key=key), name, validation, test, seed)
+        arrays = read_path(path, key=key)
+        arrays = arrays if arrays.members is not None else _split(arrays, name, validation, test, seed)
         name = path.name.removesuffix(".gz").rsplit(".", 1)[0] if "." in path.name else path.name
+    if arrays.members is not None:
+        if binarize != "none" or dtype is not None:
+            raise DataError(
+                f"{name_or_path}: holds members {sorted(arrays.members)}; binarize and dtype are for one array."
+                + try_one_of("leave them out", "binarise before saving")
+            )
+        return _of_members(arrays.members, name, validation, test, seed)
     parts = {"train": arrays, "validation": arrays.validation, "test": arrays.test}
     held = {part: value for part, value in parts.items() if value is not None}
     datasets = datasets_of(held, name, str(name_or_path), flatten, image_shape, dtype)
@@ -93,6 +104,29 @@ def load(
         if part in datasets:
             datasets[part] = binarized(datasets[part], binarize, str(name_or_path), seed, offset, part)
     return replace(datasets["train"], validation=datasets.get("validation"), test=datasets.get("test"))
+
+
+def _of_members(
+    members: Mapping[str, Array], name: str, validation: float | int | None, test: float | int | None, seed: int
+) -> Dataset:
+    """A mapping of arrays that share axis 0, cut into parts alike."""
+    whole = as_dataset(dict(members), name=name)
+    counts = [count_of(part, len(whole), name) for part in (validation, test)]
+    if sum(counts) >= len(whole):
+        raise DataError(f"{name}: validation and test would hold out all {len(whole)} rows: {counts}.")
+    rows = split_rows(len(whole), *counts, seed=seed) if any(counts) else [np.arange(len(whole))]
+
+    def part(index: Rows, label: str) -> Dataset | None:
+        if not len(index):
+            return None
+        return replace(
+            whole, x={key: value[torch.from_numpy(index)] for key, value in whole.members.items()}, name=label
+        )
+
+    held_out = [part(index, f"{name}/{label}") for index, label in zip(rows[1:], ("validation", "test"), strict=False)]
+    train = part(rows[0], name)
+    assert train is not None
+    return replace(train, validation=held_out[0], test=held_out[1]) if held_out else train
 
 
 def _split(arrays: Arrays, name: str, validation: float | int | None, test: float | int | None, seed: int) -> Arrays:

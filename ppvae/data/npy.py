@@ -46,7 +46,8 @@ def read_npz(path: Path) -> Arrays:
     test       ``test``, ``x_test``                          ``y_test``, ``labels_test``
     ========== ============================================= =================================================
 
-    An archive with one member only is read as the training rows, whatever the name.
+    An archive with one member only is read as the training rows, whatever the name. One without training rows whose
+    members all have one length holds a mapping: data and covariates by the names that the pair knows them under.
     """
     with reading(path, ".npz"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -72,6 +73,19 @@ def read_npz(path: Path) -> Arrays:
 
         train = part(("train",), ("labels", "y"))
         validation, test = part(_VALIDATION), part(("test",))
+        if train is None and not read:
+            mapping = {name: _read_member(path, archive, info) for name, info in members.items()}
+            lengths = {name: value.shape[:1] for name, value in mapping.items()}
+            if len(set(lengths.values())) == 1 and () not in lengths.values():
+                return Arrays(next(iter(mapping.values())), members=mapping)
+            raise DataError(
+                f"{path}: no training rows among its members, and these share no axis 0: lengths "
+                f"{ {name: shape[0] if shape else None for name, shape in lengths.items()} }."
+                + try_one_of(
+                    "save the rows under the name 'x' or 'x_train': numpy.savez(path, x=rows)",
+                    "members of one length, row i of each for datum i: numpy.savez(path, counts=..., dose=...)",
+                )
+            )
     if train is None:
         raise DataError(
             f"{path}: no training rows among its members {sorted(members)}."

@@ -53,6 +53,23 @@ def automatic():
     return ModelGuidePair.from_callables(weights, AutoNormal(weights))
 
 
+class Dosed(ModelGuidePair):
+    def __init__(self):
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(2, 3), nn.Linear(4, 2)
+
+    def model(self, x, num_data=None):
+        with self.data_plate(x, num_data):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            both = torch.cat([z, x["dose"].expand(*z.shape[:-1], 1)], -1)
+            pyro.sample("counts", dist.Poisson(self.decoder(both).exp()).to_event(1), obs=x["counts"])
+
+    def guide(self, x, num_data=None):
+        with self.data_plate(x, num_data):
+            loc, log_scale = self.encoder(torch.cat([x["counts"], x["dose"]], -1)).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
 class Unfinished(ModelGuidePair):
     pass
 
@@ -130,6 +147,19 @@ def test_a_run_of_a_wrapped_program_goes_on_through_the_verbs(place: Path) -> No
     good("sample", place / "mixture", *pair, "-n", 3, "--out", place / "x.npy")
     words = ["--estimator", "score-function", "--estimator", "vimco:num_particles=3", "--repeats", 4, "--num-data", 10]
     good("compare-elbos", place / "mixture", *pair, *words, "--device", "cpu", "--out", place / "comparison")
+
+
+def test_covariates_from_an_archive(place: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    dose = random.normal(size=(90, 1))
+    np.savez(tmp_path / "dosed.npz", counts=random.poisson(np.exp(0.3 * dose + np.zeros((90, 3)))), dose=dose)
+    pair = ["--pair", place / "programs.py:Dosed"]
+    words = ["--data", tmp_path / "dosed.npz", "--set", "data.validation=20", "--set", "data.test=20", "--epochs", 2]
+    good("fit", *pair, *words, "--set", "training.batch_size=25", "--out", tmp_path / "run")
+    rows = json.loads(good("evaluate", tmp_path / "run", *pair, "-k", 20, "--json"))["estimates"]
+    assert [row["num_data"] for row in rows] == [20, 20]
+    good("report", tmp_path / "run", *pair)
+    assert "Does the model make data like the data?" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_run_is_found_from_another_folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,12 +115,33 @@ def test_npz_parts_by_name(tmp_path: Path) -> None:
     np.testing.assert_allclose(data.test.x, TABLE[1:] + 1, rtol=1e-6)  # type: ignore[arg-type]
     np.savez(tmp_path / "one.npz", whatever=TABLE)
     np.testing.assert_array_equal(rows_of(tmp_path / "one.npz"), TABLE.astype(np.float32))
-    np.savez(tmp_path / "none.npz", a=TABLE, b=TABLE)
-    with pytest.raises(DataError, match=r"no training rows among its members \['a', 'b'\]"):
+    np.savez(tmp_path / "none.npz", a=TABLE, b=TABLE[:1])
+    with pytest.raises(DataError, match=r"no training rows among its members, and these share no axis 0: .*'b': 1"):
         load(tmp_path / "none.npz")
     np.savez(tmp_path / "two.npz", x=TABLE, train=TABLE)
     with pytest.raises(DataError, match=r"\['x', 'train'\] name the same part"):
         load(tmp_path / "two.npz")
+
+
+def test_npz_of_data_and_covariates(tmp_path: Path) -> None:
+    """Members of one length are a mapping, held-out parts cut alike from all of them."""
+    counts, dose = np.arange(40).reshape(20, 2), np.arange(20.0)[:, None] * 2
+    np.savez(tmp_path / "t.npz", counts=counts, dose=dose)
+    data = load(tmp_path / "t.npz", validation=4, test=0.25, seed=3)
+    assert [len(part) for part in data.parts.values()] == [11, 4, 5]
+    rows = []
+    for part in data.parts.values():
+        x = part.tensor()
+        assert isinstance(x, dict) and list(x) == ["counts", "dose"]
+        assert torch.equal(x["counts"][:, 0], x["dose"][:, 0])  # row i of each is datum i
+        rows += x["counts"][:, 0].tolist()
+    assert sorted(rows) == counts[:, 0].tolist()
+    again = load(tmp_path / "t.npz", validation=4, test=0.25, seed=3)
+    assert again.fingerprint() == data.fingerprint() != load(tmp_path / "t.npz").fingerprint()
+    with pytest.raises(DataError, match="holds members"):
+        load(tmp_path / "t.npz", binarize="static")
+    with pytest.raises(DataError, match="hold out all 20 rows"):
+        load(tmp_path / "t.npz", validation=15, test=5)
 
 
 def test_labels_of_every_kind_and_length(tmp_path: Path) -> None:
