@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,21 @@ class Ppvae:
         assert self._server.stdout is not None
         return self._server.stdout.readline().decode().strip()
 
-    def __call__(self, *words: str, kill_after: float | None = None) -> int:
-        """Run it, to its end or until it is killed after so many seconds; its status."""
+    def __call__(
+        self, *words: str, kill_after: float | None = None, kill_when: Callable[[], bool] | None = None
+    ) -> int:
+        """Run it, to its end or until it is killed: after so many seconds, or once something is so; its status."""
         assert self._server.stdin is not None
         self._server.stdin.write((json.dumps(words) + "\n").encode())
         child = int(self._line())
         if kill_after is not None and not select.select([self._server.stdout], [], [], kill_after)[0]:
             with contextlib.suppress(ProcessLookupError):  # it ended just now
                 os.kill(child, signal.SIGKILL)
+        if kill_when is not None:
+            while not select.select([self._server.stdout], [], [], 0.002)[0]:
+                if kill_when():
+                    os.kill(child, signal.SIGKILL)
+                    break
         status = int(self._line())
         self.kills += status == -signal.SIGKILL
         return status
@@ -135,7 +142,6 @@ def killed_evaluate(ppvae: Ppvae, tmp_path: Path, methods: list[str], kills: int
     shutil.copytree(run, whole)
     seconds = ppvae.check("evaluate", str(whole), *methods)
     moments, before, ended, again = random.Random(seed), ppvae.kills, 0, list[str]()
-    chunks, most = set[str](), 0
     while ppvae.kills < before + kills:
         longest = 2.4 * seconds / kills + 0.2
         status = ppvae("evaluate", str(run), *methods, *again, kill_after=moments.uniform(0.02, longest))
@@ -143,19 +149,13 @@ def killed_evaluate(ppvae: Ppvae, tmp_path: Path, methods: list[str], kills: int
         again = []
         if status == 0:  # it came to its end: once more from the beginning
             same_evaluation(run, whole)
-            chunks, again, ended = set(), ["--again"], ended + 1
+            again, ended = ["--again"], ended + 1
             assert ended < 20
             continue
         assert status == -signal.SIGKILL, ppvae.log.read_text()
-        left = {path.name for path in (run / "chunks").glob("*.safetensors")}
-        most = max(most, len(left & chunks))  # these outlived a second kill
-        chunks = left
     ppvae.check("evaluate", str(run), *methods)
     same_evaluation(run, whole)
     assert "damaged" not in ppvae.log.read_text()
-    if kills >= 10:
-        assert most > 1
-        assert "going on; chunks that are finished" in ppvae.log.read_text()
 
 
 def same_evaluation(run: Path, whole: Path) -> None:
@@ -190,6 +190,30 @@ def test_killed_twelve_times_while_training(ppvae: Ppvae, tmp_path: Path, name: 
 @pytest.mark.slow
 def test_killed_ten_times_while_evaluating(ppvae: Ppvae, tmp_path: Path) -> None:
     killed_evaluate(ppvae, tmp_path, METHODS, kills=10, seed=3)
+
+
+@pytest.mark.slow
+def test_chunks_outlive_one_kill_after_another(ppvae: Ppvae, tmp_path: Path) -> None:
+    """Killed when there are two chunks, then when there are four, then when there are six: none is lost."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    ppvae.check("fit", str(recipe_in(tmp_path, {"training": {"num_epochs": 5}})), "--out", str(run))
+    shutil.copytree(run, whole)
+    words = ["--method", "ais:num_chains=2,num_temperatures=60", "--num-data", "100", "--chunk-size", "10"]
+    ppvae.check("evaluate", str(whole), *words)
+
+    def chunks() -> set[str]:
+        return {path.name for path in (run / "chunks").glob("*.safetensors")}
+
+    known: set[str] = set()
+    for enough in (2, 4, 6):
+        status = ppvae("evaluate", str(run), *words, kill_when=lambda enough=enough: len(chunks()) >= enough)
+        assert status == -signal.SIGKILL, ppvae.log.read_text()
+        assert_whole(run)
+        assert known <= chunks() and len(chunks()) >= enough
+        known = chunks()
+    ppvae.check("evaluate", str(run), *words)
+    assert f"going on; chunks that are finished: {len(known)}" in ppvae.log.read_text()
+    same_evaluation(run, whole)
 
 
 @pytest.mark.slow
