@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .asking import positive
+from .asking import one_of, positive
 from .placement import Compile
 from .replicates import Parts, Replicator
 from ..core import Data, ModelGuidePair, PairError, draw, simulate
-from ..core.errors import did_you_mean, try_one_of
+from ..core.errors import try_one_of
 
 _ENOUGH = 20_000
 _MOST = 20
@@ -118,18 +118,15 @@ def aggregate_posterior(
     num = min(_MOST, -(-_ENOUGH // size)) if num_draws is None else num_draws
     positive("num_draws", num)
     positive("chunk_size", chunk_size)
-    names = [info.name for info in asked.shape.local_latents]
-    if site is not None and site not in names:
-        raise PairError(f"no local latent site {site!r}: {did_you_mean(site, names)}")
-    if site is None and len(names) != 1:
-        choices = try_one_of(*(f"site={name!r}" for name in names)) if names else ""
-        raise PairError(f"the pair has {len(names)} local latent sites" + choices)
-    if asked.shape.site(site or names[0]).family == "Categorical":
+    name = one_of([info.name for info in asked.shape.local_latents], site, "local latent site")
+    if asked.shape.site(name).family == "Categorical":
         raise PairError(
-            f"latent site {site or names[0]!r} is categorical: its numbers are names, which have no mean and no order"
-            + try_one_of("site_report, whose KL holds for any latent", "the counts of its draws: ppvae.core.draw(pair, x, 100)")
+            f"latent site {name!r} is categorical: its numbers are names, which have no mean and no order"
+            + try_one_of(
+                "site_report, whose KL holds for any latent",
+                "the counts of its draws: ppvae.core.draw(pair, x, 100)",
+            )
         )
-    name = site or names[0]
     shape = next(info.shape for info in asked.shape.local_latents if info.name == name)
 
     def both(batch: Data, beside: Parts) -> Parts:

@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from .asking import one_of
 from .evidence.rewired import Rewired
 from .evidence.run import pick
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
@@ -72,12 +73,7 @@ class Replicator:
             PairError: an unknown site, several and none named, or one whose distribution does not say its support.
         """
         names = [info.name for info in self.shape.observed if info.scope == "local"]
-        if asked is not None and asked not in names:
-            raise PairError(f"no observed site {asked!r}: {did_you_mean(asked, names)}")
-        if asked is None and len(names) != 1:
-            choices = try_one_of(*(f"site={name!r}" for name in names)) if names else ""
-            raise PairError(f"the pair has {len(names)} observed sites" + choices)
-        name = asked or names[0]
+        name = one_of(names, asked, "observed site")
         parts: list[Tensor] = []
         support = ""
         for index, valid in chunks(len(self), chunk_size, self.device):

@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from .asking import one_of
 from .evidence.over_weights import weight_draws
 from .evidence.rewired import Rewired
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
@@ -87,7 +88,7 @@ def predictive_moments(
 
     few = batch(torch.arange(min(2, len(dataset)), device=where))
     shape = structure(pair, few)
-    name = _observed([info.name for info in shape.observed], site)
+    name = one_of([info.name for info in shape.observed], site, "observed site")
     if not shape.global_latents:
         raise PairError(
             "the pair has no global latent, so nothing is unknown of its weights"
@@ -139,11 +140,3 @@ def predictive_moments(
             for column, value in zip(found, columns, strict=True):
                 column.append(value[:valid].cpu())
     return PredictiveMoments(*(torch.cat(column) for column in found))
-
-
-def _observed(names: list[str], asked: str | None) -> str:
-    if asked is not None and asked not in names:
-        raise PairError(f"no observed site {asked!r}: {did_you_mean(asked, names)}")
-    if asked is None and len(names) != 1:
-        raise PairError(f"the pair has {len(names)} observed sites" + try_one_of(*(f"site={name!r}" for name in names)))
-    return asked or names[0]
