@@ -10,9 +10,9 @@ import pyro
 import torch
 from torch import Tensor
 
-from .evidence.rewired import Rewired, held
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .seeds import chunk_seed
+from ..core.conditioning import Rewired, held
 from ..core import (
     Data,
     ModelGuidePair,

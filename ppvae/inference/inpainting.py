@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .asking import Work, observed_site
-from .evidence.rewired import Rewired
 from .placement import Compile, choose_mode
 from .seeds import chunk_seed
+from ..core.conditioning import Rewired
 from ..core import (
     DataError,
     ModelGuidePair,

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from .asking import positive
-from .evidence.rewired import Rewired
 from .placement import Compile
 from .quantities import Quantity, default_quantities, evaluate_quantities
 from .replicates import Parts, Replicator
+from ..core.conditioning import Rewired
 from ..core import Data, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate, structure
 from ..core.errors import did_you_mean
 from ..core.structure import to_pyro

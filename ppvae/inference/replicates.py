@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .asking import one_of
-from .evidence.rewired import Rewired
 from .evidence.run import pick
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .seeds import chunk_seed, seed_of
+from ..core.conditioning import Rewired
 from ..core import Data, ModelGuidePair, PairError, draw, structure
 from ..core.compile import bind, capture, state_of
 from ..core.density import observed_support

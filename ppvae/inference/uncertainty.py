@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .asking import one_of
 from .evidence.over_weights import weight_draws
-from .evidence.rewired import Rewired
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .seeds import chunk_seed
+from ..core.conditioning import Rewired
 from ..core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
 from ..core.compile import bind, capture, state_of
 from ..core.errors import did_you_mean, try_one_of

@@ -10,8 +10,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from .evidence.rewired import Rewired, held
 from .placement import dtype_of, like_pair
+from ..core.conditioning import Rewired, held
 from ..core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
 from ..core.errors import try_one_of
 from ..core.structure import to_pyro

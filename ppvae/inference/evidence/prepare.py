@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rewired import held
 from .run import Run, model_ready, pick, take, to
 from .simulated import SimulatedData
 from ..placement import Compile, choose_device, choose_mode, dtype_of
+from ...core.conditioning import held
 from ...core import Data, ModelGuidePair, batch_size, check_pair, structure
 from ...data import chunks
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .rewired import prior_as_guide
 from ..placement import Compile
+from ...core.conditioning import prior_as_guide
 from ...core import Data, ModelGuidePair, batch_size, draw, log_joint, structure
 from ...core.compile import Mode, bind, capture, state_of
 from ...data import Dataset, as_dataset

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rewired import held
 from .run import model_ready, pick, take, to
 from ..placement import dtype_of
+from ...core.conditioning import held
 from ...core import Data, DataError, ModelGuidePair, batch_size, simulate, structure
 from ...core.errors import try_one_of
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
-from ...core import Data, ModelGuidePair, PairError, draw, structure
-from ...core.errors import did_you_mean, try_one_of
+from .density import draw, structure
+from .errors import PairError, did_you_mean, try_one_of
+from .pair import Data, ModelGuidePair
 
 _MEAN_DRAWS = 1000
 
