@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from .density import draw, log_joint, observed_support, structure
-from .errors import PairError, did_you_mean, try_one_of
+from .audit import audit, check_guide
+from .density import observed_support, structure
+from .errors import PairError, did_you_mean, place_of, try_one_of
 from .pair import Data, ModelGuidePair, batch_size
 from .structure import SiteInfo, Structure
 
@@ -24,8 +25,9 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
 
     Model and guide have the same latent sites with the same event shapes; observed and local sites stand inside the
     data plate at dim -1, which is as long as the batch and states N; parameters and data are finite; the data lie in
-    the support of the likelihood. Whether the programs broadcast over one more plate on the left is found out too:
-    where they do not, ``pair.vectorizes`` becomes False (logged) and particles run one by one.
+    the support of the likelihood. What is no density is refused by name (:mod:`ppvae.core.audit`). Whether the programs
+    broadcast over one more plate on the left is found out too: where they do not, ``pair.vectorizes`` becomes False
+    (logged) and particles run one by one.
 
     Args:
         pair: the pair.
@@ -52,16 +54,13 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
     except Exception as error:
         raise PairError(
             f"{type(pair).__name__} fails on a batch of shape {_shapes(x)}: {type(error).__name__}: {error}"
-            + try_one_of(
-                "data of the event shape that the networks expect (see the shapes in the message)",
-                "a distribution with .to_event(...) over the event's axes",
-                "values in the support of the likelihood (a Bernoulli takes 0 and 1)",
-            )
+            + place_of(error)
         ) from error
+    check_guide(shape)
     _check_sites(shape)
     _check_plate(pair, x, shape, num_data)
     _check_support(pair, x, shape)
-    _check_lanes(pair, x, shape)
+    audit(pair, x, shape)
     return shape
 
 
@@ -246,34 +245,6 @@ def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
                     f"site {name!r}: the likelihood's mean lies in {span}, which values from {float(value.min()):g} to "
                     f"{float(value.max()):g} leave" + try_one_of('mean="identity"', "data scaled to the unit interval")
                 )
-
-
-def _check_lanes(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
-    """Two lanes at once must be what they are one at a time."""
-    if not pair.vectorizes or not shape.model_latents:
-        return
-    reason = ""
-    with torch.no_grad(), torch.random.fork_rng():
-        pair.vectorizes = False
-        drawn = draw(pair, x, 2)
-        apart = log_joint(pair, x, drawn.latents)
-        pair.vectorizes = True
-        try:
-            draw(pair, x, 2)
-            together = log_joint(pair, x, drawn.latents)
-            # A datum of zero density is the same -inf both ways.
-            same = torch.isclose(together.local, apart.local, rtol=1e-3, atol=1e-3, equal_nan=True)
-            if not bool(same.all()):
-                reason = "its density changes under one more plate on the left"
-        except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
-    if reason:
-        pair.vectorizes = False
-        _log.warning(
-            "%s does not broadcast over particles, so these run one by one, more slowly (%s)",
-            type(pair).__name__,
-            reason,
-        )
 
 
 def _shapes(x: Data) -> str:

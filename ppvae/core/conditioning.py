@@ -87,8 +87,8 @@ def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int
     if values is None:
         names = ", ".join(repr(name) for name in sites)
         raise PairError(
-            f"global latent site {names}: the evidence of one datum, log p(x | w), needs a value w at which "
-            "the global sites are held"
+            f"global latent site {names}: the posterior and the evidence of one datum, p(z | x, w) and log p(x | w), "
+            "need a value w at which the global sites are held"
             + try_one_of(
                 'global_sites="mean" (the guide\'s mean)',
                 "global_sites={site: value}, for instance a draw of the guide; average p(x | w) over several "

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import pyro
@@ -28,8 +29,8 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
-from .structure import Structure, sample_shape, to_canonical, to_pyro
-from .terms import Draw, LogTerms, Simulation, Sites, SiteTerm, join_lanes, sum_log_probs, terms_of
+from .structure import SiteInfo, Structure, entries_present, sample_shape, to_canonical, to_pyro
+from .terms import Draw, LogTerms, Simulation, Sites, SiteTerm, Sums, join_lanes, join_sums, sum_log_probs, terms_of
 
 Latents = Mapping[str, Tensor]
 
@@ -51,14 +52,21 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
     known = pair._structures.get(key)
     # Bounds of a support may follow a parameter: they are looked up again, but not while a graph is recorded.
     if known is None or (known.has_bounds and get_proxy_mode() is None):
-        with torch.no_grad(), torch.random.fork_rng(), local_parameters(pair, adopting=True):
-            guide_sites = _run(pair, "guide", x, num_data)
-            drawn = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
-            model_sites = _run(pair, "model", x, num_data, substitute=drawn)
-        known = Structure.from_sites(model_sites, guide_sites)
+        with torch.random.fork_rng():
+            known = _found(pair, x, num_data)
+            if known.has_bounds:  # at other latents, are they where they were?
+                known = replace(known, moving=known.moved(_found(pair, x, num_data)))
         pair._structures[key] = known
     assert isinstance(known, Structure)
     return known
+
+
+def _found(pair: ModelGuidePair, x: Data, num_data: int | None) -> Structure:
+    with torch.no_grad(), local_parameters(pair, adopting=True):
+        guide_sites = _run(pair, "guide", x, num_data)
+        drawn = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
+        model_sites = _run(pair, "model", x, num_data, substitute=drawn)
+    return Structure.from_sites(model_sites, guide_sites)
 
 
 def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None = None) -> Draw:
@@ -71,20 +79,17 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
         num_data: N, handed to the programs; the result is not scaled by it.
     """
     shape = structure(pair, x)
-    parts: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
+    values: list[dict[str, Tensor]] = []
+    sums: list[Sums] = []
     for lanes in _lane_groups(pair, num_particles):
         with local_parameters(pair):
             sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
-            local, global_, _ = sum_log_probs(sites, shape, lanes)
-        latents = {
-            info.name: to_canonical(sites[info.name]["value"], info, shape.nesting, lanes)
-            for info in shape.guide_latents
-        }
-        parts.append((latents, local, global_))
-    if len(parts) == 1:
-        return Draw(*parts[0])
-    joined = {name: torch.cat([p[0][name] for p in parts]) for name in parts[0][0]}
-    return Draw(joined, torch.cat([p[1] for p in parts]), torch.cat([p[2] for p in parts]))
+            sums.append(sum_log_probs(sites, shape, lanes))
+        drawn = (info for info in shape.guide if info.kind != "observed")
+        values.append({i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, lanes) for i in drawn})
+    joined, total = _join(values), join_sums(sums)
+    auxiliary = {info.name: joined.pop(info.name) for info in shape.guide if info.kind == "auxiliary"}
+    return Draw(joined, total.local, total.global_, total.tilt, auxiliary)
 
 
 def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | None = None) -> LogTerms:
@@ -102,7 +107,8 @@ def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
     """
     shape = structure(pair, x)
     sample_axes, total, flat = _flatten(latents, shape)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    sums: list[Sums] = []
+    present: list[dict[str, Tensor]] = []
     start = 0
     for lanes in _lane_groups(pair, total):
         values = {
@@ -112,12 +118,30 @@ def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
         start += lanes
         with local_parameters(pair):
             sites = _run(pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
-            parts.append(sum_log_probs(sites, shape, lanes, values))
-    joined = parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
-    return LogTerms(*(term.reshape((*sample_axes, *term.shape[1:])) for term in joined))
+            sums.append(sum_log_probs(sites, shape, lanes, values))
+        present.append({info.name: _present(sites[info.name], info, shape, lanes) for info in shape.masked_latents})
+
+    def unflattened(term: Tensor) -> Tensor:
+        return term.reshape((*sample_axes, *term.shape[1:]))
+
+    local, global_, observed, tilt = join_sums(sums)
+    return LogTerms(
+        unflattened(local),
+        unflattened(global_),
+        unflattened(observed),
+        None if tilt is None else unflattened(tilt),
+        {name: unflattened(value) for name, value in _join(present).items()},
+    )
 
 
-def log_guide(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | None = None) -> tuple[Tensor, Tensor]:
+def log_guide(
+    pair: ModelGuidePair,
+    x: Data,
+    latents: Latents,
+    num_data: int | None = None,
+    *,
+    auxiliary: Latents | None = None,
+) -> tuple[Tensor, Tensor]:
     r"""Evaluate $\log q(z, w \mid x)$ at given latents: local [*S, B] and global [*S].
 
     At detached latents its gradient is the score $\nabla_\phi \log q_\phi(z \mid x)$ alone.
@@ -127,31 +151,41 @@ def log_guide(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
         x: the batch, [B, *event].
         latents: a value for every latent site, local [*S, B, *event], global [*S, *event].
         num_data: N, handed to the guide; the result is not scaled by it.
+        auxiliary: values of the guide's auxiliary sites, [*S, B, *event] or [*S, *event]; a Delta site is then what the
+            guide makes of them, whatever its value among the latents.
 
     Raises:
         PairError: as :func:`log_joint`; or the guide has an auxiliary site, whose value the latents do not tell.
     """
     shape = structure(pair, x)
+    given: dict[str, Tensor] = {}
     for info in shape.guide:
-        if info.kind == "auxiliary":
+        if info.kind == "auxiliary" and info.name in (auxiliary or {}):
+            given[info.name] = (auxiliary or {})[info.name]
+        elif info.kind == "auxiliary":
             raise PairError(
                 f"guide site {info.name!r} is auxiliary: log q at given latents is not known without its value"
                 + try_one_of("TraceELBO, which needs no log q at given latents", "a guide without auxiliary sites")
             )
     sample_axes, total, flat = _flatten(latents, shape)
-    parts: list[tuple[Tensor, Tensor]] = []
+    sums: list[Sums] = []
     start = 0
     for lanes in _lane_groups(pair, total):
         values = {
             info.name: to_pyro(flat[info.name][start : start + lanes], info, shape.nesting)
             for info in shape.guide_latents
+            if not (given and info.family == "Delta")
         }
+        for info in shape.guide:
+            if info.name in given:
+                value = given[info.name].reshape(total, *given[info.name].shape[len(sample_axes) :])
+                values[info.name] = to_pyro(value[start : start + lanes], info, shape.nesting)
         start += lanes
         with local_parameters(pair):
             sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
-            parts.append(sum_log_probs(sites, shape, lanes)[:2])
-    local, global_ = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts, strict=True))
-    return local.reshape(*sample_axes, local.shape[-1]), global_.reshape(sample_axes)
+            sums.append(sum_log_probs(sites, shape, lanes))
+    found = join_sums(sums)
+    return found.local.reshape(*sample_axes, found.local.shape[-1]), found.global_.reshape(sample_axes)
 
 
 def site_terms(
@@ -318,6 +352,20 @@ def _flatten(latents: Latents, shape: Structure) -> tuple[torch.Size, int, dict[
     return sample_axes, lanes, flat
 
 
+def _join(groups: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Values of groups of lanes, one group after another."""
+    if len(groups) == 1:
+        return groups[0]
+    return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
+
+
+def _present(site: dict[str, Any], info: SiteInfo, shape: Structure, lanes: int) -> Tensor:
+    """Which entries of a latent are not masked out, [L, B, *event]."""
+    present = entries_present(site)
+    everywhere = torch.ones_like(site["value"], dtype=torch.bool)
+    return to_canonical(everywhere if present is None else everywhere & present, info, shape.nesting, lanes)
+
+
 def _lane_groups(pair: ModelGuidePair, lanes: int) -> list[int]:
     return [lanes] if pair.vectorizes else [1] * lanes
 
@@ -370,6 +418,15 @@ class _LocalParameters(Messenger):
         super().__init__()
         self.pair, self.adopting = pair, adopting
         self.owned = {id(parameter) for parameter in pair.parameters()}
+        self.made: list[tuple[str, Any]] = []
+
+    def __exit__(self, *args: Any) -> None:
+        super().__exit__(*args)
+        if self.made and args[0] is None:
+            owned = {id(parameter) for parameter in self.pair.parameters()}
+            for name, parameter in self.made:
+                if id(parameter) not in owned:
+                    raise _homeless(name)
 
     def _pyro_param(self, msg: Any) -> None:
         name = msg["name"]
@@ -378,18 +435,25 @@ class _LocalParameters(Messenger):
             initial = msg["args"][1] if len(msg["args"]) > 1 else None
             if initial is None:
                 return  # a PyroModule's own statement, which carries its value in its closure
+            if self.adopting and id(initial) not in self.owned and msg["fn"].__module__ == "pyro.nn.module":
+                self.made.append((name, initial))  # by an AutoGuide, say, which does so when it is first run
+                return
             if id(initial) in self.owned:
                 value = initial
             elif not self.adopting or isinstance(initial, nn.Parameter):
-                raise PairError(
-                    f"parameter {name!r} belongs to no module of the pair"
-                    + try_one_of(
-                        "pass the module that holds it: from_callables(model, guide, modules=[...])",
-                        "make it when the programs first run, not later",
-                    )
-                )
+                raise _homeless(name)
             else:
                 initial = initial() if callable(initial) else initial
                 self.pair.adopt(name, initial, msg["kwargs"].get("constraint", constraints.real))
                 value = self.pair.adopted_value(name)
         msg["value"], msg["done"] = value, True
+
+
+def _homeless(name: str) -> PairError:
+    return PairError(
+        f"parameter {name!r} belongs to no module of the pair"
+        + try_one_of(
+            "pass the module that holds it: from_callables(model, guide, modules=[...])",
+            "make it when the programs first run, not later",
+        )
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -56,6 +58,17 @@ _MANY = 16
 def try_one_of(*remedies: str) -> str:
     """The closing lines of an error message: a list of remedies, most likely first."""
     return "\nTry one of:\n" + "\n".join(f"  - {remedy}" for remedy in remedies)
+
+
+def place_of(error: BaseException) -> str:
+    """The line of the caller's own program where an error came from: the innermost that is in no library; or nothing."""
+    own = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in _LIBRARIES)]
+    if not own:
+        return ""
+    return f"\nIn {own[-1].name}, line {own[-1].lineno} of {own[-1].filename}:\n  {own[-1].line}"
+
+
+_LIBRARIES = ("site-packages", "dist-packages", str(Path(__file__).parent.parent), "<")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

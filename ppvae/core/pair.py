@@ -64,6 +64,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         self.adopted = nn.ParameterDict()
         self._adopted_constraints: dict[str, Constraint] = {}
         self._structures: dict[Any, Any] = {}
+        self._audited: set[Any] = set()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

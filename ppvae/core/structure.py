@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from .errors import PairError, did_you_mean, try_one_of
@@ -34,6 +36,9 @@ class SiteInfo:
         opted_out: whether a Bernoulli was told not to validate, so that it takes grey values.
         data_plate_dim: dim of the data plate at this site, None outside it.
         data_plate_size: N as this site's data plate states it, None outside it.
+        scaled: whether the program weights the site (``poutine.scale``) besides the plate over data.
+        masked: whether some of its entries are masked out (``poutine.mask``, ``.mask(...)``).
+        drawn_plates: other plates than that over data that show a part of their entries, drawn or given.
     """
 
     name: str
@@ -49,6 +54,9 @@ class SiteInfo:
     opted_out: bool
     data_plate_dim: int | None
     data_plate_size: int | None
+    scaled: bool = False
+    masked: bool = False
+    drawn_plates: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,6 +75,7 @@ class Structure:
         nesting: how many batch axes the programs use; particles and chains stand to the left of these.
         batch: B, the number of data of the batch that was looked at.
         data_plate: the name of the plate over data; None where there is none.
+        moving: latents of the model whose support has bounds that another latent sets: they move with its value.
     """
 
     model: tuple[SiteInfo, ...]
@@ -74,6 +83,7 @@ class Structure:
     nesting: int
     batch: int
     data_plate: str | None
+    moving: frozenset[str] = frozenset()
 
     @staticmethod
     def from_sites(model_sites: Sites, guide_sites: Sites) -> Structure:
@@ -90,7 +100,25 @@ class Structure:
     @property
     def has_bounds(self) -> bool:
         """Whether the support of some latent of the model has bounds that are tensors, such as a uniform's."""
-        return any(_bounded(info.support) for info in self.model_latents)
+        return any(_bounds(info.support) for info in self.model_latents)
+
+    def moved(self, other: Structure) -> frozenset[str]:
+        """Latents of the model whose support has other bounds than in another run of the same programs."""
+        return frozenset(
+            info.name
+            for info, again in zip(self.model_latents, other.model_latents, strict=True)
+            if not all(map(torch.equal, _bounds(info.support), _bounds(again.support)))
+        )
+
+    @property
+    def scaled(self) -> tuple[SiteInfo, ...]:
+        """Sites of either program that it weights (``poutine.scale``): such a weight is no part of a density."""
+        return tuple(info for info in (*self.model, *self.guide) if info.scaled)
+
+    @property
+    def masked_latents(self) -> tuple[SiteInfo, ...]:
+        """Latents of the model some entries of which are masked out."""
+        return tuple(info for info in self.model_latents if info.masked)
 
     @property
     def model_latents(self) -> tuple[SiteInfo, ...]:
@@ -148,6 +176,21 @@ class Structure:
                 + try_one_of("correct the spelling in the guide", "mark it infer={'is_auxiliary': True}")
             )
 
+    def require_weights_per_datum(self, what: str, *remedies: str) -> None:
+        """Every datum has a weight p(x, z) / q(z | x) of its own.
+
+        Raises:
+            PairError: a latent, or an auxiliary site of the guide, stands outside the plate over data.
+        """
+        outside = [i for i in (*self.model_latents, *self.guide) if i.scope == "global" and i.kind != "observed"]
+        if not outside:
+            return
+        where = "there is no data plate" if self.data_plate is None else f"outside the plate {self.data_plate!r}"
+        raise PairError(
+            f"{what} has one weight for every datum, but {_KINDS[outside[0].kind]} {outside[0].name!r} is global "
+            f"({where}): the weights, and with them the estimate, would be joint over the data" + try_one_of(*remedies)
+        )
+
     def require_reparameterized(self, estimator: str, alternatives: str) -> None:
         """Every latent site of the guide has pathwise gradients."""
         for info in self.guide_latents:
@@ -201,7 +244,8 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
     else:
         # A latent that was substituted counts as observed in Pyro's trace: its name tells.
         kind = "observed" if site["is_observed"] and site["name"] not in latent else "latent"
-    support = fn.support if kind == "latent" else None
+    support = _support(fn) if kind == "latent" else None
+    others = [frame for frame in frames if frame.name != plate and frame.full_size and frame.full_size != frame.size]
     return SiteInfo(
         name=site["name"],
         kind=kind,
@@ -216,7 +260,51 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
         opted_out=_family(fn) == "Bernoulli" and not _base(fn)._validate_args,
         data_plate_dim=None if data_frame is None else data_frame.dim,
         data_plate_size=None if data_frame is None else int(data_frame.full_size or data_frame.size),
+        scaled=_is_scaled(site),
+        masked=entries_present(site) is not None,
+        drawn_plates=tuple(str(frame.name) for frame in others),
     )
+
+
+_KINDS = {"latent": "latent site", "auxiliary": "the guide's auxiliary site", "observed": "site"}
+
+
+def _is_scaled(site: Mapping[str, Any]) -> bool:
+    """Whether a site's weight is another than its plates' N / B."""
+    plates = 1.0
+    for frame in site["cond_indep_stack"]:
+        plates *= (frame.full_size or frame.size) / frame.size
+    scale = torch.as_tensor(site["scale"], dtype=torch.float64)
+    return bool(((scale - plates).abs() > 1e-6 * plates).any())
+
+
+def entries_present(site: Mapping[str, Any]) -> Tensor | None:
+    """Which entries of a site's value are not masked out, broadcasting to it; None where all are, or a plain True."""
+    fn, mask = site["fn"], site["mask"]
+    present: Tensor | None = None
+    if mask is not None and mask is not True:
+        present = _with_axes(torch.as_tensor(mask), fn.event_dim)
+    while hasattr(fn, "base_dist") and type(fn).__name__ in _WRAPPERS:
+        if isinstance(fn, MaskedDistribution) and fn._mask is not True:
+            own = _with_axes(torch.as_tensor(fn._mask), fn.event_dim)
+            present = own if present is None else present & own
+        fn = fn.base_dist
+    return present
+
+
+def _with_axes(mask: Tensor, count: int) -> Tensor:
+    return mask.bool().reshape(*mask.shape, *(1,) * count)
+
+
+def _support(fn: Any) -> Constraint | None:
+    """Where a latent's values lie; None where its distribution does not say."""
+    try:
+        support = fn.support
+    except NotImplementedError:
+        return None
+    while isinstance(support, constraints.MixtureSameFamilyConstraint):
+        support = support.base_constraint  # the components' own, which a bijection is registered for
+    return cast("Constraint | None", support)
 
 
 def _family(fn: Any) -> str:
@@ -224,15 +312,18 @@ def _family(fn: Any) -> str:
 
 
 def _base(fn: Any) -> Any:
-    while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+    while type(fn).__name__ in _WRAPPERS:
         fn = fn.base_dist
     return fn
 
 
-def _bounded(support: Any) -> bool:
+_WRAPPERS = ("Independent", "ExpandedDistribution", "MaskedDistribution")
+
+
+def _bounds(support: Any) -> list[Tensor]:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    return any(isinstance(value, Tensor) for value in getattr(support, "__dict__", {}).values())
+    return [value for value in getattr(support, "__dict__", {}).values() if isinstance(value, Tensor)]
 
 
 def sample_shape(value: Tensor, info: SiteInfo, batch: int) -> torch.Size:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Container
-from typing import Any, Literal, NamedTuple
+from collections.abc import Container, Mapping
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from pyro.distributions import Delta
@@ -25,11 +25,16 @@ class LogTerms(NamedTuple):
         local: $\log p(x_b, z_b \mid w)$, [*S, B].
         global_: $\log p(w)$, [*S]; zero where the pair has no global site.
         observed: $\log p(x_b \mid z_b, w)$, the observed sites' part of ``local``, [*S, B].
+        tilt: what the program's own weights (``poutine.scale``) add to ``local`` in an objective, [*S, B]; they are no
+            part of a density. None where there are none.
+        present: local latent to which of its entries are not masked out, [*S, B, *event]; names the masked ones only.
     """
 
     local: Tensor
     global_: Tensor
     observed: Tensor
+    tilt: Tensor | None = None
+    present: Mapping[str, Tensor] = {}
 
     def total(self, num_data: int | None = None) -> Tensor:
         r"""$\frac{N}{B} \sum_b \text{local}_b + \text{global}$, [*S]: the one place where N / B is written."""
@@ -55,11 +60,16 @@ class Draw(NamedTuple):
         latents: site name to [K, B, *event] for a local site, [K, *event] for a global one.
         log_q: log q of the local latents, [K, B], nats.
         global_log_q: log q of the global latents, [K], nats.
+        tilt: what the guide's own weights (``poutine.scale``) add to ``log_q`` in an objective, [K, B]; None where
+            there are none.
+        auxiliary: values of the guide's auxiliary sites, as those of latents.
     """
 
     latents: dict[str, Tensor]
     log_q: Tensor
     global_log_q: Tensor
+    tilt: Tensor | None = None
+    auxiliary: Mapping[str, Tensor] = {}
 
 
 class SiteTerm(NamedTuple):
@@ -74,6 +84,7 @@ class SiteTerm(NamedTuple):
         route: "analytic" or "sampled"; "observed" for an observed site.
         reason: why the KL was sampled; empty where it was not.
         kl_per_dimension: the analytic KL before it is summed over event axes, [K, B, *event], where there is one.
+        tilt: what the programs' own weights (``poutine.scale``) add in an objective; None where there are none.
     """
 
     name: str
@@ -84,6 +95,7 @@ class SiteTerm(NamedTuple):
     route: Literal["analytic", "sampled", "observed"]
     reason: str = ""
     kl_per_dimension: Tensor | None = None
+    tilt: Tensor | None = None
 
 
 def scaled_total(local: Tensor, global_: Tensor, num_data: int | None) -> Tensor:
@@ -92,44 +104,80 @@ def scaled_total(local: Tensor, global_: Tensor, num_data: int | None) -> Tensor
     return factor * local.sum(-1) + global_
 
 
-def sum_log_probs(
-    sites: Sites, shape: Structure, lanes: int, latents: Container[str] = ()
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of log densities over sites, without the data plate's scale.
+class Sums(NamedTuple):
+    """Log densities of a program's sites, added up, without any scale.
 
-    Returns:
-        local [L, B], global [L], and the part of the local sum that is of other sites than ``latents``, [L, B].
+    Attributes:
+        local: of the sites inside the plate over data, [L, B].
+        global_: of those outside it, [L].
+        observed: the part of ``local`` that is of no latent, [L, B].
+        tilt: what the program's own weights add to ``local`` in an objective, [L, B]; None where there are none.
     """
+
+    local: Tensor
+    global_: Tensor
+    observed: Tensor
+    tilt: Tensor | None
+
+
+def sum_log_probs(sites: Sites, shape: Structure, lanes: int, latents: Container[str] = ()) -> Sums:
+    """Sum of log densities over sites; those not among ``latents`` count as observed."""
     local: list[Tensor] = []
     global_: list[Tensor] = []
     observed: list[Tensor] = []
+    tilt: list[Tensor] = []
     for name, site in sites.items():
-        term = _reduce(site["fn"].log_prob(site["value"]), site, shape, lanes)
+        log_prob = site["fn"].log_prob(site["value"])
+        term = _reduce(log_prob, site, shape, lanes)
         if term.dim() == 1:
             global_.append(term)
-        else:
-            local.append(term)
-            if name not in latents:
-                observed.append(term)
+            continue
+        local.append(term)
+        if name not in latents:
+            observed.append(term)
+        if (weight := own_weight(site)) is not None:
+            tilt.append(_reduce((weight - 1) * log_prob, site, shape, lanes))
     terms = [*local, *global_]
     like = terms[0] if terms else torch.zeros(())
 
     def total(parts: list[Tensor], *size: int) -> Tensor:
         return functools.reduce(torch.add, parts) if parts else like.new_zeros(size)
 
-    return total(local, lanes, shape.batch), total(global_, lanes), total(observed, lanes, shape.batch)
+    return Sums(
+        total(local, lanes, shape.batch),
+        total(global_, lanes),
+        total(observed, lanes, shape.batch),
+        total(tilt) if tilt else None,
+    )
+
+
+def join_sums(parts: list[Sums]) -> Sums:
+    """Groups of lanes, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    return Sums(*(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
+def own_weight(site: Mapping[str, Any]) -> Tensor | float | None:
+    """What a program weights a site by besides the scale of its plates; None where by nothing."""
+    weight = site["scale"]
+    for frame in site["cond_indep_stack"]:
+        if frame.full_size:
+            weight = weight * frame.size / frame.full_size
+    if not isinstance(weight, Tensor) and math.isclose(weight, 1.0):
+        return None
+    return cast("Tensor | float", weight)
 
 
 def _reduce(term: Tensor, site: dict[str, Any], shape: Structure, lanes: int) -> Tensor:
-    """A site's log density, or KL, summed over nested plates: [L, B] if local, [L] if global."""
-    frame = next((f for f in site["cond_indep_stack"] if f.name == shape.data_plate), None)
-    scale = site["scale"]
-    if frame is not None and frame.full_size:
-        scale = scale * frame.size / frame.full_size  # N / B is applied once, by scaled_total
-    term = scale_and_mask(term, scale, site["mask"])
+    """A site's log density, or KL, summed over nested plates: [L, B] if local, [L] if global.
+
+    No scale enters: N / B is applied once, by scaled_total, and a weight of the program's own is no part of a density.
+    """
+    term = scale_and_mask(term, 1.0, site["mask"])
     if lanes == 1:
         term = term.unsqueeze(0)
-    if frame is None:
+    if all(frame.name != shape.data_plate for frame in site["cond_indep_stack"]):
         return term.reshape(term.shape[0], -1).sum(-1).expand(lanes)
     return term.reshape(term.shape[0], -1, term.shape[-1]).sum(1).expand(lanes, shape.batch)
 
@@ -138,15 +186,17 @@ def terms_of(guide: Sites, model: Sites, shape: Structure, lanes: int, analytic:
     same_order = [i.name for i in shape.guide_latents] == [i.name for i in shape.model_latents]
     terms: dict[str, SiteTerm] = {}
     for name, site in {**guide, **model}.items():
-        log_p = _log_term(model.get(name), shape, lanes)
-        log_q = _log_term(guide.get(name), shape, lanes)
+        log_p, tilt_p = _log_term(model.get(name), shape, lanes)
+        log_q, tilt_q = _log_term(guide.get(name), shape, lanes)
         known = log_p if log_p is not None else log_q
+        tilt = tilt_p if tilt_q is None else -tilt_q if tilt_p is None else tilt_p - tilt_q
         scope: Literal["local", "global"] = "local" if known is not None and known.dim() == 2 else "global"
         if log_q is None:
-            terms[name] = SiteTerm(name, scope, log_p, None, None, "observed")
+            terms[name] = SiteTerm(name, scope, log_p, None, None, "observed", tilt=tilt)
             continue
         if log_p is None:
-            terms[name] = SiteTerm(name, scope, None, log_q, log_q, "sampled", "only the guide has this site")
+            reason = "only the guide has this site"
+            terms[name] = SiteTerm(name, scope, None, log_q, log_q, "sampled", reason, tilt=tilt)
             continue
         kl, per_dimension, reason = None, None, "analytic KL was not asked for"
         if analytic:
@@ -154,20 +204,28 @@ def terms_of(guide: Sites, model: Sites, shape: Structure, lanes: int, analytic:
             if same_order:
                 kl, per_dimension, reason = _closed_form(guide[name], model[name], site, shape, lanes)
         if kl is None:
-            terms[name] = SiteTerm(name, scope, log_p, log_q, log_q - log_p, "sampled", reason)
+            terms[name] = SiteTerm(name, scope, log_p, log_q, log_q - log_p, "sampled", reason, tilt=tilt)
         else:
-            terms[name] = SiteTerm(name, scope, log_p, log_q, kl, "analytic", "", per_dimension)
+            weight = own_weight(site)
+            tilt = None if weight is None else (1 - weight) * kl
+            terms[name] = SiteTerm(name, scope, log_p, log_q, kl, "analytic", "", per_dimension, tilt)
     return terms
 
 
-def _log_term(site: dict[str, Any] | None, shape: Structure, lanes: int) -> Tensor | None:
-    return None if site is None else _reduce(site["fn"].log_prob(site["value"]), site, shape, lanes)
+def _log_term(site: dict[str, Any] | None, shape: Structure, lanes: int) -> tuple[Tensor | None, Tensor | None]:
+    """Log density of a site, and what its own weight adds to it."""
+    if site is None:
+        return None, None
+    log_prob = site["fn"].log_prob(site["value"])
+    weight = own_weight(site)
+    tilt = None if weight is None else _reduce((weight - 1) * log_prob, site, shape, lanes)
+    return _reduce(log_prob, site, shape, lanes), tilt
 
 
 def _closed_form(
     guide: dict[str, Any], model: dict[str, Any], site: dict[str, Any], shape: Structure, lanes: int
 ) -> tuple[Tensor | None, Tensor | None, str]:
-    if _one_sided(guide, model, shape):
+    if _one_sided(guide, model):
         return None, None, "the site is scaled or masked on one side only"
     q, p = guide["fn"], model["fn"]
     if isinstance(_base(q), Delta):
@@ -180,20 +238,15 @@ def _closed_form(
     return _reduce(kl, guide, shape, lanes), _per_dimension(q, p, guide, shape, lanes), ""
 
 
-def _one_sided(guide: dict[str, Any], model: dict[str, Any], shape: Structure) -> bool:
+def _one_sided(guide: dict[str, Any], model: dict[str, Any]) -> bool:
     """Whether log q and log p of a site are scaled or masked differently, as far as can be told without values."""
-    q, p = _plain_scale(guide, shape), _plain_scale(model, shape)
-    if isinstance(q, Tensor) != isinstance(p, Tensor) or (not isinstance(q, Tensor) and not math.isclose(q, p)):
+    q, p = own_weight(guide), own_weight(model)
+    if isinstance(q, Tensor) != isinstance(p, Tensor) or (not isinstance(q, Tensor) and q != p):
         return True
     masks = [site["mask"] if isinstance(site["mask"], Tensor) else site["mask"] is not False for site in (guide, model)]
     return any(isinstance(m, Tensor) for m in masks) != all(isinstance(m, Tensor) for m in masks) or (
         not isinstance(masks[0], Tensor) and masks[0] != masks[1]
     )
-
-
-def _plain_scale(site: dict[str, Any], shape: Structure) -> Any:
-    frame = next((f for f in site["cond_indep_stack"] if f.name == shape.data_plate), None)
-    return site["scale"] * (frame.size / frame.full_size if frame is not None and frame.full_size else 1.0)
 
 
 def _per_dimension(q: Any, p: Any, site: dict[str, Any], shape: Structure, lanes: int) -> Tensor | None:
@@ -222,5 +275,9 @@ def join_lanes(terms: list[SiteTerm]) -> SiteTerm:
         return None if values[0] is None else torch.cat(values)
 
     return terms[0]._replace(
-        log_p=cat("log_p"), log_q=cat("log_q"), kl=cat("kl"), kl_per_dimension=cat("kl_per_dimension")
+        log_p=cat("log_p"),
+        log_q=cat("log_q"),
+        kl=cat("kl"),
+        kl_per_dimension=cat("kl_per_dimension"),
+        tilt=cat("tilt"),
     )

@@ -5,16 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
+from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
-from .density import structure
+from .density import log_joint, structure
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .structure import SiteInfo
+from .terms import LogTerms
+
+
+def moving_support(info: SiteInfo) -> PairError:
+    """The error about a latent whose support another latent bounds."""
+    return PairError(
+        f"latent site {info.name!r} has the support {info.support}, whose bounds another latent sets: expected the "
+        "same for every draw"
+        + try_one_of(
+            "a latent in fixed bounds, scaled inside the model: u ~ Uniform(0, 1), z = tau * u",
+            "global_sites={site: value}, where the bounds depend on global sites alone",
+        )
+    )
+
+
+def _base(support: Constraint) -> Constraint:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
 
 
 @dataclass(frozen=True)
@@ -55,12 +76,59 @@ class Unconstrained:
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Tensor:
         """The coordinates u, [*S, B, d], of the latents, each [*S, B, *event]."""
-        parts = []
-        for slot in self._slots:
-            value = latents[slot.info.name]
-            lead = value.shape[: value.dim() - len(slot.info.shape)]
-            parts.append(slot.transform.inv(value).reshape(*lead, -1))
+        return torch.cat([_flat(slot.transform.inv(latents[slot.info.name]), slot.shape) for slot in self._slots], -1)
+
+    def log_joint(self, pair: ModelGuidePair, x: Data, u: Tensor) -> AtCoordinates:
+        r"""The densities of a pair at u [*S, B, d].
+
+        An entry of a latent that is masked out has no density of its own, and nothing else of the program depends on
+        it (:func:`~ppvae.core.check_pair` sees to that): a standard normal stands in for it, so that what is
+        sampled is proper and its integral is that of the entries that are there.
+        """
+        latents, log_jacobian = self.constrain(u)
+        joint = log_joint(pair, x, latents)
+        if joint.present:
+            absent = ~self._present(joint.present, u)
+            log_jacobian = log_jacobian - 0.5 * (absent * (u.square() + math.log(2 * math.pi))).sum(-1)
+        return AtCoordinates(latents, joint, log_jacobian)
+
+    def refill(self, u: Tensor, present: Mapping[str, Tensor]) -> Tensor:
+        """u [*S, B, d] with fresh standard normals for the entries that are masked out."""
+        return torch.where(self._present(present, u), u, torch.randn_like(u)) if present else u
+
+    def _present(self, present: Mapping[str, Tensor], u: Tensor) -> Tensor:
+        everywhere = torch.ones_like(u, dtype=torch.bool)
+        parts = [
+            _flat(present[slot.info.name], slot.shape)
+            if slot.info.name in present
+            else everywhere[..., slot.start : slot.stop]
+            for slot in self._slots
+        ]
         return torch.cat(parts, -1)
+
+
+def _flat(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return value.reshape(*value.shape[: value.dim() - len(shape)], -1)
+
+
+class AtCoordinates(NamedTuple):
+    """A pair at unconstrained coordinates.
+
+    Attributes:
+        latents: site name to [*S, B, *event].
+        joint: its log densities.
+        log_jacobian: that of the coordinates, and the log density of what stands in for entries that are masked out,
+            [*S, B], nats.
+    """
+
+    latents: dict[str, Tensor]
+    joint: LogTerms
+    log_jacobian: Tensor
+
+    @property
+    def log_density(self) -> Tensor:
+        r"""$\log \tilde p(u)$, [*S, B], nats."""
+        return self.joint.local + self.log_jacobian
 
 
 def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
@@ -71,12 +139,22 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
         x: a batch, [B, *event].
 
     Raises:
-        PairError: a local latent is discrete, or bounded for every datum otherwise; or there is none.
+        PairError: a local latent is discrete, or bounded for every datum otherwise, or by another latent; or there is
+            none.
     """
     slots: list[_Slot] = []
     start = 0
-    for info in structure(pair, x).local_latents:
-        if info.is_discrete or info.support is None:
+    shape_of_pair = structure(pair, x)
+    for info in shape_of_pair.local_latents:
+        if info.name in shape_of_pair.moving:
+            raise moving_support(info)
+        if info.support is None:
+            raise PairError(
+                f"latent site {info.name!r}: its distribution ({info.family}) does not say where its values lie, so "
+                "there is no bijection to unconstrained coordinates"
+                + try_one_of("PriorSampling, ImportanceSampling", "a distribution with a `support`")
+            )
+        if info.is_discrete:
             raise PairError(
                 f"latent site {info.name!r} is discrete ({info.family}): it has no unconstrained coordinates"
                 + try_one_of(
@@ -84,7 +162,19 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
                     "use a method that needs no gradient in z: PriorSampling, ImportanceSampling",
                 )
             )
-        transform = biject_to(info.support)
+        try:
+            transform = biject_to(info.support)
+        except NotImplementedError:
+            raise PairError(
+                f"latent site {info.name!r} ({info.family}): PyTorch knows no bijection to its support, {info.support}"
+                + try_one_of("PriorSampling, ImportanceSampling", "a latent over the reals, transformed in the model")
+            ) from None
+        if info.masked and _base(info.support) is not constraints.real:
+            raise PairError(
+                f"latent site {info.name!r} is masked out in part and has the support {info.support}: expected real "
+                "values where entries are masked out"
+                + try_one_of("PriorSampling, ImportanceSampling", "a latent over the reals, transformed in the model")
+            )
         shape = tuple(transform.inverse_shape(torch.Size(info.shape)))
         if tuple(transform.forward_shape(torch.Size(shape))) != info.shape:
             raise PairError(

@@ -106,7 +106,7 @@ def fit_mcem(
                 for _ in range(len(batches)):
                     index = batches.next_index()
                     x = like_pair(dataset.batch(index, batches.generator, dtype=dtype), dtype)
-                    context: tuple[Any, ...] = (state_of(pair), x, {})
+                    context: tuple[Any, ...] = (state_of(pair), x)
                     lanes = u[index].unsqueeze(0).contiguous()
                     state = HMCState(lanes, *evaluate(lanes, *context))
                     scales = HMCParameters(

@@ -184,7 +184,7 @@ def test_the_waist_leaves_pyros_parameter_store_alone() -> None:
     assert len(pyro.get_param_store()) == 0
 
 
-def test_user_scale_and_mask_survive_while_the_plates_scale_does_not() -> None:
+def test_a_weight_of_the_programs_own_is_no_part_of_the_density() -> None:
     class Tempered(Nested):
         def model(self, x: Tensor, num_data: int | None = None) -> None:
             with pyro.plate("measurement", 3, dim=-2), self.data_plate(x, num_data):
@@ -195,8 +195,9 @@ def test_user_scale_and_mask_survive_while_the_plates_scale_does_not() -> None:
     pair, x = Tempered().double(), torch.randn(5, 3)
     drawn = draw(pair, x, 2, 500)
     joint = log_joint(pair, x, drawn.latents, 500)
-    expected = 0.25 * normal(x, pair.gain * drawn.latents["z"], 0.5).sum(-1)
+    expected = normal(x, pair.gain * drawn.latents["z"], 0.5).sum(-1)
     torch.testing.assert_close(joint.observed, expected)
+    torch.testing.assert_close(joint.tilt, -0.75 * expected)  # what an objective adds
 
 
 def test_a_pair_that_does_not_broadcast_runs_lane_by_lane() -> None:

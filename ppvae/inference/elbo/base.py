@@ -11,7 +11,7 @@ import pyro.infer.elbo
 import torch
 from torch import Tensor, nn
 
-from ...core import Data, ModelGuidePair, PairError, PpvaeError, scaled_total, structure
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, Structure, scaled_total, structure
 from ...core.errors import try_one_of
 
 
@@ -68,6 +68,8 @@ class ELBO(pyro.infer.elbo.ELBO):
             refuses them, because the weight would be joint over the batch.
         serves_noise_per_datum: weights whose noise is drawn for every datum are served: log q is never asked for at the
             weights that the likelihood used, of which there are none (see :func:`ppvae.models.bayesianise`).
+        serves_scaled_sites: weights that the programs themselves put on local sites (``poutine.scale``) enter the
+            objective, as in Pyro's own estimators; the reported bound is without them.
         module: what the estimator itself learns or remembers, None for most. A trainer ascends the objective in its
             parameters beside the pair's (see :class:`Trainee`), and carries ``BoundTerms.buffers`` to the next step.
     """
@@ -79,6 +81,7 @@ class ELBO(pyro.infer.elbo.ELBO):
     unbiased_gradient: bool = True
     supports_global_latents: bool = True
     serves_noise_per_datum: bool = False
+    serves_scaled_sites: bool = False
     module: nn.Module | None = None
 
     def __init__(self, *, num_particles: int = 1) -> None:
@@ -115,24 +118,31 @@ class ELBO(pyro.infer.elbo.ELBO):
                 "elbo.ScoreFunctionELBO, elbo.VIMCO or elbo.ReweightedWakeSleep, which need no rsample",
             )
         if not self.supports_global_latents:
-            self._refuse_joint_weights(pair, x)
-        with torch.no_grad(), torch.random.fork_rng():
-            self.terms(pair, x)  # what else is wrong shows here, once, and not in the middle of a captured step
-
-    def _refuse_joint_weights(self, pair: ModelGuidePair, x: Data) -> None:
-        shape = structure(pair, x)
-        outside = [info for info in (*shape.model_latents, *shape.guide_latents) if info.scope == "global"]
-        if not outside:
-            return
-        where = "there is no data plate" if shape.data_plate is None else f"outside the plate {shape.data_plate!r}"
-        raise PairError(
-            f"{type(self).__name__} has one weight for every datum, but latent site {outside[0].name!r} is global "
-            f"({where}): the weights, and with them the bound, would be joint over the batch"
-            + try_one_of(
+            structure(pair, x).require_weights_per_datum(
+                type(self).__name__,
                 "elbo.TraceELBO, elbo.TraceMeanFieldELBO, elbo.StickingTheLandingELBO or elbo.ScoreFunctionELBO",
                 "move the site into the plate over data: with self.data_plate(x, num_data)",
             )
-        )
+        self._check_scales(structure(pair, x))
+        with torch.no_grad(), torch.random.fork_rng():
+            self.terms(pair, x)  # what else is wrong shows here, once, and not in the middle of a captured step
+
+    def _check_scales(self, shape: Structure) -> None:
+        for info in shape.scaled:
+            if info.scope == "global":
+                raise PairError(
+                    f"global site {info.name!r} is weighted by the program (poutine.scale), which is no part of a density"
+                    + try_one_of("fit(kl_warmup=KLWarmup(...)), which weights the KL of all latents")
+                )
+            if not self.serves_scaled_sites:
+                raise PairError(
+                    f"site {info.name!r} is weighted by the program (poutine.scale), which {type(self).__name__} does not "
+                    "serve: the weight of its particles would be that of another density"
+                    + try_one_of(
+                        "elbo.TraceELBO, elbo.TraceMeanFieldELBO or elbo.ImportanceWeightedELBO",
+                        "fit(kl_warmup=KLWarmup(...)) instead of poutine.scale",
+                    )
+                )
 
     def advance(self, terms: BoundTerms) -> None:
         """Remember what the estimator learnt from one estimate: write ``terms.buffers`` into :attr:`module`."""

@@ -18,11 +18,13 @@ class Particles(NamedTuple):
         joint: $\log p(x, z, w)$ at the draws; its parts are [K, B] and [K].
         log_q: $\log q(z \mid x)$ of the local latents, [K, B].
         global_log_q: $\log q(w)$ of the global latents, [K].
+        tilt: what the programs' own weights (``poutine.scale``) add to the objective, [K, B]; None for nothing.
     """
 
     joint: LogTerms
     log_q: Tensor
     global_log_q: Tensor
+    tilt: Tensor | None = None
 
     @property
     def log_w(self) -> Tensor:
@@ -35,8 +37,10 @@ class Particles(NamedTuple):
         return self.joint.global_ - self.global_log_q
 
     def tempered(self, kl_weight: Tensor | float) -> Tensor:
-        r"""$\log p(x \mid z) + \beta (\log p(z) - \log q(z \mid x))$, [K, B]: what is ascended during KL warm-up."""
-        return self.joint.observed + kl_weight * (self.joint.local - self.joint.observed - self.log_q)
+        r"""$\log p(x \mid z) + \beta (\log p(z) - \log q(z \mid x))$, [K, B]: what is ascended during KL warm-up, and
+        where the programs weight sites themselves."""
+        terms = self.joint.observed + kl_weight * (self.joint.local - self.joint.observed - self.log_q)
+        return terms if self.tilt is None else terms + self.tilt
 
     @property
     def reconstruction(self) -> Tensor:
@@ -52,7 +56,11 @@ class Particles(NamedTuple):
 def pathwise(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
     """Draws through which gradients flow."""
     drawn = draw(pair, x, num_particles, num_data)
-    return Particles(log_joint(pair, x, drawn.latents, num_data), drawn.log_q, drawn.global_log_q)
+    joint = log_joint(pair, x, drawn.latents, num_data)
+    tilt = joint.tilt
+    if drawn.tilt is not None:
+        tilt = -drawn.tilt if tilt is None else tilt - drawn.tilt
+    return Particles(joint, drawn.log_q, drawn.global_log_q, tilt)
 
 
 def scored(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:

@@ -33,6 +33,7 @@ class RenyiELBO(ELBO):
     tight_when_guide_exact = True
     zero_variance_when_guide_exact = True
     supports_global_latents = False
+    serves_scaled_sites = True
 
     def __init__(self, alpha: float, *, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from .base import ELBO, BoundTerms
-from ...core import Data, ModelGuidePair, draw, log_joint
+from .particles import pathwise
+from ...core import Data, ModelGuidePair
 
 
 class TraceELBO(ELBO):
@@ -24,21 +25,19 @@ class TraceELBO(ELBO):
     needs_rsample = True
     tight_when_guide_exact = True
     zero_variance_when_guide_exact = True
+    serves_scaled_sites = True
 
     def terms(
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
     ) -> BoundTerms:
         """The terms of estimator A for a batch; see :meth:`ELBO.terms`."""
-        drawn = draw(pair, x, self.num_particles, num_data)
-        joint = log_joint(pair, x, drawn.latents, num_data)
-        reconstruction = joint.observed.mean(0)
-        kl = (drawn.log_q - (joint.local - joint.observed)).mean(0)
-        global_ = (joint.global_ - drawn.global_log_q).mean(0)
+        p = pathwise(pair, x, self.num_particles, num_data)
+        global_ = p.global_log_w.mean(0)
         return BoundTerms(
-            local=reconstruction - kl,
+            local=p.reconstruction - p.kl,
             global_=global_,
-            reconstruction=reconstruction,
-            kl=kl,
-            objective_local=reconstruction - kl_weight * kl,
+            reconstruction=p.reconstruction,
+            kl=p.kl,
+            objective_local=p.tempered(kl_weight).mean(0),
             objective_global=kl_weight * global_,
         )

@@ -36,6 +36,7 @@ class TraceMeanFieldELBO(ELBO):
     tight_when_guide_exact = True
     zero_variance_when_guide_exact = False
     serves_noise_per_datum = True
+    serves_scaled_sites = True
 
     def __init__(self, *, num_particles: int = 1, on_missing_kl: Literal["raise", "sample"] = "raise") -> None:
         super().__init__(num_particles=num_particles)
@@ -71,12 +72,16 @@ class TraceMeanFieldELBO(ELBO):
         kl = sum((t.kl for t in local if t.kl is not None), zero_local).mean(0)
         global_observed = sum((t.log_p for t in global_terms if t.kl is None and t.log_p is not None), zero).mean(0)
         global_kl = sum((t.kl for t in global_terms if t.kl is not None), zero).mean(0)
+        objective = reconstruction - kl_weight * kl
+        for term in local:
+            if term.tilt is not None:
+                objective = objective + term.tilt.mean(0)
         return BoundTerms(
             local=reconstruction - kl,
             global_=global_observed - global_kl,
             reconstruction=reconstruction,
             kl=kl,
-            objective_local=reconstruction - kl_weight * kl,
+            objective_local=objective,
             objective_global=global_observed - kl_weight * global_kl,
         )
 

@@ -15,7 +15,7 @@ from ..hmc.chains import sample_chunk
 from ..hmc.integrator import PhasePoint, leapfrog, value_and_gradient
 from ..hmc.kernel import HMCInfo, HMCState, hmc_kernel
 from ..hmc.options import HMC
-from ...core import Data, draw, log_guide, log_joint, unconstrained
+from ...core import Data, draw, log_guide, unconstrained
 
 _TRIES = 10
 _GUIDE_DRAWS = 32
@@ -115,8 +115,7 @@ class Posterior:
 
     def density(self, x: Data, u: Tensor) -> Tensor:
         """log p(x, z) + log-Jacobian at u, not captured: for use inside what is."""
-        latents, log_jacobian = unconstrained(self.pair, x).constrain(u)
-        return log_joint(self.pair, x, latents).local + log_jacobian
+        return unconstrained(self.pair, x).log_joint(self.pair, x, u).log_density
 
     def _encoder(self, x: Data, u: Tensor) -> Tensor:
         latents, log_jacobian = unconstrained(self.pair, x).constrain(u)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .chains import Outcome
 from .diagnostics import ess, rhat
-from .target import with_globals
 from ...core import Data, ModelGuidePair, Unconstrained, log_joint, predict, structure
 
 BLOCK = 2**24  # draws times data of x worked on at once
@@ -46,9 +45,8 @@ class PosteriorDraws:
         outcome: how every lane ended, codes of :class:`~.chains.Outcome`, [chain, datum].
         inverse_mass: the frozen diagonal, an estimate of the variances of u, [datum, d].
         coordinates: the map from u to latents.
-        pair: whose posterior it is.
+        pair: whose posterior it is, its global sites held at the values that were asked for.
         x: the data, [datum, *event].
-        globals_: values at which global sites were held, [*event] by name.
         seed: of the run.
     """
 
@@ -59,7 +57,6 @@ class PosteriorDraws:
     coordinates: Unconstrained
     pair: ModelGuidePair
     x: Data
-    globals_: Mapping[str, Tensor]
     seed: int
 
     def __repr__(self) -> str:
@@ -98,7 +95,7 @@ class PosteriorDraws:
     def log_likelihood(self) -> Tensor:
         """log p(x | z) at every draw, [chain, draw, datum], nats."""
         found = [
-            log_joint(self.pair, self.x, with_globals(self._latents(part), self.globals_, part)).observed
+            log_joint(self.pair, self.x, self._latents(part)).observed
             for part in self._blocks()
         ]
         return torch.cat(found, 1)
@@ -111,7 +108,7 @@ class PosteriorDraws:
                 predict(
                     self.pair,
                     self.x,
-                    with_globals(self._latents(part), self.globals_, part),
+                    self._latents(part),
                     kind="sample",
                 )
                 for part in self._blocks()

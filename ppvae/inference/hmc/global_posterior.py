@@ -22,6 +22,7 @@ from ..seeds import chunk_seed
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, SiteInfo, batch_size, draw, log_joint, structure
 from ...core.compile import bind, capture, state_of
 from ...core.errors import try_one_of
+from ...core.unconstrained import moving_support
 from ...data import as_dataset
 
 
@@ -234,6 +235,13 @@ def _slots(pair: ModelGuidePair, x: Data) -> tuple[_Slot, ...]:
     slots: list[_Slot] = []
     start = 0
     for info in shape.model_latents:
+        if info.name in shape.moving:
+            raise moving_support(info)
+        if info.masked:
+            raise PairError(
+                f"latent site {info.name!r} is masked out in part: what is masked has no density to sample"
+                + try_one_of("sample_posterior(pair, x, global_sites=...), which leaves it out of the target")
+            )
         if info.is_discrete or info.support is None:
             raise PairError(f"latent site {info.name!r} is discrete ({info.family}): it has no gradient to follow")
         transform = biject_to(info.support)

@@ -19,9 +19,7 @@ from .integrator import PhasePoint, leapfrog
 from .kernel import HMCInfo, hmc_kernel
 from .options import HMC, Options
 from .target import (
-    GlobalSites,
     Start,
-    held_globals,
     posterior_target,
     start_chains,
     start_positions,
@@ -31,6 +29,7 @@ from ..placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from ..seeds import seed_of
 from ...core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, structure, unconstrained
 from ...core.compile import Mode, capture, state_of
+from ...core.conditioning import held
 from ...core.errors import try_one_of
 from ...data import as_dataset, chunks
 
@@ -53,7 +52,7 @@ def sample_posterior(
     num_leapfrog: int | None = None,
     kernel: Options | None = None,
     start: Start = "guide",
-    global_sites: GlobalSites = None,
+    global_sites: Mapping[str, Tensor] | Literal["mean"] | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     compile: Compile = "auto",
@@ -84,7 +83,7 @@ def sample_posterior(
     num_leapfrog: int | None = None,
     kernel: Options | None = None,
     start: Start = "guide",
-    global_sites: GlobalSites = None,
+    global_sites: Mapping[str, Tensor] | Literal["mean"] | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     compile: Compile = "auto",
@@ -202,11 +201,11 @@ class _Work:
         num_chains: int,
         options: Options,
         start: Start,
-        global_sites: GlobalSites,
+        global_sites: Mapping[str, Tensor] | Literal["mean"] | None,
     ) -> None:
         first = self._rows(x, torch.zeros(1, dtype=torch.int64))
+        pair = held(pair, first, global_sites)
         self.coordinates = unconstrained(pair, first)
-        self.globals = held_globals(pair, first, global_sites)
         self.pair, self.x, self.num_chains, self.options, self.start = pair, x, num_chains, options, start
         self.target = posterior_target(pair, self.coordinates)
         self.state = state_of(pair)
@@ -222,7 +221,7 @@ class _Work:
             self._make_kernel = partial(hmc_kernel, step, jitter=self.options.jitter, inner=bare)
         x = self._rows(self.x, index)
         structure(self.pair, x)  # found once for this shape, before it is captured
-        context = (self.state, x, self.globals)
+        context = (self.state, x)
         torch.manual_seed(seed_of(seed, "start"))
         state, failed = start_chains(self.pair, x, self.coordinates, self.target, context, self.num_chains, self.start)
         variance = start_variance(self.pair, x, self.coordinates, self.start)
@@ -249,7 +248,7 @@ class _Work:
             structure(self.pair, x)
             u = start_positions(self.pair, x, self.coordinates, self.num_chains, self.start).contiguous()
             point = PhasePoint(u, u, u[..., 0], u, torch.ones_like(u[..., 0], dtype=torch.bool))
-            context = (self.state, x, self.globals)
+            context = (self.state, x)
             found.append(footprint(leapfrog(self.target), point, u[..., 0], u[0], *context))
         low, high = found
         datum = Footprint(max(1, high.peak - low.peak), max(0, high.traffic - low.traffic))
@@ -268,7 +267,6 @@ class _Work:
             coordinates=self.coordinates,
             pair=self.pair,
             x=_each(self.x, lambda tensor: tensor[: outcome.shape[1]]),
-            globals_=self.globals,
             seed=seed,
         )
 

@@ -10,94 +10,33 @@ from torch import Tensor
 
 from .integrator import Target
 from .kernel import HMCState, initial_state
-from ...core import Data, ModelGuidePair, PairError, Unconstrained, draw, log_joint, simulate, structure
+from ...core import Data, ModelGuidePair, Unconstrained, draw, simulate
 from ...core.compile import bind
-from ...core.errors import did_you_mean, try_one_of
 
 Start = Literal["guide", "prior"]
-GlobalSites = Mapping[str, Tensor] | Literal["mean"] | None
-
 START_TRIES = 10
 GUIDE_DRAWS = 32  # to scale the first mass by
-GLOBAL_DRAWS = 1000  # to average a global site's guide over
 
 
 def posterior_target(pair: ModelGuidePair, coordinates: Unconstrained) -> Target:
-    r"""The target ``target(u, state, x, globals)`` of a pair's local latents.
+    r"""The target ``target(u, state, x)`` of a pair's local latents.
 
     $$\log \tilde p(u) = \log p(x, z(u) \mid w) + \log \left| \det \frac{\partial z}{\partial u} \right|$$
 
     Args:
-        pair: the pair.
+        pair: the pair, its global sites held.
         coordinates: from :func:`ppvae.core.unconstrained`.
 
     Returns:
-        A pure function of positions u [*S, B, d], the pair's ``state_of``, a batch x [B, *event], and the values at
-        which global sites are held, site name to [*event]; [*S, B], nats.
+        A pure function of positions u [*S, B, d], the pair's ``state_of`` and a batch x [B, *event]; [*S, B], nats.
     """
+    pure = bind(pair, lambda pair, u, x: coordinates.log_joint(pair, x, u).log_density)
 
-    def density(pair: ModelGuidePair, u: Tensor, x: Data, globals_: Mapping[str, Tensor]) -> Tensor:
-        latents, log_jacobian = coordinates.constrain(u)
-        return log_joint(pair, x, with_globals(latents, globals_, u)).local + log_jacobian
-
-    pure = bind(pair, density)
-
-    def target(u: Tensor, state: Mapping[str, Tensor], x: Data, globals_: Mapping[str, Tensor]) -> Tensor:
-        log_density: Tensor = pure(state, u, x, globals_)
+    def target(u: Tensor, state: Mapping[str, Tensor], x: Data) -> Tensor:
+        log_density: Tensor = pure(state, u, x)
         return log_density
 
     return target
-
-
-def with_globals(latents: Mapping[str, Tensor], globals_: Mapping[str, Tensor], u: Tensor) -> dict[str, Tensor]:
-    """Latents together with the held global sites, expanded over the sample axes of u [*S, B, d]."""
-    axes = u.shape[:-2]
-    return {**latents, **{name: value.expand(*axes, *value.shape) for name, value in globals_.items()}}
-
-
-def held_globals(pair: ModelGuidePair, x: Data, given: GlobalSites) -> dict[str, Tensor]:
-    """The values at which global latent sites are held.
-
-    Args:
-        pair: the pair.
-        x: some data, for the guide.
-        given: values by site, [*event], or "mean" for the guide's mean, an average of 1000 of its draws.
-
-    Raises:
-        PairError: the pair has global sites and no values are given, or they do not fit.
-    """
-    infos = structure(pair, x).global_latents
-    names = [info.name for info in infos]
-    if given is None:
-        if names:
-            raise PairError(
-                f"the pair has global latent sites {names}: the posterior of a datum depends on their values"
-                + try_one_of(
-                    'global_sites="mean" to hold them at the mean of the guide',
-                    f"global_sites={{{names[0]!r}: value}} to hold them elsewhere, such as at one draw of the guide",
-                )
-            )
-        return {}
-    if isinstance(given, str):
-        if given != "mean":
-            raise PairError(f"global_sites: expected 'mean' or a mapping from site to value, found {given!r}")
-        sums = {name: torch.zeros(()) for name in names}
-        for _ in range(0, GLOBAL_DRAWS, 50):
-            latents = draw(pair, x, 50).latents
-            sums = {name: sums[name].to(latents[name]) + latents[name].sum(0) for name in names}
-        return {name: value / GLOBAL_DRAWS for name, value in sums.items()}
-    for name in given:
-        if name not in names:
-            raise PairError(f"global_sites: {name!r} is no global site: {did_you_mean(name, names)}")
-    for info in infos:
-        if info.name not in given:
-            raise PairError(f"global_sites: no value for the global site {info.name!r}")
-        if tuple(given[info.name].shape) != info.shape:
-            raise PairError(
-                f"global_sites: site {info.name!r}: expected shape {list(info.shape)}, "
-                f"found {list(given[info.name].shape)}"
-            )
-    return dict(given)
 
 
 def start_positions(pair: ModelGuidePair, x: Data, coordinates: Unconstrained, num_draws: int, start: Start) -> Tensor:

@@ -86,7 +86,7 @@ def check_joint(target: Target, pair: GammaPoisson, num: int = 20_000) -> None:
     found = simulate(pair, torch.zeros(num, 2))
     z, x = found.latents["z"].detach(), found.observed["x"].detach()
     coordinates = unconstrained(pair, x)
-    context = (state_of(pair), x, {})
+    context = (state_of(pair), x)
     state = initial_state(target, coordinates.unconstrain({"z": z[None]}), *context)
     kernel = hmc_kernel(leapfrog(target), 4, jitter=0.2)
     parameters = HMCParameters(torch.full((1, num), 0.35), torch.ones(num, 1))
@@ -106,7 +106,7 @@ def test_geweke_joint_test_with_a_constrained_latent(float64: torch.dtype) -> No
     target = posterior_target(pair, coordinates)
     check_joint(target, pair)
 
-    def without_jacobian(u: Tensor, state: Any, x: Tensor, globals_: Any) -> Tensor:
+    def without_jacobian(u: Tensor, state: Any, x: Tensor) -> Tensor:
         return log_joint(pair, x, coordinates.constrain(u)[0]).local
 
     with pytest.raises(AssertionError, match=r"expected|Kolmogorov"):
@@ -200,18 +200,17 @@ def test_an_interrupt_keeps_the_finished_chunks(monkeypatch: pytest.MonkeyPatch)
 
 def test_global_sites_are_held_where_they_are_told_to() -> None:
     pair, x = GlobalShift(), torch.tensor([[0.0], [3.0]])
-    with pytest.raises(PairError, match=r"global latent sites \['w'\][\s\S]*global_sites=\"mean\""):
+    with pytest.raises(PairError, match=r"global latent site 'w'[\s\S]*global_sites=\"mean\""):
         quick(pair, x)
     options: dict[str, Any] = {"num_samples": 200, "num_warmup": 100, "num_leapfrog": 4}
     mean = quick(pair, x, global_sites="mean", **options)
-    assert float(mean.globals_["w"]) == pytest.approx(2.0, abs=5 * 0.1 / 1000**0.5)
     held = quick(pair, x, global_sites={"w": torch.tensor(-1.0)}, **options)
     for draws, w in ((mean, 2.0), (held, -1.0)):  # z | x, w ~ N((w + x) / 2, 1 / 2)
         z = draws.samples["z"]
         assert_within(z.mean((0, 1)), (w + x[:, 0]) / 2, z.flatten(0, 1).std(0) * draws.ess()["z"] ** -0.5 + 0.01)
-    with pytest.raises(PairError, match=r"'v' is no global site: .*w"):
+    with pytest.raises(PairError, match=r"'v' is not a global latent site: .*w"):
         quick(pair, x, global_sites={"v": torch.tensor(0.0)})
-    with pytest.raises(PairError, match=r"site 'w': expected shape \[\], found \[2\]"):
+    with pytest.raises(PairError, match=r"site 'w': expected a value of shape \[\], found \[2\]"):
         quick(pair, x, global_sites={"w": torch.zeros(2)})
     with pytest.raises(PairError, match="expected 'mean' or a mapping"):
         quick(pair, x, global_sites="median")

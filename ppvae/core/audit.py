@@ -1,0 +1,213 @@
+"""Is what a pair's programs state a density? What Pyro's idioms can put into them that is none, found by name."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+
+from .density import draw, log_guide, log_joint, structure
+from .errors import PairError, try_one_of
+from .pair import Data, ModelGuidePair, batch_size
+from .structure import SiteInfo, Structure
+from .terms import Draw
+
+_log = logging.getLogger("ppvae.check")
+_FEW = 8  # data that the programs are run on again
+
+
+def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
+    """Refuse, by name, programs whose traces add up to something else than log p(x, z) and log q(z | x).
+
+    The programs' sites are looked at first; then both programs are run again on a few data: masked entries changed,
+    with one particle and with several, datum by datum and together. This is done once for a structure.
+
+    Args:
+        pair: the pair.
+        x: a batch, [B, *event].
+        shape: of the pair at this batch.
+
+    Raises:
+        PairError: names the site, what was found and what to do.
+    """
+    check_plates(shape)
+    check_guide(shape)
+    sites = tuple(replace(info, support=None) for info in (*shape.model, *shape.guide))
+    if sites in pair._audited:
+        return
+    _tell_scales(pair, shape)
+    with torch.no_grad(), torch.random.fork_rng():
+        few = _rows(x, slice(0, _FEW))
+        drawn = _drawn(pair, few)
+        if drawn is None:  # parameters for every datum: all data, or none
+            few, drawn = x, draw(pair, x, 2)
+        elif batch_size(few) > 1:
+            _check_rows(pair, few, drawn)
+        _check_masks(pair, few, drawn)
+        _check_lanes(pair, few)
+    pair._audited.add(sites)
+
+
+def check_plates(shape: Structure) -> None:
+    """No plate but that over data shows a part of its entries."""
+    for info in (*shape.model, *shape.guide):
+        if info.drawn_plates:
+            raise PairError(
+                f"site {info.name!r}: the plate {info.drawn_plates[0]!r} shows a part of its entries only, so that "
+                "log p(x, z) would be an estimate, whose exponential is no density: expected all of them"
+                + try_one_of(
+                    f"pyro.plate({info.drawn_plates[0]!r}, size) without subsample_size",
+                    "make it the plate over data, whose minibatches `fit` draws by itself",
+                )
+            )
+
+
+def check_guide(shape: Structure) -> None:
+    """The guide is a density over the latents: no factor, no observed site, no point mass on a continuous latent."""
+    names = {info.name for info in shape.model}
+    for info in shape.guide:
+        if info.kind == "observed" and info.name not in names:
+            what = "is a factor (pyro.factor)" if 0 in info.event_shape else "is observed"
+            raise PairError(
+                f"guide site {info.name!r} {what}: log q(z | x) would not be the log density of what the guide draws"
+                + try_one_of("put the factor into the model", "a sample statement without obs in the guide")
+            )
+    points = [
+        latent
+        for info in shape.guide_latents
+        if info.family == "Delta"
+        for latent in shape.model_latents
+        if latent.name == info.name and not latent.is_discrete
+    ]
+    behind = sum(math.prod(i.batch_shape) * math.prod(i.event_shape) for i in shape.guide if i.kind == "auxiliary")
+    if sum(_dimensions(info) for info in points) > behind:
+        raise PairError(
+            f"guide site {points[0].name!r} is a point (Delta) and no auxiliary site of the guide stands behind it: it "
+            "has no density, so that there is neither a bound nor an importance weight"
+            + try_one_of(
+                "a guide with a spread: AutoNormal, or a Normal whose scale is learned",
+                "for a posterior mode alone: stock pyro.infer.SVI with this guide",
+                "for the mode of weights under a prior: fit(weight_prior=...)",
+            )
+        )
+
+
+def _dimensions(info: SiteInfo) -> int:
+    """Unconstrained numbers of a latent, over its plates."""
+    if info.support is None:
+        return math.prod(info.batch_shape) * math.prod(info.event_shape)
+    return math.prod(biject_to(info.support).inverse_shape(torch.Size((*info.batch_shape, *info.event_shape))))
+
+
+def _tell_scales(pair: ModelGuidePair, shape: Structure) -> None:
+    if shape.scaled:
+        _log.warning(
+            "%s weights %s by poutine.scale, which is no part of a density: evidence, sampling, checks and reported "
+            "bounds are without it; `fit` ascends the objective with it",
+            type(pair).__name__,
+            ", ".join(sorted({f"site {info.name!r}" for info in shape.scaled})),
+        )
+
+
+def _drawn(pair: ModelGuidePair, few: Data) -> Draw | None:
+    """Two draws for a few data; None where the programs cannot be run on so few."""
+    try:
+        shape = structure(pair, few)
+    except Exception:
+        return None
+    size = batch_size(few)
+    local = [info for info in (*shape.model, *shape.guide) if info.scope == "local"]
+    if shape.batch != size or any(info.batch_shape[-1:] != (size,) for info in local):
+        return None
+    return draw(pair, few, 2)
+
+
+def _check_rows(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
+    """A datum by itself has the densities that it has among others."""
+    together = _densities(pair, few, drawn)
+    shape = structure(pair, few)
+    local = {info.name for info in (*shape.model_latents, *shape.guide) if info.scope == "local"}
+    for row in (0, batch_size(few) - 1):
+        one = slice(row, row + 1)
+
+        def of_row(values: Mapping[str, Tensor], one: slice = one) -> dict[str, Tensor]:
+            return {name: value[:, one] if name in local else value for name, value in values.items()}
+
+        alone_drawn = Draw(of_row(drawn.latents), drawn.log_q, drawn.global_log_q, None, of_row(drawn.auxiliary))
+        x = _rows(few, one)
+        if _drawn(pair, x) is None:
+            return
+        for name, alone in _densities(pair, x, alone_drawn).items():
+            if not _close(alone[:, 0], together[name][:, row]):
+                raise PairError(
+                    f"{name} of a datum is {float(alone[0, 0]):.6g} by itself and {float(together[name][0, row]):.6g} "
+                    f"among {batch_size(few)} data: the terms of a datum must not depend on the others"
+                    + try_one_of(
+                        "the plate over data at dim -1 and .to_event(...) over all axes of an event",
+                        "no mean, sum or normalisation over axis 0 in the programs",
+                    )
+                )
+
+
+def _check_masks(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
+    """Nothing depends on what is masked out: it would be integrated over without a density."""
+    terms = log_joint(pair, few, drawn.latents)
+    for name, present in terms.present.items():
+        value = drawn.latents[name]
+        changed = {**drawn.latents, name: torch.where(present, value, value.flip(0))}
+        other = log_joint(pair, few, changed).local
+        if not _close(terms.local, other):
+            raise PairError(
+                f"latent site {name!r} is masked out in part, and the rest of the model depends on what is masked: "
+                "log p(x, z) is no density there"
+                + try_one_of(
+                    "mask the sites that depend on it too", "leave the prior unmasked and mask the observations alone"
+                )
+            )
+
+
+def _check_lanes(pair: ModelGuidePair, few: Data) -> None:
+    """Two particles at once must be what they are one at a time, in both programs; else they run one by one."""
+    if not pair.vectorizes or not structure(pair, few).model_latents:
+        return
+    reason = ""
+    pair.vectorizes = False
+    drawn = draw(pair, few, 2)
+    apart = _densities(pair, few, drawn)
+    pair.vectorizes = True
+    try:
+        draw(pair, few, 2)
+        together = _densities(pair, few, drawn)
+        wrong = [name for name, value in apart.items() if not _close(together[name], value)]
+        if wrong:
+            reason = f"{wrong[0]} changes under one more plate on the left"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+    if reason:
+        pair.vectorizes = False
+        _log.warning(
+            "%s does not broadcast over particles, so these run one by one, more slowly (%s)",
+            type(pair).__name__,
+            reason,
+        )
+
+
+def _densities(pair: ModelGuidePair, x: Data, drawn: Draw) -> dict[str, Tensor]:
+    """Both programs at given values, [K, B]."""
+    joint = log_joint(pair, x, drawn.latents)
+    local, global_ = log_guide(pair, x, drawn.latents, auxiliary=drawn.auxiliary)
+    return {"log p(x, z)": joint.local + joint.global_[:, None], "log q(z | x)": local + global_[:, None]}
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    # A datum of zero density is the same -inf both ways.
+    return a.shape == b.shape and bool(torch.isclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True).all())
+
+
+def _rows(x: Data, rows: slice) -> Data:
+    return {name: value[rows] for name, value in x.items()} if isinstance(x, Mapping) else x[rows]
