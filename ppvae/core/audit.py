@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -43,13 +44,16 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     _tell_scales(pair, shape)
     with torch.no_grad(), torch.random.fork_rng():
         few = _rows(x, slice(0, _FEW))
-        drawn = _drawn(pair, few)
-        if drawn is None:  # parameters for every datum: all data, or none
-            few, drawn = x, draw(pair, x, 2)
-        elif batch_size(few) > 1:
-            _check_rows(pair, few, drawn)
-        _check_masks(pair, few, drawn)
-        _check_lanes(pair, few)
+        with _one_by_one(pair):
+            drawn = _drawn(pair, few)
+            if drawn is None:  # parameters for every datum: all data, or none
+                few, drawn = x, draw(pair, x, 2)
+            elif batch_size(few) > 1:
+                _check_rows(pair, few, drawn)
+            _check_masks(pair, few, drawn)
+            apart = _densities(pair, few, drawn)
+        if pair.vectorizes and shape.model_latents:
+            _check_lanes(pair, few, drawn, apart)
     pair._audited.add(sites)
 
 
@@ -155,8 +159,16 @@ def _check_rows(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
 
 
 def _check_masks(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
-    """Nothing depends on what is masked out: it would be integrated over without a density."""
+    """Both programs mask the same entries, and nothing depends on them: it would be integrated over a flat density."""
     terms = log_joint(pair, few, drawn.latents)
+    for name in terms.present.keys() | drawn.present.keys():
+        sides = [side.get(name) for side in (terms.present, drawn.present)]
+        if sides[0] is None or sides[1] is None or not torch.equal(sides[0], sides[1]):
+            raise PairError(
+                f"latent site {name!r} is masked out in other entries in the model than in the guide: "
+                "p(x, z) / q(z | x) would weigh entries that one side alone has"
+                + try_one_of("the same poutine.mask around the site in both programs")
+            )
     for name, present in terms.present.items():
         value = drawn.latents[name]
         changed = {**drawn.latents, name: torch.where(present, value, value.flip(0))}
@@ -171,15 +183,9 @@ def _check_masks(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
             )
 
 
-def _check_lanes(pair: ModelGuidePair, few: Data) -> None:
+def _check_lanes(pair: ModelGuidePair, few: Data, drawn: Draw, apart: dict[str, Tensor]) -> None:
     """Two particles at once must be what they are one at a time, in both programs; else they run one by one."""
-    if not pair.vectorizes or not structure(pair, few).model_latents:
-        return
     reason = ""
-    pair.vectorizes = False
-    drawn = draw(pair, few, 2)
-    apart = _densities(pair, few, drawn)
-    pair.vectorizes = True
     try:
         draw(pair, few, 2)
         together = _densities(pair, few, drawn)
@@ -195,6 +201,16 @@ def _check_lanes(pair: ModelGuidePair, few: Data) -> None:
             type(pair).__name__,
             reason,
         )
+
+
+@contextlib.contextmanager
+def _one_by_one(pair: ModelGuidePair) -> Iterator[None]:
+    """Inside, particles run one by one."""
+    before, pair.vectorizes = pair.vectorizes, False
+    try:
+        yield
+    finally:
+        pair.vectorizes = before
 
 
 def _densities(pair: ModelGuidePair, x: Data, drawn: Draw) -> dict[str, Tensor]:

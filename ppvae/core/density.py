@@ -80,6 +80,7 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
     """
     shape = structure(pair, x)
     values: list[dict[str, Tensor]] = []
+    present: list[dict[str, Tensor]] = []
     sums: list[Sums] = []
     for lanes in _lane_groups(pair, num_particles):
         with local_parameters(pair):
@@ -87,9 +88,10 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
             sums.append(sum_log_probs(sites, shape, lanes))
         drawn = (info for info in shape.guide if info.kind != "observed")
         values.append({i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, lanes) for i in drawn})
+        present.append({i.name: _present(sites[i.name], i, shape, lanes) for i in shape.guide_latents if i.masked})
     joined, total = _join(values), join_sums(sums)
     auxiliary = {info.name: joined.pop(info.name) for info in shape.guide if info.kind == "auxiliary"}
-    return Draw(joined, total.local, total.global_, total.tilt, auxiliary)
+    return Draw(joined, total.local, total.global_, total.tilt, auxiliary, _join(present))
 
 
 def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | None = None) -> LogTerms:

@@ -61,7 +61,7 @@ def try_one_of(*remedies: str) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """The line of the caller's own program where an error came from: the innermost that is in no library; or nothing."""
+    """The line of the caller's own program where an error came from, the innermost in no library; or nothing."""
     own = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in _LIBRARIES)]
     if not own:
         return ""

@@ -63,6 +63,7 @@ class Draw(NamedTuple):
         tilt: what the guide's own weights (``poutine.scale``) add to ``log_q`` in an objective, [K, B]; None where
             there are none.
         auxiliary: values of the guide's auxiliary sites, as those of latents.
+        present: as in :class:`LogTerms`, of the guide.
     """
 
     latents: dict[str, Tensor]
