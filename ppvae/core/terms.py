@@ -71,6 +71,7 @@ class Draw(NamedTuple):
     global_log_q: Tensor
     tilt: Tensor | None = None
     auxiliary: Mapping[str, Tensor] = {}
+    present: Mapping[str, Tensor] = {}
 
 
 class SiteTerm(NamedTuple):
