@@ -88,7 +88,8 @@ def check_guide(shape: Structure) -> None:
         for latent in shape.model_latents
         if latent.name == info.name and not latent.is_discrete
     ]
-    behind = sum(math.prod(i.batch_shape) * math.prod(i.event_shape) for i in shape.guide if i.kind == "auxiliary")
+    spread = [info for info in shape.guide if info.kind == "auxiliary" and info.family != "Delta"]
+    behind = sum(math.prod(info.batch_shape) * math.prod(info.event_shape) for info in spread)
     if sum(_dimensions(info) for info in points) > behind:
         raise PairError(
             f"guide site {points[0].name!r} is a point (Delta) and no auxiliary site of the guide stands behind it: it "

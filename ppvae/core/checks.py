@@ -134,6 +134,11 @@ def _check_plate(pair: ModelGuidePair, x: Data, shape: Structure, num_data: int 
                 f"site {info.name!r}: expected the plate {shape.data_plate!r} at dim -1, found {info.data_plate_dim}"
                 + try_one_of("open the data plate innermost, or with dim=-1, and other plates to its left")
             )
+    if shape.batch < 0:
+        raise PairError(
+            f"plate {shape.data_plate!r} has no size: expected {size}, the length of the batch"
+            + try_one_of(f"pyro.plate({shape.data_plate!r}, len(x))", "self.data_plate(x, num_data)")
+        )
     if shape.batch != size:
         raise PairError(
             f"plate {shape.data_plate!r}: expected {size} data, the length of the batch, found {shape.batch}"

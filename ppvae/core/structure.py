@@ -239,7 +239,9 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
     fn, frames = site["fn"], site["cond_indep_stack"]
     data_frame = next((frame for frame in frames if frame.name == plate), None)
     kind: Literal["latent", "observed", "auxiliary"]
-    if site["infer"].get("is_auxiliary"):
+    if _family(fn) == "Unit":
+        kind = "observed"  # pyro.factor, which marks itself as auxiliary
+    elif site["infer"].get("is_auxiliary"):
         kind = "auxiliary"
     else:
         # A latent that was substituted counts as observed in Pyro's trace: its name tells.

@@ -12,7 +12,7 @@ from .run import Run
 from .sampled import collect, sampled_memory
 from .weights import from_weights
 from ..arguments import require_whole
-from ...core import Data, ModelGuidePair, draw, log_joint
+from ...core import Data, ModelGuidePair, draw, log_joint, structure
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,14 @@ class ImportanceSampling(EvidenceMethod):
 
     def __post_init__(self) -> None:
         require_whole("ImportanceSampling: num_samples", self.num_samples, 1)
+
+    def check(self, run: Run) -> None:
+        """Every datum has a weight of its own."""
+        structure(run.pair, run.example).require_weights_per_datum(
+            "ImportanceSampling",
+            "AIS(start='prior'), BridgeSampling() or PriorSampling(), which need no log q(z | x)",
+            "a guide with a distribution for every datum: AutoNormal, or an encoder",
+        )
 
     def memory(self, run: Run) -> Memory:
         """The log-weights stay; latents do not."""
