@@ -483,8 +483,10 @@ def _parameters_for_a_datum() -> Any:
 
 
 JOINT = "auxiliary site '.*' is global[\\s\\S]*joint over the data"
+ALONE = "of a datum is .* by itself"
 POINT = "guide site 'z' is a point \\(Delta\\)"
-JOINT_VERDICTS = {"importance": JOINT, "ais": "needs log q\\(z \\| x\\) at any z"}
+GIVEN = {"ais": "needs log q\\(z \\| x\\) at any z"}
+JOINT_VERDICTS = {"importance": JOINT, **GIVEN}
 
 IDIOMS: dict[str, Idiom] = {
     "plain": Idiom("model and guide as they should be", lambda: (model, guide)),
@@ -503,7 +505,7 @@ IDIOMS: dict[str, Idiom] = {
     "auto-normal": Idiom(
         "`AutoNormal`", _auto("AutoNormal", init_scale=0.6), {"ais": JOINT_VERDICTS["ais"]}, whole=True
     ),
-    "auto-guide-list": Idiom("`AutoGuideList`", _guide_list, {"ais": JOINT_VERDICTS["ais"]}, whole=True),
+    "auto-guide-list": Idiom("`AutoGuideList`", _guide_list, GIVEN, whole=True),
     "auto-diagonal": Idiom(
         "`AutoDiagonalNormal`", _auto("AutoDiagonalNormal", init_scale=0.6), JOINT_VERDICTS, whole=True
     ),
@@ -557,9 +559,7 @@ IDIOMS: dict[str, Idiom] = {
         mean=None,
         note="particles run one by one",
     ),
-    "batch-statistics": Idiom(
-        "statistics over the batch inside a program", _batch_statistics, everywhere("of a datum is .* by itself")
-    ),
+    "batch-statistics": Idiom("statistics over the batch inside a program", _batch_statistics, everywhere(ALONE)),
     "summed": Idiom(
         "a log density summed over the batch", _sum_in_likelihood, everywhere("of a datum is .* by itself")
     ),
