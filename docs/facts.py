@@ -6,9 +6,12 @@ Nothing here is typed by hand, and nothing needs Sphinx; the tests read these ro
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ppvae.inference import elbo, evidence
@@ -23,6 +26,7 @@ FACTS = {
     "zero_variance_when_guide_exact": "noiseless",
     "unbiased_gradient": "unbiased",
     "supports_global_latents": "global",
+    "serves_scaled_sites": "scaled",
 }
 """Attribute to the head of its column; the page says what each means."""
 
@@ -59,6 +63,35 @@ def method_table() -> tuple[Row, list[Row]]:
         options = [f"``{field.name}={_default(field)}``" for field in dataclasses.fields(found)]  # type: ignore[arg-type]
         rows.append([_link(found), names.get(found, ""), str(found.bound), ", ".join(options)])
     return ["method", "in a recipe", "side", "options"], rows
+
+
+def idiom_table() -> tuple[Row, list[Row]]:
+    """Header and rows: a Pyro idiom, what every verb makes of it, a note; from the tests that hold each of them."""
+    path = Path(__file__).parents[1] / "tests" / "audit" / "idioms.py"
+    spec = importlib.util.spec_from_file_location("idioms", path)
+    assert spec is not None and spec.loader is not None
+    idioms: Any = importlib.util.module_from_spec(spec)
+    sys.modules["idioms"] = idioms  # its dataclasses look themselves up
+    spec.loader.exec_module(idioms)
+    rows = [
+        [
+            idiom.title.replace("`", "``"),
+            *("refused" if verb in idiom.verdicts else "served" for verb in idioms.VERBS),
+            idiom.note.replace("`", "``"),
+        ]
+        for idiom in idioms.IDIOMS.values()
+    ]
+    return ["idiom", *(VERBS[verb] for verb in idioms.VERBS), ""], rows
+
+
+VERBS = {
+    "fit": "``fit``",
+    "bound": "``evaluate_bound``",
+    "importance": "importance sampling",
+    "ais": "AIS",
+    "bridge": "bridge sampling",
+    "sample": "``sample_posterior``",
+}
 
 
 def commands() -> Iterator[tuple[str, str, str, list[Row]]]:

@@ -137,6 +137,14 @@ def test_every_evidence_method_stands_in_the_table_with_its_side() -> None:
     assert found["ImportanceSampling"] == ["importance-sampling", "lower", "``num_samples=1000``"]
 
 
+def test_every_idiom_stands_in_the_table_with_what_the_tests_hold_it_to() -> None:
+    header, rows = load_facts().idiom_table()
+    found = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert len(found) >= 30
+    assert found["a Delta guide"]["importance sampling"] == "refused"
+    assert found["model and guide as they should be"]["AIS"] == "served"
+
+
 def test_every_verb_and_option_stands_in_the_command_line() -> None:
     found = {path: (usage, rows) for path, usage, _, rows in load_facts().commands()}
     assert {"ppvae demo", "ppvae fit", "ppvae evaluate", "ppvae sample", "ppvae report"} <= set(found)

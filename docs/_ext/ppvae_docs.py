@@ -117,6 +117,14 @@ class Methods(Generated):
         return self.table(header, rows, [24, 20, 12, 44])
 
 
+class Idioms(Generated):
+    """What every verb makes of a Pyro idiom."""
+
+    def run(self) -> list[nodes.Node]:
+        header, rows = facts.idiom_table()
+        return self.table(header, rows, [34, *([9] * (len(header) - 2)), 20])
+
+
 def _with_options(text: str) -> str:
     """Help text as reStructuredText, with options as literals: ``--resume``."""
     return to_rst(re.sub(r"(?<![\w-])(--?[a-z][a-z-]*)", r"``\1``", text))
@@ -151,4 +159,5 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("ppvae-estimators", Estimators)
     app.add_directive("ppvae-evidence-methods", Methods)
     app.add_directive("ppvae-commands", Commands)
+    app.add_directive("ppvae-idioms", Idioms)
     return {"version": "1", "parallel_read_safe": True}
