@@ -37,6 +37,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
         PairError: names the site, what was found and what to do.
     """
     check_plates(shape)
+    check_priors(shape)
     check_guide(shape)
     sites = tuple(replace(info, support=None) for info in (*shape.model, *shape.guide))
     if sites in pair._audited:
@@ -46,12 +47,14 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
         few = _rows(x, slice(0, _FEW))
         with _one_by_one(pair):
             drawn = _drawn(pair, few)
-            if drawn is None:  # parameters for every datum: all data, or none
+            part = drawn is not None  # else it has parameters for every datum: all data, or none
+            if drawn is None:
                 few, drawn = x, draw(pair, x, 2)
-            elif batch_size(few) > 1:
-                _check_rows(pair, few, drawn)
-            _check_masks(pair, few, drawn)
             apart = _densities(pair, few, drawn)
+            _check_noise(pair, few, drawn, apart)
+            if part and batch_size(few) > 1:
+                _check_rows(pair, few, drawn, apart)
+            _check_masks(pair, few, drawn)
         if pair.vectorizes and shape.model_latents:
             _check_lanes(pair, few, drawn, apart)
     pair._audited.add(sites)
@@ -68,6 +71,17 @@ def check_plates(shape: Structure) -> None:
                     f"pyro.plate({info.drawn_plates[0]!r}, size) without subsample_size",
                     "make it the plate over data, whose minibatches `fit` draws by itself",
                 )
+            )
+
+
+def check_priors(shape: Structure) -> None:
+    """Every latent has a prior that integrates to one."""
+    for info in shape.model_latents:
+        if info.family == "ImproperUniform":
+            raise PairError(
+                f"latent site {info.name!r} has an improper prior (ImproperUniform): log p(x, z) is known up to an "
+                "infinite constant, so that there is no evidence and no bound of it"
+                + try_one_of("a proper prior, such as a wide Normal", "a pyro.param, for a point estimate")
             )
 
 
@@ -132,9 +146,19 @@ def _drawn(pair: ModelGuidePair, few: Data) -> Draw | None:
     return draw(pair, few, 2)
 
 
-def _check_rows(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
+def _check_noise(pair: ModelGuidePair, few: Data, drawn: Draw, before: dict[str, Tensor]) -> None:
+    """A density is the same whenever it is asked for."""
+    for name, value in _densities(pair, few, drawn).items():
+        if not _close(value, before[name]):
+            raise PairError(
+                f"{name} at the same values is {float(before[name][0, 0]):.6g} and then {float(value[0, 0]):.6g}: the "
+                "programs draw noise that is in no sample statement, or count their calls"
+                + try_one_of("pyro.sample for what is random", "no state that a run of the program changes")
+            )
+
+
+def _check_rows(pair: ModelGuidePair, few: Data, drawn: Draw, together: dict[str, Tensor]) -> None:
     """A datum by itself has the densities that it has among others."""
-    together = _densities(pair, few, drawn)
     shape = structure(pair, few)
     local = {info.name for info in (*shape.model_latents, *shape.guide) if info.scope == "local"}
     for row in (0, batch_size(few) - 1):

@@ -482,6 +482,64 @@ def _parameters_for_a_datum() -> Any:
     return model, own_parameters
 
 
+def _reparam() -> Any:
+    """The latent decentred by a handler: z = 1 * z_decentered + 0."""
+    from pyro.infer.reparam import LocScaleReparam
+
+    decentred = poutine.reparam(model, {"z": LocScaleReparam(0.0)})
+
+    def guide_of_noise(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z_decentered", posterior(x))
+
+    return decentred, guide_of_noise
+
+
+def _improper() -> Any:
+    def flat_model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), (2,)))
+            observe(z, x)
+
+    return flat_model, guide
+
+
+def _noise() -> Any:
+    def jittered(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            observe(latent() + 0.1 * torch.randn(2), x)
+
+    return jittered, guide
+
+
+def _two_plates() -> Any:
+    def split_model(x: Tensor) -> None:
+        with pyro.plate("latents", len(x)):
+            z = latent()
+        with pyro.plate("observations", len(x)):
+            observe(z, x)
+
+    def split_guide(x: Tensor) -> None:
+        with pyro.plate("latents", len(x)):
+            pyro.sample("z", posterior(x))
+
+    return split_model, split_guide
+
+
+def _obs_mask() -> Any:
+    def gaps(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = latent()
+            pyro.sample("x", dist.Normal(z @ LOADING.T, SCALE).to_event(1), obs=x, obs_mask=x[:, 2] > 0)
+
+    return gaps, guide
+
+
+def _whole_scaled() -> Any:
+    """Both programs divided by N, as is done to keep gradients small."""
+    return poutine.scale(model, 0.25), poutine.scale(guide, 0.25)
+
+
 JOINT = "auxiliary site '.*' is global[\\s\\S]*joint over the data"
 ALONE = "of a datum is .* by itself"
 POINT = "guide site 'z' is a point \\(Delta\\)"
@@ -592,6 +650,14 @@ IDIOMS: dict[str, Idiom] = {
         note="ScoreFunctionELBO, VIMCO and wake-sleep train it",
     ),
     "deterministic": Idiom("`pyro.deterministic`", _deterministic),
+    "scale-whole": Idiom("both programs inside `poutine.scale`", _whole_scaled),
+    "reparam": Idiom("`poutine.reparam`", _reparam, mean=None),
+    "improper": Idiom("an improper prior", _improper, everywhere("improper prior")),
+    "noise": Idiom("noise that is no sample site", _noise, everywhere("at the same values")),
+    "two-plates": Idiom("latents and observations in two plates", _two_plates, everywhere("outside the plate over")),
+    "obs-mask": Idiom(
+        "`obs_mask` without the latent in the guide", _obs_mask, everywhere("'x_unobserved' of the model")
+    ),
     "unsized": Idiom("a plate without a size", _unsized, everywhere("has no size")),
     "dim-2": Idiom("the data plate at dim -2", _at_minus_two, everywhere("at dim -1")),
     "crossed": Idiom("crossed plates", _crossed, everywhere("at dim -1|outside the plate"), mean=None),

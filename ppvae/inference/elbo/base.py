@@ -132,7 +132,10 @@ class ELBO(pyro.infer.elbo.ELBO):
             if info.scope == "global":
                 raise PairError(
                     f"global site {info.name!r} is weighted by the program (poutine.scale), which is no part of a density"
-                    + try_one_of("fit(kl_warmup=KLWarmup(...)), which weights the KL of all latents")
+                    + try_one_of(
+                        "leave poutine.scale out: the objective is per datum, and N / B is applied by the estimator",
+                        "fit(kl_warmup=KLWarmup(...)), which weights the KL of all latents",
+                    )
                 )
             if not self.serves_scaled_sites:
                 raise PairError(
