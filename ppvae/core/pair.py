@@ -155,6 +155,10 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         value: Tensor = transform_to(constraint)(adopted[_key(name)])
         return value
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is remembered of the programs is not part of a copy.
+        return {**super().__getstate__(), "_structures": {}}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         old, new = self._pyro_name, f"{type(self).__name__}_{next(_instances)}"

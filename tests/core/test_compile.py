@@ -152,7 +152,7 @@ class Tied(nn.Module):
 
 def test_what_is_shared_follows_the_state_and_has_its_own_tensors_back() -> None:
     net = Tied()
-    before = {name: value for name, value in net.named_parameters(remove_duplicate=False)}
+    before = dict(net.named_parameters(remove_duplicate=False))
     buffers = dict(net.named_buffers(remove_duplicate=False))
     assert before["again.weight"] is before["trunk.weight"]
     pure, x = bind(net, lambda net, x: net(x)), torch.randn(3, 2)
