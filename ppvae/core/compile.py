@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -63,6 +63,15 @@ class Captured:
         with torch.no_grad():
             return run([leaf for leaf in leaves if isinstance(leaf, Tensor)])
 
+    def forget(self) -> None:
+        """Record anew at the next call: something else than the arguments has changed."""
+        self._known.clear()
+
+    def run_eagerly(self) -> None:
+        """Record nothing from now on."""
+        self.mode = "eager"
+        self.forget()
+
     def _prepare(self, leaves: list[Any], spec: Any) -> Callable[[list[Tensor]], Any]:
         static = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
@@ -82,7 +91,7 @@ class Captured:
 
         try:
             # Recording runs the function once: it must not use up the caller's random numbers, nor change its tensors.
-            with torch.random.fork_rng(), torch.no_grad(), _unchanged(tensors):
+            with torch.random.fork_rng(), torch.no_grad(), unchanged(tensors):
                 graph = make_fx(flat)(*tensors)
             # What nobody asked for is not computed (log q beside a closed-form KL); random draws stay, for the seed.
             graph.graph.eliminate_dead_code()
@@ -97,7 +106,7 @@ class Captured:
         run: Callable[..., Any] = graph
         if self.mode == "compiled":
             try:
-                with torch.random.fork_rng(), torch.no_grad(), _unchanged(tensors), warnings.catch_warnings():
+                with torch.random.fork_rng(), torch.no_grad(), unchanged(tensors), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # Inductor's own deprecations are not the caller's business
                     run = _compiled(graph, tensors)
                     run(*tensors)  # a missing compiler shows here, not in the middle of a run
@@ -113,7 +122,7 @@ class Captured:
 
 
 @contextlib.contextmanager
-def _unchanged(tensors: list[Tensor]) -> Iterator[None]:
+def unchanged(tensors: Iterable[Tensor]) -> Iterator[None]:
     """What is written in place inside, such as the running statistics of a batch norm, is put back afterwards."""
     before = [(tensor, tensor.clone()) for tensor in tensors]
     try:

@@ -26,7 +26,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from .compile import is_bound
+from .compile import is_bound, unchanged
 from .errors import PairError, try_one_of
 from .fingerprint import changed, fingerprint
 from .pair import Data, ModelGuidePair
@@ -58,7 +58,9 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
     stale = known is None or (free and (mark is None or bool(changed(mark, fingerprint(pair)))))
     # Bounds of a support may follow a parameter: they are looked up again, but not while a graph is recorded.
     if stale or (known.has_bounds and not recording):
-        with torch.no_grad(), torch.random.fork_rng(), local_parameters(pair, adopting=True):
+        # A batch norm in training mode moves its running statistics at every run.
+        kept = contextlib.nullcontext() if recording else unchanged(pair.buffers())
+        with torch.no_grad(), torch.random.fork_rng(), kept, local_parameters(pair, adopting=True):
             guide_sites = _run(pair, "guide", x, num_data)
             drawn = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
             model_sites = _run(pair, "model", x, num_data, substitute=drawn)

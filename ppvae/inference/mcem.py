@@ -20,6 +20,7 @@ from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .training import Outcome, Row
 from ..core import Data, FitError, ModelGuidePair, PpvaeError, check_pair, log_joint, parameter_roles, unconstrained
 from ..core.compile import bind, capture, state_of
+from ..core.modes import evaluation_mode
 from ..data import Minibatches, as_dataset
 
 _GAIN = 0.5  # of the logarithm of the step size, for each unit of acceptance
@@ -80,7 +81,7 @@ def fit_mcem(
     dtype = dtype_of(pair)
     dataset = as_dataset(data, dtype=dtype).to(where)
     batches = Minibatches(dataset, batch_size, seed=seed)
-    size = batch_size or len(dataset)
+    size = batches.batch_size or len(dataset)
     rows: list[Row] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -95,7 +96,8 @@ def fit_mcem(
         kernel = hmc_kernel(capture(leapfrog(target), mode=mode, name="the leapfrog step"), num_leapfrog, jitter=0.2)
         update = _Update(pair, coordinates, weight_prior, len(dataset), mode, example)
         made = make_optimizer(optimizer, learning_rate, update.parameters.values())
-        drawn = [start_positions(pair, example, coordinates, 1, "prior")[0] for _ in range(0, len(dataset), size)]
+        with evaluation_mode(pair):
+            drawn = [start_positions(pair, example, coordinates, 1, "prior")[0] for _ in range(0, len(dataset), size)]
         u = torch.cat(drawn)[: len(dataset)].clone()
         log_step = math.log(0.1)
         bar = tqdm(range(num_epochs), unit="epoch", disable=None if progress else True)
@@ -108,12 +110,13 @@ def fit_mcem(
                     x = like_pair(dataset.batch(index, batches.generator, dtype=dtype), dtype)
                     context: tuple[Any, ...] = (state_of(pair), x, {})
                     lanes = u[index].unsqueeze(0).contiguous()
-                    state = HMCState(lanes, *evaluate(lanes, *context))
                     scales = HMCParameters(
                         torch.full(lanes.shape[:-1], math.exp(log_step), dtype=dtype, device=where),
                         torch.ones_like(lanes[0]),
                     )
-                    state, info = kernel(state, draw_noise(lanes), scales, *context)
+                    with evaluation_mode(pair):  # what is drawn from is one density, without dropout's noise
+                        state = HMCState(lanes, *evaluate(lanes, *context))
+                        state, info = kernel(state, draw_noise(lanes), scales, *context)
                     acceptance = float(info.acceptance.mean())
                     log_step += _GAIN * (acceptance - target_acceptance)
                     u[index] = state.u[0]
