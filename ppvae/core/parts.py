@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from pyro.infer.autoguide import AutoGuide
+from torch import nn
 
 from .density import structure
 from .modes import in_evaluation_mode
@@ -21,7 +22,7 @@ def serves_part_of(pair: ModelGuidePair, x: Data) -> str:
 
     Args:
         pair: the pair, which has been run on a batch of this size.
-        x: the batch, [B, *event].
+        x: the batch, [B, *event], of two data at least: what was made for one is broadcast over any number.
     """
     size = batch_size(x)
     rows = size - 1 if size > 2 else size + 1
@@ -44,7 +45,7 @@ def serves_part_of(pair: ModelGuidePair, x: Data) -> str:
 def parameter_for_each(pair: ModelGuidePair, *sizes: int) -> str:
     """A parameter with an axis of one of these lengths, layers of networks aside, by name; "" where there is none."""
     for prefix, part in pair.named_modules():
-        if type(part).__module__.startswith("torch.nn.modules."):
+        if type(part).__module__.startswith("torch.nn.modules.") and not isinstance(part, nn.ParameterDict):
             continue
         for name, value in part.named_parameters(recurse=False):
             if set(sizes) & set(value.shape):

@@ -41,11 +41,9 @@ class Changes:
         self.captured = (objective.captured, *others)
         self.recaptures = 0
         structure(objective.pair, example)  # found before anything is recorded
-        if objective.captured.mode != "eager":
-            own = objective.changed_by_a_run(example)
-            if own:
-                self._run_eagerly(f"the programs change {_listed(own)} when they are run", own[0])
-                structure(objective.pair, example)
+        self.own = objective.changed_by_a_run(example)
+        if self.own and objective.captured.mode != "eager":
+            self._run_eagerly(f"the programs change {_listed(self.own)} when they are run", self.own[0])
         self.known = objective.reads()
 
     def __call__(self) -> None:
@@ -55,10 +53,10 @@ class Changes:
             FitError: a parameter was replaced, added or taken out; the optimiser does not know of it.
         """
         now = self.objective.reads()
-        names = changed(self.known, now)
+        names = [name for name in changed(self.known, now) if name not in self.own]
+        before, self.known = dict(self.objective.trainable), now
         if not names:
             return
-        before, self.known = dict(self.objective.trainable), now
         self.objective.collect()
         self._check_parameters(before)
         tensors = dict(self.objective.pair.named_buffers(remove_duplicate=False))

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Distribution
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from .hmc.integrator import leapfrog, value_and_gradient
 from .hmc.kernel import HMCParameters, HMCState, draw_noise, hmc_kernel
 from .hmc.target import posterior_target, start_positions
-from .options import MakeOptimizer, make_optimizer
+from .options import DEFAULT_BATCH_SIZE, MakeOptimizer, make_optimizer, rows_per_step
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .training import Outcome, Row
 from ..core import Data, FitError, ModelGuidePair, PpvaeError, check_pair, log_joint, parameter_roles, unconstrained
@@ -30,10 +31,10 @@ def fit_mcem(
     pair: ModelGuidePair,
     data: Any,
     *,
-    optimizer: str | MakeOptimizer = "adagrad",
+    optimizer: str | MakeOptimizer | PyroOptim = "adagrad",
     learning_rate: float = 0.02,
     num_epochs: int = 100,
-    batch_size: int | None = 100,
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
     num_leapfrog: int = 10,
     num_updates: int = 5,
     target_acceptance: float = 0.9,
@@ -57,7 +58,7 @@ def fit_mcem(
         optimizer: as for :func:`ppvae.inference.fit`; the paper's is Adagrad.
         learning_rate: step size of a named optimiser.
         num_epochs: epochs.
-        batch_size: M, or None for all.
+        batch_size: M, or None for all, as for the default on fewer than 100 data.
         num_leapfrog: of one transition; the paper's is 10.
         num_updates: steps on the weights after each transition; the paper's is 5.
         target_acceptance: the paper's is 0.9.
@@ -80,7 +81,7 @@ def fit_mcem(
     pair.to(where)
     dtype = dtype_of(pair)
     dataset = as_dataset(data, dtype=dtype).to(where)
-    batches = Minibatches(dataset, batch_size, seed=seed)
+    batches = Minibatches(dataset, rows_per_step(batch_size, len(dataset)), seed=seed)
     size = batches.batch_size or len(dataset)
     rows: list[Row] = []
     with torch.random.fork_rng():

@@ -93,7 +93,6 @@ class Objective:
         self.trained: nn.Module = pair
         if isinstance(elbo, ELBO) and elbo.module is not None:
             self.trained = Trainee(pair, elbo)
-            self.prior_names = frozenset(f"pair.{name}" for name in prior_names)
         self.collect()
         self._pure = bind(self.trained, self._bound)
         self._step = capture(self._gradient, mode=mode, name="the training step")
@@ -186,8 +185,9 @@ class Objective:
             leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}
             objective, metrics, buffers = self._pure({**leaves, **fixed}, x, kl_weight)
             if self.weight_prior is not None:
+                prefix = "" if self.trained is self.pair else "pair."
                 for name in sorted(self.prior_names):
-                    objective = objective + self.weight_prior.log_prob(leaves[name]).sum() / self.num_data
+                    objective = objective + self.weight_prior.log_prob(leaves[prefix + name]).sum() / self.num_data
             gradients = torch.autograd.grad(
                 -objective, list(leaves.values()), allow_unused=True, materialize_grads=True
             )

@@ -64,23 +64,27 @@ def _check_parts(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
     if batch_size(example) == len(dataset):
         return
 
-    def run_on_all() -> None:
-        everything = torch.arange(len(dataset), device=dataset.device)
-        structure(pair, like_pair(dataset.batch(everything, dtype=dtype_of(pair)), dtype_of(pair)))
+    def run_on(num: int) -> None:
+        rows = torch.arange(num, device=dataset.device)
+        structure(pair, like_pair(dataset.batch(rows, dtype=dtype_of(pair)), dtype_of(pair)))
 
     adopted = frozenset(pair.adopted_names())
-    if waits_for_data(pair):  # the guide's parameters are made for the data of its first run, which are all
-        run_on_all()
     try:
+        if waits_for_data(pair):  # the guide's parameters are made for the data of its first run, which are all
+            run_on(len(dataset))
+        if batch_size(example) == 1:  # what is made for one datum would be broadcast over any number
+            run_on(2)
         structure(pair, example)
         reason = serves_part_of(pair, example)
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        pair.disown(frozenset(pair.adopted_names()) - adopted)
         try:
-            run_on_all()
+            run_on(len(dataset))
         except Exception:
             return  # nor does it run on all data: check_pair says why
     if reason:
+        # Named before it is given back, so that the pair can be trained on all data instead.
         name = parameter_for_each(pair, batch_size(example), len(dataset))
         pair.disown(frozenset(pair.adopted_names()) - adopted)
         raise PairError(

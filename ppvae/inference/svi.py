@@ -326,6 +326,7 @@ class _Run:
         state = self.state
         found = diagnose(state.pair, x, gradients, random_state)
         rows = ", ".join(map(str, index[:8].tolist()))
+        estimated = {} if state.estimator is None else state.estimator.state_dict()
         raise FitError(
             f"training stopped at step {state.step} (epoch {state.epoch + 1}), before any parameter changed: "
             f"{found.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
@@ -341,5 +342,7 @@ class _Run:
                 "random_state": random_state,
                 "kl_weight": kl_weight,
                 "num_data": len(state.batches.data),
+                "estimator": {name: value.detach().clone() for name, value in estimated.items()},
+                "prior_names": sorted(self.objective.prior_names),
             },
         )
