@@ -63,10 +63,10 @@ def trained() -> tuple[ModelGuidePair, Tensor]:
     """With running statistics unlike those of any small batch, and mixed flags."""
     x = torch.randn(400, 3) * torch.tensor([1.0, 3.0, 0.2]) + 1
     pair = Normed()
-    fit(pair, x, num_epochs=2, progress=False)
-    assert float(pair.encoder[1].running_mean.abs().max()) > 0.1
+    pair.encoder[1].running_mean.fill_(0.7)  # type: ignore[index, operator, union-attr]
+    pair.encoder[1].running_var.fill_(3.0)  # type: ignore[index, operator, union-attr]
     pair.decoder.eval()
-    pair.decoder[2].train()
+    pair.decoder[2].train()  # type: ignore[index, operator]
     return pair, x
 
 
