@@ -14,12 +14,14 @@ from torch.distributions.constraints import Constraint
 from .audit import audit, check_guide
 from .density import observed_support, structure
 from .errors import PairError, did_you_mean, place_of, try_one_of
+from .modes import in_evaluation_mode
 from .pair import Data, ModelGuidePair, batch_size
 from .structure import SiteInfo, Structure
 
 _log = logging.getLogger("ppvae.check")
 
 
+@in_evaluation_mode
 def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) -> Structure:
     """Check the contract of a pair on a batch, once, before any work.
 

@@ -16,12 +16,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -64,6 +63,15 @@ class Captured:
         with torch.no_grad():
             return run([leaf for leaf in leaves if isinstance(leaf, Tensor)])
 
+    def forget(self) -> None:
+        """Record anew at the next call: something else than the arguments has changed."""
+        self._known.clear()
+
+    def run_eagerly(self) -> None:
+        """Record nothing from now on."""
+        self.mode = "eager"
+        self.forget()
+
     def _prepare(self, leaves: list[Any], spec: Any) -> Callable[[list[Tensor]], Any]:
         static = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
@@ -83,7 +91,7 @@ class Captured:
 
         try:
             # Recording runs the function once: it must not use up the caller's random numbers, nor change its tensors.
-            with torch.random.fork_rng(), torch.no_grad(), _unchanged(tensors):
+            with torch.random.fork_rng(), torch.no_grad(), unchanged(tensors):
                 graph = make_fx(flat)(*tensors)
             # What nobody asked for is not computed (log q beside a closed-form KL); random draws stay, for the seed.
             graph.graph.eliminate_dead_code()
@@ -98,7 +106,7 @@ class Captured:
         run: Callable[..., Any] = graph
         if self.mode == "compiled":
             try:
-                with torch.random.fork_rng(), torch.no_grad(), _unchanged(tensors), warnings.catch_warnings():
+                with torch.random.fork_rng(), torch.no_grad(), unchanged(tensors), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # Inductor's own deprecations are not the caller's business
                     run = _compiled(graph, tensors)
                     run(*tensors)  # a missing compiler shows here, not in the middle of a run
@@ -114,7 +122,7 @@ class Captured:
 
 
 @contextlib.contextmanager
-def _unchanged(tensors: list[Tensor]) -> Iterator[None]:
+def unchanged(tensors: Iterable[Tensor]) -> Iterator[None]:
     """What is written in place inside, such as the running statistics of a batch norm, is put back afterwards."""
     before = [(tensor, tensor.clone()) for tensor in tensors]
     try:
@@ -163,29 +171,61 @@ def capture(function: Callable[..., Any], *, mode: Mode = "graph", name: str = "
     return Captured(function, mode, name or getattr(function, "__name__", "function"))
 
 
-class _Caller(nn.Module):
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
-        return function(self._modules["module"], *args)
-
-
 def bind(module: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``function(module, *args)`` a pure function of the module's state as well: ``pure(state, *args)``.
 
+    A tensor of the state stands in every place that holds the parameter or buffer of its name: in each module that
+    shares it, and once in a module that is registered twice. Every place has its own tensor back afterwards. (Those of
+    ``torch.func.functional_call`` are left with what was put in, where a module is registered twice.)
+
     Args:
         module: the module, a pair for instance.
-        function: called with the module, whose parameters and buffers are then those of ``state``.
+        function: called with the module, whose parameters and buffers are then those of ``state``; a name that is not
+            in the state keeps its value.
+
+    Raises:
+        PpvaeError: the state names what the module does not have.
     """
-    caller = _Caller(module)
 
     def pure(state: Mapping[str, Tensor], *args: Any) -> Any:
-        values = {f"module.{name}": value for name, value in state.items()}
-        return functional_call(caller, values, (function, *args))
+        with _holding(module, state):
+            return function(module, *args)
 
     return pure
+
+
+@contextlib.contextmanager
+def _holding(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
+    global _bound
+    named: dict[str, Tensor] = {}
+    places: list[tuple[dict[str, Any], str, Tensor]] = []
+    for prefix, part in module.named_modules():  # each module once
+        for registry in (part._parameters, part._buffers):
+            for slot, tensor in registry.items():
+                if tensor is not None:
+                    named[f"{prefix}.{slot}" if prefix else slot] = tensor
+                    places.append((registry, slot, tensor))
+    if unknown := sorted(set(state) - set(named)):
+        raise PpvaeError(f"{type(module).__name__} has no parameter or buffer {unknown[0]!r}")
+    held = {id(named[name]): value for name, value in state.items()}
+    _bound += 1
+    try:
+        for registry, slot, tensor in places:
+            if id(tensor) in held:
+                registry[slot] = held[id(tensor)]
+        yield
+    finally:
+        _bound -= 1
+        for registry, slot, tensor in places:
+            registry[slot] = tensor
+
+
+_bound = 0
+
+
+def is_bound() -> bool:
+    """Whether a bound function is running: modules then hold the tensors that it was given."""
+    return _bound > 0
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

@@ -27,7 +27,9 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from .compile import is_bound, unchanged
 from .errors import PairError, try_one_of
+from .fingerprint import changed, fingerprint
 from .pair import Data, ModelGuidePair
 from .structure import SiteInfo, Structure, entries_present, sample_shape, to_canonical, to_pyro
 from .terms import Draw, LogTerms, Simulation, Sites, SiteTerm, Sums, join_lanes, join_sums, sum_log_probs, terms_of
@@ -38,7 +40,9 @@ Latents = Mapping[str, Tensor]
 def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Structure:
     """The static structure of a pair, found by one eager run of guide and model and then remembered.
 
-    Where the support of a latent has bounds that are tensors, they are looked up anew at every eager call.
+    It is found anew where anything that the programs read has changed (:mod:`ppvae.core.fingerprint`): not inside a
+    bound function or while a graph is recorded, whose caller asks for it before. Where the support of a latent has
+    bounds that are tensors, they are looked up anew at every eager call.
 
     Args:
         pair: the pair.
@@ -49,14 +53,21 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
         PairError: a program fails when it is run.
     """
     key = (_signature(x), num_data)
-    known = pair._structures.get(key)
+    mark, known = pair._structures.get(key, (None, None))
+    recording = get_proxy_mode() is not None
+    free = not recording and not is_bound()
+    stale = known is None or (free and (mark is None or bool(changed(mark, fingerprint(pair)))))
     # Bounds of a support may follow a parameter: they are looked up again, but not while a graph is recorded.
-    if known is None or (known.has_bounds and get_proxy_mode() is None):
-        with torch.random.fork_rng():
+    if stale or (known.has_bounds and not recording):
+        if known is not None and stale:
+            pair._audited.clear()
+        # A batch norm in training mode moves its running statistics at every run.
+        kept = contextlib.nullcontext() if recording else unchanged(pair.buffers())
+        with torch.random.fork_rng(), kept:
             known = _found(pair, x, num_data)
             if known.has_bounds:  # at other latents, are they where they were?
                 known = replace(known, moving=known.moved(_found(pair, x, num_data)))
-        pair._structures[key] = known
+        pair._structures[key] = (fingerprint(pair) if free else None, known)
     assert isinstance(known, Structure)
     return known
 

@@ -29,8 +29,9 @@ class FitError(PpvaeError):
         parameter: the first parameter whose value or gradient is not finite, if it was one.
         step: the step, from 0.
         indices: rows of the data set in that batch.
-        scene: what the step started from, enough to replay it: the state of the pair, the batch, the random state and
-            the weight of the KL, by name; empty where the error is not about a step.
+        scene: what the step started from, enough to replay it: the state of the pair and of the estimator, the batch,
+            the random state, the weight of the KL and the parameters under a weight prior, by name; empty where the
+            error is not about a step.
     """
 
     def __init__(

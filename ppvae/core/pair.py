@@ -156,6 +156,22 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         value: Tensor = transform_to(constraint)(adopted[_key(name)])
         return value
 
+    def adopted_names(self) -> tuple[str, ...]:
+        """The names of the adopted parameters, as their ``pyro.param`` statements have them."""
+        return tuple(self._adopted_constraints)
+
+    def disown(self, names: Iterable[str]) -> None:
+        """Undo :meth:`adopt`: the next run of the programs makes these parameters anew."""
+        adopted = self._modules["adopted"]
+        assert isinstance(adopted, nn.ParameterDict)
+        for name in names:
+            del self._adopted_constraints[name]
+            del adopted[_key(name)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is remembered of the programs is not part of a copy.
+        return {**super().__getstate__(), "_structures": {}}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         old, new = self._pyro_name, f"{type(self).__name__}_{next(_instances)}"

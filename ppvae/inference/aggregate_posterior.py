@@ -12,6 +12,7 @@ from torch import Tensor
 from .asking import one_of, positive
 from .placement import Compile
 from .replicates import Parts, Replicator
+from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PairError, draw, simulate
 from ..core.errors import try_one_of
 
@@ -74,6 +75,7 @@ class AggregatePosterior:
         return "\n".join(lines)
 
 
+@in_evaluation_mode
 def aggregate_posterior(
     pair: ModelGuidePair,
     data: Any,

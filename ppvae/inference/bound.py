@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from .elbo import ELBO, TraceMeanFieldELBO
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..core.modes import evaluation_mode, in_evaluation_mode
 from ..core import Data, ModelGuidePair, check_pair, structure
 from ..core.compile import Mode, bind, capture, state_of
 from ..data import Dataset, as_dataset, chunks
@@ -61,7 +62,7 @@ class BoundEvaluator:
             found = elbo.terms(pair, x, num_data)
             return found.local, found.reconstruction, found.kl, found.global_
 
-        self._terms = capture(bind(pair, terms), mode=mode, name="the evaluation of the bound")
+        self.captured = capture(bind(pair, terms), mode=mode, name="the evaluation of the bound")
 
     def __call__(self, data: Dataset, seed: int, progress: bool = False) -> BoundEstimate:
         """The bound of the data; one seed gives one set of draws."""
@@ -70,12 +71,12 @@ class BoundEvaluator:
         dtype = dtype_of(self.pair)
         generator = torch.Generator(device=data.device).manual_seed(seed)
         parts: Any = list(chunks(len(data), self.chunk_size, data.device))
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(), torch.no_grad(), evaluation_mode(self.pair):
             torch.manual_seed(seed)
             for index, valid in tqdm(parts, desc="ELBO", disable=None if progress else True, leave=False):
                 x = like_pair(data.batch(index, generator, dtype=dtype), dtype)
                 structure(self.pair, x)
-                *local, found = self._terms(state_of(self.pair), x)
+                *local, found = self.captured(state_of(self.pair), x)
                 for column, values in zip(columns, local, strict=True):
                     column.append(values[:valid].cpu())
                 global_ += float(found) * valid / len(data)
@@ -83,6 +84,7 @@ class BoundEvaluator:
         return BoundEstimate(elbo, reconstruction, kl, global_, self.num_data)
 
 
+@in_evaluation_mode
 def evaluate_bound(
     pair: ModelGuidePair,
     data: Any,

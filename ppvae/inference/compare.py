@@ -20,6 +20,7 @@ from .gradient_noise import GradientNoise
 from .objective import Objective
 from .placement import Compile, choose_mode, dtype_of
 from .step_cost import peak_memory
+from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, parameter_roles, structure
 from ..core.errors import did_you_mean, try_one_of
 from ..data import as_dataset
@@ -31,6 +32,7 @@ WARM_UP = 30  # steps that fill a baseline's running average
 TURNS = 15  # timed steps
 
 
+@in_evaluation_mode
 def compare_elbos(
     pair: ModelGuidePair,
     x: Any,
@@ -80,6 +82,7 @@ def compare_elbos(
     return _measure(chosen, {"": None}, reference, progress)
 
 
+@in_evaluation_mode
 def compare_along_run(
     pair: ModelGuidePair,
     checkpoints: Mapping[Any, Mapping[str, Tensor]],

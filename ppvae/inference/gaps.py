@@ -16,6 +16,7 @@ from .evidence.run import Run, pick, to
 from .evidence.sampled import collect
 from .placement import Compile
 from .seeds import chunk_seed
+from ..core.modes import in_evaluation_mode
 from ..core import Data, DataError, ModelGuidePair, PpvaeError, batch_size, draw, log_joint
 from ..core.errors import try_one_of
 from ..data import chunks
@@ -130,6 +131,7 @@ def _together(first: Tensor, second: Tensor) -> Tensor:
     return (first.square() + second.square()).sqrt()
 
 
+@in_evaluation_mode
 def inference_gaps(
     pair: ModelGuidePair,
     x: Any,

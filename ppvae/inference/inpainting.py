@@ -14,6 +14,7 @@ from .asking import Work, observed_site
 from .placement import Compile, choose_mode
 from .seeds import chunk_seed
 from ..core.conditioning import Rewired
+from ..core.modes import in_evaluation_mode
 from ..core import (
     DataError,
     ModelGuidePair,
@@ -28,6 +29,7 @@ from ..core.compile import bind, capture
 from ..data import Dataset, chunks
 
 
+@in_evaluation_mode
 def inpaint(
     pair: ModelGuidePair,
     data: Any,

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Distribution
 from tqdm import tqdm
@@ -15,11 +16,12 @@ from tqdm import tqdm
 from .hmc.integrator import leapfrog, value_and_gradient
 from .hmc.kernel import HMCParameters, HMCState, draw_noise, hmc_kernel
 from .hmc.target import posterior_target, start_positions
-from .options import MakeOptimizer, make_optimizer
+from .options import DEFAULT_BATCH_SIZE, MakeOptimizer, make_optimizer, rows_per_step
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .training import Outcome, Row
 from ..core import Data, FitError, ModelGuidePair, PpvaeError, check_pair, log_joint, parameter_roles, unconstrained
 from ..core.compile import bind, capture, state_of
+from ..core.modes import evaluation_mode
 from ..data import Minibatches, as_dataset
 
 _GAIN = 0.5  # of the logarithm of the step size, for each unit of acceptance
@@ -29,10 +31,10 @@ def fit_mcem(
     pair: ModelGuidePair,
     data: Any,
     *,
-    optimizer: str | MakeOptimizer = "adagrad",
+    optimizer: str | MakeOptimizer | PyroOptim = "adagrad",
     learning_rate: float = 0.02,
     num_epochs: int = 100,
-    batch_size: int | None = 100,
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
     num_leapfrog: int = 10,
     num_updates: int = 5,
     target_acceptance: float = 0.9,
@@ -56,7 +58,7 @@ def fit_mcem(
         optimizer: as for :func:`ppvae.inference.fit`; the paper's is Adagrad.
         learning_rate: step size of a named optimiser.
         num_epochs: epochs.
-        batch_size: M, or None for all.
+        batch_size: M, or None for all, as for the default on fewer than 100 data.
         num_leapfrog: of one transition; the paper's is 10.
         num_updates: steps on the weights after each transition; the paper's is 5.
         target_acceptance: the paper's is 0.9.
@@ -79,8 +81,8 @@ def fit_mcem(
     pair.to(where)
     dtype = dtype_of(pair)
     dataset = as_dataset(data, dtype=dtype).to(where)
-    batches = Minibatches(dataset, batch_size, seed=seed)
-    size = batch_size or len(dataset)
+    batches = Minibatches(dataset, rows_per_step(batch_size, len(dataset)), seed=seed)
+    size = batches.batch_size or len(dataset)
     rows: list[Row] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -95,7 +97,8 @@ def fit_mcem(
         kernel = hmc_kernel(capture(leapfrog(target), mode=mode, name="the leapfrog step"), num_leapfrog, jitter=0.2)
         update = _Update(pair, coordinates, weight_prior, len(dataset), mode, example)
         made = make_optimizer(optimizer, learning_rate, update.parameters.values())
-        drawn = [start_positions(pair, example, coordinates, 1, "prior")[0] for _ in range(0, len(dataset), size)]
+        with evaluation_mode(pair):
+            drawn = [start_positions(pair, example, coordinates, 1, "prior")[0] for _ in range(0, len(dataset), size)]
         u = torch.cat(drawn)[: len(dataset)].clone()
         log_step = math.log(0.1)
         bar = tqdm(range(num_epochs), unit="epoch", disable=None if progress else True)
@@ -108,12 +111,13 @@ def fit_mcem(
                     x = like_pair(dataset.batch(index, batches.generator, dtype=dtype), dtype)
                     context: tuple[Any, ...] = (state_of(pair), x)
                     lanes = u[index].unsqueeze(0).contiguous()
-                    state = HMCState(lanes, *evaluate(lanes, *context))
                     scales = HMCParameters(
                         torch.full(lanes.shape[:-1], math.exp(log_step), dtype=dtype, device=where),
                         torch.ones_like(lanes[0]),
                     )
-                    state, info = kernel(state, draw_noise(lanes), scales, *context)
+                    with evaluation_mode(pair):  # what is drawn from is one density, without dropout's noise
+                        state = HMCState(lanes, *evaluate(lanes, *context))
+                        state, info = kernel(state, draw_noise(lanes), scales, *context)
                     acceptance = float(info.acceptance.mean())
                     log_step += _GAIN * (acceptance - target_acceptance)
                     u[index] = state.u[0]

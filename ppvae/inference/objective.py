@@ -15,8 +15,9 @@ from torch.distributions import Distribution
 
 from .elbo import ELBO, Trainee
 from ..core import Data, ModelGuidePair, PairError, PpvaeError, local_parameters, site_terms, structure
-from ..core.compile import Mode, bind, capture
+from ..core.compile import Captured, Mode, bind, capture, unchanged
 from ..core.errors import try_one_of
+from ..core.fingerprint import changed, fingerprint
 
 _log = logging.getLogger("ppvae.fit")
 
@@ -57,6 +58,10 @@ class Objective:
         prior_names: the parameters that the weight prior is over.
         clip_norm: largest norm of the gradient, or None.
         mode: mode of capture.
+
+    Attributes:
+        trained: the pair, or the pair and the estimator's own module.
+        trainable: the parameters that a step has gradients for, by name.
     """
 
     def __init__(
@@ -88,12 +93,7 @@ class Objective:
         self.trained: nn.Module = pair
         if isinstance(elbo, ELBO) and elbo.module is not None:
             self.trained = Trainee(pair, elbo)
-            self.prior_names = frozenset(f"pair.{name}" for name in prior_names)
-        # Collected once: walking the modules at each step takes as long as a small network's gradient.
-        named = dict(self.trained.named_parameters())
-        self._trainable: dict[str, Tensor] = {name: value for name, value in named.items() if value.requires_grad}
-        self._fixed: dict[str, Tensor] = {name: value for name, value in named.items() if not value.requires_grad}
-        self._fixed.update(self.trained.named_buffers())
+        self.collect()
         self._pure = bind(self.trained, self._bound)
         self._step = capture(self._gradient, mode=mode, name="the training step")
 
@@ -125,6 +125,30 @@ class Objective:
         sizes = [info.data_plate_size for info in found.observed if info.data_plate_size is not None]
         return sizes[0] if sizes else len(next(iter(_tensors(x))))
 
+    def collect(self) -> None:
+        """Find the tensors that a step takes: once, because walking the modules takes as long as a small network."""
+        named = dict(self.trained.named_parameters())
+        self.trainable = {name: value for name, value in named.items() if value.requires_grad}
+        self._fixed: dict[str, Tensor] = {name: value for name, value in named.items() if not value.requires_grad}
+        self._fixed.update(self.trained.named_buffers())
+
+    def reads(self) -> dict[str, Any]:
+        """What a step reads besides its tensors: the fingerprint of the pair, and the estimator's options."""
+        options = {f"elbo.{name}": value for name, value in vars(self.elbo).items() if isinstance(value, int | float)}
+        return {**fingerprint(self.pair), **options}
+
+    def changed_by_a_run(self, x: Data) -> list[str]:
+        """Names of what the programs change when they are run: a graph of them would miss it."""
+        before = fingerprint(self.pair)
+        with torch.no_grad(), torch.random.fork_rng(), unchanged(self.trained.buffers()):
+            self._bound(self.trained, x, torch.ones((), dtype=next(iter(self.trained.parameters())).dtype))
+        return changed(before, fingerprint(self.pair))
+
+    @property
+    def captured(self) -> Captured:
+        """The step as a captured function."""
+        return self._step
+
     @property
     def fell_back(self) -> str:
         """Why the step runs in a lesser mode than asked for; empty where it does not."""
@@ -132,7 +156,7 @@ class Objective:
 
     def __call__(self, x: Data, kl_weight: Tensor) -> Step:
         """The metrics and gradients of one batch."""
-        step: Step = self._step(self._trainable, self._fixed, x, kl_weight)
+        step: Step = self._step(self.trainable, self._fixed, x, kl_weight)
         return step
 
     def remember(self, step: Step) -> None:
@@ -156,13 +180,14 @@ class Objective:
         bound = -loss / self._stated(x)
         return bound, torch.stack((bound.detach(), *(bound.new_tensor(math.nan) for _ in range(3)))), {}
 
-    def _gradient(self, trainable: dict[str, Tensor], fixed: dict[str, Tensor], x: Data, kl_weight: Tensor) -> Step:
+    def _gradient(self, trainable: Mapping[str, Tensor], fixed: dict[str, Tensor], x: Data, kl_weight: Tensor) -> Step:
         with torch.enable_grad():
             leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}
             objective, metrics, buffers = self._pure({**leaves, **fixed}, x, kl_weight)
             if self.weight_prior is not None:
+                prefix = "" if self.trained is self.pair else "pair."
                 for name in sorted(self.prior_names):
-                    objective = objective + self.weight_prior.log_prob(leaves[name]).sum() / self.num_data
+                    objective = objective + self.weight_prior.log_prob(leaves[prefix + name]).sum() / self.num_data
             gradients = torch.autograd.grad(
                 -objective, list(leaves.values()), allow_unused=True, materialize_grads=True
             )

@@ -16,6 +16,7 @@ from .placement import Compile
 from .quantities import Quantity, default_quantities, evaluate_quantities
 from .replicates import Parts, Replicator
 from ..core.conditioning import Rewired
+from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate, structure
 from ..core.errors import did_you_mean
 from ..core.structure import to_pyro
@@ -133,6 +134,7 @@ class PosteriorChecks(Mapping[str, PredictiveCheck]):
         return "\n".join([*lines, *self.notes])
 
 
+@in_evaluation_mode
 def posterior_checks(
     pair: ModelGuidePair,
     data: Any,

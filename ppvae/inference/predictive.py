@@ -11,6 +11,7 @@ from .arguments import require_literal
 from .asking import GuideMean, Work, observed_site, one_of, positive, rows_like
 from .inpainting import inpaint
 from .placement import Compile, choose_device, dtype_of
+from ..core.modes import in_evaluation_mode
 from ..core import (
     Data,
     ModelGuidePair,
@@ -25,6 +26,7 @@ from ..core.errors import try_one_of
 Kind = Literal["mean", "sample"]
 
 
+@in_evaluation_mode
 def embed(
     pair: ModelGuidePair,
     data: Any,
@@ -67,6 +69,7 @@ def embed(
     return found["mean"]
 
 
+@in_evaluation_mode
 def reconstruct(
     pair: ModelGuidePair,
     data: Any,
@@ -114,6 +117,7 @@ def reconstruct(
     return decode(pair, latents, like=data, site=name, chunk_size=chunk_size, device=device, compile=compile)
 
 
+@in_evaluation_mode
 def denoise(
     pair: ModelGuidePair,
     data: Any,
@@ -142,6 +146,7 @@ def denoise(
     )
 
 
+@in_evaluation_mode
 def decode(
     pair: ModelGuidePair,
     latents: Tensor | Mapping[str, Tensor],
@@ -183,6 +188,7 @@ def decode(
     return work.run(outcome, seed, chunk_size, compile, beside=values)["x"]
 
 
+@in_evaluation_mode
 def generate(
     pair: ModelGuidePair,
     num: int,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .placement import dtype_of
+from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PpvaeError, check_pair, draw, log_joint, site_terms, structure
 from ..data import as_dataset
 
@@ -106,6 +107,7 @@ class SiteReport:
         return self.table()
 
 
+@in_evaluation_mode
 def site_report(
     pair: ModelGuidePair, data: Any, *, num_particles: int = 100, analytic: bool = True, seed: int = 0
 ) -> SiteReport:
@@ -166,6 +168,7 @@ def site_report(
     return SiteReport(tuple(rows), total, shape.batch, num_particles)
 
 
+@in_evaluation_mode
 def identity_gap(pair: Any, data: Any, *, num_particles: int = 100, seed: int = 0) -> Tensor:
     r"""How far $\log p(x) = \mathcal{L} + \mathrm{KL}(q(z \mid x) \| p(z \mid x))$ is from holding, [B], in nats.
 

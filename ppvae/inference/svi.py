@@ -9,40 +9,35 @@ from typing import Any
 
 import pyro.infer.elbo
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Distribution
 from tqdm import tqdm
 
 from .arguments import require_estimator, require_pair, require_whole
-from .bound import BoundEvaluator
+from .bound import BoundEstimate, BoundEvaluator
+from .changes import Changes
 from .elbo import ELBO, TraceMeanFieldELBO
+from .interrupt import BetweenSteps
 from .objective import METRICS, Objective, diagnose
-from .options import EarlyStopping, KLWarmup, MakeOptimizer, MakeSchedule, make_optimizer
+from .options import DEFAULT_BATCH_SIZE, EarlyStopping, KLWarmup, MakeOptimizer, MakeSchedule, make_optimizer, rows_per_step
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from .readiness import VALIDATION_CHUNK, checked
 from .training import AnyCallback, Callback, Fit, Outcome, Row, TrainingState, as_callback
-from ..core import (
-    FitError,
-    ModelGuidePair,
-    check_pair,
-    parameter_roles,
-    structure,
-)
-from ..core.checks import FixedSupports
+from ..core import FitError, ModelGuidePair, parameter_roles
 from ..core.errors import try_one_of
+from ..core.modes import evaluation_mode
 from ..data import Dataset, Minibatches, as_dataset
-
-VALIDATION_CHUNK = 1000
-
 
 def fit(
     pair: ModelGuidePair,
     data: Any,
     *,
     elbo: pyro.infer.elbo.ELBO | None = None,
-    optimizer: str | MakeOptimizer = "adam",
+    optimizer: str | MakeOptimizer | PyroOptim = "adam",
     learning_rate: float = 1e-3,
     num_epochs: int = 100,
-    batch_size: int | None = 100,
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
     validation: Any = None,
     schedule: MakeSchedule | None = None,
     clip_norm: float | None = None,
@@ -69,10 +64,12 @@ def fit(
         data: N training data: a Dataset, tensor, numpy array or mapping of tensors.
         elbo: an estimator from :mod:`ppvae.inference.elbo`, or Pyro's Trace_ELBO or TraceMeanField_ELBO (which run
             eagerly); None for ``TraceMeanFieldELBO(on_missing_kl="sample")``.
-        optimizer: "adam", "adamw", "adagrad", "sgd", or a function from the parameters to a torch optimiser.
+        optimizer: "adam", "adamw", "adagrad", "sgd", a function from the parameters to a torch optimiser, or one of
+            Pyro's with one set of options, ``pyro.optim.Adam({"lr": 1e-3})``.
         learning_rate: step size of a named optimiser.
         num_epochs: epochs.
-        batch_size: M, or None for all data at every step.
+        batch_size: M, or None for all data at every step, as for the default on fewer than 100 data. A pair that has
+            parameters for every datum needs None.
         validation: held-out data; None for ``data.validation`` where the data set has it.
         schedule: a function from the optimiser to a torch schedule, stepped once an epoch.
         clip_norm: largest Euclidean norm of the gradient per datum.
@@ -82,16 +79,19 @@ def fit(
         seed: of minibatches and noise; the same seed, machine and thread count give the same numbers.
         device: "auto", "cpu", "cuda".
         compile: "auto" (compiled where the number of steps pays for it), "eager", "graph" or "compiled".
-        callbacks: :class:`Callback` objects, or functions of the :class:`TrainingState`, called after each epoch.
+        callbacks: :class:`Callback` objects, or functions of the :class:`TrainingState`, called after each epoch. They
+            may change what the programs read: buffers at no cost, attributes by a step that is recorded anew.
         progress: show a bar on a terminal.
         resume: a state from ``TrainingState.state_dict()`` to go on from.
 
     Returns:
-        a :class:`Fit`. Ctrl-C ends training after the current step and is told by ``outcome``; nothing is lost.
+        a :class:`Fit`. Ctrl-C ends training after the current step and is told by ``outcome``; nothing is lost. A
+        second Ctrl-C does not wait for the step.
 
     Raises:
         PairError, DataError: what was passed in breaks its contract.
-        FitError: a value or gradient is not finite; parameters are as they were before that step.
+        FitError: a value or gradient is not finite; parameters are as they were before that step. Or a callback
+            replaced a parameter.
     """
     require_pair(pair, "fit")
     require_estimator(elbo)
@@ -107,50 +107,40 @@ def fit(
     if early_stopping is not None and held_out is None:
         raise FitError("early_stopping needs validation data: pass validation=..., or data with a validation part")
     estimator = elbo if elbo is not None else TraceMeanFieldELBO(on_missing_kl="sample")
+    batch_size = rows_per_step(batch_size, len(dataset))
     batches = Minibatches(dataset, batch_size, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         dtype = dtype_of(pair)
-        size = min(len(dataset), batch_size or len(dataset))
-        example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
-        check_pair(pair, example, num_data=len(dataset))
-        _check_values(pair, example, dataset)
-        if isinstance(estimator, ELBO):
-            estimator.check(pair, example)
+        size = batch_size or len(dataset)
         mode = choose_mode(compile, num_epochs * len(batches))
-        objective = Objective(
-            pair,
-            estimator,
-            num_data=len(dataset),
-            weight_prior=weight_prior,
-            prior_names=_names_of_model(pair, example) if weight_prior is not None else frozenset(),
-            clip_norm=clip_norm,
-            mode=mode,
-        )
-        objective.check(example)
-        if held_out is not None:
-            some = torch.arange(min(VALIDATION_CHUNK, len(held_out)), device=where)
-            check_pair(pair, like_pair(held_out.batch(some, dtype=dtype), dtype))
-            _check_values(pair, example, held_out)
-        made = make_optimizer(optimizer, learning_rate, (p for p in objective.trained.parameters() if p.requires_grad))
+        with evaluation_mode(pair):
+            example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
+            held_out = checked(pair, example, dataset, held_out, given=validation is not None)
+            if isinstance(estimator, ELBO):
+                estimator.check(pair, example)
+            names = _names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
+            objective = Objective(
+                pair,
+                estimator,
+                num_data=len(dataset),
+                weight_prior=weight_prior,
+                prior_names=names,
+                clip_norm=clip_norm,
+                mode=mode,
+            )
+            objective.check(example)
+        made = make_optimizer(optimizer, learning_rate, objective.trainable.values())
         state = TrainingState(pair, made, schedule(made) if schedule is not None else None, batches)
         state.estimator = estimator.module if isinstance(estimator, ELBO) else None
         watch = _validator(pair, estimator, held_out, mode) if held_out is not None else None
-        run = _Run(state, objective, watch, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
         if resume is not None:
             state.load_state_dict(resume)
+        changes = Changes(objective, made, example, [] if watch is None else [watch.captured])
+        run = _Run(state, objective, changes, watch, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
         found = run([as_callback(callback) for callback in callbacks], progress)
         state.keep_random_states()
         return found
-
-
-def _check_values(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
-    """Hold all data against the likelihood's support, of which check_pair saw one batch."""
-    supports = FixedSupports(pair, example)
-    if not supports or dataset.binarization == "dynamic":  # drawn zeros and ones
-        return
-    for rows in torch.arange(len(dataset), device=dataset.device).split(VALIDATION_CHUNK):
-        supports.check(like_pair(dataset.batch(rows, dtype=dtype_of(pair)), dtype_of(pair)), int(rows[0]))
 
 
 def _names_of_model(pair: ModelGuidePair, x: Any) -> frozenset[str]:
@@ -171,6 +161,7 @@ class _Run:
         self,
         state: TrainingState,
         objective: Objective,
+        changes: Changes,
         watch: BoundEvaluator | None,
         held_out: Dataset | None,
         kl_warmup: KLWarmup | None,
@@ -182,7 +173,7 @@ class _Run:
         self.state, self.objective, self.watch, self.held_out = state, objective, watch, held_out
         self.kl_warmup, self.early_stopping = kl_warmup, early_stopping
         self.num_epochs, self.seed, self.dtype = num_epochs, seed, dtype
-        self.named = [(n, p) for n, p in objective.trained.named_parameters() if p.requires_grad]
+        self.changes, self.interruptions = changes, BetweenSteps()
 
     def __call__(self, callbacks: list[Callback], progress: bool) -> Fit:
         state = self.state
@@ -199,19 +190,22 @@ class _Run:
             for callback in callbacks:
                 callback.on_start(state)
                 started.append(callback)
+            self.changes()
         except BaseException:
             bar.close()
             for callback in started:
                 callback.on_end(state)
             raise
         try:
-            while state.epoch < self.num_epochs:
-                self._epoch(callbacks, bar)
-                if state.stop_reason:
-                    outcome = Outcome("early stopping", state.stop_reason)
-                    break
+            with self.interruptions:
+                while state.epoch < self.num_epochs:
+                    self._epoch(callbacks, bar)
+                    if state.stop_reason:
+                        outcome = Outcome("early stopping", state.stop_reason)
+                        break
         except KeyboardInterrupt:
-            outcome = Outcome("interrupted", f"interrupted in epoch {state.epoch + 1}, after step {state.step}")
+            where = "inside the step after" if self.interruptions.inside else "after"
+            outcome = Outcome("interrupted", f"interrupted in epoch {state.epoch + 1}, {where} step {state.step}")
         finally:
             bar.close()
             for callback in callbacks:
@@ -224,13 +218,17 @@ class _Run:
 
     def _epoch(self, callbacks: list[Callback], bar: Any) -> None:
         state, steps = self.state, len(self.state.batches)
+        watched = any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)
         started, rows = time.perf_counter(), 0
         # Not by the epoch of the batches, which is the next one after the last step: stopped there, in a callback or
         # in the validation, the run goes on with the rest of this epoch.
         while state.steps_in_epoch < steps:
-            rows += self._step(self._kl_weight(state.steps_in_epoch))
-            for callback in callbacks:
-                callback.on_step(state)
+            with self.interruptions.step():
+                rows += self._step(self._kl_weight(state.steps_in_epoch))
+            if watched:
+                for callback in callbacks:
+                    callback.on_step(state)
+                self.changes()
             if state.step % 20 == 0 and not bar.disable:
                 rate = rows / (time.perf_counter() - started)
                 mean = float(state.sums[0]) / state.steps_in_epoch
@@ -246,6 +244,7 @@ class _Run:
         bar.set_postfix_str(f"{shown} nats/datum, {rows / seconds:,.0f} data/s")
         for callback in callbacks:
             callback.on_epoch(state)
+        self.changes()
 
     def _kl_weight(self, step: int) -> float:
         """At a step of this epoch, from 0."""
@@ -257,12 +256,11 @@ class _Run:
         state = self.state
         index = state.batches.next_index()
         x = like_pair(state.batches.data.batch(index, state.batches.generator, dtype=self.dtype), self.dtype)
-        structure(state.pair, x)
         before = torch.get_rng_state()
         step = self.objective(x, torch.tensor(kl_weight, dtype=self.dtype, device=index.device))
         if not math.isfinite(float(step.check)):
             self._refuse(step.gradients, x, index, before, kl_weight)
-        for name, parameter in self.named:
+        for name, parameter in self.objective.trainable.items():
             parameter.grad = step.gradients[name]
         state.optimizer.step()
         self.objective.remember(step)
@@ -272,11 +270,16 @@ class _Run:
         return len(index)
 
     def _close_epoch(self, weight: float) -> None:
-        state, found = self.state, None
+        found = None
         if self.watch is not None and self.held_out is not None:
             # The same draws at every epoch: the curve shows the parameters, not the noise. It comes first: stopped
             # here, nothing of the epoch is lost.
             found = self.watch(self.held_out, self.seed)
+        with self.interruptions.step():
+            self._write_row(weight, found)
+
+    def _write_row(self, weight: float, found: BoundEstimate | None) -> None:
+        state = self.state
         means = dict(zip((*METRICS, "norm"), (state.sums / state.steps_in_epoch).tolist(), strict=True))
         row: Row = {
             "epoch": state.epoch + 1,
@@ -323,6 +326,7 @@ class _Run:
         state = self.state
         found = diagnose(state.pair, x, gradients, random_state)
         rows = ", ".join(map(str, index[:8].tolist()))
+        estimated = {} if state.estimator is None else state.estimator.state_dict()
         raise FitError(
             f"training stopped at step {state.step} (epoch {state.epoch + 1}), before any parameter changed: "
             f"{found.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
@@ -338,5 +342,7 @@ class _Run:
                 "random_state": random_state,
                 "kl_weight": kl_weight,
                 "num_data": len(state.batches.data),
+                "estimator": {name: value.detach().clone() for name, value in estimated.items()},
+                "prior_names": sorted(self.objective.prior_names),
             },
         )

@@ -15,6 +15,7 @@ from .evidence.over_weights import weight_draws
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .seeds import chunk_seed
 from ..core.conditioning import Rewired
+from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
 from ..core.compile import bind, capture, state_of
 from ..core.errors import did_you_mean, try_one_of
@@ -43,6 +44,7 @@ class PredictiveMoments:
         return self.aleatoric + self.epistemic
 
 
+@in_evaluation_mode
 def predictive_moments(
     pair: ModelGuidePair,
     data: Any,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .placement import dtype_of, like_pair
 from ..core.conditioning import Rewired, held
+from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
 from ..core.errors import try_one_of
 from ..core.structure import to_pyro
@@ -57,6 +58,7 @@ class Pruning:
     pair: ModelGuidePair
 
 
+@in_evaluation_mode
 def weight_moments(pair: ModelGuidePair, data: Any) -> dict[str, WeightMoments]:
     """Posterior mean and standard deviation of every global latent: exact where the guide's distributions tell, else
     from 1000 draws (Pyro's autoguides).
@@ -91,11 +93,13 @@ def weight_moments(pair: ModelGuidePair, data: Any) -> dict[str, WeightMoments]:
     return {name: found[name] for name in names}
 
 
+@in_evaluation_mode
 def signal_to_noise(pair: ModelGuidePair, data: Any) -> dict[str, Tensor]:
     r"""$|\mu| / \sigma$ of every weight: site to [*event]; arguments as for :func:`weight_moments`."""
     return {name: moments.signal_to_noise for name, moments in weight_moments(pair, data).items()}
 
 
+@in_evaluation_mode
 def prune(
     pair: ModelGuidePair,
     data: Any,

@@ -13,6 +13,7 @@ from .arviz_export import to_arviz
 from .. import __version__
 from ..core import Data, DataError, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate, structure
 from ..core.errors import try_one_of
+from ..core.modes import in_evaluation_mode
 from ..data import Dataset, as_dataset
 from ..inference import Evidence, PosteriorDraws
 from ..inference.hmc.draws import Groups
@@ -79,6 +80,7 @@ def export_arviz(*parts: Part) -> Any:
     return to_arviz(merged.groups, merged.dims, merged.coords, merged.attrs)
 
 
+@in_evaluation_mode
 def guide_groups(
     pair: ModelGuidePair,
     data: Any,
@@ -130,6 +132,7 @@ def guide_groups(
     return Groups(groups, dims, _coords(len(dataset), num_draws), attrs)
 
 
+@in_evaluation_mode
 def prior_groups(pair: ModelGuidePair, data: Any, *, num_draws: int = 500, seed: int = 0) -> Groups:
     r"""Draws of the model before it saw data, $z \sim p(z),\ x \sim p(x \mid z)$: ``prior``, ``prior_predictive``.
 

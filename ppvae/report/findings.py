@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import ModelGuidePair, PpvaeError, simulate, site_terms, structure
+from ..core.modes import in_evaluation_mode
 from ..data import Dataset, chunks
 from ..inference import (
     AggregatePosterior,
@@ -222,6 +223,7 @@ def _rows(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1)
 
 
+@in_evaluation_mode
 def _prior(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor:
     """Draws of the one local latent site from the prior, [S, Z]."""
     with torch.no_grad(), torch.random.fork_rng():
@@ -233,6 +235,7 @@ def _prior(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor:
         return _rows(simulate(pair, x).latents[site.name]).cpu()
 
 
+@in_evaluation_mode
 def _kl(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor | None:
     """KL per latent dimension, averaged over data, [Z]."""
     device = next(pair.parameters()).device
@@ -268,6 +271,7 @@ def _decoded(pair: ModelGuidePair, across: Tensor, down: Tensor, data: Dataset, 
     return x.reshape(len(down), len(across), *x.shape[1:])
 
 
+@in_evaluation_mode
 def structure_event(pair: ModelGuidePair, data: Dataset) -> tuple[int, ...]:
     """The event shape of the one local latent site."""
     device = next(pair.parameters()).device

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions import Normal
 
 from . import checkpoint
 from .catalogue import build, elbo_entries
@@ -76,17 +77,22 @@ def replay(record: Path | str, pair: ModelGuidePair) -> Replay:
 
 def _replayed(state: Mapping[str, Any], recipe: Recipe, pair: ModelGuidePair) -> Replay:
     batch: Any = dict(state["batch"]) if state["mapping"] else state["batch"]["x"]
-    if set(state["pair"]) - set(pair.state_dict()):
-        structure(pair, batch)  # a wrapped program has some of its parameters only after a first run
-    pair.load_state_dict(state["pair"])
+    table = recipe.training
+    estimator = build(elbo_entries(), table.elbo)
+    # Before its parameters are set, which may be those that no program runs at. A wrapped program has some of them, and
+    # an estimator some of what it learns, only after a first run.
     structure(pair, batch)
+    estimator.check(pair, batch)
+    pair.load_state_dict(state["pair"])
+    if estimator.module is not None:
+        estimator.module.load_state_dict(state["estimator"])
     objective = Objective(
         pair,
-        build(elbo_entries(), recipe.training.elbo),
+        estimator,
         num_data=int(state["num_data"]),
-        weight_prior=None,
-        prior_names=frozenset(),
-        clip_norm=None,
+        weight_prior=None if table.weight_prior_scale is None else Normal(0.0, table.weight_prior_scale),
+        prior_names=frozenset(state["prior_names"]),
+        clip_norm=table.clip_norm,
         mode="eager",
     )
     weight = torch.tensor(float(state["kl_weight"]), dtype=next(pair.parameters()).dtype)
@@ -118,7 +124,8 @@ def read_dump(record: Path | str) -> tuple[dict[str, Any], Mapping[str, Any]]:
             raise RunError(f"{path}: no dump of a step" + try_one_of("RUN/dumps, which a run that met NaN writes"))
         path = kept[0]
     state, about = checkpoint.read(path.with_suffix(".sha256"))
-    missing = {"pair", "batch", "mapping", "random_state", "kl_weight", "num_data", "indices", "step"} - set(state)
+    needed = {"pair", "batch", "mapping", "random_state", "kl_weight", "num_data", "estimator", "prior_names"}
+    missing = {*needed, "indices", "step"} - set(state)
     if missing or not isinstance(about.get("recipe"), Mapping):
         raise RunError(f"{path}: not a dump of a step: it lacks {', '.join(sorted(missing)) or 'a recipe'}")
     return state, about

@@ -27,6 +27,7 @@ from .source import build_pair, digest_of, file_of, split_spec
 from .. import __version__
 from ..core import FitError, ModelGuidePair, PpvaeError, structure
 from ..core.errors import RunError, try_one_of
+from ..core.modes import evaluation_mode
 from ..data import Dataset
 from ..data import load as load_data
 from ..data.registry import NAMED
@@ -293,7 +294,8 @@ def _wants_binary(pair: ModelGuidePair, data: Dataset) -> bool:
     if data.batch_space != "unit":
         return False
     try:
-        shape = structure(pair, data.batch(torch.arange(min(2, len(data)))))
+        with evaluation_mode(pair):
+            shape = structure(pair, data.batch(torch.arange(min(2, len(data)))))
     except Exception:
         return False  # training will say what is wrong, and better
     return any(info.family == "Bernoulli" and not info.opted_out for info in shape.observed)

@@ -131,3 +131,45 @@ def test_recording_leaves_running_statistics_as_they_were(mode: Mode) -> None:
     assert net.running_mean is not None
     assert int(net.num_batches_tracked) == 2
     assert torch.allclose(net.running_mean, 0.19 * torch.tensor([2.0, 4.0]))  # 1 - 0.9^2 of the mean
+
+
+class Tied(nn.Module):
+    """One trunk registered twice, and one parameter and one buffer in two different modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(2, 2)
+        self.again = self.trunk
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+        self.first.register_buffer("offset", torch.tensor(1.0))
+        self.second.register_buffer("offset", self.first.offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.again(self.trunk(x))
+        return self.second(self.first(x) + self.first.offset) + self.second.offset  # type: ignore[no-any-return]
+
+
+def test_what_is_shared_follows_the_state_and_has_its_own_tensors_back() -> None:
+    net = Tied()
+    before = dict(net.named_parameters(remove_duplicate=False))
+    buffers = dict(net.named_buffers(remove_duplicate=False))
+    assert before["again.weight"] is before["trunk.weight"]
+    pure, x = bind(net, lambda net, x: net(x)), torch.randn(3, 2)
+    state = {name: torch.randn_like(value) for name, value in state_of(net).items()}
+    assert {"again.weight", "second.weight", "second.offset"} & set(state) == set()
+    affine = nn.functional.linear
+    inner = affine(x, state["trunk.weight"], state["trunk.bias"])
+    inner = affine(inner, state["trunk.weight"], state["trunk.bias"])
+    inner = affine(inner, state["first.weight"], state["first.bias"]) + state["first.offset"]
+    expected = affine(inner, state["first.weight"], state["second.bias"]) + state["first.offset"]
+    torch.testing.assert_close(pure(state, x), expected)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            bind(net, lambda net: 1 / 0)(state)
+        after = dict(net.named_parameters(remove_duplicate=False))
+        assert after.keys() == before.keys()
+        assert all(after[name] is value for name, value in before.items())
+        assert all(dict(net.named_buffers(remove_duplicate=False))[name] is value for name, value in buffers.items())
+    with pytest.raises(PpvaeError, match="no parameter or buffer 'nobody'"):
+        pure({"nobody": x}, x)

@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import pyro.infer
+import pyro.optim
 import pytest
 import torch
 from contracts.training import binary, quiet, small
@@ -24,6 +25,7 @@ from ppvae.inference import (
     elbo,
     evaluate_bound,
     fit,
+    fit_mcem,
     sample_posterior,
     site_report,
 )
@@ -69,6 +71,13 @@ def test_the_site_that_is_not_finite_is_named() -> None:
         ({"early_stopping": EarlyStopping()}, FitError, "early_stopping needs validation data"),
         ({"optimizer": "adm"}, PpvaeError, "did you mean 'adam'"),
         ({"optimizer": lambda p: 3}, PpvaeError, "expected a torch.optim.Optimizer, found int"),
+        ({"optimizer": pyro.optim.Adam(lambda name: {"lr": 1e-3})}, PpvaeError, "a function of the parameter's name"),
+        ({"optimizer": pyro.optim.Adam({"lr": 1e-3}, {"clip_norm": 1.0})}, PpvaeError, "clip_args clips the gradient of every"),
+        (
+            {"optimizer": pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9})},
+            PpvaeError,
+            "schedule=lambda made",
+        ),
         ({"learning_rate": 0.0}, PpvaeError, "learning_rate: expected a positive number"),
         ({"compile": "fast"}, PpvaeError, "compile: expected 'auto'"),
         ({"device": "cuda:99x"}, PpvaeError, "unknown device"),
@@ -178,3 +187,17 @@ def test_a_value_outside_the_support_in_a_late_batch_is_found_before_work(part: 
     assert all(torch.equal(a, b) for a, b in zip(before, pair.parameters(), strict=True))
     grey = gaussian_vae(6, latent_dim=2, hidden=(3,))  # any real number will do here
     fit(grey, bad, num_epochs=1, batch_size=500, progress=False)
+
+
+def test_an_optimiser_of_pyro_is_the_torch_optimiser_that_it_makes() -> None:
+    ours = quiet(small(), binary(), optimizer=pyro.optim.Adam({"lr": 0.01, "betas": (0.8, 0.99)}))
+    made = quiet(small(), binary(), optimizer=lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.99)))
+    assert [row["elbo_train"] for row in ours.history] == [row["elbo_train"] for row in made.history]
+
+
+def test_the_default_batch_takes_all_of_few_data() -> None:
+    found = fit(small(), binary(60), num_epochs=2, progress=False)
+    assert [row["step"] for row in found.history] == [1, 2]
+    assert found.state.batches.batch_size is None
+    assert fit(small(), binary(100), num_epochs=1, progress=False).state.batches.batch_size == 100
+    assert len(fit_mcem(gaussian_vae(3, latent_dim=1, hidden=(3,), mean="identity"), torch.randn(60, 3), num_epochs=1, progress=False)[0]) == 1

@@ -12,7 +12,7 @@ from ppvae.cli.main import app
 from ppvae.core import FitError, RunError
 from ppvae.inference import Callback, TrainingState
 from ppvae.runs import Recipe, train
-from ppvae.runs.forensics import read_dump, replay
+from ppvae.runs.forensics import _replayed, read_dump, replay
 from ppvae.runs.run import prepare
 
 RECIPE = {
@@ -89,3 +89,31 @@ def test_damaged_dumps_are_refused(failed: tuple[Path, FitError], tmp_path: Path
         read_dump(out)
     with pytest.raises(RunError, match="no dump of a step"):
         read_dump(tmp_path)
+
+
+class Overflow(Callback):
+    """A weight whose unit is saturated: only its prior sees how large it is, and the gradient's square overflows."""
+
+    def on_step(self, state: TrainingState) -> None:
+        if state.step == 4:
+            with torch.no_grad():
+                state.pair.likelihood.head.trunk.layers[0].weight[0] = 3e22  # type: ignore[union-attr]
+
+
+def test_a_replay_has_the_weight_prior_the_clipping_and_what_the_estimator_learnt(tmp_path: Path) -> None:
+    """The bound and its gradient are finite here: without the weight prior nothing is found."""
+    training = {**RECIPE["training"], "weight_prior_scale": 1.0, "clip_norm": 0.5}  # type: ignore[dict-item]
+    training["elbo"] = {"name": "score-function", "baseline": "decaying-average"}
+    recipe = Recipe.from_dict({**RECIPE, "training": training})
+    out = tmp_path / "run"
+    with pytest.raises(FitError):
+        train(recipe, out, callbacks=[Overflow()], progress=False)
+    state, _ = read_dump(out)
+    assert float(state["estimator"]["weight"]) == pytest.approx(1 - 0.9**4)
+    assert state["prior_names"] and all(name.startswith("likelihood.") for name in state["prior_names"])
+    _, _, pair = prepare(recipe)
+    found = replay(out, pair)
+    assert found.reproduced
+    plain = recipe.changed(training={"weight_prior_scale": None})
+    state["prior_names"] = []
+    assert not _replayed(state, plain, pair).reproduced

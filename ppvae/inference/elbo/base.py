@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, Structure, scaled_total, structure
+from ...core.modes import in_evaluation_mode
 from ...core.errors import try_one_of
 
 
@@ -103,6 +104,7 @@ class ELBO(pyro.infer.elbo.ELBO):
             kl_weight: factor on the KL in the objective (KL warm-up); the reported bound is without it.
         """
 
+    @in_evaluation_mode
     def check(self, pair: ModelGuidePair, x: Data) -> None:
         """Refuse a pair that this estimator cannot serve.
 

@@ -13,6 +13,7 @@ from .base import ELBO, BoundTerms
 from .particles import log_mean_exp, scored
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, log_guide, simulate, structure
 from ...core.errors import try_one_of
+from ...core.modes import in_evaluation_mode
 
 
 class ReweightedWakeSleep(ELBO):
@@ -47,6 +48,7 @@ class ReweightedWakeSleep(ELBO):
             raise PpvaeError(f"ReweightedWakeSleep: expected sleep in [0, 1], found {sleep}")
         self.sleep = float(sleep)
 
+    @in_evaluation_mode
     def check(self, pair: ModelGuidePair, x: Data) -> None:
         """As :meth:`ELBO.check`; with a sleep update, the observed sites must be found in the batch."""
         super().check(pair, x)

@@ -23,6 +23,7 @@ from .run import Run, model_ready, pick, to
 from .simulated import SimulatedData
 from ..placement import Compile, dtype_of
 from ..seeds import chunk_seed
+from ...core.modes import in_evaluation_mode
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size
 from ...core.errors import try_one_of
 from ...data import chunks
@@ -30,6 +31,7 @@ from ...data import chunks
 _log = logging.getLogger("ppvae.evidence")
 
 
+@in_evaluation_mode
 def log_evidence(
     pair: ModelGuidePair,
     data: Any,

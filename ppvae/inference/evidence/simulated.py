@@ -12,6 +12,7 @@ from torch import Tensor
 from .run import model_ready, pick, take, to
 from ..placement import dtype_of
 from ...core.conditioning import held
+from ...core.modes import in_evaluation_mode
 from ...core import Data, DataError, ModelGuidePair, batch_size, simulate, structure
 from ...core.errors import try_one_of
 
@@ -32,6 +33,7 @@ class SimulatedData:
         return batch_size(self.x)
 
 
+@in_evaluation_mode
 def simulate_data(
     pair: ModelGuidePair,
     like: Any,

@@ -11,12 +11,14 @@ from .base import Evidence
 from .bridge import both_ways
 from .posterior import Draws
 from ..hmc.global_posterior import GlobalDraws, log_density_of_all
+from ...core.modes import in_evaluation_mode
 from ...core import ModelGuidePair, PpvaeError
 from ...core.errors import try_one_of
 
 _AT_ONCE = 100  # proposals whose density is evaluated together
 
 
+@in_evaluation_mode
 def log_evidence_of_data_set(
     pair: ModelGuidePair, draws: GlobalDraws, *, seed: int = 0, max_iterations: int = 1000
 ) -> Evidence:

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from ..step_cost import peak_memory
 from ...core.errors import PpvaeError, try_one_of
 
 
@@ -26,7 +27,10 @@ class Footprint(NamedTuple):
 
 
 def footprint(function: Callable[..., Any], *args: Any) -> Footprint:
-    """The memory that one call takes when its graph is interpreted; a compiled one takes no more."""
+    """The memory that one call takes when its graph is interpreted; a compiled one takes no more.
+
+    What cannot be recorded is measured in one eager call, without its traffic.
+    """
     leaves, spec = pytree.tree_flatten(args)
     places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
@@ -38,7 +42,14 @@ def footprint(function: Callable[..., Any], *args: Any) -> Footprint:
 
     tensors = [leaves[index] for index in places]
     with torch.random.fork_rng(), torch.no_grad():
-        meter = _Meter(make_fx(flat)(*tensors))
+        try:
+            graph = make_fx(flat)(*tensors)
+        except PpvaeError:
+            raise
+        except Exception:
+            held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            return Footprint(held + peak_memory(lambda: flat(*tensors), tensors[0].device), 0)
+        meter = _Meter(graph)
         meter.run(*tensors)
     return Footprint(meter.peak, meter.traffic)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from .chains import Outcome
 from .diagnostics import ess, rhat
 from ...core import Data, ModelGuidePair, Unconstrained, log_joint, predict, structure
+from ...core.modes import evaluation_mode
 
 BLOCK = 2**24  # draws times data of x worked on at once
 
@@ -94,15 +95,13 @@ class PosteriorDraws:
 
     def log_likelihood(self) -> Tensor:
         """log p(x | z) at every draw, [chain, draw, datum], nats."""
-        found = [
-            log_joint(self.pair, self.x, self._latents(part)).observed
-            for part in self._blocks()
-        ]
+        with evaluation_mode(self.pair):
+            found = [log_joint(self.pair, self.x, self._latents(part)).observed for part in self._blocks()]
         return torch.cat(found, 1)
 
     def posterior_predictive(self, *, seed: int = 0) -> dict[str, Tensor]:
         """New data drawn from p(x' | z) at every draw: observed site to [chain, draw, datum, *event]."""
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(), torch.no_grad(), evaluation_mode(self.pair):
             torch.manual_seed(seed)
             found = [
                 predict(
@@ -124,7 +123,8 @@ class PosteriorDraws:
         """
         lead = ["chain", "draw", "datum"]
         data = dict(self.x) if isinstance(self.x, Mapping) else {}
-        observed = [info.name for info in structure(self.pair, self.x).observed]
+        with evaluation_mode(self.pair):
+            observed = [info.name for info in structure(self.pair, self.x).observed]
         label = observed[0] if len(observed) == 1 else "observed"
         if isinstance(self.x, Tensor):
             data = {label if len(observed) == 1 else "x": self.x}

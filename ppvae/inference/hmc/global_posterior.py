@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .diagnostics import ess, rhat
 from ..placement import Compile, choose_mode, dtype_of, like_pair
 from ..seeds import chunk_seed
+from ...core.modes import in_evaluation_mode
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, SiteInfo, batch_size, draw, log_joint, structure
 from ...core.compile import bind, capture, state_of
 from ...core.errors import try_one_of
@@ -104,6 +105,7 @@ class GlobalDraws:
 _ARVIZ_NAMES = {"log_density": "lp"}
 
 
+@in_evaluation_mode
 def sample_global_posterior(
     pair: ModelGuidePair,
     x: Any,
@@ -218,6 +220,7 @@ def sample_global_posterior(
     )
 
 
+@in_evaluation_mode
 def log_density_of_all(pair: ModelGuidePair, x: Data, u: Tensor) -> Tensor:
     r"""$\log \tilde p(u)$ of :func:`sample_global_posterior` at u [*S, d]: [*S], nats."""
     latents, log_jacobian = _latents(u, _slots(pair, x))

@@ -27,6 +27,7 @@ from .target import (
 )
 from ..placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from ..seeds import seed_of
+from ...core.modes import in_evaluation_mode
 from ...core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, structure, unconstrained
 from ...core.compile import Mode, capture, state_of
 from ...core.conditioning import held
@@ -72,6 +73,7 @@ def sample_posterior(
     compile: Compile = "auto",
     progress: bool = True,
 ) -> GlobalDraws: ...
+@in_evaluation_mode
 def sample_posterior(
     pair: ModelGuidePair,
     x: Any,

@@ -6,6 +6,8 @@ import sys
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
@@ -13,7 +15,7 @@ from contracts.kernel import FALSE_ALARM, assert_distributed, assert_mean
 from torch import Tensor
 
 import ppvae.inference.hmc.sample as verb
-from ppvae.core import PairError, PpvaeError, log_joint, simulate, structure, unconstrained
+from ppvae.core import ModelGuidePair, PairError, PpvaeError, log_joint, simulate, structure, unconstrained
 from ppvae.core.compile import state_of
 from ppvae.inference.hmc import HMC, ChEES, Outcome, PosteriorDraws, sample_posterior
 from ppvae.inference.hmc.integrator import Target, leapfrog
@@ -342,3 +344,29 @@ def test_a_sharp_asymmetric_posterior_in_many_dimensions(float64: torch.dtype) -
     posterior = pair.posterior(x)
     error = posterior.variance.sqrt() * draws.ess()["z"] ** -0.5
     assert_within(draws.samples["z"].mean((0, 1)), posterior.mean.detach(), error.detach())
+
+
+def test_a_program_that_cannot_be_recorded_is_sampled_eagerly() -> None:
+    """z | x ~ N(x / 2, 1 / 2), by a program that reads a number back at every run."""
+
+    class ReadsBack(ModelGuidePair):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+        def model(self, x: torch.Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                pyro.sample("x", dist.Normal(z, self.scale if float(z.sum()) < 1e9 else 2.0), obs=x[:, 0])
+
+        def guide(self, x: torch.Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                pyro.sample("z", dist.Normal(x[:, 0] / 2, self.scale))
+
+    x = torch.tensor([[1.0], [-2.0]])
+    draws = sample_posterior(
+        ReadsBack(), x, num_samples=100, num_warmup=50, kernel=HMC(3), seed=1, compile="eager", progress=False
+    )
+    z = draws.samples["z"]
+    error = z.var((0, 1)).sqrt() / draws.ess()["z"].sqrt()
+    assert bool(((z.mean((0, 1)) - x[:, 0] / 2).abs() < 4 * error).all())

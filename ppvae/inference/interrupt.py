@@ -1,0 +1,68 @@
+"""Ctrl-C between two steps, not inside one, so that what it leaves can be gone on from bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class BetweenSteps:
+    """While entered, the first Ctrl-C inside :meth:`step` waits for its end; a second one interrupts at once.
+
+    Only Python's own handler is replaced, and put back at the end: one that a program has installed is its affair
+    (that of ``ppvae fit`` waits for the end of a step too). In a thread beside the main one there is nothing to do.
+
+    Attributes:
+        inside: whether a step is under way; after an interruption, whether it cut one.
+    """
+
+    def __init__(self) -> None:
+        self.inside = False
+        self._waiting = False
+        self._installed = False
+
+    def __enter__(self) -> BetweenSteps:
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._handle)
+            self._installed = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._installed = False
+
+    def step(self) -> _Step:
+        """A context in which the first Ctrl-C waits."""
+        return _Step(self)
+
+    def _handle(self, number: int, frame: FrameType | None) -> Any:
+        if not self.inside or self._waiting:
+            raise KeyboardInterrupt
+        self._waiting = True
+        os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
+
+
+class _Step:
+    def __init__(self, owner: BetweenSteps) -> None:
+        self.owner = owner
+
+    def __enter__(self) -> None:
+        self.owner.inside = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        owner = self.owner
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            return  # inside it, by the second one
+        owner.inside = False
+        if owner._waiting and kind is None:
+            owner._waiting = False
+            raise KeyboardInterrupt
