@@ -15,6 +15,7 @@ from torch.distributions import biject_to
 from .density import draw, log_guide, log_joint, structure
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair, batch_size
+from .parts import rows_of
 from .structure import SiteInfo, Structure
 from .terms import Draw
 
@@ -44,7 +45,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
         return
     _tell_scales(pair, shape)
     with torch.no_grad(), torch.random.fork_rng():
-        few = _rows(x, slice(0, _FEW))
+        few = rows_of(x, torch.arange(min(_FEW, batch_size(x))))
         with _one_by_one(pair):
             drawn = _drawn(pair, few)
             part = drawn is not None  # else it has parameters for every datum: all data, or none
@@ -168,7 +169,7 @@ def _check_rows(pair: ModelGuidePair, few: Data, drawn: Draw, together: dict[str
             return {name: value[:, one] if name in local else value for name, value in values.items()}
 
         alone_drawn = Draw(of_row(drawn.latents), drawn.log_q, drawn.global_log_q, None, of_row(drawn.auxiliary))
-        x = _rows(few, one)
+        x = rows_of(few, torch.tensor([row]))
         if _drawn(pair, x) is None:
             return
         for name, alone in _densities(pair, x, alone_drawn).items():
@@ -248,7 +249,3 @@ def _densities(pair: ModelGuidePair, x: Data, drawn: Draw) -> dict[str, Tensor]:
 def _close(a: Tensor, b: Tensor) -> bool:
     # A datum of zero density is the same -inf both ways.
     return a.shape == b.shape and bool(torch.isclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True).all())
-
-
-def _rows(x: Data, rows: slice) -> Data:
-    return {name: value[rows] for name, value in x.items()} if isinstance(x, Mapping) else x[rows]

@@ -29,7 +29,7 @@ def serves_part_of(pair: ModelGuidePair, x: Data) -> str:
     index = torch.arange(rows) % size
     adopted = frozenset(pair.adopted_names())
     try:
-        shape = structure(pair, _rows(x, index))
+        shape = structure(pair, rows_of(x, index))
     except Exception as error:
         return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
     finally:
@@ -58,7 +58,8 @@ def waits_for_data(pair: ModelGuidePair) -> bool:
     return any(isinstance(part, AutoGuide) and part.prototype_trace is None for part in pair.modules())
 
 
-def _rows(x: Data, index: torch.Tensor) -> Data:
+def rows_of(x: Data, index: torch.Tensor) -> Data:
+    """The data of these rows."""
     if isinstance(x, Mapping):
         return {key: value[index.to(value.device)] for key, value in x.items()}
     return x[index.to(x.device)]

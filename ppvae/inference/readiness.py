@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from .placement import dtype_of, like_pair
-from ..core import ModelGuidePair, PairError, batch_size, check_pair, structure
+from ..core import Data, ModelGuidePair, PairError, batch_size, check_pair, structure
 from ..core.checks import FixedSupports
 from ..core.errors import try_one_of
-from ..core.parts import parameter_for_each, serves_part_of, waits_for_data
+from ..core.parts import parameter_for_each, rows_of, serves_part_of, waits_for_data
 from ..data import Dataset
 
 VALIDATION_CHUNK = 1000
@@ -57,6 +57,34 @@ def checked(
     check_pair(pair, like_pair(held_out.batch(some, dtype=dtype), dtype))
     _check_values(pair, example, held_out)
     return held_out
+
+
+def check_all(pair: ModelGuidePair, x: Data) -> bool:
+    """Check a pair on all data, and find out whether it needs them all together.
+
+    Args:
+        pair: the pair, in evaluation mode.
+        x: all data, [N, *event].
+
+    Returns:
+        whether the pair has parameters for every datum, as an automatic guide has, so that it cannot be run on a part.
+
+    Raises:
+        PairError: the pair breaks its contract, or does not fit the data.
+    """
+    size = batch_size(x)
+    if size <= VALIDATION_CHUNK or waits_for_data(pair):
+        check_pair(pair, x)
+        return size > 1 and bool(serves_part_of(pair, x))
+    parts = torch.arange(size).split(VALIDATION_CHUNK)
+    try:
+        structure(pair, rows_of(x, parts[0]))
+    except Exception:  # check_pair says what is wrong, if it is that
+        check_pair(pair, x)
+        return True
+    for rows in parts:
+        check_pair(pair, rows_of(x, rows))
+    return False
 
 
 def _check_parts(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:

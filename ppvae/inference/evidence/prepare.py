@@ -11,6 +11,7 @@ from torch import Tensor
 from .run import Run, model_ready, pick, take, to
 from .simulated import SimulatedData
 from ..placement import Compile, choose_device, choose_mode, dtype_of
+from ..readiness import check_all
 from ...core.conditioning import held
 from ...core import Data, ModelGuidePair, batch_size, check_pair, structure
 from ...data import chunks
@@ -30,15 +31,11 @@ def prepare(
     target, dtype = choose_device(device), dtype_of(pair)
     x = model_ready(data.x if isinstance(data, SimulatedData) else data, dtype, seed)
     home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
-    few, whole = to(take(x, 4), home), False
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        for rows, _ in chunks(batch_size(x), 1000):
-            check_pair(pair, to(pick(x, rows), home))
-        try:
-            structure(pair, few)
-        except Exception:  # an AutoGuide has parameters for each datum: it works on all data together, or not at all
-            few, whole = to(x, home), True
+        here = to(x, home)
+        whole = check_all(pair, here)
+        few = here if whole else take(here, 4)
         fixed = held(pair, few, global_sites)
     run = Run(pair, fixed, device=target, dtype=dtype, compile=compile, memory_budget=memory_budget)
     run.truth = data.latents if isinstance(data, SimulatedData) else None

@@ -26,6 +26,7 @@ from .target import (
     start_variance,
 )
 from ..placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..readiness import check_all
 from ..seeds import seed_of
 from ...core.modes import in_evaluation_mode
 from ...core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, structure, unconstrained
@@ -35,7 +36,6 @@ from ...core.errors import try_one_of
 from ...data import as_dataset, chunks
 
 MEMORY_BUDGET = 2**28
-CHECKED = 1000  # data at a time that are held against the contract
 COMPILE_SECONDS = 15.0  # what Inductor takes on two cores, at most
 SAVED_PER_CALL = 5e-4  # seconds that a compiled leapfrog saves over an interpreted one, whatever its size
 SAVED_PER_BYTE = 1.5e-10  # and for every byte that the interpreter writes
@@ -169,12 +169,12 @@ def sample_posterior(
         torch.manual_seed(seed_of(seed, "data"))
         data = like_pair(as_dataset(x, dtype=dtype_of(pair)).tensor(dtype=dtype_of(pair)), dtype_of(pair))
         data = _each(data, lambda tensor: tensor.to(where))
-        for rows, _ in chunks(batch_size(data), CHECKED, where):
-            check_pair(pair, _Work._rows(data, rows))
-        work = _Work(pair, data, num_chains, options, start, global_sites)
+        whole = check_all(pair, data)
+        work = _Work(pair, data, num_chains, options, start, global_sites, whole)
         calls = (num_warmup + num_samples) * _mean_length(options)
         prints = work.measure()
         size = data_per_chunk(memory_budget, prints["fixed"].peak, prints["datum"].peak, num_chains)
+        size = batch_size(data) if whole else size
         parts = list(chunks(batch_size(data), size, where))
         mode = _mode(compile, calls * len(parts), prints["datum"].traffic * parts[0][0].shape[0])
         done: list[ChunkDraws] = []
@@ -204,8 +204,10 @@ class _Work:
         options: Options,
         start: Start,
         global_sites: Mapping[str, Tensor] | Literal["mean"] | None,
+        whole: bool,
     ) -> None:
-        first = self._rows(x, torch.zeros(1, dtype=torch.int64))
+        self.whole = whole
+        first = x if whole else self._rows(x, torch.zeros(1, dtype=torch.int64))
         pair = held(pair, first, global_sites)
         self.coordinates = unconstrained(pair, first)
         self.pair, self.x, self.num_chains, self.options, self.start = pair, x, num_chains, options, start
@@ -244,7 +246,7 @@ class _Work:
     def measure(self) -> dict[str, Footprint]:
         """What one leapfrog needs for every datum, with all its chains, and what it needs besides."""
         found = []
-        for size in (2, 3):
+        for size in (batch_size(self.x),) if self.whole else (2, 3):
             index = torch.arange(size).clamp(max=batch_size(self.x) - 1)
             x = self._rows(self.x, index)
             structure(self.pair, x)
@@ -252,6 +254,9 @@ class _Work:
             point = PhasePoint(u, u, u[..., 0], u, torch.ones_like(u[..., 0], dtype=torch.bool))
             context = (self.state, x)
             found.append(footprint(leapfrog(self.target), point, u[..., 0], u[0], *context))
+        if self.whole:
+            count = batch_size(self.x)
+            return {"datum": Footprint(found[0].peak // count, found[0].traffic // count), "fixed": Footprint(0, 0)}
         low, high = found
         datum = Footprint(max(1, high.peak - low.peak), max(0, high.traffic - low.traffic))
         # The parameters, and two data for good measure.
