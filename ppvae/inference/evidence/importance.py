@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
-from .probe import SHARE, doubted, from_prior, has_guide_density, stretched
+from .probe import FROM_GUIDE, FROM_PRIOR, doubted, from_prior, has_guide_density, stretched
 from .run import Run
 from .sampled import collect, sampled_memory
 from .weights import from_weights
@@ -19,7 +19,7 @@ from ..arguments import require_whole
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_guide, log_joint
 from ...core.errors import try_one_of
 
-_FEWEST = 4  # draws of each kind from elsewhere
+_FEWEST = 16  # draws of each kind from elsewhere
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class ImportanceSampling(EvidenceMethod):
     and a mode that the guide misses is seen where the prior sees it. Still a lower bound.
 
     Where the guide misses a part of the posterior, so does every draw, and neither the standard error nor Pareto k
-    can see it: hence 0.3 K further draws, half from the prior and half from the guide at twice its width, which enter
-    the outcome alone. Limitations: in many dimensions they do not come by a missed mode either.
+    can see it: hence 0.3 K further draws, from the prior and from the guide at twice its width, which enter the outcome
+    alone. Limitations: in many dimensions they do not come by a missed mode either.
 
     Args:
         num_samples: K, draws per datum.
@@ -90,12 +90,12 @@ class ImportanceSampling(EvidenceMethod):
         else:
             log_w = collect(run, run.pair, x, "importance", _log_weights, self.num_samples)
         found = from_weights(log_w, dtype=run.dtype)
-        extra = max(_FEWEST, round(SHARE * self.num_samples))
         if self.num_samples < 2:
             return found
         # Weights of a mixture are not p / q: what exceeds them is no sign.
         largest = None if self.defensive else log_w.amax(0)
-        probes = [stretched(run, x, extra)] + ([] if self.defensive else [from_prior(run, x, extra)])
+        wider, prior = (max(_FEWEST, round(share * self.num_samples)) for share in (FROM_GUIDE, FROM_PRIOR))
+        probes = [stretched(run, x, wider)] + ([] if self.defensive else [from_prior(run, x, prior)])
         return doubted(found, largest, [probe for probe in probes if probe is not None])
 
 
