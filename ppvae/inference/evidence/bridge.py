@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .densities import LogDensity, Normal
-from .hmc_density import JITTER, check_chains, check_draws, flat, halves
+from .hmc_density import JITTER, PRIOR_DRAWS, check_chains, check_draws, flat, halves
 from .outcome import Outcome
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
 from .probe import doubted, from_prior
@@ -86,7 +86,7 @@ class BridgeSampling(EvidenceMethod):
         info = {name: item.to(run.dtype) for name, item in draws.info.items()}
         outcome = judge_mixing(found.outcome, draws)
         estimate = Estimate(value, error, ess, torch.full_like(value, math.nan), outcome, info)
-        return doubted(estimate, None, [from_prior(run, x, self.num_draws)])
+        return doubted(estimate, None, [from_prior(run, x, PRIOR_DRAWS * self.num_draws)])
 
 
 class Bridged(NamedTuple):

@@ -25,6 +25,7 @@ from ...core.errors import did_you_mean, try_one_of
 # Half-width of the factor on step sizes. Weights depend on the distance from the centre, which trajectories of just
 # half a period leave as it was; over such a range of lengths none is singled out.
 JITTER = 0.5
+PRIOR_DRAWS = 5  # from the prior, for each draw of the posterior: each costs a fiftieth of one
 _COVERAGE_DRAWS = 200
 _LARGE = 0.02  # of q: mass that matters
 _MARGIN = 0.1  # nats
@@ -123,7 +124,7 @@ class HMCDensity(EvidenceMethod):
         loose = (found.outcome == Outcome.OK) & (uncovered > torch.maximum(2 * error, torch.full_like(error, _LARGE)))
         found = found._replace(outcome=torch.where(loose, int(Outcome.LOOSE), found.outcome))
         found = found._replace(outcome=judge_mixing(found.outcome, draws))
-        return doubted(found, None, [from_prior(run, x, self.num_draws)])
+        return doubted(found, None, [from_prior(run, x, PRIOR_DRAWS * self.num_draws)])
 
     def _judged(
         self,

@@ -22,7 +22,7 @@ from ...core import Data, draw, log_guide, log_joint, unconstrained
 
 _TRIES = 10
 _GUIDE_DRAWS = 32
-_RHAT = 1.05
+_RHAT = 1.1  # of ten coordinates of one mode, the worst passes 1.05 in one datum of twenty
 _FEWEST_DRAWS = 25.0  # effective ones, of the worst coordinate
 _GRADIENT = 4.0  # memory of a gradient over that of the density alone
 

@@ -45,6 +45,7 @@ class Probe(NamedTuple):
 
 def from_prior(run: Run, x: Data, num_draws: int) -> Probe:
     """Draws from the prior."""
+    has_guide_density(run)  # here, because a capture cannot ask
 
     def log_weights(pair: ModelGuidePair, x: Data, num: int) -> Tensor:
         latents = draw(run.prior_pair, x, num).latents
