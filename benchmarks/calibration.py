@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -36,7 +36,7 @@ class NormalMixture(dist.MixtureSameFamily):
     """A mixture of normals over R^d, which says that it is over R^d."""
 
     support = constraints.real_vector
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ METHODS: dict[str, EvidenceMethod] = {
     "BridgeSampling": evidence.BridgeSampling(),
     "HMCDensity": evidence.HMCDensity(),
     "HMCDensity(encoder)": evidence.HMCDensity(density="encoder"),
+    "Auto": evidence.Auto(),
 }
 
 
@@ -128,7 +129,8 @@ def cells() -> list[tuple[str, str]]:
         (name, guide)
         for name, target in TARGETS.items()
         for guide in GUIDES
-        if not (guide == "mean-field" and target.loading.shape[1] == 1) and not (guide == "one-mode" and target.modes == 1)
+        if not (guide == "mean-field" and target.loading.shape[1] == 1)
+        and not (guide == "one-mode" and target.modes == 1)
     ]
 
 
@@ -143,7 +145,9 @@ def truth(target: Target, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return marginal.log_prob(x), loc, covariance.expand(len(x), 1, dim, dim), torch.zeros(len(x), 1).double()
     line = torch.linspace(-9, 9, 4001 if dim == 1 else 301, dtype=torch.float64)
     noise = torch.cartesian_prod(*([line] * dim)).reshape(-1, dim)
-    inverse = torch.eye(1, dtype=torch.float64) if target.modes == 2 else torch.linalg.inv(target.loading) * target.scale
+    inverse = (
+        torch.eye(1, dtype=torch.float64) if target.modes == 2 else torch.linalg.inv(target.loading) * target.scale
+    )
     centre = torch.zeros_like(x) if target.modes == 2 else x @ torch.linalg.inv(target.loading).mT
     z = centre + (noise @ inverse.mT)[:, None]  # [G, B, d]
     cell = float((line[1] - line[0]) ** dim * inverse.det().abs())
@@ -156,7 +160,7 @@ def truth(target: Target, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         share = torch.softmax(part, 0).unsqueeze(-1)
         mean = (share * z).sum(0)
         centred = z - mean
-        covariances.append(((share * centred).movedim(0, -1) @ centred.movedim(0, 1)))
+        covariances.append((share * centred).movedim(0, -1) @ centred.movedim(0, 1))
         means.append(mean)
         logits.append(part.logsumexp(0) - total)
     return total, torch.stack(means, 1), torch.stack(covariances, 1), torch.stack(logits, 1)
@@ -211,7 +215,18 @@ def _line(values: list[Any]) -> str:
 
 def table(results: list[dict[str, Any]]) -> str:
     """The cells as a markdown table."""
-    heads = ["target", "guide", "method", "OK", "beyond 3 SE", "rms z", "error of OK", "error of all", "seconds", "flags"]
+    heads = [
+        "target",
+        "guide",
+        "method",
+        "OK",
+        "beyond 3 SE",
+        "rms z",
+        "error of OK",
+        "error of all",
+        "seconds",
+        "flags",
+    ]
     lines = [_line(heads), _line(["---"] * len(heads))]
     for r in results:
         flags = ", ".join(f"{name} {count}" for name, count in r["flags"].items() if name != "OK")

@@ -163,7 +163,7 @@ def judge_mixing(outcome: Tensor, draws: Draws) -> Tensor:
     """The outcome, and CHAINS_DISAGREE or TOO_FEW_DRAWS where it was OK but chains do not agree; of one chain nothing is
     known."""
     half = max(1, draws.u.shape[1] // 2)
-    limit = max(_RHAT, math.sqrt(1 + 2 / half))  # of so few draws, R-hat is above one by chance
+    limit = max(_RHAT, math.sqrt(1 + 8 / half))  # of so few draws, R-hat is above one by chance
     ok = outcome == Outcome.OK
     outcome = torch.where(ok & (draws.info["ess"] < _FEWEST_DRAWS), int(Outcome.TOO_FEW_DRAWS), outcome)
     return torch.where(ok & (draws.info["rhat"] > limit), int(Outcome.CHAINS_DISAGREE), outcome)

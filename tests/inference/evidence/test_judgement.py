@@ -122,7 +122,7 @@ def test_a_density_wider_than_its_draws_is_flagged() -> None:
     fine, x = factor_analysis(shift=0.0, stretch=0.8, dtype=torch.float64, num_data=20)
     found = run(fine, x, HMCDensity(320, 3, "encoder", num_warmup=60))
     assert float(found.info["uncovered"].max()) < 0.02
-    assert float(found.info["rhat"].max()) < 1.1 and float(found.info["ess"].min()) > 25
+    assert float(found.info["rhat"].max()) < 1.3 and float(found.info["ess"].min()) > 25
 
 
 @pytest.mark.parametrize("count", [5, 10])
