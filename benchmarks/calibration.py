@@ -231,7 +231,7 @@ def table(results: list[dict[str, Any]]) -> str:
     for r in results:
         flags = ", ".join(f"{name} {count}" for name, count in r["flags"].items() if name != "OK")
         beyond = f"{100 * r['beyond']:.1f} %" + (" !" if r["too_many_beyond"] else "")
-        row = [r["target"], r["guide"], r["method"], f"{100 * r['ok']:.0f} %", beyond, r["rms_z"]]
+        row = [r["target"], r["guide"], r["method"], r["num_data"], f"{100 * r['ok']:.0f} %", beyond, r["rms_z"]]
         lines.append(_line([*row, r["error_of_ok"], r["error_of_all"], r["seconds"], flags]))
     return "\n".join(lines) + "\n"
 
@@ -265,7 +265,8 @@ def main() -> None:
         for name in options.methods:
             method = METHODS[name]
             kept = options.work / f"{target}-{guide}-{name}-{options.num_data}-{options.seed}.json"
-            key = {"target": target, "guide": guide, "method": name, "options": repr(method)}
+            key: dict[str, Any] = {"target": target, "guide": guide, "method": name, "options": repr(method)}
+            key["num_data"] = options.num_data
             before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
             if any(before.get(field) != value for field, value in key.items()):
                 found = log_evidence(pair, x, method=method, seed=options.seed, device="cpu", progress=False)
