@@ -29,8 +29,9 @@ def assert_calibrated(
         side: check the side as well.
         share: of the data must have an estimate; the others were refused.
     """
-    found = evidence.estimated
-    assert float(found.double().mean()) >= share
+    assert float(evidence.estimated.double().mean()) >= share
+    found = evidence.trusted  # what does not stand promises nothing
+    assert bool(found.any())
     error, standard_error = (evidence.log_evidence - exact).double()[found], evidence.standard_error.double()[found]
     scaled = error / standard_error
     assert spread[0] < float(scaled.square().mean().sqrt()) < spread[1]
@@ -228,7 +229,7 @@ class EvidenceContract:
         error = (found.log_evidence[rest] - exact).abs()
         assert bool((error < 6 * found.standard_error[rest] + 0.05).all())
         assert "1 data" in found.summary()
-        assert math.isfinite(found.mean)
+        assert math.isfinite(found.mean_of_all)
 
     def troubled(self, pair: ModelGuidePair, x: Tensor) -> Any:
         return x

@@ -20,7 +20,7 @@ from ppvae.core.compile import bind, state_of
 from ppvae.core.fingerprint import changed, fingerprint
 from ppvae.inference import log_evidence
 from ppvae.inference.evidence import PriorSampling
-from ppvae.inference.evidence.rewired import Rewired, prior_as_guide
+from ppvae.core.conditioning import Rewired, prior_as_guide
 from ppvae.models import bayesianise, bernoulli_vae
 
 FACTOR = 1.0

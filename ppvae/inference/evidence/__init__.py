@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .ais import AIS
+from .auto import Auto
 from .base import Bound, Estimate, Evidence, EvidenceMethod
 from .bdmc import BDMC
 from .bridge import BridgeSampling
@@ -20,6 +21,7 @@ from .whole_data import log_evidence_of_data_set
 
 __all__ = [
     "AIS",
+    "Auto",
     "BDMC",
     "Bound",
     "BridgeSampling",

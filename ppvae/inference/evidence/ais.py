@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import scipy.stats
+import torch
+from torch import Tensor
+
 from .annealing import Path, Schedule, Start, anneal, check_options, check_path, path_memory, tune
 from .base import Bound, Estimate, EvidenceMethod, Memory
+from .outcome import Outcome
+from .probe import doubted, from_prior
 from .run import Run
-from .weights import from_weights
+from .weights import from_weights, log_mean
 from ...core import Data
+
+_FEWEST = 3  # chains from the prior: of two, no spread is known
+_PRIOR_DRAWS = 100
+_LEVEL = 0.995
 
 
 @dataclass(frozen=True)
@@ -25,8 +36,12 @@ class AIS(EvidenceMethod):
     datum, by a pilot run with chains of its own, and then frozen, so that the estimate of p(x) is unbiased and its
     logarithm a lower bound in expectation.
 
-    Limitations: the standard error comes from C chains, and says little where it is above about half a nat: use more
-    temperatures. The cost is C (T + 1) (L + 1) gradients per datum, plus the pilot's.
+    From the guide, a quarter as many chains walk from the prior as well. They do not enter the estimate
+    (``info["from_prior"]`` is theirs): where they see significantly more, the guide's chains have missed a mode, and the
+    outcome says so.
+
+    Limitations: the standard error comes from C chains; where fewer than half of them carry the weight the outcome is
+    "loose": use more temperatures. The cost is C (T + 1) (L + 1) gradients per datum, plus the pilot's, and a quarter.
 
     Args:
         num_temperatures: T.
@@ -64,7 +79,7 @@ class AIS(EvidenceMethod):
 
     def memory(self, run: Run) -> Memory:
         """A gradient for every chain, and the tuning."""
-        return path_memory(run, self.num_chains, self.num_temperatures)
+        return path_memory(run, self.num_chains + self._others, self.num_temperatures)
 
     def path(self, run: Run) -> Path:
         """The path with these options."""
@@ -75,12 +90,39 @@ class AIS(EvidenceMethod):
             num_temperatures=self.num_temperatures,
             num_leapfrog=self.num_leapfrog,
             target_acceptance=self.target_acceptance,
+            others=self._others,
         )
+
+    @property
+    def _others(self) -> int:
+        """Chains from the prior beside those from the guide."""
+        return 0 if self.start == "prior" else max(_FEWEST, self.num_chains // 4)
 
     def estimate(self, run: Run, x: Data) -> Estimate:
         """A pilot run, then the annealing run with what it found."""
         path, batch = self.path(run), run.batch_of(x)
-        tuning = tune(path, x, self.num_chains, 0.5 * batch)
-        found = anneal(path, x, tuning, self.num_chains, 0.5 * batch)
+        chains = self.num_chains + path.others
+        tuning = tune(path, x, chains, 0.5 * batch)
+        found = anneal(path, x, tuning, chains, 0.5 * batch)
         info = {"acceptance": found.acceptance, "divergences": found.divergences}
-        return from_weights(found.log_weights, info, run.dtype)
+        estimate = from_weights(found.log_weights[: self.num_chains], info, run.dtype)
+        if not path.others:
+            return estimate
+        probes = [from_prior(run, x, max(_PRIOR_DRAWS, 2 * self.num_chains * self.num_temperatures))]
+        others = found.log_weights[self.num_chains :]
+        estimate.info["from_prior"] = log_mean(others)[0].to(run.dtype)
+        low = _above(others, estimate)
+        estimate = estimate._replace(outcome=torch.where(low, int(Outcome.MISSED_MASS), estimate.outcome))
+        return doubted(estimate, None, probes)
+
+
+def _above(log_weights: Tensor, estimate: Estimate) -> Tensor:
+    """Where chains from the prior [C, B] see more than the estimate, and they are few: by Student's t, and Markov."""
+    value, _, _ = log_mean(log_weights)
+    error = log_weights.double().std(0) / len(log_weights) ** 0.5  # of a mean of logs: below that of the log of the mean
+    gain = value - estimate.log_evidence.double()
+    there = estimate.standard_error.double().nan_to_num()
+    critical = float(scipy.stats.t.ppf(_LEVEL, len(log_weights) - 1))
+    low = gain > (critical * critical * error.square() + 9 * there.square()).sqrt() + 1e-6
+    low |= gain > -math.log(1 - _LEVEL)
+    return low & torch.isfinite(value) & torch.isfinite(estimate.log_evidence)

@@ -62,6 +62,7 @@ class Path:
         num_temperatures: T.
         num_leapfrog: L, steps of one transition.
         target_acceptance: what the pilot tunes the step sizes to.
+        others: how many chains, the last ones of every run, walk from the prior where the rest walk from the guide.
     """
 
     def __init__(
@@ -73,20 +74,26 @@ class Path:
         num_temperatures: int,
         num_leapfrog: int,
         target_acceptance: float,
+        others: int = 0,
     ) -> None:
         self.run = run
         self.pair = run.pair if start == "guide" else run.prior_pair
         self.start: Start = start
         self.num_leapfrog, self.target_acceptance = num_leapfrog, target_acceptance
+        self.others = others
         self.betas = temperatures(schedule, num_temperatures).to(run.device, run.dtype)
 
     def draw(self, x: Data, chains: int) -> Tensor:
-        """Draws from f_0, [C, B, d]."""
+        """Draws from f_0, [C, B, d]; the last :attr:`others` chains from the prior."""
+        prior = self.run.prior_pair
 
         def start_of(x: Data) -> Tensor:
-            return unconstrained(self.pair, x).unconstrain(draw(self.pair, x, chains).latents)
+            space, first = unconstrained(self.pair, x), chains - self.others
+            drawn = [draw(self.pair, x, first)] + ([draw(prior, x, self.others)] if self.others else [])
+            return torch.cat([space.refill(space.unconstrain(one.latents), one.present) for one in drawn])
 
-        call = self.run.capture(f"start x{chains}", start_of, pairs=[self.pair])
+        pairs = [self.pair, prior] if self.others else [self.pair]
+        call = self.run.capture(f"start x{chains}", start_of, pairs=pairs)
         return _tensor(call(x)).contiguous()
 
     def unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
@@ -95,15 +102,19 @@ class Path:
         return _tensor(self.run.capture("unconstrain", self._unconstrain, pairs=[self.pair])(x, lane))
 
     def _unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
-        return unconstrained(self.pair, x).unconstrain(latents)
+        space = unconstrained(self.pair, x)
+        present = log_joint(self.pair, x, latents).present if structure(self.pair, x).masked_latents else {}
+        return space.refill(space.unconstrain(latents), present)
 
     def _ends(self, u: Tensor, x: Data) -> tuple[Tensor, Tensor]:
         """log f_0 + log-Jacobian, and log p(x, z) - log f_0: each [C, B] at u [C, B, d]."""
-        latents, log_jacobian = unconstrained(self.pair, x).constrain(u)
-        joint = log_joint(self.pair, x, latents)
+        latents, joint, log_jacobian = unconstrained(self.pair, x).log_joint(self.pair, x, u)
         if self.start == "prior":
             return joint.local - joint.observed + log_jacobian, joint.observed
         log_q, _ = log_guide(self.pair, x, latents)
+        if self.others:
+            from_prior = (torch.arange(len(u), device=u.device) >= len(u) - self.others)[:, None]
+            log_q = torch.where(from_prior, joint.local - joint.observed, log_q)
         return log_q + log_jacobian, joint.local - log_q
 
     def _target(self, u: Tensor, x: Data, beta: Tensor) -> Tensor:
@@ -122,6 +133,11 @@ class Path:
     def _leapfrog(self, x: Data, point: PhasePoint, size: Tensor, inverse_mass: Tensor, beta: Tensor) -> PhasePoint:
         return leapfrog(lambda u, beta: self._target(u, x, beta))(point, size, inverse_mass, beta)
 
+    def groups(self, chains: int) -> list[slice]:
+        """The chains that are tuned together: those from each start."""
+        cut = chains - self.others
+        return [slice(0, cut), slice(cut, chains)] if self.others else [slice(0, chains)]
+
     def functions(self, chains: int, batch: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The captured move between temperatures, ``move(x, u, beta, new)``, and the captured leapfrog step."""
         lanes, moves = 3 * chains * batch, len(self.betas) - 1
@@ -135,8 +151,8 @@ class Tuning(NamedTuple):
     """What the pilot run found and the annealing run keeps.
 
     Attributes:
-        step_size: for every temperature and datum, [T, B].
-        inverse_mass: [T, B, d].
+        step_size: for every temperature, group of chains (by start) and datum, [T, G, B].
+        inverse_mass: [T, G, B, d].
     """
 
     step_size: Tensor
@@ -174,21 +190,22 @@ def tune(path: Path, x: Data, chains: int, share: float) -> Tuning:
     Args:
         path: the path.
         x: the chunk of data.
-        chains: of the run that is to follow.
+        chains: of the run that is to follow, those from the prior among them.
         share: of the progress bar that the pilot takes, in data.
     """
     betas, batch = path.betas, path.run.batch_of(x)
-    pilots = pilot_chains(chains)
+    pilots = pilot_chains(chains - path.others) + path.others
     u = path.draw(x, pilots)
+    groups = path.groups(pilots)
     move, step = path.functions(pilots, batch)
     kernel = hmc_kernel(_stepper(step, x), path.num_leapfrog, jitter=_JITTER)
-    variance = u.var(0) + 1e-8
-    averaging = start_dual_averaging(u.new_full((batch,), u.shape[-1] ** -0.25))
+    variance = _over(groups, u, _spread) + 1e-8  # [G, B, d]
+    averaging = start_dual_averaging(u.new_full((len(groups), batch), u.shape[-1] ** -0.25))
     state, _ = move(x, u, betas[0], betas[0])
     for _ in range(_SETTLE):
-        state, info = _transition(kernel, state, averaging.step_size, variance, betas[0])
-        averaging = update_dual_averaging(averaging, info.acceptance.mean(0), path.target_acceptance)
-        variance = (1 - _FORGET) * variance + _FORGET * state.u.var(0)
+        state, info = _transition(kernel, state, groups, averaging.step_size, variance, betas[0])
+        averaging = update_dual_averaging(averaging, _over(groups, info.acceptance, _mean), path.target_acceptance)
+        variance = (1 - _FORGET) * variance + _FORGET * _over(groups, state.u, _spread)
     log_step = averaging.final_step_size.log()
     sizes, variances = [], []
     # A short path is walked slowly, so that step sizes can follow it.
@@ -196,9 +213,9 @@ def tune(path: Path, x: Data, chains: int, share: float) -> Tuning:
     for old, new in pairwise(betas):
         state, _ = move(x, state.u, old, new)
         for _ in range(repeats):
-            state, info = _transition(kernel, state, log_step.exp(), variance, new)
-            log_step = log_step + _GAIN * (info.acceptance.mean(0) - path.target_acceptance)
-            variance = (1 - _FORGET) * variance + _FORGET * state.u.var(0)
+            state, info = _transition(kernel, state, groups, log_step.exp(), variance, new)
+            log_step = log_step + _GAIN * (_over(groups, info.acceptance, _mean) - path.target_acceptance)
+            variance = (1 - _FORGET) * variance + _FORGET * _over(groups, state.u, _spread)
         sizes.append(log_step.exp())
         variances.append(variance)
         path.run.tick(share / (len(betas) - 1))
@@ -226,7 +243,7 @@ def anneal(
     betas, total = path.betas, len(path.betas) - 1
     move, step = path.functions(chains, path.run.batch_of(x))
     kernel = hmc_kernel(_stepper(step, x), path.num_leapfrog, jitter=_JITTER)
-    u = path.draw(x, chains)
+    u, groups = path.draw(x, chains), path.groups(chains)
     if truth is not None:
         u = path.unconstrain(x, truth).expand_as(u).contiguous()
     state, log_weights = move(x, u, betas[0], betas[0]) if truth is None else move(x, u, betas[-1], betas[-1])
@@ -236,7 +253,7 @@ def anneal(
         if truth is None:
             state, increment = move(x, state.u, betas[t], betas[t + 1])
             log_weights += increment
-        state, info = _transition(kernel, state, tuning.step_size[t], tuning.inverse_mass[t], betas[t + 1])
+        state, info = _transition(kernel, state, groups, tuning.step_size[t], tuning.inverse_mass[t], betas[t + 1])
         if truth is not None:
             state, increment = move(x, state.u, betas[t + 1], betas[t])
             log_weights += increment
@@ -286,10 +303,30 @@ def _stepper(step: Callable[..., Any], x: Data) -> Callable[..., PhasePoint]:
 
 
 def _transition(
-    kernel: Callable[..., tuple[HMCState, HMCInfo]], state: HMCState, size: Tensor, inverse_mass: Tensor, beta: Tensor
+    kernel: Callable[..., tuple[HMCState, HMCInfo]],
+    state: HMCState,
+    groups: list[slice],
+    size: Tensor,
+    inverse_mass: Tensor,
+    beta: Tensor,
 ) -> tuple[HMCState, HMCInfo]:
-    lanes = size.expand(state.u.shape[:-1]).contiguous()
-    return kernel(state, draw_noise(state.u), HMCParameters(lanes, inverse_mass), beta)
+    """One transition of all chains, each with the step size [G, B] and mass [G, B, d] of its group."""
+    counts = torch.tensor([group.stop - group.start for group in groups], device=size.device)
+    lanes, mass = (value.repeat_interleave(counts, 0) for value in (size, inverse_mass))
+    return kernel(state, draw_noise(state.u), HMCParameters(lanes, mass), beta)
+
+
+def _over(groups: list[slice], values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A function of each group's chains, [C, *] to [G, *]."""
+    return torch.stack([function(values[group]) for group in groups])
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean(0)
+
+
+def _spread(values: Tensor) -> Tensor:
+    return values.var(0)
 
 
 def _tensor(value: Any) -> Tensor:

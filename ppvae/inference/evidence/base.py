@@ -98,7 +98,7 @@ class Evidence:
         standard_error: Monte Carlo standard error of each, [B], nats; NaN where unknown.
         effective_sample_size: how many independent, equally weighted draws each is worth, [B]; NaN where
             undefined.
-        pareto_k: tail index of each datum's weights, [B]: below 0.5 good, above 0.7 not to be trusted; NaN
+        pareto_k: tail index of each datum's weights, [B]: below 0.5 good, above 0.7 not by itself to be trusted; NaN
             where undefined (weights equal to rounding, too few of them, or none).
         bound: "exact", "lower" or "upper" (in expectation), or "consistent".
         outcome: :class:`Outcome` of each, [B], int64; 0 where the estimate stands.
@@ -139,9 +139,31 @@ class Evidence:
         return torch.isfinite(self.log_evidence)
 
     @property
+    def trusted(self) -> Tensor:
+        """Which data have an estimate that stands, within its standard error: the outcome is OK, [B], bool."""
+        return self.estimated & (self.outcome == Outcome.OK)
+
+    @property
     def mean(self) -> float:
-        """Mean of log p(x_b) over the data that have an estimate (:meth:`summary` says how many), nats."""
+        """Mean of log p(x_b) over the trusted data (:meth:`summary` says how many), nats; NaN where there are none.
+
+        These are not a random part of the data: hard ones are left out. :attr:`mean_of_all` is over all that have an
+        estimate, good or bad.
+        """
+        return _mean(self.log_evidence[self.trusted])
+
+    @property
+    def mean_of_all(self) -> float:
+        """Mean of log p(x_b) over all data that have an estimate, trusted or not, nats."""
         return _mean(self.log_evidence[self.estimated])
+
+    @property
+    def mean_of_all_standard_error(self) -> float:
+        """Monte Carlo standard error of :attr:`mean_of_all`, nats; NaN where that of one datum is unknown.
+
+        Where data are not trusted, their errors may be larger than they say.
+        """
+        return self._error_of_mean(self.estimated)
 
     @property
     def mean_standard_error(self) -> float:
@@ -151,15 +173,18 @@ class Evidence:
         other data would change is :attr:`sampling_standard_error`. A bias is in neither. Where all data share the
         draws of the weights, it is :attr:`common_error`.
         """
+        return self._error_of_mean(self.trusted)
+
+    def _error_of_mean(self, chosen: Tensor) -> float:
         if self.common_error is not None:
             return self.common_error
-        errors = self.standard_error[self.estimated].double()
+        errors = self.standard_error[chosen].double()
         return float(errors.square().sum().sqrt() / len(errors)) if len(errors) else math.nan
 
     @property
     def sampling_standard_error(self) -> float:
         r"""Spread over data by $\sqrt{B}$, nats: what other such data would change :attr:`mean` by."""
-        values = self.log_evidence[self.estimated].double()
+        values = self.log_evidence[self.trusted].double()
         return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
     @property
@@ -175,9 +200,10 @@ class Evidence:
         return {Outcome(value).message: count for value, count in pairs if value != Outcome.OK}
 
     def summary(self) -> str:
-        """One line: method, side, mean, its two errors, worst k, time; one more for each kind of failure."""
-        count = int(self.estimated.sum())
-        over = f"{count} data" if count == len(self) else f"{count} of {len(self)} data"
+        """One line: method, side, mean, its two errors, worst k, time; then the mean over all where not all are
+        trusted, and a line for each kind of failure."""
+        count, all_ = int(self.trusted.sum()), int(self.estimated.sum())
+        over = f"{count} data" if count == len(self) else f"{count} of {len(self)} data that can be trusted"
         line = f"{self.method} ({self.bound}): {self.mean:.4f}"
         if self.bound != "exact":
             line += f" ± {self.mean_standard_error:.4f}"
@@ -187,6 +213,8 @@ class Evidence:
         if not math.isnan(self.worst_pareto_k):
             line += f", worst Pareto k {self.worst_pareto_k:.2f}"
         line += f", {self.seconds:.1f} s"
+        if all_ != count:
+            line += f"\n  {self.mean_of_all:.4f} nats per datum over all {all_} data that have an estimate, good or bad"
         return "\n".join([line, *(f"  {count} data: {text}" for text, count in self.messages().items())])
 
     def __repr__(self) -> str:
@@ -205,9 +233,12 @@ class Evidence:
             "mean": _number(self.mean),
             "mean_standard_error": _number(self.mean_standard_error),
             "sampling_standard_error": _number(self.sampling_standard_error),
+            "mean_of_all": _number(self.mean_of_all),
+            "mean_of_all_standard_error": _number(self.mean_of_all_standard_error),
             "worst_pareto_k": _number(self.worst_pareto_k),
             "num_data": len(self),
             "num_estimated": int(self.estimated.sum()),
+            "num_trusted": int(self.trusted.sum()),
             "messages": self.messages(),
             "seconds": self.seconds,
             "info": {key: _plain(value) for key, value in self.info.items() if not isinstance(value, Tensor)},

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .densities import LogDensity, Normal
-from .hmc_density import JITTER, check_chains, check_draws, flat, halves
+from .hmc_density import JITTER, PRIOR_DRAWS, check_chains, check_draws, flat, halves
 from .outcome import Outcome
-from .posterior import Draws, Posterior, posterior_memory
+from .posterior import Draws, Posterior, judge_mixing, posterior_memory
+from .probe import doubted, from_prior
 from .run import Run
 from .series import average, effective_draws
 from ..hmc.options import HMC
@@ -36,6 +37,9 @@ class BridgeSampling(EvidenceMethod):
     round. The standard error is the relative mean squared error of Frühwirth-Schnatter (2004), which counts
     autocorrelation. Consistent, and on neither side of the truth. All terms are bounded, so that there is no Pareto k
     to give.
+
+    Every other chain starts at the prior, the others at the guide: where they do not come to agree (R-hat,
+    ``info["rhat"]``) the outcome says so, and where draws from the prior alone see more mass than all of it.
 
     Limitations: as for any method over HMC draws, a mode that no chain visited goes unseen.
 
@@ -80,7 +84,9 @@ class BridgeSampling(EvidenceMethod):
         columns = (found.log_evidence, found.standard_error, found.effective_sample_size)
         value, error, ess = (item.to(run.dtype) for item in columns)
         info = {name: item.to(run.dtype) for name, item in draws.info.items()}
-        return Estimate(value, error, ess, torch.full_like(value, math.nan), found.outcome, info)
+        outcome = judge_mixing(found.outcome, draws)
+        estimate = Estimate(value, error, ess, torch.full_like(value, math.nan), outcome, info)
+        return doubted(estimate, None, [from_prior(run, x, PRIOR_DRAWS * self.num_draws)])
 
 
 class Bridged(NamedTuple):

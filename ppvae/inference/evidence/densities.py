@@ -17,6 +17,22 @@ from ...core import Data, PpvaeError
 LogDensity = Callable[[Tensor], Tensor]
 """``log_density(u [m, B, d]) -> [m, B]``, nats."""
 
+
+class Fitted:
+    """A normalised density of every datum, and draws from it.
+
+    Args:
+        log_density: u [m, B, d] to [m, B], nats.
+        sample: a number m to draws [m, B, d]; some may lie where the density is zero, and do not count.
+    """
+
+    def __init__(self, log_density: LogDensity, sample: Callable[[int], Tensor]) -> None:
+        self.log_density, self.sample = log_density, sample
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.log_density(u)
+
+
 _BLOCK = 2**23  # distances that the kernel density holds at once
 
 
@@ -36,7 +52,7 @@ class Density(ABC):
         return 2 * (dim + 1)
 
     @abstractmethod
-    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> LogDensity:
+    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
         """The density of every datum.
 
         Args:
@@ -65,9 +81,10 @@ class GaussianDensity(Density):
         if not 0 < self.shrink <= 1:
             raise PpvaeError(f"GaussianDensity: expected shrink between 0 and 1, found {self.shrink}")
 
-    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> LogDensity:
+    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
         """A normal of the draws' mean and shrunk covariance."""
-        return Normal.of_draws(u, keep, self.shrink).log_prob
+        normal = Normal.of_draws(u, keep, self.shrink)
+        return Fitted(normal.log_prob, lambda num: normal.sample(num, u))
 
 
 @dataclass(frozen=True)
@@ -85,7 +102,7 @@ class TruncatedGaussianDensity(Density):
 
     radius: float | None = None
 
-    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> LogDensity:
+    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
         """A normal of the draws' mean and covariance inside the ellipsoid, minus infinity in nats outside."""
         normal, dim = Normal.of_draws(u, keep, 1.0), u.shape[-1]
         square = dim + 1.0 if self.radius is None else self.radius**2
@@ -96,7 +113,7 @@ class TruncatedGaussianDensity(Density):
             distance = normal.distance(u)
             return torch.where(distance <= square, normal.log_norm - 0.5 * distance - log_mass, -math.inf)
 
-        return log_density
+        return Fitted(log_density, lambda num: normal.sample(num, u))
 
 
 @dataclass(frozen=True)
@@ -115,7 +132,7 @@ class KernelDensity(Density):
     bandwidth: float | None = None
     max_dim: ClassVar[int | None] = 4
 
-    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> LogDensity:
+    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
         """The mean of the kernels."""
         count = keep.sum(0).clamp(min=1)  # [B]
         dim = u.shape[-1]
@@ -136,14 +153,19 @@ class KernelDensity(Density):
                 parts.append(kernels.logsumexp(-1).T)
             return torch.cat(parts, 1) + log_norm
 
-        return log_density
+        def sample(num: int) -> Tensor:
+            chosen = torch.multinomial(keep.T.double() + 1e-300, num, replacement=True).T  # [num, B]
+            picked = u.gather(0, chosen.unsqueeze(-1).expand(-1, -1, dim))
+            return picked + (h[:, None] * (normal.sample(num, u).double() - normal.loc)).to(u.dtype)
+
+        return Fitted(log_density, sample)
 
 
 @dataclass(frozen=True)
 class EncoderDensity(Density):
     """The guide's own density, fitted to no draws.
 
-    Limitations: a guide wider than the posterior in any direction gives weights without a bound; Pareto k tells.
+    Limitations: a guide wider than the posterior in any direction gives weights without a bound; draws from it tell.
     """
 
     fitted: ClassVar[bool] = False
@@ -152,9 +174,9 @@ class EncoderDensity(Density):
         """Any number will do."""
         return 1
 
-    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> LogDensity:
+    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
         """log q(z | x) with the log-Jacobian."""
-        return lambda u: posterior.log_encoder(x, u)
+        return Fitted(lambda u: posterior.log_encoder(x, u), lambda num: posterior.start(x, num))
 
 
 class Normal:

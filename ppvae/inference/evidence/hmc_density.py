@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
-from .densities import NAMED, Density, KernelDensity, LogDensity
+from .densities import NAMED, Density, Fitted, KernelDensity
 from .outcome import Outcome
 from .pareto import pareto_k
-from .posterior import Draws, Posterior, posterior_memory
+from .posterior import Draws, Posterior, judge_mixing, posterior_memory
+from .probe import doubted, from_prior
 from .run import Run
 from .series import Average, average, mean_of_series
 from .weights import INFINITE_VARIANCE_K, UNTRUSTED_K
@@ -24,6 +25,10 @@ from ...core.errors import did_you_mean, try_one_of
 # Half-width of the factor on step sizes. Weights depend on the distance from the centre, which trajectories of just
 # half a period leave as it was; over such a range of lengths none is singled out.
 JITTER = 0.5
+PRIOR_DRAWS = 5  # from the prior, for each draw of the posterior: each costs a fiftieth of one
+_COVERAGE_DRAWS = 200
+_LARGE = 0.02  # of q: mass that matters
+_MARGIN = 0.1  # nats
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class HMCDensity(EvidenceMethod):
 
     It refuses a datum (NaN with an outcome) where Pareto k of the reciprocal weights is above 0.7, or where the density
     is not to be trusted in so many dimensions, unless ``trust`` is set.
+
+    Where q reaches beyond the draws, the average lacks what lies there, and neither its weights nor k can show it: draws
+    from q do, ``info["uncovered"]``. Every other chain starts at the prior, the others at the guide, and where they do
+    not come to agree (R-hat, ``info["rhat"]``) the outcome says so.
 
     Limitations: it depends on chains that found all of the posterior. A mode that no chain visited goes unseen.
 
@@ -90,6 +99,7 @@ class HMCDensity(EvidenceMethod):
         options = HMC(self.num_leapfrog, target_acceptance=self.target_acceptance, jitter=JITTER)
         draws = posterior.draws(x, options, self.num_chains, self.num_warmup, self.num_draws // self.num_chains)
         folds, k, usable = [], [], torch.ones_like(draws.good[0])
+        uncovered = torch.zeros_like(draws.log_density[0, 0])
         densities = []
         pairs = halves(draws, crossed=self.num_chains > 1) if self._density.fitted else [(draws, draws)]
         for fit, held_out in pairs:
@@ -99,6 +109,8 @@ class HMCDensity(EvidenceMethod):
             folds.append(average(log_weights, held_out.good))
             k.append(pareto_k(flat(log_weights).masked_fill(~_keep(held_out), -math.inf)))
             usable &= fit.good.any(0) & held_out.good.any(0)
+            seen = flat(log_weights).masked_fill(~_keep(held_out), -math.inf).amax(0)
+            uncovered = torch.maximum(uncovered, _uncovered(posterior, x, log_q, seen))
         value, variance, ess = mean_of_folds(folds)
         if len(folds) == 2:
             # At most what two folds without any independence would have.
@@ -107,7 +119,12 @@ class HMCDensity(EvidenceMethod):
         error = variance.sqrt()
         worst = torch.stack(k).nan_to_num(nan=-math.inf, posinf=math.inf).amax(0)
         worst = torch.where(worst == -math.inf, math.nan, worst)
-        return self._judged(-value, error, ess, worst, usable, draws.u.shape[-1], draws.info, run.dtype)
+        info = draws.info | {"uncovered": uncovered}
+        found = self._judged(-value, error, ess, worst, usable, draws.u.shape[-1], info, run.dtype)
+        loose = (found.outcome == Outcome.OK) & (uncovered > torch.maximum(2 * error, torch.full_like(error, _LARGE)))
+        found = found._replace(outcome=torch.where(loose, int(Outcome.LOOSE), found.outcome))
+        found = found._replace(outcome=judge_mixing(found.outcome, draws))
+        return doubted(found, None, [from_prior(run, x, PRIOR_DRAWS * self.num_draws)])
 
     def _judged(
         self,
@@ -151,11 +168,20 @@ def halves(draws: Draws, *, crossed: bool) -> list[tuple[Draws, Draws]]:
     return [(first, second), (second, first)] if crossed else [(first, second)]
 
 
-def _log_weights(log_q: LogDensity, draws: Draws) -> Tensor:
+def _uncovered(posterior: Posterior, x: Data, log_q: Fitted, seen: Tensor) -> Tensor:
+    """Share of the fitted density q where q / p exceeds all that the posterior draws have seen, [B]: the reciprocal
+    average is low by as much, which the weights themselves cannot show."""
+    u = log_q.sample(_COVERAGE_DRAWS).nan_to_num(0.0)
+    inside = log_q(u)
+    new = inside - posterior.log_density(x, u) > seen + _MARGIN
+    return (new.sum(0) / (inside > -math.inf).sum(0).clamp(min=1)).to(u.dtype)
+
+
+def _log_weights(log_q: Fitted, draws: Draws) -> Tensor:
     return log_q(flat(draws.u)).reshape(draws.log_density.shape) - draws.log_density
 
 
-def _shared_variance(densities: list[LogDensity], draws: Draws, folds: list[Average]) -> Tensor:
+def _shared_variance(densities: list[Fitted], draws: Draws, folds: list[Average]) -> Tensor:
     r"""What the two folds have in common, [B]: half of the covariance of their relative errors.
 
     What the fit to A gets wrong and what the average over B gets wrong enter the two folds as the same product, so

@@ -7,12 +7,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .auto import Auto
 from .base import Estimate, Evidence, EvidenceMethod
 from .importance import ImportanceSampling
 from .kept import Chunk, ChunkStore
@@ -36,7 +37,7 @@ def log_evidence(
     pair: ModelGuidePair,
     data: Any,
     *,
-    method: EvidenceMethod | None = None,
+    method: EvidenceMethod | Literal["auto"] | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     compile: Compile = "auto",
@@ -63,16 +64,17 @@ def log_evidence(
     $$\log p(x_b \mid \mathcal{D}) \approx \log \frac{1}{S} \sum_{s=1}^{S} \hat p(x_b \mid w_s),
       \qquad w_s \sim q(w):$$
 
-    the posterior predictive density of data that q(w) was not fitted on. It is a lower bound in expectation on
-    $\log \mathrm{E}_{q(w)}[p(x_b \mid w)]$ where the method's own estimate is one, by Jensen's inequality, and grows
-    with S; a method on neither side, or an upper bound, gives an estimate on neither side. For data that q(w) was
+    the posterior predictive density of data that q(w) was not fitted on. The logarithm of the average is a lower bound
+    in expectation where the method's own estimate is one, by Jensen's inequality (``info["uncorrected"]``); the estimate
+    corrects it to second order in 1 / S, and so is on neither side. For data that q(w) was
     fitted on it is no evidence of the model, in which the weights are integrated out over their *prior*.
 
     Args:
         pair: the pair; its parameters are read, not changed.
         data: a Dataset (its training part is what it is; pass ``data.test`` for held-out data), a tensor, an
             array, a mapping of such, or what :func:`simulate_data` made.
-        method: options and all; None for ``ImportanceSampling(1000)``.
+        method: options and all; None for ``ImportanceSampling(1000)``; "auto" for ``Auto()``, which starts with that
+            and goes on where it is not good enough.
         seed: of all noise.
         device: "auto" for the GPU where there is one, else the CPU.
         compile: "eager", "graph", "compiled", or "auto": compiled where it pays.
@@ -92,11 +94,11 @@ def log_evidence(
         DataError: data that cannot be used.
         PpvaeError: a memory budget too small for one lane, a chunk size below 1, or a method that is none.
     """
-    method = ImportanceSampling(1000) if method is None else method
+    method = ImportanceSampling(1000) if method is None else Auto() if method == "auto" else method
     if not isinstance(method, EvidenceMethod):
         raise PpvaeError(
             f"method: expected an evidence method with its options, found {method!r}"
-            + try_one_of("method=evidence.ImportanceSampling(1000)", "method=evidence.AIS()")
+            + try_one_of("method=evidence.ImportanceSampling(1000)", "method=evidence.AIS()", 'method="auto"')
         )
     if isinstance(global_sites, int):
         if isinstance(data, SimulatedData):
@@ -121,6 +123,8 @@ def log_evidence(
     parts = _all_chunks(run, method, x, size, seed, progress, kept, _told(global_sites))
     found = _joined(parts, batch_size(x))
     info: dict[str, Any] = {"seed": seed, "chunk_size": size, "device": str(run.device), **found.info}
+    if isinstance(method, Auto):
+        info["stages"] = [repr(stage) for stage in method.usable(run)]
     if run.pair is not pair:
         info["global_sites"] = global_sites if isinstance(global_sites, str) else "given"
     return Evidence(

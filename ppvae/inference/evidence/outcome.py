@@ -23,6 +23,10 @@ class Outcome(IntEnum):
     DIVERGED = 6
     NOT_CONVERGED = 7
     DOUBTFUL = 8
+    LOOSE = 9
+    MISSED_MASS = 10
+    CHAINS_DISAGREE = 11
+    TOO_FEW_DRAWS = 12
 
     @property
     def message(self) -> str:
@@ -32,7 +36,7 @@ class Outcome(IntEnum):
     @property
     def has_estimate(self) -> bool:
         """Whether there is a number at all."""
-        return self in (Outcome.OK, Outcome.UNRELIABLE, Outcome.NOT_CONVERGED, Outcome.DOUBTFUL)
+        return self not in _WITHOUT
 
 
 _MESSAGES = {
@@ -47,4 +51,20 @@ _MESSAGES = {
     Outcome.DIVERGED: "no estimate: every chain diverged (smaller steps, longer warm-up, float64)",
     Outcome.NOT_CONVERGED: "the iteration had not settled when it was stopped (more iterations, more draws)",
     Outcome.DOUBTFUL: "Pareto k between 0.5 and 0.7: the variance may be infinite, and the standard error too small",
+    Outcome.LOOSE: "loose: a few of the weights carry the sum, or its mass lies where no draw came, so that the bound is "
+    "off to its own side by an unknown amount (AIS with more temperatures, a better guide, more draws)",
+    Outcome.MISSED_MASS: "draws from the prior or from a wider guide found mass that the method's own draws did not: "
+    "the estimate is low (AIS(start='prior'), ImportanceSampling(defensive=0.5), a guide with more modes)",
+    Outcome.CHAINS_DISAGREE: "chains from the guide and chains from the prior ended in different places, as in modes "
+    "that no chain crosses between, where more iterations do not help (AIS(start='prior'), "
+    "ImportanceSampling(defensive=0.5); a longer warm-up where the posterior has one mode)",
+    Outcome.TOO_FEW_DRAWS: "too few effective draws to tell how good the estimate is (more draws)",
 }
+
+_WITHOUT = (
+    Outcome.NOT_FINITE,
+    Outcome.INTERRUPTED,
+    Outcome.REFUSED_TAIL,
+    Outcome.REFUSED_DIMENSION,
+    Outcome.DIVERGED,
+)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -53,14 +54,20 @@ def weight_draws(pair: ModelGuidePair, data: Any, count: int, seed: int) -> list
 def average(parts: Sequence[Evidence], info: Mapping[str, Any]) -> Evidence:
     r"""The log of the mean of $\hat p(x_b \mid w_s)$ over s, from the evidence at every $w_s$.
 
-    Its standard error is the spread of $\hat p$ over the draws by $\sqrt S$ (delta method), in which the method's own
-    error is contained, and never less than that. Of one draw the choice of weights has an unknown error: NaN. All data
-    share the draws, so the error of their mean comes from the spread of means. The logarithm of an average is below
-    that of the mean in expectation (Jensen), so that a lower bound stays one.
+    $$\log \hat p = \log \tfrac{1}{S} \textstyle\sum_s \hat p_s + \frac{v}{2 S},\qquad
+      v = \frac{\mathrm{var}_s\, \hat p_s}{(\tfrac{1}{S} \sum_s \hat p_s)^2}$$
+
+    The logarithm of an average lies below that of the mean in expectation (Jensen), by v / 2S to second order: that is
+    added, where it is small enough to be believed. ``info["uncorrected"]`` is the first term alone, the lower bound. The
+    standard error is $\sqrt{v / S}$, in which the method's own error is contained, and never less than that, times the
+    ratio of Student's quantile with S - 1 degrees of freedom to the normal one (at 95 %). Of one draw the choice of
+    weights has an unknown error: NaN. All data share the draws, so the error of their mean comes from the spread of
+    means. Where v / S exceeds a quarter the outcome says that the draws are too few.
 
     Args:
         parts: the evidence of the same data at every draw, in nats.
-        info: what is added to the first part's info.
+        info: what is added. Tensors in the parts' own info become their mean over draws, "rhat" and "uncovered" the
+            largest.
     """
     count = len(parts)
     logs = torch.stack([part.log_evidence for part in parts])
@@ -68,30 +75,59 @@ def average(parts: Sequence[Evidence], info: Mapping[str, Any]) -> Evidence:
     relative = (logs - mean).exp()  # p(x | w_s) over their mean
     errors = torch.stack([part.standard_error for part in parts])
     within = (relative * errors).square().sum(0).nan_to_num() / count**2
-    known = torch.isfinite(mean)
-    common = math.nan
-    if count > 1 and bool(known.any()):
-        # Both are variances of one average: the first counts all of the noise, the second only the method's.
-        of_mean = relative[:, known].double().mean(1).var(0) / count
-        common = math.sqrt(max(float(of_mean), float(within[known].double().sum()) / int(known.sum()) ** 2))
+    outcome = _worst(torch.stack([part.outcome for part in parts]))
+    common, standard_error, corrected = math.nan, mean * math.nan, mean
+    if count > 1:
+        factor = float(scipy.stats.t.ppf(0.975, count - 1) / scipy.stats.norm.ppf(0.975))
+        of_choice = relative.var(0) / count  # the relative variance of the average
+        believed = of_choice <= _BELIEVED
+        corrected = mean + torch.where(believed, 0.5 * of_choice, 0.0)
+        standard_error = factor * torch.maximum(within, of_choice).sqrt()
+        outcome = torch.where((outcome == Outcome.OK) & ~believed, int(Outcome.TOO_FEW_DRAWS), outcome)
+        known = torch.isfinite(mean) & (outcome == Outcome.OK)
+        if bool(known.any()):
+            # Both are variances of one average: the first counts all of the noise, the second only the method's.
+            of_mean = relative[:, known].double().mean(1).var(0) / count
+            own = float(within[known].double().sum()) / int(known.sum()) ** 2
+            common = factor * math.sqrt(max(float(of_mean), own))
     return replace(
         parts[0],
-        log_evidence=mean,
-        standard_error=torch.maximum(within, relative.var(0) / count).sqrt() if count > 1 else mean * math.nan,
+        log_evidence=corrected,
+        standard_error=standard_error,
         effective_sample_size=torch.stack([part.effective_sample_size for part in parts]).sum(0),
         pareto_k=torch.stack([part.pareto_k for part in parts]).amax(0),
-        bound="lower" if parts[0].bound in ("exact", "lower") else "consistent",
-        outcome=_worst(torch.stack([part.outcome for part in parts])),
+        bound="lower" if count == 1 and parts[0].bound in ("exact", "lower") else "consistent",
+        outcome=outcome,
         seconds=sum(part.seconds for part in parts),
-        info={**parts[0].info, **info},
+        info={**_together(parts), "uncorrected": mean, **info},
         common_error=common,
     )
+
+
+_BELIEVED = 0.25  # of the average's relative variance: above it, S draws are worth fewer than about four
+_LARGEST = ("rhat", "uncovered")
+
+
+def _together(parts: Sequence[Evidence]) -> dict[str, Any]:
+    """The info of all draws in one: tensors combined, the rest as the first has it."""
+    found: dict[str, Any] = {}
+    for name, value in parts[0].info.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            values = torch.stack([part.info[name] for part in parts])
+            found[name] = values.amax(0) if name in _LARGEST else values.mean(0)
+        else:
+            found[name] = value
+    return found
 
 
 _BEST_FIRST = (
     Outcome.OK,
     Outcome.DOUBTFUL,
+    Outcome.TOO_FEW_DRAWS,
     Outcome.NOT_CONVERGED,
+    Outcome.LOOSE,
+    Outcome.CHAINS_DISAGREE,
+    Outcome.MISSED_MASS,
     Outcome.UNRELIABLE,
     Outcome.REFUSED_TAIL,
     Outcome.REFUSED_DIMENSION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor
 
 from .base import Memory
+from .outcome import Outcome
 from .run import Run
 from ..hmc.chains import Outcome as LaneOutcome
 from ..hmc.chains import sample_chunk
+from ..hmc.diagnostics import ess, rhat
 from ..hmc.integrator import PhasePoint, leapfrog, value_and_gradient
 from ..hmc.kernel import HMCInfo, HMCState, hmc_kernel
 from ..hmc.options import HMC
@@ -19,6 +22,8 @@ from ...core import Data, draw, log_guide, unconstrained
 
 _TRIES = 10
 _GUIDE_DRAWS = 32
+_RHAT = 1.1  # of ten coordinates of one mode, the worst passes 1.05 in one datum of twenty
+_FEWEST_DRAWS = 25.0  # effective ones, of the worst coordinate
 _GRADIENT = 4.0  # memory of a gradient over that of the density alone
 
 
@@ -29,7 +34,7 @@ class Draws(NamedTuple):
         u: unconstrained positions, [C, n, B, d]; zero in lanes that failed.
         log_density: log p(x, z) + log-Jacobian there, [C, n, B], nats.
         good: lanes that were sampled as they should be, bool [C, B].
-        info: "acceptance" and "divergences", each [B].
+        info: "acceptance", "divergences", and of the worst coordinate "rhat" and "ess", each [B].
     """
 
     u: Tensor
@@ -55,7 +60,7 @@ class Posterior:
         calls = (num_warmup + num_samples) * options.num_leapfrog
         step = run.capture("posterior leapfrog", self._leapfrog, calls=calls, lanes=3 * num_chains * batch)
         evaluate = run.capture("posterior gradient", self._evaluate)
-        u = self.start(x, num_chains)
+        u = self._both_starts(x, num_chains)
         state, failed = HMCState(u, *evaluate(x, u)), torch.ones(u.shape[:-1], dtype=torch.bool, device=u.device)
         for attempt in range(_TRIES):
             finite = torch.isfinite(state.u).all(-1) & torch.isfinite(state.gradient).all(-1)
@@ -85,8 +90,22 @@ class Posterior:
         info = {
             "acceptance": found.stats["acceptance"].mean((0, 1)),
             "divergences": found.stats["diverging"].sum((0, 1)),
+            **mixing(found.u, found.stats["log_density"]),
         }
         return Draws(found.u.nan_to_num(0.0), found.stats["log_density"].nan_to_num(0.0), good, info)
+
+    def _both_starts(self, x: Data, num_chains: int) -> Tensor:
+        """Every other chain starts at the prior, so that a mode which the guide misses shows as chains that disagree."""
+        u, prior = self.start(x, num_chains), self.run.prior_pair
+        if num_chains == 1:
+            return u
+
+        def from_prior(x: Data) -> Tensor:
+            return unconstrained(self.pair, x).unconstrain(draw(prior, x, num_chains).latents)
+
+        call = self.run.capture(f"begin prior x{num_chains}", from_prior, pairs=[self.pair, prior])
+        odd = (torch.arange(num_chains, device=u.device) % 2 == 1)[:, None, None]
+        return torch.where(odd, call(x), u).contiguous()
 
     def log_density(self, x: Data, u: Tensor) -> Tensor:
         """log p(x, z) + log-Jacobian, [m, B], at u [m, B, d]."""
@@ -118,7 +137,7 @@ class Posterior:
         return unconstrained(self.pair, x).log_joint(self.pair, x, u).log_density
 
     def _encoder(self, x: Data, u: Tensor) -> Tensor:
-        latents, log_jacobian = unconstrained(self.pair, x).constrain(u)
+        latents, _, log_jacobian = unconstrained(self.pair, x).log_joint(self.pair, x, u)
         return log_guide(self.pair, x, latents)[0] + log_jacobian
 
     def _evaluate(self, x: Data, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +145,27 @@ class Posterior:
 
     def _leapfrog(self, x: Data, point: PhasePoint, size: Tensor, inverse_mass: Tensor) -> PhasePoint:
         return leapfrog(lambda u: self.density(x, u))(point, size, inverse_mass)
+
+
+def mixing(u: Tensor, log_density: Tensor) -> dict[str, Tensor]:
+    """Rank-normalised split R-hat and effective sample size of the worst coordinate and of log p, "rhat" and "ess" [B].
+
+    Args:
+        u: draws, [C, n, B, d].
+        log_density: there, [C, n, B].
+    """
+    values = torch.cat([u, log_density.unsqueeze(-1)], -1)
+    return {"rhat": rhat(values).amax(-1), "ess": ess(values).amin(-1)}
+
+
+def judge_mixing(outcome: Tensor, draws: Draws) -> Tensor:
+    """The outcome, and CHAINS_DISAGREE or TOO_FEW_DRAWS where it was OK but chains do not agree; of one chain nothing is
+    known."""
+    half = max(1, draws.u.shape[1] // 2)
+    limit = max(_RHAT, math.sqrt(1 + 8 / half))  # of so few draws, R-hat is above one by chance
+    ok = outcome == Outcome.OK
+    outcome = torch.where(ok & (draws.info["ess"] < _FEWEST_DRAWS), int(Outcome.TOO_FEW_DRAWS), outcome)
+    return torch.where(ok & (draws.info["rhat"] > limit), int(Outcome.CHAINS_DISAGREE), outcome)
 
 
 def posterior_memory(run: Run, num_chains: int, num_draws: int) -> Memory:

@@ -42,6 +42,7 @@ class Run:
         truth: for simulated data, the latents that made the chunk; None for real data.
         example: a few data, on the pair's own device.
         lanes: how many (sample, datum) lanes may be worked on at once.
+        guide_density: whether log q(z | x) is known at any z; None before anyone has asked.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Run:
         self.whole = False
         self.truth: dict[str, Tensor] | None = None
         self.chunks = 1
+        self.guide_density: bool | None = None
         self.tick = tick
         self._captured: dict[Any, Callable[..., Any]] = {}
 

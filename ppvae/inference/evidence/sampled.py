@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ def collect(
     name: str,
     log_weights: Callable[[ModelGuidePair, Data, int], Tensor],
     num_samples: int,
+    others: Sequence[ModelGuidePair] = (),
 ) -> Tensor:
     """Log-weights [K, B] of a chunk, as many samples at a time as the memory holds.
 
@@ -37,8 +38,9 @@ def collect(
         pair: the caller's, or rewired from it.
         x: the chunk, [B, *event].
         name: of the captured function.
-        log_weights: (pair, x, k) -> [k, B].
+        log_weights: (pair, x, k) -> [k, B], or [k, *, B].
         num_samples: K.
+        others: further pairs that ``log_weights`` runs.
     """
     batch = run.batch_of(x)
     lanes = max(1, run.lanes // batch)
@@ -47,7 +49,8 @@ def collect(
     steps = -(-num_samples // lanes)
     size = -(-num_samples // steps)
     lanes = size * batch
-    call = run.capture(f"{name} x{size}", lambda x: log_weights(pair, x, size), pairs=[pair], calls=steps, lanes=lanes)
+    pairs = [pair, *others]
+    call = run.capture(f"{name} x{size}", lambda x: log_weights(pair, x, size), pairs=pairs, calls=steps, lanes=lanes)
     parts = []
     for _ in range(steps):
         parts.append(call(x))

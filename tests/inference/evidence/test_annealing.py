@@ -181,9 +181,10 @@ def test_weights_of_a_path_without_transitions_are_importance_weights() -> None:
     run, data = prepare(pair, x, 0, "cpu", "graph", 2**28, None)
     with torch.no_grad():
         one = AIS(1, 200).path(run)
+        one.others = 0
         torch.manual_seed(1)
         u = one.draw(data, 200)
-        tuning = annealing.Tuning(torch.full((1, 4), 0.3, dtype=u.dtype), torch.ones(1, 4, 3, dtype=u.dtype))
+        tuning = annealing.Tuning(torch.full((1, 1, 4), 0.3, dtype=u.dtype), torch.ones(1, 1, 4, 3, dtype=u.dtype))
         torch.manual_seed(1)
         found = anneal(one, data, tuning, 200, 0.0)
         posterior = pair.posterior(data)

@@ -49,7 +49,7 @@ class TestImportanceSampling(EvidenceContract):
         assert found.standard_error.isnan().all()
 
     def test_estimate_by_hand(self) -> None:
-        log_w = torch.randn(7, 3, dtype=torch.float64)
+        log_w = 0.5 * torch.randn(7, 3, dtype=torch.float64)
         from ppvae.inference.evidence.weights import from_weights
 
         w = log_w.exp()
@@ -144,7 +144,7 @@ class TestPriorSampling(EvidenceContract):
         pair, _ = factor_analysis(num_data=20)
         sharp = pair.from_parameters(pair.loc, 6 * pair.loading, pair.scale)
         found = self.run(sharp, sharp.marginal().sample((20,)).detach(), method=PriorSampling(200))
-        assert (found.outcome == Outcome.UNRELIABLE).double().mean() > 0.8
+        assert not bool(found.trusted.any())
         assert found.worst_pareto_k > 0.7
 
 

@@ -257,7 +257,7 @@ def test_lanes_that_fail_are_left_out() -> None:
         draws = Posterior(run).draws(data, HMC(3), 4, 30, 20)
     assert draws.u.shape == (4, 20, 3, 3)
     assert bool(draws.good.all())
-    assert set(draws.info) == {"acceptance", "divergences"}
+    assert set(draws.info) == {"acceptance", "divergences", "rhat", "ess"}
 
 
 # --- the numbers -------------------------------------------------------------------------------------------------

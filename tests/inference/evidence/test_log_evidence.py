@@ -28,17 +28,29 @@ def evidence(values: list[float], errors: list[float], outcome: list[int] | None
 
 def test_means_and_their_two_errors() -> None:
     found = evidence([-1.0, -3.0, math.nan], [0.3, 0.4, math.nan], [0, 1, 3])
-    assert found.mean == -2.0
-    assert found.mean_standard_error == pytest.approx(0.25)
-    assert found.sampling_standard_error == pytest.approx(1.0)
+    assert found.mean == -1.0  # of what stands
+    assert found.mean_of_all == -2.0
+    assert found.mean_standard_error == pytest.approx(0.3)
+    assert found.mean_of_all_standard_error == pytest.approx(0.25)
+    assert math.isnan(found.sampling_standard_error)
+    assert found.trusted.tolist() == [True, False, False]
     assert found.estimated.tolist() == [True, True, False]
     assert found.messages() == {Outcome.UNRELIABLE.message: 1, Outcome.INTERRUPTED.message: 1}
     lines = found.summary().splitlines()
     assert lines[0] == (
-        "Some (lower): -2.0000 ± 0.2500 nats per datum, mean over 2 of 3 data (± 1.00 over the choice of data), "
+        "Some (lower): -1.0000 ± 0.3000 nats per datum, mean over 1 of 3 data that can be trusted, "
         "worst Pareto k -1.00, 1.5 s"
     )
-    assert len(lines) == 3
+    assert lines[1] == "  -2.0000 nats per datum over all 2 data that have an estimate, good or bad"
+    assert len(lines) == 4
+
+
+def test_what_does_not_stand_is_never_in_the_mean() -> None:
+    for code in Outcome:
+        found = evidence([-1.0, 10.5], [0.1, 0.1], [0, int(code)])
+        assert found.mean == (4.75 if code == Outcome.OK else -1.0)
+    assert found.to_dict()["num_trusted"] == 1
+    assert found.to_dict()["mean_of_all"] == 4.75
 
 
 def test_to_dict_is_json() -> None:
@@ -47,7 +59,7 @@ def test_to_dict_is_json() -> None:
     assert found["data"]["standard_error"] == [pytest.approx(0.3), None]
     assert found["data"]["acceptance"] == [-1.0, None]
     assert found["info"] == {"seed": 3}
-    assert found["num_estimated"] == 1
+    assert found["num_estimated"] == found["num_trusted"] == 1
     assert "data" not in evidence([-1.0], [0.3]).to_dict(per_datum=False)
 
 

@@ -1,0 +1,132 @@
+"""As much work as each datum needs: cheap first, more where the estimate does not stand or is not good enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .ais import AIS
+from .base import Bound, Estimate, EvidenceMethod, Memory
+from .bridge import BridgeSampling
+from .importance import ImportanceSampling
+from .outcome import Outcome
+from .run import Run, pick
+from ...core import Data, PairError, PpvaeError
+from ...core.errors import try_one_of
+
+
+@dataclass(frozen=True)
+class Auto(EvidenceMethod):
+    r"""Importance sampling for all data; for those whose outcome is not OK or whose standard error is above the target,
+    ten times the draws, then AIS, then bridge sampling, until the target or the budget is reached.
+
+    ``info["stage"]`` says for each datum by which of the methods in ``info["stages"]`` it was estimated, from 0. Bounds
+    and unbounded estimates stand side by side, and a rule that looks at the estimate chooses which: on neither side of
+    the truth, "consistent". A datum that no stage can be trusted on keeps the estimate of the last that has one, with
+    its outcome.
+
+    Limitations: what all its methods cannot see, it cannot see. A pair with discrete latents, or whose parameters belong
+    to each datum, has fewer stages.
+
+    Args:
+        target_error: standard error, in nats, that is good enough.
+        budget: density evaluations per datum at most, in gradients counting three; a stage that would exceed it is not
+            begun. None for all stages.
+
+    Raises:
+        PpvaeError: a target or a budget that is not positive.
+    """
+
+    target_error: float = 0.05
+    budget: int | None = None
+    bound: ClassVar[Bound] = "consistent"
+
+    def __post_init__(self) -> None:
+        for name, value in (("target_error", self.target_error), ("budget", self.budget)):
+            if value is not None and not value > 0:
+                raise PpvaeError(f"Auto: expected a positive {name}, found {value}" + try_one_of("Auto()"))
+
+    @property
+    def _ladder(self) -> list[tuple[EvidenceMethod, float]]:
+        """Methods with their cost, in density evaluations."""
+        ais, bridge = AIS(), BridgeSampling()
+        chains, per_chain = bridge.num_chains, bridge.num_warmup + bridge.num_draws // bridge.num_chains
+        return [
+            (ImportanceSampling(1000), 1.3e3),
+            (ImportanceSampling(10_000), 1.3e4),
+            (ais, 2 * 1.25 * 3 * ais.num_chains * ais.num_temperatures * (ais.num_leapfrog + 1)),
+            (bridge, 3.0 * chains * per_chain * bridge.num_leapfrog),
+        ]
+
+    def usable(self, run: Run) -> list[EvidenceMethod]:
+        """The stages that this pair and the budget allow; the first always."""
+        found, spent = [], 0.0
+        for method, cost in self._ladder:
+            spent += cost
+            if found and (self.budget is not None and spent > self.budget):
+                break
+            try:
+                method.check(run)
+            except (PairError, PpvaeError):
+                continue
+            found.append(method)
+        return found
+
+    def memory(self, run: Run) -> Memory:
+        """What the most demanding stage needs."""
+        needs = [method.memory(run) for method in self.usable(run)]
+        return Memory(*(max(column) for column in zip(*needs, strict=True)))
+
+    def estimate(self, run: Run, x: Data) -> Estimate:
+        """Stage by stage, each for the data that are left."""
+        batch = run.batch_of(x)
+        stages = self.usable(run)
+        run_share, tick = 1.0 / len(stages), run.tick
+        run.tick = lambda amount: tick(amount * run_share)
+        try:
+            best = stages[0].estimate(run, x)
+            stage = torch.zeros_like(best.outcome)
+            for number, method in enumerate(stages[1:], 1):
+                good = (best.outcome == Outcome.OK) & (best.standard_error <= self.target_error)
+                rows = (~good & (best.outcome != Outcome.NOT_FINITE)).nonzero()[:, 0]
+                if not len(rows):
+                    break
+                some = torch.arange(batch, device=rows.device) if run.whole else _padded(rows, batch)
+                again = method.estimate(run, pick(x, some))
+                place = (some[:, None] == rows).int().argmax(0)
+                new = Estimate(*(value if isinstance(value, dict) else value[place] for value in again))
+                taken = self._better(new, best, rows)
+                stage[rows[taken]] = number
+                best = _updated(best, new, rows, taken)
+        finally:
+            run.tick = tick
+        return best._replace(info={"bias": best.info["bias"], "stage": stage.to(run.dtype)})
+
+    @staticmethod
+    def _better(new: Estimate, old: Estimate, rows: Tensor) -> Tensor:
+        """Which of the new estimates replace the old: one that stands before one that does not, then the smaller error;
+        where neither stands the new one, if there is a number."""
+        now, before = new.outcome == Outcome.OK, old.outcome[rows] == Outcome.OK
+        smaller = new.standard_error < old.standard_error[rows]
+        return torch.where(before, now & smaller, torch.isfinite(new.log_evidence))
+
+
+def _padded(rows: Tensor, batch: int) -> Tensor:
+    """The rows, the last repeated up to a power of two, so that few shapes are captured."""
+    size = min(batch, 1 << (len(rows) - 1).bit_length())
+    return torch.cat([rows, rows[-1:].expand(max(0, size - len(rows)))])
+
+
+def _updated(best: Estimate, new: Estimate, rows: Tensor, taken: Tensor) -> Estimate:
+    def put(name: str) -> Tensor:
+        value: Tensor = getattr(best, name).clone()
+        value[rows[taken]] = getattr(new, name)[taken]
+        return value
+
+    info = {name: value.clone() for name, value in best.info.items()}
+    info["bias"][rows[taken]] = torch.nan
+    names = ("log_evidence", "standard_error", "effective_sample_size", "pareto_k", "outcome")
+    return Estimate(*(put(name) for name in names), info)

@@ -1,0 +1,132 @@
+r"""Does a method miss mass? A few draws that do not depend on where its own draws went.
+
+Draws from the prior, or from the guide stretched about its centre, give unbiased estimates of p(x), and of the part of
+p(x) in any region, whatever the method saw. An unbiased estimate exceeds c times the truth with probability below 1 / c
+(Markov), so that one far above the method's own says that the method is low.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .base import Estimate
+from .outcome import Outcome
+from .run import Run
+from .sampled import collect
+from .weights import log_mean
+from ...core import Data, ModelGuidePair, PairError, draw, log_guide, log_joint, structure, unconstrained
+
+FROM_PRIOR, FROM_GUIDE = 0.2, 0.1  # of the method's own work, for the two kinds of draws
+_STRETCH = 2.0
+_CENTRE_DRAWS = 16
+_SIGMAS = 3.0
+_FEWEST = 10  # effective draws, for a standard error to be believed
+_LARGE = 0.002  # of p(x): mass that matters however small the standard error is
+_MARGIN = 0.7  # nats above the largest weight seen, below which a weight is not called new
+_MARKOV = math.log(200.0)
+
+
+class Probe(NamedTuple):
+    """Draws from elsewhere; each [n, B], nats.
+
+    Attributes:
+        log_weights: log p(x, z) - log r(z) at draws from r: the mean of their exponentials is unbiased for p(x).
+        log_ratio: log p(x, z) - log q(z | x) there; NaN where the guide has no density.
+    """
+
+    log_weights: Tensor
+    log_ratio: Tensor
+
+
+def from_prior(run: Run, x: Data, num_draws: int) -> Probe:
+    """Draws from the prior."""
+    has_guide_density(run)  # here, because a capture cannot ask
+
+    def log_weights(pair: ModelGuidePair, x: Data, num: int) -> Tensor:
+        latents = draw(run.prior_pair, x, num).latents
+        joint = log_joint(pair, x, latents)
+        return torch.stack([joint.observed, _log_ratio(run, x, latents, joint.local)], 1)
+
+    return Probe(*collect(run, run.pair, x, "probe prior", log_weights, num_draws, (run.prior_pair,)).unbind(1))
+
+
+def stretched(run: Run, x: Data, num_draws: int) -> Probe | None:
+    r"""Draws from the guide, stretched about its centre m: $u' = m + c (u - m)$ has the density $q(u) / c^d$.
+
+    None where the latents are discrete or masked out in part, or the guide has no density.
+    """
+    if not _has_coordinates(run):
+        return None
+
+    def log_weights(pair: ModelGuidePair, x: Data, num: int) -> Tensor:
+        space = unconstrained(pair, x)
+        centre = space.unconstrain(draw(pair, x, _CENTRE_DRAWS).latents).mean(0)
+        drawn = draw(pair, x, num)
+        u = space.unconstrain(drawn.latents)
+        _, log_jacobian = space.constrain(u)
+        latents, there = space.constrain(centre + _STRETCH * (u - centre))
+        local = log_joint(pair, x, latents).local
+        log_r = drawn.log_q + log_jacobian - u.shape[-1] * math.log(_STRETCH)
+        return torch.stack([local + there - log_r, _log_ratio(run, x, latents, local)], 1)
+
+    return Probe(*collect(run, run.pair, x, "probe guide", log_weights, num_draws).unbind(1))
+
+
+def missed(value: Tensor, error: Tensor, largest: Tensor | None, probe: Probe) -> Tensor:
+    """Where a probe found mass that an estimate lacks, bool [B].
+
+    Args:
+        value: the estimate of log p(x), [B], nats.
+        error: its standard error, [B].
+        largest: the largest log weight log p(x, z) - log q(z | x) among the method's draws, [B]: where a draw of the
+            probe exceeds it, the method has not been. None where the method has no such weights.
+        probe: the draws from elsewhere.
+    """
+    weights, error = probe.log_weights.double().nan_to_num(nan=-math.inf), error.double().nan_to_num()
+    total, its_error, ess = log_mean(weights)
+    above = total - value.double()
+    found = (ess > _FEWEST) & (above > _SIGMAS * (its_error.square() + error.square()).sqrt() + 1e-6)
+    found |= above > _MARKOV
+    if largest is not None:
+        new = probe.log_ratio.double() > largest.double() + _MARGIN  # False for NaN
+        unseen = weights.masked_fill(~new, -math.inf).logsumexp(0) - math.log(len(weights)) - value.double()
+        found |= unseen > torch.maximum(error, torch.full_like(error, _LARGE)).log()
+    return found & torch.isfinite(value)
+
+
+def doubted(found: Estimate, largest: Tensor | None, probes: Sequence[Probe]) -> Estimate:
+    """The estimate, its outcome MISSED_MASS where a probe found what it lacks; one without an estimate stays."""
+    outcome = found.outcome.clone()
+    for probe in probes:
+        low = missed(found.log_evidence, found.standard_error, largest, probe)
+        outcome[low & torch.isfinite(found.log_evidence)] = Outcome.MISSED_MASS
+    return found._replace(outcome=outcome)
+
+
+def _log_ratio(run: Run, x: Data, latents: dict[str, Tensor], local: Tensor) -> Tensor:
+    return local - log_guide(run.pair, x, latents)[0] if has_guide_density(run) else torch.full_like(local, math.nan)
+
+
+def has_guide_density(run: Run) -> bool:
+    """Whether log q(z | x) can be evaluated at any z."""
+    if run.guide_density is None:
+        run.guide_density = True
+        try:
+            with torch.no_grad(), torch.random.fork_rng():
+                log_guide(run.pair, run.example, draw(run.prior_pair, run.example, 1).latents)
+        except PairError:
+            run.guide_density = False
+    return run.guide_density
+
+
+def _has_coordinates(run: Run) -> bool:
+    try:
+        unconstrained(run.pair, run.example)
+    except PairError:
+        return False
+    return has_guide_density(run) and not structure(run.pair, run.example).masked_latents

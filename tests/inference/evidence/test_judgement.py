@@ -1,0 +1,168 @@
+"""An estimate knows when it does not know: weights, missed modes, chains, few draws of the weights, and Auto."""
+
+from __future__ import annotations
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from contracts.evidence_oracles import DiscreteLatent, factor_analysis
+from torch import Tensor
+
+from ppvae.core import ModelGuidePair, PpvaeError
+from ppvae.inference.evidence import (
+    AIS,
+    Auto,
+    BridgeSampling,
+    Evidence,
+    EvidenceMethod,
+    HMCDensity,
+    ImportanceSampling,
+    Outcome,
+    log_evidence,
+)
+from ppvae.inference.evidence.over_weights import average
+from ppvae.inference.evidence.weights import from_weights, gain_of_doubling
+
+NOISE = 0.3
+
+
+class Folded(ModelGuidePair):
+    """z ~ N(0, 1), x ~ N(|z|, 0.3): two modes, of which the guide has the right one."""
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.abs(), NOISE).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            precision = 1 + NOISE**-2
+            pyro.sample("z", dist.Normal(x / NOISE**2 / precision, precision**-0.5).to_event(1))
+
+
+def folded(num_data: int = 8) -> tuple[Folded, Tensor, Tensor]:
+    """The pair, data whose modes are far apart, and log p(x), by quadrature."""
+    x = torch.linspace(1.0, 1.8, num_data, dtype=torch.float64).unsqueeze(-1)
+    z = torch.linspace(-6, 6, 20_001, dtype=torch.float64)
+    log_p = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z.abs(), NOISE).log_prob(x)
+    return Folded().double(), x, log_p.logsumexp(-1) + math.log(float(z[1] - z[0]))
+
+
+def run(pair: ModelGuidePair, x: Tensor, method: EvidenceMethod, seed: int = 0) -> Evidence:
+    return log_evidence(pair, x, method=method, seed=seed, progress=False, compile="graph", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ImportanceSampling(1000),
+        AIS(40, 8, num_leapfrog=2),
+        BridgeSampling(800, 3, num_warmup=60),
+        HMCDensity(800, 3, num_warmup=60),
+    ],
+)
+def test_a_missed_mode_is_flagged(method: EvidenceMethod) -> None:
+    pair, x, exact = folded()
+    found = run(pair, x, method)
+    wrong = ~((found.log_evidence - exact).abs() < 3 * found.standard_error + 1e-3)
+    assert not bool((wrong & found.trusted).any())
+    assert bool((found.outcome != Outcome.OK).any())
+
+
+def test_a_defensive_proposal_sees_both_modes() -> None:
+    pair, x, exact = folded()
+    plain = run(pair, x, ImportanceSampling(2000))
+    assert float((plain.log_evidence - exact + math.log(2)).abs().max()) < 0.01  # one mode of two equal ones
+    found = run(pair, x, ImportanceSampling(2000, defensive=0.5))
+    assert found.bound == "lower"
+    assert bool(found.trusted.all())
+    assert bool(((found.log_evidence - exact).abs() < 5 * found.standard_error).all())
+    with pytest.raises(PpvaeError, match="defensive, a share"):
+        ImportanceSampling(10, defensive=1.0)
+
+
+def test_a_guide_half_as_wide_is_flagged_and_the_exact_one_is_not() -> None:
+    pair, x = factor_analysis(shift=0.0, stretch=0.5, dtype=torch.float64)
+    assert float(run(pair, x, ImportanceSampling(500)).trusted.double().mean()) < 0.1
+    exact, x = factor_analysis(shift=0.0, stretch=1.0, dtype=torch.float64)
+    for draws in (2, 50, 500):
+        assert bool(run(exact, x, ImportanceSampling(draws)).trusted.all())
+
+
+def test_few_weights_are_judged_too() -> None:
+    """Annealing has sixteen: with a spread of three nats the mean weight is far below the truth of 4.5 nats."""
+    generator = torch.Generator().manual_seed(0)
+    log_w = 3 * torch.randn(16, 400, generator=generator, dtype=torch.float64)
+    found = from_weights(log_w)
+    assert float((found.outcome == Outcome.OK).double().mean()) < 0.02
+    assert bool(found.standard_error[found.effective_sample_size < 4].isnan().all())  # not "one nat at most"
+    good = from_weights(0.3 * log_w / 3)
+    assert bool((good.outcome == Outcome.OK).all())
+
+
+def test_gain_of_doubling_is_the_bias() -> None:
+    """At weights of standard deviation s, L_K lies s^2 / 2K below, and L_{K/2} twice as far."""
+    s, draws = 0.5, 50
+    log_w = s * torch.randn(draws, 40_000, dtype=torch.float64)
+    gain = gain_of_doubling(log_w)
+    assert bool((gain >= -1e-12).all())
+    expected = math.expm1(s * s) / (2 * draws)
+    assert abs(float(gain.mean()) - expected) < 5 * float(gain.std()) / 200 + 0.1 * expected
+
+
+def test_a_density_wider_than_its_draws_is_flagged() -> None:
+    """The reciprocal average lacks what q has beyond the draws; its weights are bounded by what was seen."""
+    pair, x = factor_analysis(shift=0.0, stretch=2.5, dtype=torch.float64, num_data=20)
+    found = run(pair, x, HMCDensity(320, 3, "encoder", num_warmup=60, trust=True))
+    assert not bool(found.trusted.any())
+    assert float(found.info["uncovered"].min()) > 0.02
+    fine, x = factor_analysis(shift=0.0, stretch=0.8, dtype=torch.float64, num_data=20)
+    found = run(fine, x, HMCDensity(320, 3, "encoder", num_warmup=60))
+    assert float(found.info["uncovered"].max()) < 0.02
+    assert float(found.info["rhat"].max()) < 1.3 and float(found.info["ess"].min()) > 25
+
+
+@pytest.mark.parametrize("count", [5, 10])
+def test_few_draws_of_the_weights(count: int) -> None:
+    """p(x | w_s) log-normal of spread 0.8 and mean 1: the log of an average of few is low, and is corrected."""
+    generator, spread, trials = torch.Generator().manual_seed(2), 0.5, 3000
+    log_p = spread * torch.randn(count, trials, generator=generator, dtype=torch.float64) - 0.5 * spread**2
+    zero = torch.zeros(trials, dtype=torch.float64)
+    codes = zero.long()
+    parts = [
+        Evidence(row, zero, zero, zero, "exact", codes, "given", info={"acceptance": zero + k, "rhat": zero + k})
+        for k, row in enumerate(log_p)
+    ]
+    found = average(parts, {})
+    plain, corrected = float(found.info["uncorrected"].mean()), float(found.log_evidence.mean())
+    assert plain < -0.5 * spread**2 / (2 * count)
+    assert abs(corrected) < 0.4 * abs(plain)
+    assert found.bound == "consistent"
+    beyond = ((found.log_evidence.abs() > 3 * found.standard_error) & found.trusted).double().mean()
+    assert float(beyond) < 0.05
+    assert float(found.info["acceptance"][0]) == (count - 1) / 2  # of all draws, not of the first
+    assert float(found.info["rhat"][0]) == count - 1
+
+
+def test_auto_does_as_much_as_is_needed() -> None:
+    exact, x = factor_analysis(shift=0.0, stretch=1.0, dtype=torch.float64, num_data=6)
+    found = run(exact, x, Auto())
+    assert found.info["stage"].tolist() == [0.0] * 6
+    assert found.info["stages"][0] == "ImportanceSampling(num_samples=1000, defensive=0.0)"
+    wrong, x = factor_analysis(shift=0.0, stretch=0.5, dtype=torch.float64, num_data=6)
+    first = run(wrong, x, Auto(budget=2000))
+    assert len(first.info["stages"]) == 1
+    found = log_evidence(wrong, x, method="auto", progress=False, device="cpu")
+    assert found.bound == "consistent"
+    assert float(found.info["stage"].max()) >= 2
+    good = found.trusted & (found.standard_error <= 0.05)
+    assert bool(good.any())
+    error = (found.log_evidence - wrong.log_evidence(x).detach()).abs()
+    assert bool((error[good] < 5 * found.standard_error[good]).all())
+    discrete = run(DiscreteLatent(), torch.randn(4, 1), Auto())
+    assert all("ImportanceSampling" in stage for stage in discrete.info["stages"])
+    with pytest.raises(PpvaeError, match="positive target_error"):
+        Auto(target_error=0.0)
