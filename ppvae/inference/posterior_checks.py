@@ -13,10 +13,11 @@ from torch import Tensor
 
 from .asking import positive
 from .evidence.rewired import Rewired
+from .joint import require_simulable
 from .placement import Compile
 from .quantities import Quantity, default_quantities, evaluate_quantities
 from .replicates import Parts, Replicator
-from ..core import Data, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate, structure
+from ..core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_joint, predict, simulate, structure
 from ..core.errors import did_you_mean
 from ..core.structure import to_pyro
 
@@ -199,10 +200,13 @@ def posterior_checks(
     if num_replicates < 2:
         raise PpvaeError(f"num_replicates: expected at least 2, found {num_replicates}")
     positive("chunk_size", chunk_size)
-    asked = Replicator(pair, data, device)
+    asked = Replicator(pair, data, device, seed)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         info, support, values = asked.observed(site, chunk_size)
+        if source == "prior":
+            asked.draw_weights()
+            require_simulable(asked.given, asked.few)
     x = values.cpu()
     quantities = statistics if statistics is not None else default_quantities(x, info, support, asked.data.image_shape)
     observed = evaluate_quantities(quantities, x, "observed")
@@ -211,7 +215,7 @@ def posterior_checks(
 
     def replicate(batch: Data, beside: Parts) -> Parts:
         if source == "prior":
-            return {"x": simulate(asked.simulator, batch).observed[name]}
+            return {"x": simulate(asked.given, batch).observed[name].reshape(-1, *info.shape)}
         drawn = draw(asked.given, batch, 1).latents
         z = {i.name: drawn[i.name] for i in asked.shape.local_latents}
         new = predict(asked.given, batch, z, kind="sample")[name].reshape(-1, *info.shape)
@@ -288,7 +292,7 @@ class _Realised:
             try:
                 variance = predict(self.asked.original, few, z, kind="variance")[self.name]
                 mean = predict(self.asked.original, few, z, kind="mean")[self.name]
-            except (NotImplementedError, AttributeError):
+            except PairError:
                 return False
         return bool(torch.isfinite(mean).all() and torch.isfinite(variance).all() and (variance > 0).all())
 

@@ -81,10 +81,10 @@ def predictive_moments(
     where = choose_device(device)
     pair.to(where)
     dtype = dtype_of(pair)
-    dataset = as_dataset(data, dtype=dtype).to(where)
+    dataset = as_dataset(data, dtype=dtype).to(where).drawn(seed, dtype=dtype)
 
     def batch(index: Tensor) -> Data:
-        return like_pair(dataset.batch(index, torch.Generator(device=where).manual_seed(0), dtype=dtype), dtype)
+        return like_pair(dataset.batch(index, dtype=dtype), dtype)
 
     few = batch(torch.arange(min(2, len(dataset)), device=where))
     shape = structure(pair, few)

@@ -147,7 +147,8 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     part = run.held_out
     data = run.part(part)
     data = data.take(min(SHOWN, len(data)))
-    whole = data.tensor(torch.Generator(device=data.device).manual_seed(0))
+    data = data.drawn(seed)
+    whole = data.tensor()
     main = whole if isinstance(whole, Tensor) else whole[data.main]
     found: dict[str, Any] = {}
     notes: list[str] = []
@@ -228,7 +229,7 @@ def _prior(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor:
         torch.manual_seed(seed)
         rows = torch.arange(20_000, device=data.device) % len(data)
         device = next(pair.parameters()).device
-        x = like_pair(data.to(device).batch(rows.to(device), torch.Generator(device).manual_seed(0)), dtype_of(pair))
+        x = like_pair(data.to(device).batch(rows.to(device)), dtype_of(pair))
         (site,) = structure(pair, x).local_latents
         return _rows(simulate(pair, x).latents[site.name]).cpu()
 
@@ -241,7 +242,7 @@ def _kl(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor | None:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for index, valid in chunks(len(data), 500, device):
-            x = like_pair(here.batch(index, torch.Generator(device).manual_seed(0)), dtype_of(pair))
+            x = like_pair(here.batch(index), dtype_of(pair))
             terms = [term for term in site_terms(pair, x).values() if term.scope == "local" and term.kl is not None]
             if len(terms) != 1 or terms[0].kl_per_dimension is None:
                 return None

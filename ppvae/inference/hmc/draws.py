@@ -113,6 +113,7 @@ class PosteriorDraws:
                     self.x,
                     with_globals(self._latents(part), self.globals_, part),
                     kind="sample",
+                    given={},
                 )
                 for part in self._blocks()
             ]
