@@ -80,7 +80,7 @@ class Method:
 def bound_row(
     run: Run, data: Dataset, seed: int, device: str, command: str = ""
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The bound of all data, as the mean over ten evaluations with seeds seed, seed + 1, ...: its row, its columns."""
+    """The bound of all data, as the mean over ten evaluations: its row, its columns."""
     started = time.perf_counter()
     where = choose_device(device)
     run.pair.to(where)
@@ -94,12 +94,8 @@ def bound_row(
     chunk = min(1000, len(data))
     mode = choose_mode("auto", REPEATS * math.ceil(len(data) / chunk))
     evaluator = BoundEvaluator(run.pair, estimator, mode, chunk, len(run.data))
-    found = [evaluator(data, seed + repeat) for repeat in range(REPEATS)]
-    means = torch.tensor([each.mean for each in found], dtype=torch.float64)
-    columns = {
-        name: torch.stack([getattr(each, name).double() for each in found]).mean(0)
-        for name in ("elbo", "reconstruction", "kl")
-    }
+    found = evaluator(data, seed, num_repeats=REPEATS)
+    columns = {name: getattr(found, name).double() for name in ("elbo", "reconstruction", "kl")}
     value = columns["elbo"]
     row = {
         "key": "elbo",
@@ -107,9 +103,9 @@ def bound_row(
         "method": "elbo",
         "options": {"repeats": REPEATS},
         "side": "lower",
-        "mean": float(means.mean()),
-        "monte_carlo_error": float(means.std() / math.sqrt(REPEATS)),
-        "sampling_error": float(value.std() / math.sqrt(len(value))) if len(value) > 1 else None,
+        "mean": found.mean,
+        "monte_carlo_error": found.mean_standard_error,
+        "sampling_error": found.sampling_standard_error if len(value) > 1 else None,
         "reconstruction": float(columns["reconstruction"].mean()),
         "kl": float(columns["kl"].mean()),
         "worst_pareto_k": None,
