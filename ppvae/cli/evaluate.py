@@ -104,12 +104,14 @@ def show(result: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..runs.estimates import of_all, of_data
+
     data = result["data"]
     title = f"{data['name']}, {data['part']}, {data['num_data']} data; nats per datum; {result['parameters']}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name, side in (("estimate", "left"), ("side", "left"), ("mean", "right"), ("± noise", "right")):
         table.add_column(name, justify="left" if side == "left" else "right")
-    for name in ("± data", "worst k", "data", "seconds"):
+    for name in ("± data", "mean of all", "worst k", "trusted", "seconds"):
         table.add_column(name, justify="right")
     for row in result["estimates"]:
         table.add_row(
@@ -118,16 +120,17 @@ def show(result: Mapping[str, Any]) -> None:
             _shown(row["mean"], 3),
             _shown(row["monte_carlo_error"], 3),
             _shown(row["sampling_error"], 2),
+            _shown(row["mean_of_all"], 3),
             _shown(row["worst_pareto_k"], 2),
-            str(row["num_estimated"]),
+            f"{row['num_trusted']} of {row['num_data']}",
             f"{row['seconds']:.1f}",
         )
     Console(width=None).print(table)
     for row in result["estimates"]:
-        if 0 < row["num_estimated"] < data["num_data"]:
+        if row["num_trusted"] < data["num_data"]:
             print(
-                f"{row['label']}: the mean over the {row['num_estimated']} of {data['num_data']} data that it "
-                "estimates, which does not compare with means over all (ppvae report compares over common data)"
+                f"{row['label']}: the mean is over the {of_data(row)} that can be trusted; {of_all(row)}. Neither "
+                "compares with means over other data (ppvae report compares over common data)"
             )
 
 

@@ -196,6 +196,11 @@ def decode(
     """
     require_literal("kind", kind, Kind)
     where = choose_device(device)
+    if isinstance(latents, Mapping) and not latents:
+        raise PairError(
+            "latents: expected a value for every local latent site, found none"
+            + try_one_of("generate, where the pair has no local latent site", "embed, for latents of data")
+        )
     first = next(iter(latents.values())) if isinstance(latents, Mapping) else latents
     work = Work(pair, rows_like(like, len(first), dtype_of(pair)), device, seed)
     shape = structure(work.pair, work.few)

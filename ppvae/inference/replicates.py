@@ -15,7 +15,7 @@ from .evidence.rewired import Rewired
 from .evidence.run import pick
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .seeds import chunk_seed, seed_of
-from ..core import Data, ModelGuidePair, PairError, draw, structure
+from ..core import Data, ModelGuidePair, PairError, check_pair, draw, structure
 from ..core.compile import bind, capture, state_of
 from ..core.density import observed_support
 from ..core.errors import did_you_mean, try_one_of
@@ -43,6 +43,7 @@ class Replicator:
         rows = torch.arange(len(self.data), device=self.device)
         self.x: Data = like_pair(self.data.drawn(seed, dtype=dtype).batch(rows, dtype=dtype), dtype)
         self.few = pick(self.x, rows[:2])
+        check_pair(pair, self.few)
         self.shape = structure(pair, self.few)
         self.names = [info.name for info in self.shape.global_latents]
         self.weights: dict[str, Any] = {}

@@ -13,7 +13,7 @@ import torch
 
 from .checks import CHECKED, aggregate_table, check_table, checked
 from .compared import COMPARED, compared
-from .findings import FINE, Findings, find, kind_of
+from .findings import FINE, Findings, find, kind_of, on_common_data, tightest
 from .images import as_images
 from .page import code, details, explorer, facts, figure, number, page, table, tiles
 from .pictures import Picture, pictures_of
@@ -29,8 +29,9 @@ _ESTIMATES = (
     ("mean", True),
     ("± noise", True),
     ("± data", True),
+    ("mean of all", True),
     ("worst Pareto k", True),
-    ("data", True),
+    ("trusted", True),
     ("seconds", True),
 )
 
@@ -144,15 +145,17 @@ def _evaluated(evaluation: Mapping[str, Any]) -> str:
 
 def _headline(found: Findings) -> list[tuple[str, str, str]]:
     items = []
-    rows = [] if found.evaluation is None else found.evaluation["estimates"]
+    rows, count = on_common_data(found)
     part = "" if found.evaluation is None else _evaluated(found.evaluation)
-    others = [row for row in rows if row["key"] != "elbo" and row["mean"] is not None]
+    if found.evaluation is not None and count < found.evaluation["data"]["num_data"]:
+        part = f"{count} of {part} that every method can be trusted on"
+    best_bound = tightest(rows)
     # Beside the bound, the tightest lower one and the one that is on no side, if there are such.
-    chosen = [row for row in rows if row["key"] == "elbo"]
-    chosen += [row for row in others if row["side"] == "lower"][-1:]
-    chosen += [row for row in others if row["side"] in ("exact", "consistent")][-1:]
+    chosen = [row for row in rows if row["key"] == "elbo" or row is best_bound]
+    chosen += [row for row in rows if row["side"] in ("exact", "consistent")][-1:]
     for row in chosen:
         side = f"{row['side']} bound" if row["side"] in ("lower", "upper") else row["side"]
+        side = f"tightest {side}" if row is best_bound else side
         shown = f"{number(row['mean'], 2)} <small>± {number(row['monte_carlo_error'], 3)}</small>"
         items.append((_name(row["label"]), shown, f"{side}, {part}"))
     history = found.run.history
@@ -179,16 +182,18 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
                 number(row["mean"], 3),
                 number(row["monte_carlo_error"], 3),
                 number(row["sampling_error"], 3),
+                f"{number(row['mean_of_all'], 3)} ± {number(row['mean_of_all_standard_error'], 3)}",
                 shown,
-                f"{row['num_estimated']} of {row['num_data']}",
+                _trusted(row),
                 number(row["seconds"], 1),
             )
         )
     text = (
         f"<p>Log evidence of {data['num_data']} data of {escape(data['name'])} ({escape(data['part'])}), "
-        f"{escape(evaluation['parameters'])}. <em>± noise</em> is what another seed would change; <em>± data</em> is "
-        "what other data of the same kind would change. Above 0.7, Pareto k says that for the worst datum the noise is "
-        "larger than its standard error tells.</p>"
+        f"{escape(evaluation['parameters'])}. <em>mean</em> is over the data on which the method can be trusted, "
+        "<em>mean of all</em> over all that have an estimate, good or bad. <em>± noise</em> is what another seed would "
+        "change; <em>± data</em> is what other data of the same kind would change. Above 0.7, Pareto k says that for "
+        "the worst datum the noise is larger than its standard error tells.</p>"
     )
     if any(row.get("info", {}).get("global_sites") == "mean" for row in evaluation["estimates"]):
         text += (
@@ -203,6 +208,13 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
     ]
     notes = details("What the estimators said", "<pre>" + "\n".join(trouble) + "</pre>") if trouble else ""
     return text + table(_ESTIMATES, rows) + notes + _gap()
+
+
+def _trusted(row: Mapping[str, Any]) -> str:
+    told = f"{row['num_trusted']} of {row['num_data']}"
+    if row["num_trusted"] == row["num_data"]:
+        return told
+    return f'<span class="warn" title="the others are left out of the mean">{told}</span>'
 
 
 def _facts(found: Findings) -> list[tuple[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..inference import (
     sample_posterior,
     signal_to_noise,
 )
+from ..inference.evidence import Outcome
 from ..inference.placement import dtype_of, like_pair
 from ..inference.predictive import decode, embed, generate, reconstruct
 from ..runs import Run
@@ -108,38 +110,51 @@ def kind_of(part: str) -> str:
 
 
 def columns_of(found: Findings) -> dict[str, Tensor]:
-    """The estimates of every datum by the key of their method, float64, [N]."""
+    """The estimates of every datum by the key of their method, float64, [N]; NaN where they cannot be trusted."""
     rows = [] if found.evaluation is None else found.evaluation["estimates"]
     result = {}
     for row in rows:
         for name in ("log_evidence", "elbo"):
             values = found.per_datum.get(f"{row['key']}/{name}")
             if values is not None:
-                result[str(row["key"])] = values.double()
+                outcome = found.per_datum.get(f"{row['key']}/outcome", torch.zeros(len(values), dtype=torch.int64))
+                result[str(row["key"])] = values.double().masked_fill(outcome != Outcome.OK, math.nan)
     return result
 
 
 def on_common_data(found: Findings) -> tuple[list[dict[str, Any]], int]:
-    """The rows of the evaluation, their means over the data that every method estimated; and how many these are.
+    """The rows of the evaluation, their means over the data on which every method can be trusted; how many these are.
 
-    A mean over other data is another number: a method that refuses the hard ones would look better than it is.
+    A mean over other data is another number: a method that refuses the hard ones would look better than it is. A method
+    that can be trusted on no datum is left out. Where there is no datum in common, none can be compared.
     """
     rows = [] if found.evaluation is None else [row for row in found.evaluation["estimates"] if row["mean"] is not None]
     columns = columns_of(found)
     if any(row["key"] not in columns for row in rows) or not rows:
-        return rows, 0 if found.evaluation is None else int(found.evaluation["data"]["num_data"])
+        return [row for row in rows if row["num_trusted"] == row["num_data"]], max(
+            (row["num_data"] for row in rows), default=0
+        )
     both = torch.stack([torch.isfinite(columns[row["key"]]) for row in rows]).all(0)
     count = int(both.sum())
-    if count in (0, len(both)):
-        return rows, len(both)
+    if count == len(both):
+        return rows, count
+    if count == 0:
+        return [], 0
     result = []
     for row in rows:
         errors = found.per_datum.get(f"{row['key']}/standard_error")
         error = row["monte_carlo_error"]
-        if errors is not None:
+        # Where data share draws of the weights, their errors do not average out.
+        if errors is not None and "draws" not in str(row.get("info", {}).get("global_sites")):
             error = float(errors.double()[both].square().sum().sqrt()) / count
         result.append({**row, "mean": float(columns[row["key"]][both].mean()), "monte_carlo_error": error})
     return result, count
+
+
+def tightest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Of the lower bounds over common data the largest; None where there is none besides the ELBO."""
+    lower = [row for row in rows if row["side"] == "lower"]
+    return max(lower, key=lambda row: float(row["mean"]), default=None) if len(lower) > 1 else None
 
 
 def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) -> Findings:

@@ -131,6 +131,8 @@ def test_no_run_leaves_the_picture_of_the_curves() -> None:
 def test_means_over_fewer_data_are_told(estimated: int, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"label": "HMC density", "side": "upper", "mean": -23.2, "monte_carlo_error": 0.01, "sampling_error": 0.4}
     data = {"name": "digits", "part": "test", "num_data": 100}
-    row |= {"worst_pareto_k": None, "num_estimated": estimated, "seconds": 1.0}
+    row |= {"worst_pareto_k": None, "num_trusted": estimated, "num_estimated": 100, "num_data": 100, "seconds": 1.0}
+    row |= {"mean_of_all": -25.0, "mean_of_all_standard_error": 0.25}
     show({"data": data, "parameters": "epoch 1, the last", "estimates": [row]})
-    assert ("HMC density: the mean over the 87 of 100 data" in capsys.readouterr().out) == (estimated == 87)
+    told = "HMC density: the mean is over the 87 of 100 data that can be trusted; -25.000 ± 0.250 over all 100"
+    assert (told in capsys.readouterr().out) == (estimated == 87)

@@ -108,8 +108,8 @@ def test_a_line_says_side_and_errors(trained: Run) -> None:
     line = describe(row)
     assert line.startswith(f"ELBO (lower): {row['mean']:.3f} ± {row['monte_carlo_error']:.3f} nats per datum")
     assert "over the choice of data" in line
-    row["num_estimated"] = 19
-    assert "19 of 20 data" in describe(row)
+    row |= {"num_trusted": 17, "num_estimated": 19, "mean_of_all": -30.0, "mean_of_all_standard_error": 0.5}
+    assert "over the 17 of 20 data that can be trusted (-30.000 ± 0.500 over all 19 that have an esti" in describe(row)
 
 
 def test_damaged_evaluations_are_named(small: Recipe, tmp_path: Path) -> None:

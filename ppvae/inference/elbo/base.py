@@ -110,9 +110,14 @@ class ELBO(pyro.infer.elbo.ELBO):
         """
         pair.accept(self)
         if self.needs_rsample:
-            structure(pair, x).require_reparameterized(
+            shape = structure(pair, x)
+            # These need log q at given draws, which an auxiliary site does not let them have.
+            auxiliary = any(info.kind == "auxiliary" for info in shape.guide)
+            shape.require_reparameterized(
                 type(self).__name__,
-                "elbo.ScoreFunctionELBO, elbo.VIMCO or elbo.ReweightedWakeSleep, which need no rsample",
+                "a guide of distributions with rsample, or one without auxiliary sites for elbo.ScoreFunctionELBO"
+                if auxiliary
+                else "elbo.ScoreFunctionELBO, elbo.VIMCO or elbo.ReweightedWakeSleep, which need no rsample",
             )
         if not self.supports_global_latents:
             self._refuse_joint_weights(pair, x)
