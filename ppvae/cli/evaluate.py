@@ -48,6 +48,15 @@ def evaluate(
         int | None,
         typer.Option(help="Data worked on at once, at most; what a stop loses. The noise depends on it.", min=1),
     ] = None,
+    check_by_simulation: Annotated[
+        int | None,
+        typer.Option(
+            help="Try the methods on so many data that the model itself makes, where bidirectional Monte Carlo "
+            "encloses the truth. --method bdmc:num_temperatures=N is the same with its options.",
+            metavar="N",
+            min=1,
+        ),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Compute anew what an earlier evaluation finished.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON to this file too.")] = None,
     json: Json = False,
@@ -75,7 +84,9 @@ def evaluate(
         return
     run = wanted(run)
     texts = [f"importance-sampling:num_samples={k}" for k in num_samples or []] + list(method or [])
-    methods = [Method.parse(text) for text in texts or ["importance-sampling:num_samples=1000"]]
+    if all(text.partition(":")[0] == "bdmc" for text in texts):  # which checks the others
+        texts.append("importance-sampling:num_samples=1000")
+    methods = [Method.parse(text) for text in texts]
     with threads(threads_):
         loaded = load_run(run, pair=pair_of(pair), which=which, force=force)
         result = run_evaluation(
@@ -87,6 +98,7 @@ def evaluate(
             device=device,
             weights=weights,
             chunk_size=chunk_size,
+            simulate=check_by_simulation,
             again=again,
             options=_loading(which, pair, force),
             say=say if not json else _quiet,
@@ -132,6 +144,16 @@ def show(result: Mapping[str, Any]) -> None:
                 f"{row['label']}: the mean is over the {of_data(row)} that can be trusted; {of_all(row)}. Neither "
                 "compares with means over other data (ppvae report compares over common data)"
             )
+    show_check(result.get("simulation_check"))
+
+
+def show_check(check: Mapping[str, Any] | None) -> None:
+    """What the check on simulated data found, in sentences."""
+    from ..runs.simulation_check import sentence
+
+    for row in [] if check is None else check["rows"]:
+        told = sentence(row, check["num_data"]) if check is not None else ""
+        print(told[0].upper() + told[1:] + ".")
 
 
 def _loading(which: str, pair: str | None, force: bool) -> list[str]:

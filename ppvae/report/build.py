@@ -22,6 +22,7 @@ from ..core.errors import RunError
 from ..runs import Run
 from ..runs.atomic import write_bytes, write_text
 from ..runs.folder import REPORT_LOCK, locked
+from ..runs.simulation_check import sentence
 
 _ESTIMATES = (
     ("estimate", False),
@@ -89,6 +90,7 @@ def render(found: Findings, pictures: Mapping[str, Picture]) -> str:
         sections += [
             "<h2>How good is it?</h2>",
             _evaluation(found.evaluation),
+            simulation_check(found.evaluation.get("simulation_check")),
             _grid(pictures, ("estimates", "sandwich", "per_datum", "extremes")),
         ]
     sections += [
@@ -208,6 +210,35 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
     ]
     notes = details("What the estimators said", "<pre>" + "\n".join(trouble) + "</pre>") if trouble else ""
     return text + table(_ESTIMATES, rows) + notes + _gap()
+
+
+def simulation_check(check: Mapping[str, Any] | None) -> str:
+    """Whether the methods would have found the truth on data like these; empty where nobody asked."""
+    if check is None:
+        return ""
+    columns = [("estimate", False), ("trusted", True)]
+    columns += [("median", True), *((f"{level:.0%} quantile", True) for level in check["levels"][1:])]
+    columns += [("missed", True), ("seconds", True)]
+    rows = [
+        (
+            _name(row["label"]) + (", width of the sandwich" if row["is_sandwich"] else ""),
+            f"{row['num_trusted']} of {check['num_data']}",
+            *(number(gap, 3) for gap in row["gap"]),
+            "" if row["is_sandwich"] else str(row["num_missed"]),
+            number(row["seconds"], 1),
+        )
+        for row in check["rows"]
+    ]
+    told = (escape(sentence(row, check["num_data"])) for row in check["rows"])
+    text = (
+        "<h3>Would they have found the truth on data like these?</h3>"
+        f"<p>The methods on {check['num_data']} data that the model itself made, where bidirectional Monte Carlo has "
+        "an upper bound too. The numbers, in nats, are that bound minus the estimate: how far below the truth it may "
+        "be at most, over the data on which the method can be trusted. <em>missed</em>: outside of the two bounds by "
+        "more than 3 standard errors.</p>"
+    )
+    sentences = "".join(f"<p>{one[0].upper()}{one[1:]}.</p>" for one in told)
+    return text + table(columns, rows) + sentences + _gap()
 
 
 def _trusted(row: Mapping[str, Any]) -> str:

@@ -207,9 +207,7 @@ def _estimates(found: Findings) -> Picture | None:
         return None
     told = "; ".join(f"{row['label']} {row['mean']:.2f}" for row in rows)
     whole = int(found.evaluation["data"]["num_data"])
-    over = (
-        "" if count == whole else f" Means are over the {count} of {whole} data on which all can be trusted."
-    )
+    over = "" if count == whole else f" Means are over the {count} of {whole} data on which all can be trusted."
     return _chart(
         "estimates",
         "Estimates of log p(x)",
