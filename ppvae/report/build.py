@@ -216,29 +216,29 @@ def simulation_check(check: Mapping[str, Any] | None) -> str:
     """Whether the methods would have found the truth on data like these; empty where nobody asked."""
     if check is None:
         return ""
-    columns = [("estimate", False), ("trusted", True)]
+    columns = [("estimate", False), ("trusted", True), ("below, at least", True), ("below, at most", True)]
     columns += [("median", True), *((f"{level:.0%} quantile", True) for level in check["levels"][1:])]
-    columns += [("missed", True), ("seconds", True)]
+    columns += [("seconds", True)]
     rows = [
         (
-            _name(row["label"]) + (", width of the sandwich" if row["is_sandwich"] else ""),
+            _name(row["label"]) + (", its lower bound" if row["is_sandwich"] else ""),
             f"{row['num_trusted']} of {check['num_data']}",
+            *(f"{number(mean, 3)} ± {number(error, 3)}" for mean, error in row["below"]),
             *(number(gap, 3) for gap in row["gap"]),
-            "" if row["is_sandwich"] else str(row["num_missed"]),
             number(row["seconds"], 1),
         )
         for row in check["rows"]
     ]
-    told = (escape(sentence(row, check["num_data"])) for row in check["rows"])
+    told = (sentence(row, check["num_data"]) for row in check["rows"])
     text = (
         "<h3>Would they have found the truth on data like these?</h3>"
         f"<p>The methods on {check['num_data']} data that the model itself made, where bidirectional Monte Carlo has "
-        "an upper bound too. The numbers, in nats, are that bound minus the estimate: how far below the truth it may "
-        "be at most, over the data on which the method can be trusted. <em>missed</em>: outside of the two bounds by "
-        "more than 3 standard errors.</p>"
+        "an upper bound too. <em>below</em>: how far an estimate lies below the truth on average, in nats, at least "
+        "(the lower bound minus the estimate) and at most (the upper bound minus it), with the error over the choice "
+        "of data. Then the quantiles of the latter over data, noise of the upper bound included. All over the data on "
+        "which the method can be trusted.</p>"
     )
-    sentences = "".join(f"<p>{one[0].upper()}{one[1:]}.</p>" for one in told)
-    return text + table(columns, rows) + sentences + _gap()
+    return text + table(columns, rows) + details("In words", code("\n".join(told))) + _gap()
 
 
 def _trusted(row: Mapping[str, Any]) -> str:

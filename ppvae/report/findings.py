@@ -142,9 +142,10 @@ def on_common_data(found: Findings) -> tuple[list[dict[str, Any]], int]:
         return [], 0
     result = []
     for row in rows:
+        # Fewer data of the same noise, where no error is known for each; where they share draws of the weights, too,
+        # whose errors do not average out.
+        error = row["monte_carlo_error"] and row["monte_carlo_error"] * math.sqrt(row["num_trusted"] / count)
         errors = found.per_datum.get(f"{row['key']}/standard_error")
-        error = row["monte_carlo_error"]
-        # Where data share draws of the weights, their errors do not average out.
         if errors is not None and "draws" not in str(row.get("info", {}).get("global_sites")):
             error = float(errors.double()[both].square().sum().sqrt()) / count
         result.append({**row, "mean": float(columns[row["key"]][both].mean()), "monte_carlo_error": error})
