@@ -164,6 +164,9 @@ def posterior_checks(
     around one half (Meng 1994; Gelman et al. 2013, *Bayesian Data Analysis*, chapter 6). Near 0 or 1 it tells of a
     misfit; near one half it tells little.
 
+    With several observed sites, those of a replicate are drawn together under "prior"; under "posterior" the other sites
+    keep the datum's values.
+
     Weights with a posterior are drawn anew for every replicate, so their uncertainty is part of its spread. Values that
     the model masks are compared like all others: leave their rows out of the data.
 
@@ -272,7 +275,7 @@ class _Realised:
             self.new.clear()
         if self.chi_square:
             mean, variance = (
-                predict(self.asked.given, batch, z, kind=kind)[self.name].reshape(new.shape)
+                predict(self.asked.given, batch, z, kind=kind, sites=(self.name,))[self.name].reshape(new.shape)
                 for kind in ("mean", "variance")
             )
             for which, value in (("data", x), ("replicate", new)):
@@ -290,8 +293,8 @@ class _Realised:
             drawn = draw(self.asked.original, few, 1).latents
             z = {i.name: drawn[i.name] for i in self.asked.shape.model_latents}
             try:
-                variance = predict(self.asked.original, few, z, kind="variance")[self.name]
-                mean = predict(self.asked.original, few, z, kind="mean")[self.name]
+                variance = predict(self.asked.original, few, z, kind="variance", sites=(self.name,))[self.name]
+                mean = predict(self.asked.original, few, z, kind="mean", sites=(self.name,))[self.name]
             except PairError:
                 return False
         return bool(torch.isfinite(mean).all() and torch.isfinite(variance).all() and (variance > 0).all())

@@ -60,6 +60,7 @@ def predictive_moments(
     $$\mathrm{Var}[x^*] = \underbrace{\mathrm{E}_w \mathrm{Var}[x^* \mid w]}_\text{aleatoric}
       + \underbrace{\mathrm{Var}_w \mathrm{E}[x^* \mid w]}_\text{epistemic}$$
 
+    Other observed sites that this one depends on keep the datum's values.
     The noise of the finite number of latents is subtracted from the variance over weights, so that both parts are
     unbiased.
 
@@ -112,8 +113,8 @@ def predictive_moments(
         holder.update(weights)
         z = draw(fixed, x, latents).latents
         local = {info.name: z[info.name] for info in shape.local_latents}
-        mean = predict(fixed, x, local, kind="mean")[name]
-        noise = predict(fixed, x, local, kind="variance")[name]
+        mean = predict(fixed, x, local, kind="mean", sites=(name,))[name]
+        noise = predict(fixed, x, local, kind="variance", sites=(name,))[name]
         if not local:
             return mean, noise, torch.zeros_like(noise)
         spread = mean.var(0)

@@ -17,8 +17,10 @@ from ppvae.data import Dataset
 from ppvae.distributions import Categorical, DiagonalNormal, StandardNormal
 from ppvae.inference import (
     decode,
+    elbo,
     generate,
     inpaint,
+    log_evidence_of_data_set,
     posterior_checks,
     predict_given,
     reconstruct,
@@ -232,3 +234,51 @@ def test_inpainting_follows_its_seed_and_leaves_the_global_generator() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one, same)
     assert not torch.equal(one[:, :5], other[:, :5])
+
+
+# --- refusals in words --------------------------------------------------------------------------
+
+
+class _Steps(ModelGuidePair):
+    """Three time steps of four values, a site each; the guide draws a coin that has no gradient, and one by the way."""
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            z = pyro.sample("z", dist.Bernoulli(x.new_tensor(0.5)))
+            pyro.sample("v", dist.Normal(x.new_zeros(()), 1.0))
+            for t in range(3):
+                loc = z[..., None].expand(*z.shape, 4)
+                pyro.sample(f"x_{t}", dist.Normal(loc, 1.0).to_event(1), obs=x[:, 4 * t : 4 * t + 4])
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            pyro.sample("u", dist.Normal(x.new_zeros(()), 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Bernoulli(torch.sigmoid(x[:, 0])))
+            pyro.sample("v", dist.Normal(x.new_zeros(()), 1.0))
+
+
+@pytest.mark.parametrize("source", ["prior", "posterior"])
+def test_one_time_step_of_a_picture_is_checked(source: Any) -> None:
+    data = Dataset(torch.randn(10, 12), image_shape=(3, 4))
+    found = posterior_checks(_Steps(), data, site="x_1", num_replicates=3, source=source)
+    assert "mean" in found and "change between neighbours" not in found
+
+
+def test_estimators_do_not_send_one_to_each_other_in_a_circle() -> None:
+    x = torch.randn(5, 12)
+    with pytest.raises(PairError) as refused:
+        elbo.TraceELBO().check(_Steps(), x)
+    assert "without auxiliary sites for elbo.ScoreFunctionELBO" in str(refused.value)
+    with pytest.raises(PairError, match="guide site 'u' is auxiliary"):
+        elbo.ScoreFunctionELBO().check(_Steps(), x)
+
+
+def test_evidence_of_a_data_set_needs_draws() -> None:
+    draws: Any = torch.zeros(5, 4)
+    with pytest.raises(PpvaeError, match=r"expected draws of all sites given all data, found Tensor"):
+        log_evidence_of_data_set(FactorAnalysis(4, 2), draws)
+
+
+def test_latents_that_are_none_are_refused() -> None:
+    with pytest.raises(PairError, match="expected a value for every local latent site, found none"):
+        decode(FactorAnalysis(4, 2), {}, like=torch.zeros(2, 4))

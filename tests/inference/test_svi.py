@@ -274,10 +274,10 @@ def test_the_bound_tells_its_monte_carlo_error() -> None:
     for asked in (wrong, GlobalPair(with_global=True).double()):
         options: dict[str, Any] = {"elbo": elbo.TraceELBO(), "progress": False, "compile": "eager"}
         values = x if asked is wrong else some_data(20, 2)
-        found = [evaluate_bound(asked, values, seed=seed, **options) for seed in range(60)]
+        found = [evaluate_bound(asked, values, seed=seed, **options) for seed in range(30)]
         spread = float(torch.tensor([one.mean for one in found]).std())
         told = float(torch.tensor([one.mean_standard_error for one in found]).square().mean().sqrt())
-        assert abs(told / spread - 1) < 5 * (1 / math.sqrt(2 * 59) + 1 / math.sqrt(2 * 60 * 9)), (told, spread)
+        assert abs(told / spread - 1) < 5 * (1 / math.sqrt(2 * 29) + 1 / math.sqrt(2 * 30 * 9)), (told, spread)
     assert math.isnan(evaluate_bound(wrong, x, num_repeats=1, **options).mean_standard_error)
     with pytest.raises(PpvaeError, match="num_repeats: expected at least 1, found 0"):
         evaluate_bound(wrong, x, num_repeats=0, **options)

@@ -111,8 +111,9 @@ class ELBO(pyro.infer.elbo.ELBO):
         pair.accept(self)
         if self.needs_rsample:
             shape = structure(pair, x)
-            # These need log q at given draws, which an auxiliary site does not let them have.
+            # These need log q at given draws wherever some site has pathwise gradients: an auxiliary site rules that out.
             auxiliary = any(info.kind == "auxiliary" for info in shape.guide)
+            auxiliary = auxiliary and any(info.has_rsample for info in shape.guide_latents)
             shape.require_reparameterized(
                 type(self).__name__,
                 "a guide of distributions with rsample, or one without auxiliary sites for elbo.ScoreFunctionELBO"
