@@ -35,7 +35,8 @@ def require_simulable(pair: ModelGuidePair, few: Data) -> None:
     shared = {t.untyped_storage().data_ptr() for t in (other.values() if isinstance(other, Mapping) else (other,))}
     with torch.no_grad():
         for _, _, value in observed_support(pair, other).values():
-            if value.untyped_storage().data_ptr() in shared:  # a view of x: other values there
+            # A view of x, and not one that repeats it: other values there.
+            if value.untyped_storage().data_ptr() in shared and 0 not in value.stride():
                 value.copy_((value <= 0.5).to(value.dtype))
     before, after = (_seeded(pair, x) for x in (few, other))
     for name, value in before.items():
