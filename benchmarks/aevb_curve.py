@@ -43,13 +43,14 @@ class Marks(Callback):
             row = {
                 "samples": seen,
                 "test_bound": found.mean,
-                "standard_error": found.standard_error,
+                "sampling_standard_error": found.sampling_standard_error,
                 "seconds": time.perf_counter() - self.started,
             }
             self.curve.append(row)
             published = PUBLISHED.get(float(seen))
             print(
-                f"  {seen:>10,} samples: {found.mean:8.2f} +- {found.standard_error:.2f}  published {published}",
+                f"  {seen:>10,} samples: {found.mean:8.2f} +- {found.sampling_standard_error:.2f}"
+                f"  published {published}",
                 flush=True,
             )
 

@@ -48,6 +48,15 @@ def evaluate(
         int | None,
         typer.Option(help="Data worked on at once, at most; what a stop loses. The noise depends on it.", min=1),
     ] = None,
+    check_by_simulation: Annotated[
+        int | None,
+        typer.Option(
+            help="Try the methods on so many data that the model itself makes, where bidirectional Monte Carlo "
+            "encloses the truth. --method bdmc:num_temperatures=N is the same with its options.",
+            metavar="N",
+            min=1,
+        ),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Compute anew what an earlier evaluation finished.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON to this file too.")] = None,
     json: Json = False,
@@ -75,7 +84,9 @@ def evaluate(
         return
     run = wanted(run)
     texts = [f"importance-sampling:num_samples={k}" for k in num_samples or []] + list(method or [])
-    methods = [Method.parse(text) for text in texts or ["importance-sampling:num_samples=1000"]]
+    if all(text.partition(":")[0] == "bdmc" for text in texts):  # which checks the others
+        texts.append("importance-sampling:num_samples=1000")
+    methods = [Method.parse(text) for text in texts]
     with threads(threads_):
         loaded = load_run(run, pair=pair_of(pair), which=which, force=force)
         result = run_evaluation(
@@ -87,6 +98,7 @@ def evaluate(
             device=device,
             weights=weights,
             chunk_size=chunk_size,
+            simulate=check_by_simulation,
             again=again,
             options=_loading(which, pair, force),
             say=say if not json else _quiet,
@@ -104,12 +116,14 @@ def show(result: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..runs.estimates import of_all, of_data
+
     data = result["data"]
     title = f"{data['name']}, {data['part']}, {data['num_data']} data; nats per datum; {result['parameters']}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name, side in (("estimate", "left"), ("side", "left"), ("mean", "right"), ("± noise", "right")):
         table.add_column(name, justify="left" if side == "left" else "right")
-    for name in ("± data", "worst k", "data", "seconds"):
+    for name in ("± data", "mean of all", "worst k", "trusted", "seconds"):
         table.add_column(name, justify="right")
     for row in result["estimates"]:
         table.add_row(
@@ -118,17 +132,28 @@ def show(result: Mapping[str, Any]) -> None:
             _shown(row["mean"], 3),
             _shown(row["monte_carlo_error"], 3),
             _shown(row["sampling_error"], 2),
+            _shown(row["mean_of_all"], 3),
             _shown(row["worst_pareto_k"], 2),
-            str(row["num_estimated"]),
+            f"{row['num_trusted']} of {row['num_data']}",
             f"{row['seconds']:.1f}",
         )
     Console(width=None).print(table)
     for row in result["estimates"]:
-        if 0 < row["num_estimated"] < data["num_data"]:
+        if row["num_trusted"] < data["num_data"]:
             print(
-                f"{row['label']}: the mean over the {row['num_estimated']} of {data['num_data']} data that it "
-                "estimates, which does not compare with means over all (ppvae report compares over common data)"
+                f"{row['label']}: the mean is over the {of_data(row)} that can be trusted; {of_all(row)}. Neither "
+                "compares with means over other data (ppvae report compares over common data)"
             )
+    show_check(result.get("simulation_check"))
+
+
+def show_check(check: Mapping[str, Any] | None) -> None:
+    """What the check on simulated data found, in sentences."""
+    from ..runs.simulation_check import sentence
+
+    for row in [] if check is None else check["rows"]:
+        told = sentence(row, check["num_data"]) if check is not None else ""
+        print(told[0].upper() + told[1:] + ".")
 
 
 def _loading(which: str, pair: str | None, force: bool) -> list[str]:

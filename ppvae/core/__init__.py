@@ -1,10 +1,11 @@
 """What a pair is, its densities, how a pure function is compiled, what is checked."""
 
 from .checks import check_pair
-from .density import draw, local_parameters, log_guide, log_joint, predict, simulate, site_terms, structure
+from .density import draw, local_parameters, log_guide, log_joint, site_terms, structure
 from .errors import DataError, FitError, PairError, PpvaeError, RunError
 from .pair import Data, ModelGuidePair, batch_size
 from .roles import Role, parameter_roles
+from .simulation import predict, simulate, simulate_given
 from .structure import SiteInfo, Structure
 from .terms import Draw, LogTerms, Simulation, SiteTerm, scaled_total
 from .unconstrained import Unconstrained, unconstrained
@@ -35,6 +36,7 @@ __all__ = [
     "predict",
     "scaled_total",
     "simulate",
+    "simulate_given",
     "site_terms",
     "structure",
     "unconstrained",

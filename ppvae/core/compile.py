@@ -116,9 +116,23 @@ class Captured:
         return lambda inputs: pytree.tree_unflatten(run(*inputs), tree)
 
     def _fall_back(self, mode: str, error: Exception) -> None:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = _reason(error)
         self.fell_back = f"{mode}: {reason}"
-        _log.warning("%s runs in mode %r instead of %r: %s", self.name, mode, self.mode, reason)
+        said = (self.name, mode, reason)
+        # A verb captures its function anew at every call, and for every shape of a chunk.
+        if said not in _SAID:
+            _SAID.add(said)
+            _log.warning("%s runs in mode %r instead of %r: %s", self.name, mode, self.mode, reason)
+
+
+_SAID: set[tuple[str, str, str]] = set()
+
+
+def _reason(error: Exception) -> str:
+    """Why a function was not captured, in a line; PyTorch's own advice is about arguments that nobody here can give."""
+    if "tracing_mode" in str(error):
+        return "the program branches on the value of a tensor, or takes one out of PyTorch (.item(), numpy)"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager

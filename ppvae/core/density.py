@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from .errors import PairError, try_one_of
 from .fingerprint import changed, fingerprint
 from .pair import Data, ModelGuidePair
 from .structure import SiteInfo, Structure, entries_present, sample_shape, to_canonical, to_pyro
-from .terms import Draw, LogTerms, Simulation, Sites, SiteTerm, Sums, join_lanes, join_sums, sum_log_probs, terms_of
+from .terms import Draw, LogTerms, Sites, SiteTerm, Sums, join_lanes, join_sums, sum_log_probs, terms_of
 
 Latents = Mapping[str, Tensor]
 
@@ -234,60 +234,6 @@ def site_terms(
     return groups[0] if len(groups) == 1 else {name: join_lanes([g[name] for g in groups]) for name in groups[0]}
 
 
-def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simulation:
-    r"""Draw latents and data from the model, $z \sim p(z),\ x \sim p(x \mid z)$.
-
-    Args:
-        pair: the pair.
-        x: fixes the number of data, their shapes and any covariates; observed values in it are not looked at.
-        num_data: N, handed to the model.
-    """
-    shape = structure(pair, x)
-    with local_parameters(pair):
-        sites = _run(pair, "model", x, num_data, unconditioned=True)
-    value = {
-        i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0]
-        for i in shape.model
-        if 0 not in i.event_shape  # pyro.factor has a density and no value
-    }
-    return Simulation(
-        {info.name: value[info.name] for info in shape.model_latents},
-        {info.name: value[info.name] for info in shape.observed if info.name in value},
-    )
-
-
-def predict(
-    pair: ModelGuidePair, x: Data, latents: Latents, *, kind: Literal["mean", "variance", "sample"] = "mean"
-) -> dict[str, Tensor]:
-    r"""Mean or variance of, or a draw from, $p(x \mid z)$ at given latents: observed site name to [*S, B, *event].
-
-    Args:
-        pair: the pair.
-        x: the batch, [B, *event]; observed values in it are not looked at.
-        latents: a value for every latent site of the model, local [*S, B, *event], global [*S, *event].
-        kind: "mean", "variance" (of every element) or "sample".
-    """
-    shape = structure(pair, x)
-    sample_axes, lanes, flat = _flatten(latents, shape)
-    groups = []
-    start = 0
-    for width in _lane_groups(pair, lanes):
-        values = {i.name: to_pyro(flat[i.name][start : start + width], i, shape.nesting) for i in shape.model_latents}
-        start += width
-        with local_parameters(pair):
-            sites = _run(pair, "model", x, None, lanes=width, nesting=shape.nesting, substitute=values)
-        group = {}
-        for info in shape.observed:
-            fn = sites[info.name]["fn"]
-            value = fn.sample() if kind == "sample" else getattr(fn, kind)
-            group[info.name] = to_canonical(value, info, shape.nesting, width)
-        groups.append(group)
-    return {
-        info.name: torch.cat([g[info.name] for g in groups]).reshape((*sample_axes, *groups[0][info.name].shape[1:]))
-        for info in shape.observed
-    }
-
-
 @contextlib.contextmanager
 def local_parameters(pair: ModelGuidePair, *, adopting: bool = False) -> Iterator[None]:
     """Inside, a pair's parameters come from its own modules, not from Pyro's global store.
@@ -392,12 +338,12 @@ def _run(
     lanes: int = 1,
     nesting: int = 0,
     substitute: Latents | None = None,
-    unconditioned: bool = False,
+    freed: Collection[str] = (),
 ) -> Sites:
-    """Run one program and return its sample sites; the lanes are one more plate on the left."""
+    """Run one program and return its sample sites, the freed ones drawn; the lanes are one more plate on the left."""
     program: Callable[..., Any] = getattr(pair, role)
-    if unconditioned:
-        program = poutine.uncondition(program)
+    if freed:
+        program = _Freed(freed)(program)
     if substitute is not None:
         program = poutine.condition(program, data=dict(substitute))
     # One lane needs no axis, so that a program that does not broadcast still runs.
@@ -422,6 +368,18 @@ def _signature(x: Any) -> Any:
     if isinstance(x, tuple | list):
         return tuple(_signature(value) for value in x)
     return x if isinstance(x, int | float | str | bool | None) else type(x)
+
+
+class _Freed(Messenger):
+    """Draws these observed sites; ``poutine.uncondition`` would draw those anew at which a pair is held, too."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and msg["name"] in self.names:
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 
 class _LocalParameters(Messenger):

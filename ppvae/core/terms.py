@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -255,11 +256,16 @@ def _per_dimension(q: Any, p: Any, site: dict[str, Any], shape: Structure, lanes
     """KL before the event axes are summed, [L, B, *event], where both sides factorise over them."""
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
+    axes = q.reinterpreted_batch_ndims
+    if axes != p.reinterpreted_batch_ndims or site["mask"] is not None:
+        return None
     try:
         kl = kl_divergence(q.base_dist, p.base_dist)
     except NotImplementedError:
         return None
     info = next(i for i in shape.guide if i.name == site["name"])
+    # The base may have an event of its own (the classes of a OneHotCategorical), which its KL has no axes for.
+    info = replace(info, event_shape=info.event_shape[:axes])
     return to_canonical(kl, info, shape.nesting, lanes)
 
 

@@ -15,6 +15,8 @@ from ..core.errors import DataError, did_you_mean, try_one_of
 ValueSpace = Literal["binary", "unit", "byte", "real", "count"]
 Binarization = Literal["none", "static", "dynamic"]
 
+_DRAWN_TOGETHER = 4096
+"""Rows whose binarisation is drawn in one go: they take four bytes a value for a moment."""
 _SAMPLED_ROWS = 1024
 """How many rows of a memory-mapped array are looked at where looking at all would read the whole file."""
 
@@ -178,6 +180,26 @@ class Dataset:
         if isinstance(self.x, Tensor):
             return ready("x", self.x)
         return {key: ready(key, member) for key, member in self.x.items()}
+
+    def drawn(self, seed: int, *, dtype: torch.dtype | None = None) -> Dataset:
+        """Itself; where the binarisation is dynamic, its rows with their zeros and ones drawn once.
+
+        They are those of ``tensor(torch.Generator().manual_seed(seed))``, on a CPU, however they are gathered after.
+
+        Args:
+            seed: of the zeros and ones.
+            dtype: the float dtype in which they are drawn; None for PyTorch's default.
+        """
+        if self.binarization != "dynamic":
+            return self
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        parts = []
+        for rows in torch.arange(len(self), device=self.device).split(_DRAWN_TOGETHER):
+            x = self.batch(rows, generator, dtype=dtype)
+            parts.append((x if isinstance(x, Tensor) else x[self.main]).to(torch.uint8))
+        ones = torch.cat(parts)
+        x = ones if isinstance(self.x, Tensor) else {**self.x, self.main: ones}
+        return replace(self, x=x, value_space="binary", binarization="static", memory_mapped=False)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device, held-out parts too; a memory map leaving the CPU is read whole."""

@@ -10,6 +10,7 @@ from .hmc import HMC, ChEES, GlobalDraws, PosteriorDraws, sample_global_posterio
 from .mcem import fit_mcem
 from .options import EarlyStopping, KLWarmup
 from .posterior_checks import PosteriorChecks, PredictiveCheck, posterior_checks
+from .predict_given import ConditionalPrediction, predict_given
 from .predictive import decode, denoise, embed, generate, inpaint, reconstruct
 from .site_report import site_report
 from .svi import fit
@@ -24,6 +25,7 @@ __all__ = [
     "BoundEstimate",
     "Callback",
     "ChEES",
+    "ConditionalPrediction",
     "EarlyStopping",
     "Evidence",
     "Fit",
@@ -52,6 +54,7 @@ __all__ = [
     "log_evidence",
     "log_evidence_of_data_set",
     "posterior_checks",
+    "predict_given",
     "predictive_moments",
     "prune",
     "reconstruct",

@@ -115,7 +115,7 @@ def aggregate_posterior(
     >>> bool((found.variance - 1).abs() < 4 * found.variance_error)
     True
     """
-    asked = Replicator(pair, data, device)
+    asked = Replicator(pair, data, device, seed)
     size = len(asked)
     num = min(_MOST, -(-_ENOUGH // size)) if num_draws is None else num_draws
     positive("num_draws", num)
@@ -133,7 +133,7 @@ def aggregate_posterior(
 
     def both(batch: Data, beside: Parts) -> Parts:
         q = draw(asked.given, batch, 1).latents[name].reshape(-1, math.prod(shape))
-        return {"q": q, "p": simulate(asked.simulator, batch).latents[name].reshape(q.shape)}
+        return {"q": q, "p": simulate(asked.given, batch).latents[name].reshape(q.shape)}
 
     found: list[Parts] = []
     asked.each(both, num, found.append, seed=seed, chunk_size=chunk_size, compile=compile)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import pyro
 import torch
@@ -31,13 +31,17 @@ _WORTH_RECORDING = 20
 
 
 class Work:
-    """A pair and data on one device, and a captured function run over the data chunk by chunk."""
+    """A pair and data on one device, and a captured function run over the data chunk by chunk.
 
-    def __init__(self, pair: ModelGuidePair, data: Any, device: str) -> None:
+    A dynamic binarisation is drawn once for all rows, by the seed.
+    """
+
+    def __init__(self, pair: ModelGuidePair, data: Any, device: str, seed: int) -> None:
         where = choose_device(device)
         self.original = pair.to(where)
         self.dtype = dtype_of(pair)
-        self.data = as_dataset(data, dtype=self.dtype).to(where)
+        self.seed = seed
+        self.data = as_dataset(data, dtype=self.dtype).to(where).drawn(seed, dtype=self.dtype)
         self.few = self.batch(torch.arange(min(2, len(self.data)), device=where))
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
@@ -45,27 +49,17 @@ class Work:
             self.pair = held(pair, self.few, dict(self.global_means) or None)
         self.state = state_of(pair)
 
-    @property
-    def simulator(self) -> ModelGuidePair:
-        """The pair to simulate from: `simulate` would draw what is merely conditioned anew, so intervene."""
-        if not self.global_means:
-            return self.pair
-        pair, values = self.original, cast("dict[str, Any]", dict(self.global_means))
-        return Rewired(pair, model=pyro.do(pair.model, data=values), guide=pair.guide)
-
     def batch(self, index: Tensor) -> Data:
-        generator = torch.Generator(device=self.data.device).manual_seed(0)
-        return like_pair(self.data.batch(index, generator, dtype=self.dtype), self.dtype)
+        return like_pair(self.data.batch(index, dtype=self.dtype), self.dtype)
 
     def run(
         self,
         function: Callable[..., dict[str, Tensor]],
-        seed: int,
         chunk_size: int,
         compile: Compile,
         passes: int = 1,
         *,
-        beside: Mapping[str, Tensor] | None = None,
+        beside: Mapping[str, Any] | None = None,
         prepare: Callable[[Data], None] | None = None,
     ) -> dict[str, Tensor]:
         """The average of ``function(batch[, beside])`` over so many passes, for all data, on the CPU."""
@@ -76,12 +70,12 @@ class Work:
         parts: dict[str, list[Tensor]] = {}
         with torch.no_grad(), torch.random.fork_rng():
             for number, (index, valid) in enumerate(chunks(len(self.data), chunk_size, self.data.device)):
-                torch.manual_seed(chunk_seed(seed, number))
+                torch.manual_seed(chunk_seed(self.seed, number))
                 x = self.batch(index)
                 structure(self.pair, x)
                 if prepare is not None:
                     prepare(x)
-                more = () if beside is None else ({key: value[index] for key, value in beside.items()},)
+                more = () if beside is None else (rows_of(beside, index),)
                 found = call(self.state, x, *more)
                 for _ in range(passes - 1):
                     again = call(self.state, x, *more)
@@ -111,7 +105,7 @@ class GuideMean:
             with torch.no_grad(), torch.random.fork_rng():
                 self.prepare(work.few)
                 self.known = all(bool(torch.isfinite(v).all()) for v in self(work.few).values())
-        except (NotImplementedError, AttributeError):
+        except PairError:
             self.known = False
         one = len(shape.guide_latents) == 1 and all(site.kind == "latent" for site in shape.guide)
         self.passes = 1 if self.known and one else num_samples
@@ -138,12 +132,16 @@ class GuideMean:
         return latents
 
 
+def rows_of(tensors: Any, index: Tensor) -> Any:
+    """These rows of every tensor of a mapping, or of a mapping of such."""
+    return tensors[index] if isinstance(tensors, Tensor) else {k: rows_of(v, index) for k, v in tensors.items()}
+
+
 def rows_like(like: Any, num: int, dtype: torch.dtype) -> Dataset:
     """So many rows of the shape of some data, round and round."""
-    dataset = as_dataset(like, dtype=dtype)
+    dataset = as_dataset(like, dtype=dtype).drawn(0, dtype=dtype)  # only its shape and its covariates matter
     index = torch.arange(num, device=dataset.device) % len(dataset)
-    rows = dataset.batch(index, torch.Generator(device=dataset.device).manual_seed(0), dtype=dtype)
-    return Dataset(rows, name=dataset.name)
+    return Dataset(dataset.batch(index, dtype=dtype), name=dataset.name)
 
 
 def _global_means(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
@@ -155,9 +153,10 @@ def _global_means(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
     return {name: torch.stack([one[name].mean(0) for one in draws]).mean(0) for name in names}
 
 
-def observed_site(work: Work, asked: str | None) -> str:
+def observed_site(work: Work, asked: str | None, known: Collection[str] = ()) -> str:
     observed = structure(work.pair, work.few).observed
-    return one_of([info.name for info in observed if info.scope == "local"], asked, "observed site")
+    names = [i.name for i in observed if i.scope == "local" and 0 not in i.event_shape and i.name not in known]
+    return one_of(names, asked, "observed site")
 
 
 def one_of(names: list[str], asked: str | None, what: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .asking import Work, observed_site
+from .joint import require_mean, require_simulable
 from .placement import Compile, choose_mode
 from .seeds import chunk_seed
 from ..core.conditioning import Rewired
@@ -72,7 +73,7 @@ def inpaint(
     if not 0 <= num_burn_in < num_steps:
         raise PpvaeError(f"inpaint: expected 0 <= num_burn_in < num_steps, found {num_burn_in} and {num_steps}")
     members = dict(data) if isinstance(data, Mapping) else None
-    given = data.tensor() if isinstance(data, Dataset) else data
+    given = data.drawn(seed).tensor() if isinstance(data, Dataset) else data
     if isinstance(given, Mapping) or members is not None:
         raise DataError("inpaint: expected one tensor of data, found a mapping: condition on its members")
     values = torch.as_tensor(given)
@@ -85,9 +86,11 @@ def inpaint(
         raise DataError(
             f"inpaint: the mask {list(mask.shape)} does not broadcast to the data {list(values.shape)}"
         ) from error
-    work = Work(pair, values.where(seen, torch.zeros_like(values)), device)
+    work = Work(pair, values.where(seen, torch.zeros_like(values)), device, seed)
     name = observed_site(work, None)
-    guide, simulator = _density_of_guide(work.pair), work.simulator
+    require_simulable(work.pair, work.few)
+    require_mean(work.pair, work.few, name, {})
+    guide = _density_of_guide(work.pair)
     structure(guide, work.few)
 
     def log_weight(x: Tensor, z: Mapping[str, Tensor]) -> Tensor:
@@ -99,8 +102,8 @@ def inpaint(
             odds = log_weight(x, new) - log_weight(x, z)
             keep = torch.rand_like(odds).log() > odds
             new = {key: torch.where(_like(keep, z[key][0]), z[key], new[key]) for key in new}
-        drawn = predict(work.pair, x, new, kind="sample")[name][0]
-        return torch.where(observed, x, drawn), predict(work.pair, x, new)[name][0], new
+        drawn = predict(work.pair, x, new, kind="sample", given={})[name][0]
+        return torch.where(observed, x, drawn), predict(work.pair, x, new, given={})[name][0], new
 
     mode = choose_mode(compile, num_steps * math.ceil(len(values) / chunk_size))
     run = capture(bind(pair, lambda _, *args: step(*args)), mode=mode, name="a step of inpainting")
@@ -112,7 +115,7 @@ def inpaint(
             assert isinstance(x, Tensor)
             observed = seen.to(x.device)[index]
             structure(guide, x)
-            x = torch.where(observed, x, simulate(simulator, x).observed[name])
+            x = torch.where(observed, x, simulate(work.pair, x).observed[name])
             z = draw(work.pair, x, 1).latents
             total = torch.zeros_like(x)
             for count in tqdm(range(num_steps), desc="inpaint", disable=None if progress else True):

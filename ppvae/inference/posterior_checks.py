@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from .asking import positive
+from .joint import require_simulable
 from .placement import Compile
 from .quantities import Quantity, default_quantities, evaluate_quantities
 from .replicates import Parts, Replicator
+from ..core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_joint, predict, simulate, structure
 from ..core.conditioning import Rewired
 from ..core.modes import in_evaluation_mode
-from ..core import Data, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate, structure
 from ..core.errors import did_you_mean
 from ..core.structure import to_pyro
 
@@ -165,6 +166,9 @@ def posterior_checks(
     around one half (Meng 1994; Gelman et al. 2013, *Bayesian Data Analysis*, chapter 6). Near 0 or 1 it tells of a
     misfit; near one half it tells little.
 
+    With several observed sites, those of a replicate are drawn together under "prior"; under "posterior" the other sites
+    keep the datum's values.
+
     Weights with a posterior are drawn anew for every replicate, so their uncertainty is part of its spread. Values that
     the model masks are compared like all others: leave their rows out of the data.
 
@@ -201,10 +205,13 @@ def posterior_checks(
     if num_replicates < 2:
         raise PpvaeError(f"num_replicates: expected at least 2, found {num_replicates}")
     positive("chunk_size", chunk_size)
-    asked = Replicator(pair, data, device)
+    asked = Replicator(pair, data, device, seed)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         info, support, values = asked.observed(site, chunk_size)
+        if source == "prior":
+            asked.draw_weights()
+            require_simulable(asked.given, asked.few)
     x = values.cpu()
     quantities = statistics if statistics is not None else default_quantities(x, info, support, asked.data.image_shape)
     observed = evaluate_quantities(quantities, x, "observed")
@@ -213,7 +220,7 @@ def posterior_checks(
 
     def replicate(batch: Data, beside: Parts) -> Parts:
         if source == "prior":
-            return {"x": simulate(asked.simulator, batch).observed[name]}
+            return {"x": simulate(asked.given, batch).observed[name].reshape(-1, *info.shape)}
         drawn = draw(asked.given, batch, 1).latents
         z = {i.name: drawn[i.name] for i in asked.shape.local_latents}
         new = predict(asked.given, batch, z, kind="sample")[name].reshape(-1, *info.shape)
@@ -270,7 +277,7 @@ class _Realised:
             self.new.clear()
         if self.chi_square:
             mean, variance = (
-                predict(self.asked.given, batch, z, kind=kind)[self.name].reshape(new.shape)
+                predict(self.asked.given, batch, z, kind=kind, sites=(self.name,))[self.name].reshape(new.shape)
                 for kind in ("mean", "variance")
             )
             for which, value in (("data", x), ("replicate", new)):
@@ -288,9 +295,9 @@ class _Realised:
             drawn = draw(self.asked.original, few, 1).latents
             z = {i.name: drawn[i.name] for i in self.asked.shape.model_latents}
             try:
-                variance = predict(self.asked.original, few, z, kind="variance")[self.name]
-                mean = predict(self.asked.original, few, z, kind="mean")[self.name]
-            except (NotImplementedError, AttributeError):
+                variance = predict(self.asked.original, few, z, kind="variance", sites=(self.name,))[self.name]
+                mean = predict(self.asked.original, few, z, kind="mean", sites=(self.name,))[self.name]
+            except PairError:
                 return False
         return bool(torch.isfinite(mean).all() and torch.isfinite(variance).all() and (variance > 0).all())
 

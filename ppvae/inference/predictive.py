@@ -10,8 +10,10 @@ from torch import Tensor
 from .arguments import require_literal
 from .asking import GuideMean, Work, observed_site, one_of, positive, rows_like
 from .inpainting import inpaint
+from .joint import require_mean, require_simulable
 from .placement import Compile, choose_device, dtype_of
 from ..core.modes import in_evaluation_mode
+from .predict_given import predict_given
 from ..core import (
     Data,
     ModelGuidePair,
@@ -62,10 +64,16 @@ def embed(
     >>> bool(torch.allclose(embed(pair, x), pair.posterior(x).mean, atol=1e-5))
     True
     """
-    work = Work(pair, data, device)
-    name = one_of([i.name for i in structure(work.pair, work.few).local_latents], site, "local latent site")
+    work = Work(pair, data, device, seed)
+    shape = structure(work.pair, work.few)
+    name = one_of([i.name for i in shape.local_latents], site, "local latent site")
+    if shape.site(name).family == "Categorical":
+        raise PairError(
+            f"site {name!r} is Categorical, and its classes are names: expected a latent that has a mean"
+            + try_one_of("OneHotCategorical, whose mean is the classes' probabilities")
+        )
     means = GuideMean(work, num_samples)
-    found = work.run(lambda x: {"mean": means(x)[name]}, seed, chunk_size, compile, means.passes, prepare=means.prepare)
+    found = work.run(lambda x: {"mean": means(x)[name]}, chunk_size, compile, means.passes, prepare=means.prepare)
     return found["mean"]
 
 
@@ -83,6 +91,9 @@ def reconstruct(
 ) -> Tensor:
     r"""What the model makes of every datum's latents: $\mathrm{E}[x \mid \bar z_b]$ at the guide's mean, [N, *event].
 
+    Where the site depends on other observed sites, these keep the values of the datum:
+    $\mathrm{E}[x \mid \bar z_b, x_b^\text{other}]$.
+
     Args:
         pair: the pair.
         data: the data.
@@ -95,26 +106,33 @@ def reconstruct(
         compile: see :func:`ppvae.core.compile.capture`.
 
     Raises:
-        PairError: an unknown site, several and none named, or discrete latents without ``num_samples``.
+        PairError: an unknown site, several and none named, discrete latents without ``num_samples``, or a site whose
+            distribution has no mean.
     """
-    work = Work(pair, data, device)
+    work = Work(pair, data, device, seed)
     shape = structure(work.pair, work.few)
     name = observed_site(work, site)
+    require_mean(work.pair, work.few, name, None)
     if num_samples is not None:
         positive("num_samples", num_samples)
 
         def average(x: Data) -> dict[str, Tensor]:
-            return {"x": predict(work.pair, x, draw(work.pair, x, 1).latents)[name][0]}
+            return {"x": predict(work.pair, x, draw(work.pair, x, 1).latents, sites=(name,))[name][0]}
 
-        return work.run(average, seed, chunk_size, compile, num_samples)["x"]
+        return work.run(average, chunk_size, compile, num_samples)["x"]
     for info in shape.model_latents:
         if info.is_discrete:
             raise PairError(
                 f"site {info.name!r} is discrete: its mean is no value of it" + try_one_of("num_samples=100")
             )
     means = GuideMean(work, 100)
-    latents = work.run(means, seed, chunk_size, compile, means.passes, prepare=means.prepare)
-    return decode(pair, latents, like=data, site=name, chunk_size=chunk_size, device=device, compile=compile)
+    latents = work.run(means, chunk_size, compile, means.passes, prepare=means.prepare)
+    beside = {key: value.to(work.data.device) for key, value in latents.items()}
+
+    def outcome(x: Data, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"x": predict(work.pair, x, z, sites=(name,))[name]}
+
+    return work.run(outcome, chunk_size, compile, beside=beside)["x"]
 
 
 @in_evaluation_mode
@@ -153,6 +171,7 @@ def decode(
     *,
     like: Any,
     kind: Kind = "mean",
+    given: Mapping[str, Tensor] | None = None,
     site: str | None = None,
     seed: int = 0,
     chunk_size: int = 1000,
@@ -161,31 +180,49 @@ def decode(
 ) -> Tensor:
     r"""The mean of $p(x \mid z_m)$, or a draw from it, at given latents, [M, *event].
 
+    Other observed sites that it depends on are drawn along with it, or have the values that are given; a mean is
+    refused where it would change with what is drawn there.
+
     Args:
         pair: the pair.
         latents: [M, *event] where there is one local latent site, or a mapping of a value for each.
         like: data of the right shape; their values matter only as covariates (row m of M, round and round).
         kind: "mean" or "sample".
-        site: an observed site; None where there is one only.
+        given: other observed sites' values, site to [M, *event].
+        site: an observed site; None where one is not given.
         seed: of the draws.
         chunk_size: latents at a time.
         device: "auto", "cpu", "cuda".
         compile: see :func:`ppvae.core.compile.capture`.
+
+    Raises:
+        PairError: an unknown site, several and none named; a model that cannot be simulated; a mean that the site does
+            not have, or that depends on another observed site.
     """
     require_literal("kind", kind, Kind)
     where = choose_device(device)
+    if isinstance(latents, Mapping) and not latents:
+        raise PairError(
+            "latents: expected a value for every local latent site, found none"
+            + try_one_of("generate, where the pair has no local latent site", "embed, for latents of data")
+        )
     first = next(iter(latents.values())) if isinstance(latents, Mapping) else latents
-    work = Work(pair, rows_like(like, len(first), dtype_of(pair)), device)
+    work = Work(pair, rows_like(like, len(first), dtype_of(pair)), device, seed)
     shape = structure(work.pair, work.few)
     if isinstance(latents, Tensor):
         latents = {one_of([info.name for info in shape.local_latents], None, "local latent site"): latents}
     values = {key: value.to(where, work.dtype) for key, value in latents.items()}
-    name = observed_site(work, site)
+    fixed = {key: v.to(where, work.dtype if v.is_floating_point() else v.dtype) for key, v in (given or {}).items()}
+    name = observed_site(work, site, known=fixed)
+    require_simulable(work.pair, work.few)
+    if kind == "mean":
+        size = shape.batch
+        require_mean(work.pair, work.few, name, {key: value[:size] for key, value in fixed.items()})
 
-    def outcome(x: Data, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"x": predict(work.pair, x, z, kind=kind)[name]}
+    def outcome(x: Data, beside: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {"x": predict(work.pair, x, beside["z"], kind=kind, given=beside["given"], sites=(name,))[name]}
 
-    return work.run(outcome, seed, chunk_size, compile, beside=values)["x"]
+    return work.run(outcome, chunk_size, compile, beside={"z": values, "given": fixed})["x"]
 
 
 @in_evaluation_mode
@@ -203,6 +240,9 @@ def generate(
 ) -> Tensor:
     r"""New data: $z \sim p(z)$, then the mean of $p(x \mid z)$ or a draw from it, [num, *event].
 
+    A draw is joint with all other observed sites. A mean that depends on another observed site is refused: with
+    ``kind="sample"`` draw them together, with :func:`~ppvae.inference.predict_given` give that site a value.
+
     Args:
         pair: the pair.
         num: how many.
@@ -213,25 +253,25 @@ def generate(
         chunk_size: data at a time.
         device: "auto", "cpu", "cuda".
         compile: see :func:`ppvae.core.compile.capture`.
+
+    Raises:
+        PairError: as for :func:`decode`.
     """
     positive("num", num)
     require_literal("kind", kind, Kind)
-    work = Work(pair, rows_like(like, num, dtype_of(pair)), device)
+    work = Work(pair, rows_like(like, num, dtype_of(pair)), device, seed)
     name = observed_site(work, site)
-
-    simulator = work.simulator
-    local = [info.name for info in structure(work.pair, work.few).local_latents]
+    require_simulable(work.pair, work.few)
+    if kind == "mean":
+        require_mean(work.pair, work.few, name, {})
 
     def outcome(x: Data) -> dict[str, Tensor]:
-        drawn = simulate(simulator, x)
+        drawn = simulate(work.pair, x)
         if kind == "sample":
             return {"x": drawn.observed[name]}
-        return {"x": predict(work.pair, x, {key: drawn.latents[key] for key in local})[name]}
+        return {"x": predict(work.pair, x, drawn.latents, given={}, sites=(name,))[name]}
 
-    def prepare(x: Data) -> None:
-        structure(simulator, x)
-
-    return work.run(outcome, seed, chunk_size, compile, prepare=prepare)["x"]
+    return work.run(outcome, chunk_size, compile)["x"]
 
 
-__all__ = ["decode", "denoise", "embed", "generate", "inpaint", "reconstruct"]
+__all__ = ["decode", "denoise", "embed", "generate", "inpaint", "predict_given", "reconstruct"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,7 +53,9 @@ def default_quantities(
     if not binary:
         quantities["smallest value"] = lambda x: x.min()
         quantities["largest value"] = lambda x: x.max()
-    shape = image_shape if image_shape is not None else tuple(event)
+    # A site may hold a part of the picture only: one time step, one half.
+    whole = image_shape is not None and math.prod(image_shape) == event.numel()
+    shape = image_shape if image_shape is not None and whole else tuple(event)
     if many and len(shape) >= 2:
         channels_last = len(shape) == 3 and shape[-1] in (1, 3) and shape[0] not in (1, 3)
         quantities["change between neighbours"] = _neighbours(shape[:2] if channels_last else shape[-2:], channels_last)

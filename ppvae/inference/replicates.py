@@ -15,7 +15,7 @@ from .evidence.run import pick
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .seeds import chunk_seed, seed_of
 from ..core.conditioning import Rewired
-from ..core import Data, ModelGuidePair, PairError, draw, structure
+from ..core import Data, ModelGuidePair, PairError, check_pair, draw, structure
 from ..core.compile import bind, capture, state_of
 from ..core.density import observed_support
 from ..core.errors import did_you_mean, try_one_of
@@ -32,24 +32,22 @@ class Replicator:
         data: the data set as it was given.
         x: its rows as the model sees them; a dynamic binarisation is drawn once.
         given: the pair at the weights of this replicate; the pair itself where it has no global latents.
-        simulator: the same, to simulate from: what is merely conditioned would be drawn anew.
         weights: the global latents' values, for further programs of the same pair.
     """
 
-    def __init__(self, pair: ModelGuidePair, data: Any, device: str) -> None:
+    def __init__(self, pair: ModelGuidePair, data: Any, device: str, seed: int) -> None:
         self.device = choose_device(device)
         self.original = pair.to(self.device)
         dtype = dtype_of(pair)
         self.data = as_dataset(data, dtype=dtype).to(self.device)
         rows = torch.arange(len(self.data), device=self.device)
-        generator = torch.Generator(device=self.device).manual_seed(0)
-        self.x: Data = like_pair(self.data.batch(rows, generator, dtype=dtype), dtype)
+        self.x: Data = like_pair(self.data.drawn(seed, dtype=dtype).batch(rows, dtype=dtype), dtype)
         self.few = pick(self.x, rows[:2])
+        check_pair(pair, self.few)
         self.shape = structure(pair, self.few)
         self.names = [info.name for info in self.shape.global_latents]
         self.weights: dict[str, Any] = {}
         self.given: ModelGuidePair = pair
-        self.simulator: ModelGuidePair = pair
         if self.names:
             # The values are looked up when a program runs, so that they are arguments of what is captured.
             self.given = Rewired(
@@ -57,14 +55,16 @@ class Replicator:
                 model=lambda x, n: pyro.condition(pair.model, data=self.weights)(x, n),
                 guide=lambda x, n: pyro.condition(pair.guide, data=self.weights)(x, n),
             )
-            self.simulator = Rewired(
-                pair,
-                model=lambda x, n: pyro.do(pair.model, data=self.weights)(x, n),
-                guide=pair.guide,
-            )
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def draw_weights(self) -> Parts:
+        """Put other weights, drawn from the guide, in their place."""
+        if self.names:
+            latents = draw(self.original, pick(self.x, torch.zeros(1, dtype=torch.int64, device=self.device)), 1).latents
+            self.weights.update({name: latents[name][0] for name in self.names})
+        return {name: self.weights[name] for name in self.names}
 
     def observed(self, asked: str | None, chunk_size: int) -> tuple[SiteInfo, str, Tensor]:
         """The observed site of this name (None where there is one only), its support, and its values, [N, *event].
@@ -123,7 +123,6 @@ class Replicator:
 
         call = capture(bind(self.original, at_weights), mode=mode, name="replicates")
         state = state_of(self.original)
-        one = pick(self.x, torch.zeros(1, dtype=torch.int64, device=self.device))
         waiting: list[Parts] = []
         number = 0
         with torch.no_grad(), torch.random.fork_rng():
@@ -131,16 +130,13 @@ class Replicator:
                 weights: Parts = {}
                 if self.names:
                     torch.manual_seed(chunk_seed(seed_of(seed, "weights"), turn))
-                    latents = draw(self.original, one, 1).latents
-                    weights = {name: latents[name][0] for name in self.names}
-                    self.weights.update(weights)
+                    weights = self.draw_weights()
                 for index, valid in chunks(rows, chunk_size, self.device):
                     torch.manual_seed(chunk_seed(seed, number))
                     number += 1
                     index = index % size
                     x = pick(self.x, index)
                     structure(self.given, x)
-                    structure(self.simulator, x)
                     if prepare is not None:
                         prepare(x)
                     more = {key: value[index] for key, value in (beside or {}).items()}

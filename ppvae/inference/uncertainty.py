@@ -62,6 +62,7 @@ def predictive_moments(
     $$\mathrm{Var}[x^*] = \underbrace{\mathrm{E}_w \mathrm{Var}[x^* \mid w]}_\text{aleatoric}
       + \underbrace{\mathrm{Var}_w \mathrm{E}[x^* \mid w]}_\text{epistemic}$$
 
+    Other observed sites that this one depends on keep the datum's values.
     The noise of the finite number of latents is subtracted from the variance over weights, so that both parts are
     unbiased.
 
@@ -83,10 +84,10 @@ def predictive_moments(
     where = choose_device(device)
     pair.to(where)
     dtype = dtype_of(pair)
-    dataset = as_dataset(data, dtype=dtype).to(where)
+    dataset = as_dataset(data, dtype=dtype).to(where).drawn(seed, dtype=dtype)
 
     def batch(index: Tensor) -> Data:
-        return like_pair(dataset.batch(index, torch.Generator(device=where).manual_seed(0), dtype=dtype), dtype)
+        return like_pair(dataset.batch(index, dtype=dtype), dtype)
 
     few = batch(torch.arange(min(2, len(dataset)), device=where))
     shape = structure(pair, few)
@@ -114,8 +115,8 @@ def predictive_moments(
         holder.update(weights)
         z = draw(fixed, x, latents).latents
         local = {info.name: z[info.name] for info in shape.local_latents}
-        mean = predict(fixed, x, local, kind="mean")[name]
-        noise = predict(fixed, x, local, kind="variance")[name]
+        mean = predict(fixed, x, local, kind="mean", sites=(name,))[name]
+        noise = predict(fixed, x, local, kind="variance", sites=(name,))[name]
         if not local:
             return mean, noise, torch.zeros_like(noise)
         spread = mean.var(0)

@@ -156,7 +156,7 @@ def _exact(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, WeightM
     reader = Rewired(pair, model=lambda x, n: pyro.condition(pair.guide, data=values)(x, n), guide=lambda x, n: None)
     try:
         mean, variance = (predict(reader, x, {}, kind=kind) for kind in ("mean", "variance"))
-    except (NotImplementedError, AttributeError):
+    except PairError:
         return {}
     found = {name: WeightMoments(mean[name], variance[name].sqrt()) for name in names}
     return {name: m for name, m in found.items() if bool(torch.isfinite(m.scale).all())}
@@ -167,8 +167,8 @@ def _same(one: WeightMoments, other: WeightMoments) -> bool:
 
 
 def _one(pair: ModelGuidePair, data: Any) -> Data:
-    dataset = as_dataset(data, dtype=dtype_of(pair))
+    dataset = as_dataset(data, dtype=dtype_of(pair)).take(1).drawn(0)
     home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
-    batch = dataset.batch(torch.arange(1), torch.Generator().manual_seed(0), dtype=dtype_of(pair))
+    batch = dataset.batch(torch.arange(1), dtype=dtype_of(pair))
     x = like_pair(batch, dtype_of(pair))
     return x.to(home) if isinstance(x, Tensor) else {key: value.to(home) for key, value in x.items()}

@@ -104,7 +104,7 @@ def guide_groups(
         posterior_predictive: draw new data at every draw; as many numbers as num_draws copies of the data.
         seed: of the draws.
     """
-    dataset, x = _prepared(pair, data)
+    dataset, x = _prepared(pair, data, seed)
     shape = structure(pair, x)
 
     def block(count: int) -> dict[str, dict[str, Tensor]]:
@@ -115,7 +115,7 @@ def guide_groups(
         if log_likelihood:
             found["log_likelihood"] = {_label([info.name for info in shape.observed]): joint.observed}
         if posterior_predictive:
-            found["posterior_predictive"] = predict(pair, x, drawn.latents, kind="sample")
+            found["posterior_predictive"] = predict(pair, x, drawn.latents, kind="sample", given={})
         return found
 
     drawn = _in_blocks(block, x, num_draws, seed)
@@ -142,7 +142,7 @@ def prior_groups(pair: ModelGuidePair, data: Any, *, num_draws: int = 500, seed:
         num_draws: draws for every datum.
         seed: of the draws.
     """
-    dataset, x = _prepared(pair, data)
+    dataset, x = _prepared(pair, data, seed)
     local = {info.name for info in structure(pair, x).local_latents}
 
     def block(count: int) -> dict[str, dict[str, Tensor]]:
@@ -200,12 +200,11 @@ def evidence_groups(results: Mapping[str, Evidence]) -> Groups:
     return Groups({"evidence": variables}, {"evidence": dims}, coords, dict(_ABOUT))
 
 
-def _prepared(pair: ModelGuidePair, data: Any) -> tuple[Dataset, Data]:
+def _prepared(pair: ModelGuidePair, data: Any, seed: int) -> tuple[Dataset, Data]:
     dtype = dtype_of(pair)
     device = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
     dataset = as_dataset(data, dtype=dtype).to(device)
-    generator = torch.Generator(device=device).manual_seed(0)  # of dynamic binarisation
-    return dataset, like_pair(dataset.batch(torch.arange(len(dataset), device=device), generator), dtype)
+    return dataset, like_pair(dataset.drawn(seed, dtype=dtype).tensor(dtype=dtype), dtype)
 
 
 def _in_blocks(

@@ -13,7 +13,7 @@ import torch
 
 from .checks import CHECKED, aggregate_table, check_table, checked
 from .compared import COMPARED, compared
-from .findings import FINE, Findings, find, kind_of
+from .findings import FINE, Findings, find, kind_of, on_common_data, tightest
 from .images import as_images
 from .page import code, details, explorer, facts, figure, number, page, table, tiles
 from .pictures import Picture, pictures_of
@@ -22,6 +22,7 @@ from ..core.errors import RunError
 from ..runs import Run
 from ..runs.atomic import write_bytes, write_text
 from ..runs.folder import REPORT_LOCK, locked
+from ..runs.simulation_check import sentence
 
 _ESTIMATES = (
     ("estimate", False),
@@ -29,8 +30,9 @@ _ESTIMATES = (
     ("mean", True),
     ("± noise", True),
     ("± data", True),
+    ("mean of all", True),
     ("worst Pareto k", True),
-    ("data", True),
+    ("trusted", True),
     ("seconds", True),
 )
 
@@ -88,6 +90,7 @@ def render(found: Findings, pictures: Mapping[str, Picture]) -> str:
         sections += [
             "<h2>How good is it?</h2>",
             _evaluation(found.evaluation),
+            simulation_check(found.evaluation.get("simulation_check")),
             _grid(pictures, ("estimates", "sandwich", "per_datum", "extremes")),
         ]
     sections += [
@@ -144,15 +147,17 @@ def _evaluated(evaluation: Mapping[str, Any]) -> str:
 
 def _headline(found: Findings) -> list[tuple[str, str, str]]:
     items = []
-    rows = [] if found.evaluation is None else found.evaluation["estimates"]
+    rows, count = on_common_data(found)
     part = "" if found.evaluation is None else _evaluated(found.evaluation)
-    others = [row for row in rows if row["key"] != "elbo" and row["mean"] is not None]
+    if found.evaluation is not None and count < found.evaluation["data"]["num_data"]:
+        part = f"{count} of {part} that every method can be trusted on"
+    best_bound = tightest(rows)
     # Beside the bound, the tightest lower one and the one that is on no side, if there are such.
-    chosen = [row for row in rows if row["key"] == "elbo"]
-    chosen += [row for row in others if row["side"] == "lower"][-1:]
-    chosen += [row for row in others if row["side"] in ("exact", "consistent")][-1:]
+    chosen = [row for row in rows if row["key"] == "elbo" or row is best_bound]
+    chosen += [row for row in rows if row["side"] in ("exact", "consistent")][-1:]
     for row in chosen:
         side = f"{row['side']} bound" if row["side"] in ("lower", "upper") else row["side"]
+        side = f"tightest {side}" if row is best_bound else side
         shown = f"{number(row['mean'], 2)} <small>± {number(row['monte_carlo_error'], 3)}</small>"
         items.append((_name(row["label"]), shown, f"{side}, {part}"))
     history = found.run.history
@@ -179,16 +184,18 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
                 number(row["mean"], 3),
                 number(row["monte_carlo_error"], 3),
                 number(row["sampling_error"], 3),
+                f"{number(row['mean_of_all'], 3)} ± {number(row['mean_of_all_standard_error'], 3)}",
                 shown,
-                f"{row['num_estimated']} of {row['num_data']}",
+                _trusted(row),
                 number(row["seconds"], 1),
             )
         )
     text = (
         f"<p>Log evidence of {data['num_data']} data of {escape(data['name'])} ({escape(data['part'])}), "
-        f"{escape(evaluation['parameters'])}. <em>± noise</em> is what another seed would change; <em>± data</em> is "
-        "what other data of the same kind would change. Above 0.7, Pareto k says that for the worst datum the noise is "
-        "larger than its standard error tells.</p>"
+        f"{escape(evaluation['parameters'])}. <em>mean</em> is over the data on which the method can be trusted, "
+        "<em>mean of all</em> over all that have an estimate, good or bad. <em>± noise</em> is what another seed would "
+        "change; <em>± data</em> is what other data of the same kind would change. Above 0.7, Pareto k says that for "
+        "the worst datum the noise is larger than its standard error tells.</p>"
     )
     if any(row.get("info", {}).get("global_sites") == "mean" for row in evaluation["estimates"]):
         text += (
@@ -203,6 +210,42 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
     ]
     notes = details("What the estimators said", "<pre>" + "\n".join(trouble) + "</pre>") if trouble else ""
     return text + table(_ESTIMATES, rows) + notes + _gap()
+
+
+def simulation_check(check: Mapping[str, Any] | None) -> str:
+    """Whether the methods would have found the truth on data like these; empty where nobody asked."""
+    if check is None:
+        return ""
+    columns = [("estimate", False), ("trusted", True), ("below, at least", True), ("below, at most", True)]
+    columns += [("median", True), *((f"{level:.0%} quantile", True) for level in check["levels"][1:])]
+    columns += [("seconds", True)]
+    rows = [
+        (
+            _name(row["label"]) + (", its lower bound" if row["is_sandwich"] else ""),
+            f"{row['num_trusted']} of {check['num_data']}",
+            *(f"{number(mean, 3)} ± {number(error, 3)}" for mean, error in row["below"]),
+            *(number(gap, 3) for gap in row["gap"]),
+            number(row["seconds"], 1),
+        )
+        for row in check["rows"]
+    ]
+    told = (sentence(row, check["num_data"]) for row in check["rows"])
+    text = (
+        "<h3>Would they have found the truth on data like these?</h3>"
+        f"<p>The methods on {check['num_data']} data that the model itself made, where bidirectional Monte Carlo has "
+        "an upper bound too. <em>below</em>: how far an estimate lies below the truth on average, in nats, at least "
+        "(the lower bound minus the estimate) and at most (the upper bound minus it), with the error over the choice "
+        "of data. Then the quantiles of the latter over data, noise of the upper bound included. All over the data on "
+        "which the method can be trusted.</p>"
+    )
+    return text + table(columns, rows) + details("In words", code("\n".join(told))) + _gap()
+
+
+def _trusted(row: Mapping[str, Any]) -> str:
+    told = f"{row['num_trusted']} of {row['num_data']}"
+    if row["num_trusted"] == row["num_data"]:
+        return told
+    return f'<span class="warn" title="the others are left out of the mean">{told}</span>'
 
 
 def _facts(found: Findings) -> list[tuple[str, str]]:

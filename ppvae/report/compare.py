@@ -14,6 +14,7 @@ from .theme import DARK, LIGHT, draw
 from ..core.errors import RunError
 from ..runs import Run
 from ..runs.atomic import write_text
+from ..runs.estimates import of_all, of_data
 from ..runs.evaluation import read_evaluation
 
 
@@ -87,12 +88,16 @@ def _estimates(evaluations: Sequence[Mapping[str, Any] | None]) -> list[list[str
     labels = {key: row["label"] for rows in tables for key, row in rows.items()}
     result = []
     for key, label in labels.items():
-        cells = [
-            "–" if key not in rows else f"{number(rows[key]['mean'], 3)} ± {number(rows[key]['monte_carlo_error'], 3)}"
-            for rows in tables
-        ]
+        cells = ["–" if key not in rows else _cell(rows[key]) for rows in tables]
         result.append([escape(label.replace("_", " ")), *cells])
     return result
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    shown = f"{number(row['mean'], 3)} ± {number(row['monte_carlo_error'], 3)}"
+    if row["num_trusted"] == row["num_data"]:
+        return shown
+    return f"{shown}, over the {of_data(row)} that can be trusted ({of_all(row)})"
 
 
 def _differences(runs: Sequence[Run]) -> list[list[str]]:

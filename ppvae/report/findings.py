@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..inference import (
     sample_posterior,
     signal_to_noise,
 )
+from ..inference.evidence import Outcome
 from ..inference.placement import dtype_of, like_pair
 from ..inference.predictive import decode, embed, generate, reconstruct
 from ..runs import Run
@@ -109,38 +111,52 @@ def kind_of(part: str) -> str:
 
 
 def columns_of(found: Findings) -> dict[str, Tensor]:
-    """The estimates of every datum by the key of their method, float64, [N]."""
+    """The estimates of every datum by the key of their method, float64, [N]; NaN where they cannot be trusted."""
     rows = [] if found.evaluation is None else found.evaluation["estimates"]
     result = {}
     for row in rows:
         for name in ("log_evidence", "elbo"):
             values = found.per_datum.get(f"{row['key']}/{name}")
             if values is not None:
-                result[str(row["key"])] = values.double()
+                outcome = found.per_datum.get(f"{row['key']}/outcome", torch.zeros(len(values), dtype=torch.int64))
+                result[str(row["key"])] = values.double().masked_fill(outcome != Outcome.OK, math.nan)
     return result
 
 
 def on_common_data(found: Findings) -> tuple[list[dict[str, Any]], int]:
-    """The rows of the evaluation, their means over the data that every method estimated; and how many these are.
+    """The rows of the evaluation, their means over the data on which every method can be trusted; how many these are.
 
-    A mean over other data is another number: a method that refuses the hard ones would look better than it is.
+    A mean over other data is another number: a method that refuses the hard ones would look better than it is. A method
+    that can be trusted on no datum is left out. Where there is no datum in common, none can be compared.
     """
     rows = [] if found.evaluation is None else [row for row in found.evaluation["estimates"] if row["mean"] is not None]
     columns = columns_of(found)
     if any(row["key"] not in columns for row in rows) or not rows:
-        return rows, 0 if found.evaluation is None else int(found.evaluation["data"]["num_data"])
+        return [row for row in rows if row["num_trusted"] == row["num_data"]], max(
+            (row["num_data"] for row in rows), default=0
+        )
     both = torch.stack([torch.isfinite(columns[row["key"]]) for row in rows]).all(0)
     count = int(both.sum())
-    if count in (0, len(both)):
-        return rows, len(both)
+    if count == len(both):
+        return rows, count
+    if count == 0:
+        return [], 0
     result = []
     for row in rows:
+        # Fewer data of the same noise, where no error is known for each; where they share draws of the weights, too,
+        # whose errors do not average out.
+        error = row["monte_carlo_error"] and row["monte_carlo_error"] * math.sqrt(row["num_trusted"] / count)
         errors = found.per_datum.get(f"{row['key']}/standard_error")
-        error = row["monte_carlo_error"]
-        if errors is not None:
+        if errors is not None and "draws" not in str(row.get("info", {}).get("global_sites")):
             error = float(errors.double()[both].square().sum().sqrt()) / count
         result.append({**row, "mean": float(columns[row["key"]][both].mean()), "monte_carlo_error": error})
     return result, count
+
+
+def tightest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Of the lower bounds over common data the largest; None where there is none besides the ELBO."""
+    lower = [row for row in rows if row["side"] == "lower"]
+    return max(lower, key=lambda row: float(row["mean"]), default=None) if len(lower) > 1 else None
 
 
 def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) -> Findings:
@@ -148,7 +164,8 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     part = run.held_out
     data = run.part(part)
     data = data.take(min(SHOWN, len(data)))
-    whole = data.tensor(torch.Generator(device=data.device).manual_seed(0))
+    data = data.drawn(seed)
+    whole = data.tensor()
     main = whole if isinstance(whole, Tensor) else whole[data.main]
     found: dict[str, Any] = {}
     notes: list[str] = []
@@ -230,7 +247,7 @@ def _prior(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor:
         torch.manual_seed(seed)
         rows = torch.arange(20_000, device=data.device) % len(data)
         device = next(pair.parameters()).device
-        x = like_pair(data.to(device).batch(rows.to(device), torch.Generator(device).manual_seed(0)), dtype_of(pair))
+        x = like_pair(data.to(device).batch(rows.to(device)), dtype_of(pair))
         (site,) = structure(pair, x).local_latents
         return _rows(simulate(pair, x).latents[site.name]).cpu()
 
@@ -244,7 +261,7 @@ def _kl(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor | None:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for index, valid in chunks(len(data), 500, device):
-            x = like_pair(here.batch(index, torch.Generator(device).manual_seed(0)), dtype_of(pair))
+            x = like_pair(here.batch(index), dtype_of(pair))
             terms = [term for term in site_terms(pair, x).values() if term.scope == "local" and term.kl is not None]
             if len(terms) != 1 or terms[0].kl_per_dimension is None:
                 return None

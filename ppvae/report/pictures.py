@@ -207,7 +207,7 @@ def _estimates(found: Findings) -> Picture | None:
         return None
     told = "; ".join(f"{row['label']} {row['mean']:.2f}" for row in rows)
     whole = int(found.evaluation["data"]["num_data"])
-    over = "" if count == whole else f" Means are over the {count} of {whole} data that every method estimated."
+    over = "" if count == whole else f" Means are over the {count} of {whole} data on which all can be trusted."
     return _chart(
         "estimates",
         "Estimates of log p(x)",
@@ -240,7 +240,8 @@ def _sandwich(found: Findings) -> Picture | None:
         "Datum by datum",
         f"Dot chart of every estimate minus {name} for each datum; medians, nats: {told}.",
         f"Every estimate minus {name}, for each {evaluated} datum, in the order of the ELBO's gap. Lower bounds belong "
-        "below zero and upper bounds above, up to noise; hollow marks lie outside the picture.",
+        "below zero and upper bounds above, up to noise; hollow marks lie outside the picture, and data on which an "
+        "estimate cannot be trusted are left out.",
         charts.sandwich,
         gaps,
         name,
@@ -288,16 +289,18 @@ def _extremes(found: Findings) -> Picture | None:
 
 
 def _best_estimate(found: Findings) -> tuple[str, Tensor] | None:
-    """The last lower bound of every datum shown: of those there are, the tightest."""
+    """The truth of every datum shown where it is known, else the largest of the lower bounds trusted on all data."""
     if found.evaluation is None or found.evaluation["data"]["part"] != found.part:
         return None
-    rows = [row for row in found.evaluation["estimates"] if row["side"] in ("exact", "lower")]
-    for row in reversed(rows):
-        for column in ("log_evidence", "elbo"):
-            values = found.per_datum.get(f"{row['key']}/{column}")
-            if values is not None and bool(torch.isfinite(values).all()):
-                return str(row["label"]), values[: len(found.x)]
-    return None
+    columns = columns_of(found)
+    rows = [
+        row
+        for row in found.evaluation["estimates"]
+        if row["side"] in ("exact", "lower")
+        and bool(torch.isfinite(columns.get(row["key"], torch.tensor(torch.nan))).all())
+    ]
+    best = max(rows, key=lambda row: (row["side"] == "exact", row["mean"]), default=None)
+    return None if best is None else (str(best["label"]), columns[best["key"]][: len(found.x)].float())
 
 
 def _spread(labels: Tensor | None, count: int) -> Tensor:

@@ -25,6 +25,7 @@ from .folder import EVALUATION_LOCK, RunFolder, locked
 from .history import Stopped
 from .provenance import versions
 from .run import Run
+from .simulation_check import NUM_DATA, check_by_simulation, sentence
 from .source import digest_of, split_spec
 from .. import __version__
 from ..core import PairError, structure
@@ -63,6 +64,7 @@ def evaluate(
     device: str = "auto",
     weights: int | None = None,
     chunk_size: int | None = None,
+    simulate: int | None = None,
     again: bool = False,
     options: Sequence[str] = (),
     progress: bool = True,
@@ -91,6 +93,8 @@ def evaluate(
             to hold them at their mean.
         chunk_size: data in a chunk at most, on which the noise depends; None for 100 on a CPU, and for as many as the
             memory holds on a GPU. A guide with parameters for each datum has one chunk.
+        simulate: check the methods on so many data that the model itself makes, see :func:`check_by_simulation`; None
+            for no check, or for 50 data where the method ``bdmc`` is among the methods, which is that check.
         again: compute anew what an earlier evaluation finished.
         options: further words of the command that loads this run, for the commands that are told.
         progress: show bars on a terminal.
@@ -106,6 +110,11 @@ def evaluate(
         Stopped: Ctrl-C or SIGTERM; what is finished is kept.
     """
     methods = [replace(method, weights=weights) for method in methods]
+    # Bidirectional Monte Carlo knows nothing of real data: it is the check, not an estimate.
+    sandwich = next((replace(m, weights=None) for m in methods if m.table["name"] == "bdmc"), None)
+    named, methods = methods, [method for method in methods if method.table["name"] != "bdmc"]
+    if sandwich is not None or simulate is not None:
+        sandwich, simulate = sandwich or Method.parse("bdmc"), simulate or NUM_DATA
     part = part or run.held_out
     data = run.part(part)
     if num_data is not None:
@@ -117,8 +126,13 @@ def evaluate(
     words += [] if weights is None else ["--weights", str(weights)]
     words += [] if chunk_size is None else ["--chunk-size", str(chunk_size)]
     command = shlex.join(words)
-    whole_command = shlex.join([*words, *(word for method in methods for word in ("--method", method.text))])
-    with locked(run.folder, EVALUATION_LOCK) if write else nullcontext(), _stopping(run.folder, whole_command, write):
+    words += [word for method in named for word in ("--method", method.text)]
+    words += [] if simulate is None else ["--check-by-simulation", str(simulate)]
+    whole_command = shlex.join(words)
+    with (
+        locked(run.folder, EVALUATION_LOCK) if write else nullcontext(),
+        _stopping(run.folder, whole_command, write),
+    ):
         where = choose_device(device)
         under = _conditions(run, data, seed, where)
         book = _Book(run, part, data, under, write)
@@ -127,7 +141,7 @@ def evaluate(
         if not book.keeps("elbo", under, say):
             row, columns = bound_row(run, data, seed, device, command)
             book.add({**row, "conditions": under}, columns, say)
-        if bool(methods) and _holds_weights(run):
+        if bool(methods or sandwich) and _holds_weights(run):
             sites: str | int | None = weights or "mean"
             if weights is None:
                 say(
@@ -143,6 +157,23 @@ def evaluate(
             sites = None
         size = CHUNK if chunk_size is None and where.type == "cpu" else chunk_size
         under = {**under, "chunk_size": size, "global_sites": sites}
+        if sandwich is not None and simulate is not None:
+            whole = {**under, "simulated": simulate, "methods": [method.key for method in (sandwich, *methods)]}
+            if again or not book.keeps_check(whole, say):
+                check = check_by_simulation(
+                    run,
+                    data,
+                    methods,
+                    sandwich,
+                    simulate,
+                    seed=seed,
+                    device=device,
+                    weights=None if sites is None else "mean",
+                    progress=progress,
+                    chunk_size=size,
+                    say=say,
+                )
+                book.add_check({**check, "conditions": whole, "command": whole_command})
         for method in methods:
             files = ChunkFiles(run.folder.chunks, {**under, "method": method.table})
             if again or book.keeps(method.key, under, say):
@@ -186,6 +217,7 @@ class _Book:
         }
         self.values: dict[str, Any] = {**self.about, "estimates": []}
         self.rows: list[dict[str, Any]] = []
+        self.check: dict[str, Any] | None = None
         self.columns: dict[str, Tensor] = {}
         if write:
             sweep(self.folder)
@@ -209,6 +241,7 @@ class _Book:
             _log.warning("%s: not an evaluation; all is computed anew", self.folder.evaluation)
             return
         self.rows, self.columns, self.values = rows, columns, old
+        self.check = old.get("simulation_check")
 
     def has(self, key: str, under: Mapping[str, Any]) -> bool:
         """Whether there is an estimate of this name under these conditions."""
@@ -231,6 +264,19 @@ class _Book:
         self._save()
         say(describe(row))
 
+    def keeps_check(self, under: Mapping[str, Any], say: Say) -> bool:
+        """Whether the check on simulated data stands there already, and says so."""
+        if self.check is None or self.check.get("conditions") != plain(under):
+            return False
+        for row in self.check["rows"]:
+            say(f"{sentence(row, self.check['num_data'])}; kept from an earlier evaluation, --again recomputes")
+        return True
+
+    def add_check(self, check: dict[str, Any]) -> None:
+        """Put the check on simulated data beside the rows."""
+        self.check = check
+        self._save()
+
     def drop(self, keys: Iterable[str]) -> None:
         """Forget these estimates, so that what follows can be stopped and gone on with like any other."""
         for key in keys:
@@ -247,6 +293,8 @@ class _Book:
 
     def _save(self) -> None:
         values = {**self.about, "estimates": self.rows}
+        if self.check is not None:
+            values["simulation_check"] = self.check
         self.values = write_whole(self.folder, values, self.columns) if self.write else values
 
 

@@ -21,7 +21,7 @@ from .folder import RunFolder
 from ..core.errors import RunError, try_one_of
 
 FORMAT = "ppvae-evaluation"
-VERSION = 2
+VERSION = 3
 
 _NUMBERS = re.compile(r"evaluation(-[0-9a-f]{16})?\.safetensors")
 _TRIES = 5
@@ -46,7 +46,22 @@ def read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
             f"{folder.evaluation}: written by a later version of ppvae; this one is too old"
             + try_one_of("the version that wrote it", "move the file away")
         )
+    if values["version"] < 3:
+        values["estimates"] = [_with_trust(row) for row in values["estimates"]]
     return values
+
+
+def _with_trust(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of an earlier version, whose mean was over all data with an estimate: it stands where nothing was amiss."""
+    fine = not row["messages"]
+    kept = {} if fine else {"mean": None, "monte_carlo_error": None, "sampling_error": None}
+    return {
+        **row,
+        "mean_of_all": row["mean"],
+        "mean_of_all_standard_error": row["monte_carlo_error"],
+        "num_trusted": row["num_estimated"] if fine else 0,
+        **kept,
+    }
 
 
 def read_per_datum(folder: RunFolder) -> dict[str, Tensor]:

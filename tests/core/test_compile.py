@@ -63,8 +63,10 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING, logger="ppvae.compile"):
         assert captured(torch.ones(2)).tolist() == [2.0, 2.0]
         assert captured(-torch.ones(2)).tolist() == [-2.0, -2.0]
+        capture(branching, mode="graph", name="the branching one")(torch.ones(3))  # once for a name, not for a shape
     assert "the branching one runs in mode 'eager' instead of 'graph'" in caplog.text
-    assert len(caplog.records) == 1 and captured.fell_back.startswith("eager")
+    assert len(caplog.records) == 1 and captured.fell_back.startswith("eager: the program branches on the value")
+    assert "tracing_mode" not in caplog.text
 
 
 def test_no_compiler_falls_back_to_the_graph(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

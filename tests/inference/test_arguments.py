@@ -68,7 +68,10 @@ def test_what_is_wrong_is_named(wrong: Callable[[], Any], message: str) -> None:
 def test_results_are_shown_in_few_words() -> None:
     pair = FactorAnalysis(4, 2)
     bound = evaluate_bound(pair, X)
-    assert repr(bound) == f"BoundEstimate({bound.mean:.3f} ± {bound.standard_error:.3f} nats per datum, 40 data)"
+    assert repr(bound) == (
+        f"BoundEstimate({bound.mean:.3f} ± {bound.mean_standard_error:.3f} nats per datum, 40 data "
+        f"(± {bound.sampling_standard_error:.2f} over the choice of data))"
+    )
     for found in (posterior_checks(pair, X, num_replicates=20), aggregate_posterior(pair, X)):
         assert repr(found) == f"{type(found).__name__}({found.summary()})"
         assert "tensor(" not in repr(found)

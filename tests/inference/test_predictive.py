@@ -259,6 +259,6 @@ def test_float64_stays_float64() -> None:
     exact = pair.posterior(x).mean.detach()
     assert float((exact - pair.posterior(x.float().double()).mean.detach()).abs().max()) > 1e-9  # it would show
     for data in (x, x.numpy(), Dataset(x)):
-        assert torch.equal(Work(pair, data, "cpu").batch(torch.arange(4)), x)
+        assert torch.equal(Work(pair, data, "cpu", 0).batch(torch.arange(4)), x)
         assert torch.equal(model_ready(data, torch.float64), x)
     assert torch.equal(rows_like(x, 4, torch.float64).x, x)

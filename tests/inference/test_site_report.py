@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from contracts.elbo_oracles import GlobalPair, binary_vae, some_data
+from torch import Tensor, nn
 
-from ppvae.core import PpvaeError
+from ppvae.core import ModelGuidePair, PpvaeError
 from ppvae.distributions import DiagonalNormal, Normal, StandardNormal
 from ppvae.distributions.reparameterization import Reparameterized
 from ppvae.inference import elbo
@@ -86,3 +89,28 @@ def test_errors() -> None:
         site_report(vae_with_idle_units(), some_data(), num_particles=1)
     with pytest.raises(PpvaeError, match="VAE has no exact log_evidence"):
         identity_gap(vae_with_idle_units(), some_data())
+
+
+def test_the_kl_per_dimension_adds_up_to_the_kl_where_a_dimension_has_classes() -> None:
+    """Three one-hot latents of four classes: KL by hand, dimension by dimension."""
+
+    class Classes(ModelGuidePair):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
+
+        def model(self, x: Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                z = pyro.sample("z", dist.OneHotCategorical(logits=x.new_zeros(3, 4)).to_event(1))
+                pyro.sample("x", dist.Normal(z[..., 0], 1.0).to_event(1), obs=x)
+
+        def guide(self, x: Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                pyro.sample("z", dist.OneHotCategorical(logits=self.logits.expand(len(x), 3, 4)).to_event(1))
+
+    pair = Classes()
+    row = site_report(pair, torch.randn(20, 3), num_particles=5).site("z")
+    probs = pair.logits.softmax(-1).detach()
+    expected = (probs * (4 * probs).log()).sum(-1)
+    assert torch.allclose(torch.tensor(row.kl_per_dimension, dtype=expected.dtype), expected, atol=1e-5)
+    assert sum(row.kl_per_dimension) == pytest.approx(row.kl, abs=1e-5)

@@ -10,12 +10,13 @@ import pyro
 import pyro.infer
 import pytest
 import torch
+from contracts.elbo_oracles import GlobalPair, some_data
 from contracts.training import binary, quiet, small
 from core.pairs import GammaLatent, GlobalWeight, Hierarchy, Regression
 from torch import Tensor
 from torch.distributions import Normal
 
-from ppvae.core import ModelGuidePair, scaled_total
+from ppvae.core import ModelGuidePair, PpvaeError, scaled_total
 from ppvae.inference import (
     KLWarmup,
     elbo,
@@ -252,7 +253,8 @@ def test_evaluation_equals_the_evidence_where_it_is_exact() -> None:
     exact = pair.log_evidence(x).detach()
     torch.testing.assert_close(found.elbo, exact, rtol=1e-12, atol=1e-12)
     assert found.mean == pytest.approx(float(exact.mean()))
-    assert found.standard_error == pytest.approx(float(exact.std()) / 57**0.5)
+    assert found.sampling_standard_error == pytest.approx(float(exact.std()) / 57**0.5)
+    assert found.mean_standard_error < 1e-12
     wrong = pair.with_wrong_guide(shift=0.7)
     lower = evaluate_bound(wrong, x, elbo=elbo.TraceELBO(num_particles=2000), progress=False)
     gap = exact - lower.elbo
@@ -261,3 +263,21 @@ def test_evaluation_equals_the_evidence_where_it_is_exact() -> None:
 
 
 # --- what a stop or a wrong scale must not do ---
+
+
+def test_the_bound_tells_its_monte_carlo_error() -> None:
+    """What other seeds change the mean by is what was said; where weights are shared by the data, too."""
+    torch.manual_seed(0)
+    pair = FactorAnalysis(4, 2).double()
+    x = pair.marginal().sample((30,)).detach()
+    wrong = pair.with_wrong_guide(shift=0.7, stretch=1.3)
+    for asked in (wrong, GlobalPair(with_global=True).double()):
+        options: dict[str, Any] = {"elbo": elbo.TraceELBO(), "progress": False, "compile": "eager"}
+        values = x if asked is wrong else some_data(20, 2)
+        found = [evaluate_bound(asked, values, seed=seed, **options) for seed in range(30)]
+        spread = float(torch.tensor([one.mean for one in found]).std())
+        told = float(torch.tensor([one.mean_standard_error for one in found]).square().mean().sqrt())
+        assert abs(told / spread - 1) < 5 * (1 / math.sqrt(2 * 29) + 1 / math.sqrt(2 * 30 * 9)), (told, spread)
+    assert math.isnan(evaluate_bound(wrong, x, num_repeats=1, **options).mean_standard_error)
+    with pytest.raises(PpvaeError, match="num_repeats: expected at least 1, found 0"):
+        evaluate_bound(wrong, x, num_repeats=0, **options)

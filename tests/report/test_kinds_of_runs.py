@@ -13,7 +13,7 @@ import torch
 from ppvae.cli.evaluate import show
 from ppvae.report import write_comparison, write_report
 from ppvae.report.charts import curves
-from ppvae.report.findings import find
+from ppvae.report.findings import Findings, find, on_common_data, tightest
 from ppvae.report.theme import LIGHT
 from ppvae.runs import Recipe, Run, member_of, train
 from ppvae.runs.evaluation import Method, evaluate
@@ -54,6 +54,19 @@ class Category(Scalar):
     def guide(self, x, num_data=None):
         with self.data_plate(x, num_data):
             pyro.sample("z", dist.Categorical(logits=self.encoder(x)))
+
+class Weights(ModelGuidePair):
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(0.1))
+
+    def model(self, x, num_data=None):
+        w = pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
+        with self.data_plate(x, num_data):
+            pyro.sample("x", dist.Normal(w[..., None] * x.new_ones(2), 1.0).to_event(1), obs=x)
+
+    def guide(self, x, num_data=None):
+        pyro.sample("w", dist.Normal(self.loc, 0.1))
 """
 
 
@@ -105,6 +118,48 @@ def test_weights_that_are_held_are_told(modules: list[str] | None, tmp_path: Pat
     assert ("log p(x | w) with the weights w held at their posterior mean" in text) == (modules is not None)
 
 
+def test_a_pair_of_global_latents_alone_has_a_report(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "Weights")
+    found = find(run)
+    assert found.reconstructed is not None and found.samples is not None and found.latents is None
+    assert torch.allclose(found.reconstructed, found.reconstructed[:1].expand(80, 2))  # the mean of w, for every datum
+    assert "Reconstructions" in write_report(run).read_text(encoding="utf-8")
+
+
+def _evaluated(values: dict[str, tuple[str, list[float], list[int]]]) -> Findings:
+    """An evaluation of three data: key to side, estimates and outcomes."""
+    rows, columns = [], {}
+    for key, (side, numbers, outcome) in values.items():
+        good = [value for value, bad in zip(numbers, outcome, strict=True) if not bad]
+        mean = sum(good) / len(good) if good else None
+        row = {"key": key, "label": key, "side": side, "mean": mean, "monte_carlo_error": 0.1, "num_data": 3}
+        rows.append({**row, "num_trusted": len(good), "num_estimated": 3})
+        columns[f"{key}/log_evidence"] = torch.tensor(numbers)
+        columns[f"{key}/standard_error"] = torch.full((3,), 0.3)
+        columns[f"{key}/outcome"] = torch.tensor(outcome)
+    evaluation = {"estimates": rows, "data": {"part": "test", "num_data": 3}}
+    nothing: Any = None
+    return Findings(nothing, "test", nothing, torch.zeros(3, 1), evaluation=evaluation, per_datum=columns)
+
+
+def test_means_are_compared_over_the_data_that_all_can_be_trusted_on() -> None:
+    found = _evaluated(
+        {
+            "elbo": ("lower", [-3.0, -4.0, -5.0], [0, 0, 0]),
+            "fine": ("lower", [-2.0, -3.0, -4.0], [0, 0, 0]),
+            "last": ("lower", [-2.5, -3.5, 50.0], [0, 0, 7]),  # the last in order; its mean of all is absurd
+            "lost": ("consistent", [1.0, 1.0, 1.0], [1, 1, 1]),
+        }
+    )
+    rows, count = on_common_data(found)
+    assert {row["key"]: row["mean"] for row in rows} == {"elbo": -3.5, "fine": -2.5, "last": -3.0} and count == 2
+    assert rows[1]["monte_carlo_error"] == pytest.approx(0.3 * 2**0.5 / 2)
+    best = tightest(rows)
+    assert best is not None and best["key"] == "fine"
+    apart = _evaluated({"a": ("lower", [-1.0, -2.0, -3.0], [0, 1, 1]), "b": ("lower", [-1.0, -2.0, -3.0], [1, 0, 0])})
+    assert on_common_data(apart) == ([], 0) and tightest([]) is None
+
+
 def test_a_comparison_says_on_which_data(tmp_path: Path) -> None:
     runs = [run_of(tmp_path, "Scalar"), run_of(tmp_path, "Category")]
     text = write_comparison(runs).read_text(encoding="utf-8")
@@ -131,6 +186,8 @@ def test_no_run_leaves_the_picture_of_the_curves() -> None:
 def test_means_over_fewer_data_are_told(estimated: int, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"label": "HMC density", "side": "upper", "mean": -23.2, "monte_carlo_error": 0.01, "sampling_error": 0.4}
     data = {"name": "digits", "part": "test", "num_data": 100}
-    row |= {"worst_pareto_k": None, "num_estimated": estimated, "seconds": 1.0}
+    row |= {"worst_pareto_k": None, "num_trusted": estimated, "num_estimated": 100, "num_data": 100, "seconds": 1.0}
+    row |= {"mean_of_all": -25.0, "mean_of_all_standard_error": 0.25}
     show({"data": data, "parameters": "epoch 1, the last", "estimates": [row]})
-    assert ("HMC density: the mean over the 87 of 100 data" in capsys.readouterr().out) == (estimated == 87)
+    told = "HMC density: the mean is over the 87 of 100 data that can be trusted; -25.000 ± 0.250 over all 100"
+    assert (told in capsys.readouterr().out) == (estimated == 87)

@@ -325,7 +325,7 @@ def test_what_a_kill_left_is_swept(run: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_later_version_is_refused_not_replaced(run: Run) -> None:
     go(run)
-    text = run.folder.evaluation.read_text().replace('"version": 2', '"version": 3')
+    text = run.folder.evaluation.read_text().replace('"version": 3', '"version": 4')
     run.folder.evaluation.write_text(text)
     for attempt in (lambda: read_evaluation(run.folder), lambda: go(run)):
         with pytest.raises(RunError, match="written by a later version"):

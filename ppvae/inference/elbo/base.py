@@ -115,9 +115,15 @@ class ELBO(pyro.infer.elbo.ELBO):
         """
         pair.accept(self)
         if self.needs_rsample:
-            structure(pair, x).require_reparameterized(
+            shape = structure(pair, x)
+            # These need log q at given draws wherever some site has pathwise gradients: an auxiliary site rules that out.
+            auxiliary = any(info.kind == "auxiliary" for info in shape.guide)
+            auxiliary = auxiliary and any(info.has_rsample for info in shape.guide_latents)
+            shape.require_reparameterized(
                 type(self).__name__,
-                "elbo.ScoreFunctionELBO, elbo.VIMCO or elbo.ReweightedWakeSleep, which need no rsample",
+                "a guide of distributions with rsample, or one without auxiliary sites for elbo.ScoreFunctionELBO"
+                if auxiliary
+                else "elbo.ScoreFunctionELBO, elbo.VIMCO or elbo.ReweightedWakeSleep, which need no rsample",
             )
         if not self.supports_global_latents:
             structure(pair, x).require_weights_per_datum(

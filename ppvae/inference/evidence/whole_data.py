@@ -44,7 +44,7 @@ def log_evidence_of_data_set(
         Evidence of one entry, [1]: of the whole data set, in nats; consistent, on neither side of the truth.
 
     Raises:
-        PpvaeError: fewer draws than a full covariance needs.
+        PpvaeError: no draws of weights and latents together, or fewer draws than a full covariance needs.
 
     >>> from ppvae.inference import sample_posterior
     >>> from ppvae.models import bayesianise, FactorAnalysis
@@ -53,6 +53,14 @@ def log_evidence_of_data_set(
     >>> len(log_evidence_of_data_set(pair, draws))
     1
     """
+    if not isinstance(draws, GlobalDraws):
+        raise PpvaeError(
+            f"log_evidence_of_data_set: expected draws of all sites given all data, found {type(draws).__name__}"
+            + try_one_of(
+                'draws = sample_posterior(pair, data, sites="global"), and log_evidence_of_data_set(pair, draws)',
+                "log_evidence(pair, data), for the evidence of every datum",
+            )
+        )
     started = time.perf_counter()
     chains, num, dim = draws.unconstrained.shape
     half = (chains // 2 or 1) * (num if chains > 1 else num // 2)

@@ -109,6 +109,7 @@ class PosteriorDraws:
                     self.x,
                     self._latents(part),
                     kind="sample",
+                    given={},
                 )
                 for part in self._blocks()
             ]

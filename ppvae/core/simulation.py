@@ -1,0 +1,181 @@
+"""What a pair's model makes: data simulated from it, and what it says of data at given latents."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .density import Latents, _flatten, _lane_groups, _run, local_parameters, structure
+from .errors import PairError, did_you_mean, try_one_of
+from .pair import Data, ModelGuidePair
+from .structure import SiteInfo, Structure, sample_shape, to_canonical, to_pyro
+from .terms import Simulation, sum_log_probs
+
+
+def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simulation:
+    r"""Draw latents and data from the model, $z \sim p(z),\ x \sim p(x \mid z)$.
+
+    Args:
+        pair: the pair; a global site that it holds at a value stays there.
+        x: fixes the number of data, their shapes and any covariates; observed values in it are not looked at.
+        num_data: N, handed to the model.
+    """
+    shape = structure(pair, x)
+    with local_parameters(pair):
+        sites = _run(pair, "model", x, num_data, freed=_drawn_along(shape, ()))
+    value = {
+        i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0]
+        for i in shape.model
+        if 0 not in i.event_shape  # pyro.factor has a density and no value
+    }
+    return Simulation(
+        {info.name: value[info.name] for info in shape.model_latents},
+        {info.name: value[info.name] for info in shape.observed if info.name in value},
+    )
+
+
+def predict(
+    pair: ModelGuidePair,
+    x: Data,
+    latents: Latents,
+    *,
+    kind: Literal["mean", "variance", "sample"] = "mean",
+    given: Latents | None = None,
+    sites: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    r"""Mean or variance of, or a draw from, $p(x \mid z)$ at given latents: observed site name to [*S, B, *event].
+
+    Where one observed site depends on another, its mean and variance are given the value of that other: the one in
+    ``x``, the one in ``given``, or else the one that was drawn along with it. Draws are joint over the sites that are
+    not given.
+
+    Args:
+        pair: the pair.
+        x: the batch, [B, *event].
+        latents: a value for every latent site of the model, local [*S, B, *event], global [*S, *event].
+        kind: "mean", "variance" (of every element) or "sample".
+        given: None where each observed site keeps the value that x has for it (what the model says of real data, site
+            by site); else observed site to value [B, *event], where every other observed site is drawn, and of ``x``
+            only covariates are looked at.
+        sites: the observed sites that are asked about; None for all.
+
+    Raises:
+        PairError: a mean or variance that the site's distribution does not have; a value for what is no observed site.
+    """
+    shape = structure(pair, x)
+    sample_axes, lanes, flat = _flatten(latents, shape)
+    observed = _observed(shape, given or {})
+    freed = frozenset() if given is None else _drawn_along(shape, given)
+    asked = [i for i in shape.observed if 0 not in i.event_shape and (sites is None or i.name in sites)]
+    groups = []
+    start = 0
+    for width in _lane_groups(pair, lanes):
+        values = {i.name: to_pyro(flat[i.name][start : start + width], i, shape.nesting) for i in shape.model_latents}
+        values |= _fixed(given or {}, observed, shape, width)
+        start += width
+        with local_parameters(pair):
+            found = _run(pair, "model", x, None, lanes=width, nesting=shape.nesting, substitute=values, freed=freed)
+        group = {}
+        for info in asked:
+            site = found[info.name]
+            if kind != "sample":
+                value = _moment(site["fn"], kind, info)
+            else:
+                value = site["value"] if given is not None else site["fn"].sample()
+            group[info.name] = to_canonical(value, info, shape.nesting, width)
+        groups.append(group)
+    return {
+        info.name: torch.cat([g[info.name] for g in groups]).reshape((*sample_axes, *groups[0][info.name].shape[1:]))
+        for info in asked
+    }
+
+
+def simulate_given(
+    pair: ModelGuidePair,
+    x: Data,
+    num_particles: int,
+    given: Latents,
+    site: str,
+    *,
+    kind: Literal["mean", "sample"] = "mean",
+) -> tuple[Tensor, Tensor]:
+    r"""Draw latents and data from the model with some observed sites at given values, and how likely these are there.
+
+    Everything is drawn given what stands before it; with $\log w_k = \sum_{g} \log p(x_g \mid \text{what was drawn})$
+    over the given sites, averages weighted by $w_k$ tend to averages under $p(z, x \mid x_g)$ (likelihood weighting,
+    Fung & Chang 1989).
+
+    Args:
+        pair: the pair.
+        x: fixes the number of data, their shapes and any covariates.
+        num_particles: K.
+        given: observed site to value [B, *event].
+        site: the observed site that is asked about.
+        kind: a draw; or its mean given what was drawn before it, where no given site stands after it.
+
+    Returns:
+        the site's mean or draw, [K, B, *event], and log w, [K, B], nats.
+    """
+    shape = structure(pair, x)
+    observed = _observed(shape, given)
+    # A factor is a density without a value: it belongs to the weight.
+    weighed = {*given, *(name for name, info in observed.items() if 0 in info.event_shape)}
+    freed = _drawn_along(shape, weighed)
+    # Where a weight may depend on what was drawn at the site, a mean in its place would not be the mean of anything.
+    order = list(observed)
+    depended_on = any(order.index(name) > order.index(site) for name in weighed)
+    values, weights = [], []
+    for width in _lane_groups(pair, num_particles):
+        fixed = _fixed(given, observed, shape, width)
+        with local_parameters(pair):
+            found = _run(pair, "model", x, None, lanes=width, nesting=shape.nesting, substitute=fixed, freed=freed)
+            terms = {name: term for name, term in found.items() if name in weighed}
+            weights.append(sum_log_probs(terms, shape, width)[0])
+        value = found[site]["value"] if kind == "sample" else _moment(found[site]["fn"], kind, observed[site])
+        if depended_on:
+            value = found[site]["value"]
+        values.append(to_canonical(value, observed[site], shape.nesting, width))
+    return torch.cat(values), torch.cat(weights)
+
+
+def _observed(shape: Structure, given: Latents) -> dict[str, SiteInfo]:
+    observed = {info.name: info for info in shape.observed}
+    for name, value in given.items():
+        if name not in observed:
+            raise PairError(f"given: no observed site {name!r}: {did_you_mean(name, observed)}")
+        if sample_shape(value, observed[name], shape.batch):
+            raise PairError(f"given: site {name!r}: expected one value for each datum, found {list(value.shape)}")
+    return observed
+
+
+def _fixed(given: Latents, observed: dict[str, SiteInfo], shape: Structure, lanes: int) -> dict[str, Tensor]:
+    return {
+        name: to_pyro(value.expand(lanes, *value.shape), observed[name], shape.nesting) for name, value in given.items()
+    }
+
+
+def _drawn_along(shape: Structure, given: Collection[str]) -> frozenset[str]:
+    """The observed sites that are data (a global one is a latent that the pair holds at a value) and not given."""
+    return frozenset(i.name for i in shape.observed if i.scope == "local" and i.name not in given)
+
+
+def _moment(fn: Any, kind: str, info: SiteInfo) -> Tensor:
+    try:
+        if info.family == "Categorical":  # PyTorch's says NaN
+            raise NotImplementedError
+        value: Tensor = getattr(fn, kind)
+    except (NotImplementedError, AttributeError) as error:
+        raise PairError(
+            f"site {info.name!r}: expected a distribution that knows its {kind}, found {info.family}"
+            + (", whose classes are names and no numbers" if info.family == "Categorical" else "")
+            + try_one_of(
+                'kind="sample", where the verb has a kind: generate, decode',
+                "OneHotCategorical, whose mean is the classes' probabilities"
+                if info.family == "Categorical"
+                else "a likelihood with a closed form, such as Normal, Beta or LogNormal",
+            )
+        ) from error
+    return value
