@@ -144,19 +144,20 @@ class ELBOContract:
         for other in found[1:]:
             torch.testing.assert_close(other, found[0], rtol=1e-10, atol=1e-10)
 
-    def test_global_latents_are_right(self) -> None:
+    @pytest.mark.parametrize("kl_weight", [1.0, 0.5])
+    def test_global_latents_are_right(self, kl_weight: float) -> None:
         elbo = self.make()
         if not elbo.supports_global_latents:
             return  # refused, as the test above shows
         pair, x = GlobalPair(with_global=True), some_data(4, 2)
-        expected = pair.expected_elbo(x)
-        exact = torch.cat((expected.detach().reshape(1), self.flat(torch.autograd.grad(expected, _of(pair)))))
+        ascended = self.flat(torch.autograd.grad(pair.expected_elbo(x, kl_weight), _of(pair)))
+        exact = torch.cat((pair.expected_elbo(x).detach().reshape(1), ascended))
         found = []
         for _ in range(self.groups // 2):
             draws = []
             for half in x.split(2):  # minibatches of two of the four
                 for _ in range(3):
-                    terms = elbo.terms(pair, half, 4)
+                    terms = elbo.terms(pair, half, 4, kl_weight=kl_weight)
                     gradient = torch.autograd.grad(
                         terms.objective(4), _of(pair), allow_unused=True, materialize_grads=True
                     )
