@@ -20,6 +20,7 @@ from .elbo_oracles import (
     Bound,
     GlobalPair,
     ReplayPair,
+    Told,
     binary_vae,
     enumeration,
     linear_vae,
@@ -143,6 +144,13 @@ class ELBOContract:
             found.append(torch.cat((bound.reshape(1), self.flat(gradient))).detach())
         for other in found[1:]:
             torch.testing.assert_close(other, found[0], rtol=1e-10, atol=1e-10)
+
+    def test_the_programs_are_told_num_data(self) -> None:
+        pair, x, elbo = Told(linear_vae(wrong=self.wrong)), some_data(), self.make()
+        for _ in range(2):  # the first time, the pair's structure is found as well
+            pair.told.clear()
+            elbo.terms(pair, x, 30)
+        assert pair.told == {("model", 30), ("guide", 30)}
 
     @pytest.mark.parametrize("kl_weight", [1.0, 0.5])
     def test_global_latents_are_right(self, kl_weight: float) -> None:

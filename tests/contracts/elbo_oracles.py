@@ -151,6 +151,23 @@ def enumeration(pair: VAE, x: Tensor, bound: Bound, num_particles: int) -> Tenso
 # --- noise that belongs to the datum: exact invariance under partitions -------------------------------------------
 
 
+class Told(ModelGuidePair):
+    """Another pair, and which N its programs were told."""
+
+    def __init__(self, pair: ModelGuidePair) -> None:
+        super().__init__()
+        self.pair = pair
+        self.told: set[tuple[str, int | None]] = set()
+
+    def model(self, x: Any, num_data: int | None = None) -> Any:
+        self.told.add(("model", num_data))
+        return self.pair.model(x, num_data)
+
+    def guide(self, x: Any, num_data: int | None = None) -> Any:
+        self.told.add(("guide", num_data))
+        return self.pair.guide(x, num_data)
+
+
 class ReplayNormal(dist.Normal):
     """A normal whose noise is a fixed function of its mean and of the particle's number, whatever the batch."""
 

@@ -205,6 +205,15 @@ def test_objective(beta: float) -> None:
         assert_close(found.objective(N), N / B * value.sum())
 
 
+@pytest.mark.parametrize("estimator", [row[0] for row in TABLE], ids=[repr(row[0]) for row in TABLE])
+def test_reconstruction_and_kl(estimator: elbo.ELBO) -> None:
+    pair, x = vae(), some_data(B, D)
+    likelihood = replayed(pair, x, 0.0).log_w
+    found = terms(pair, estimator, x)
+    assert_close(found.reconstruction, likelihood.mean(0))
+    assert_close(found.kl, (likelihood - replayed(pair, x).log_w).mean(0))
+
+
 def test_values() -> None:
     pair, x = vae(), some_data(B, D)
     h = replayed(pair, x)
