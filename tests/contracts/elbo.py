@@ -145,6 +145,20 @@ class ELBOContract:
         for other in found[1:]:
             torch.testing.assert_close(other, found[0], rtol=1e-10, atol=1e-10)
 
+    def test_the_kl_weight_of_global_latents(self, float64: torch.dtype) -> None:
+        """Under replayed noise the global objective is in proportion to the weight: there is nothing else in it."""
+        pair, x, elbo = ReplayPair(with_global=True), torch.randn(6, 2), self.make()
+        if not elbo.supports_global_latents:
+            return
+        found = []
+        for weight in (1.0, 0.5):
+            ascended = elbo.terms(pair, x, 12, kl_weight=weight).objective_global
+            gradient = torch.autograd.grad(ascended, _of(pair), allow_unused=True, materialize_grads=True)
+            found.append(torch.cat((ascended.reshape(1), self.flat(gradient))).detach())
+        torch.testing.assert_close(found[1], 0.5 * found[0], rtol=1e-12, atol=1e-12)
+        assert found[0][0].abs() > 0.1
+        assert found[0][1:].abs().max() > 0.1
+
     def test_the_programs_are_told_num_data(self) -> None:
         pair, x, elbo = Told(linear_vae(wrong=self.wrong)), some_data(), self.make()
         for _ in range(2):  # the first time, the pair's structure is found as well
