@@ -230,12 +230,12 @@ class GlobalPair(ReplayPair):
         with self.data_plate(x, num_data):
             pyro.sample("z", dist.Normal(x @ self.gain.mT, self.log_scale.exp()).to_event(1))
 
-    def expected_elbo(self, x: Tensor, kl_weight: float = 1.0) -> Tensor:
-        """The ELBO of all data, a scalar in nats, its KLs weighted."""
+    def expected_elbo(self, x: Tensor) -> Tensor:
+        """The ELBO of all data, a scalar in nats."""
         loc, var = x @ self.gain.mT, (2 * self.log_scale).exp()
         w_var, precision = (2 * self.w_log_scale).exp(), (-2 * self.log_noise).exp()
         spread = (x - self.w_loc - loc @ self.loading.mT).square() + w_var + self.loading.square() @ var
         likelihood = (-0.5 * precision * spread - self.log_noise - 0.5 * math.log(2 * math.pi)).sum()
         kl = 0.5 * (loc.square() + var - 1).sum() - len(x) * self.log_scale.sum()
         kl_w = 0.5 * ((self.w_loc - 0.3).square() + w_var - 1).sum() - self.w_log_scale.sum()
-        return likelihood - kl_weight * (kl + kl_w)
+        return likelihood - kl - kl_w

@@ -18,8 +18,8 @@ class Disk:
     """Watches a folder, and tells what would be left of it had the power been cut at any moment.
 
     A file's content is what it was when it was last synced, and empty before. Names (made, replaced, removed) may be
-    there or not until their folder is synced: of two disks that are left at every moment, one is *behind*, with the names
-    of the last sync, the other *ahead*, with the names of this moment.
+    there or not until their folder is synced: of two disks that are left at every moment, one is *behind*, with the
+    names of the last sync, the other *ahead*, with the names of this moment.
 
     Args:
         root: the folder; it exists and is durable.

@@ -98,9 +98,7 @@ def mutations(source: str) -> list[Mutation]:
         line = source.count("\n", 0, start)
         first, last = source.rfind("\n", 0, start) + 1, source.find("\n", stop)
         after = mutant[first : last + len(mutant) - len(source)]
-        found.setdefault(
-            mutant, Mutation(start, stop, text, line + 1, _one_line(source[first:last]), _one_line(after))
-        )
+        found.setdefault(mutant, Mutation(start, stop, text, line + 1, _one_line(source[first:last]), _one_line(after)))
     return list(found.values())
 
 

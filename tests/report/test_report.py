@@ -291,7 +291,19 @@ def test_hostile_names_are_text(run: Run) -> None:
         for name, picture in pictures.items()
     }
     places = [f"{key} of {name}" for name in drawn for key in words]
-    places += ["shown", "evaluated", "part", "label", "side", "command", "message", "model", "option", "value", "source"]
+    places += [
+        "shown",
+        "evaluated",
+        "part",
+        "label",
+        "side",
+        "command",
+        "message",
+        "model",
+        "option",
+        "value",
+        "source",
+    ]
     places += ["optimizer", "elbo", "elbo option", "elbo value", "started", "machine", "threads", "steps", "package"]
     places += ["version", "digested", "check", "Note of a check", "data", "parameters", "note"]
     assert_only_text(render(strange, drawn), plain, places)

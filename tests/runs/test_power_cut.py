@@ -98,9 +98,7 @@ def test_outlives_a_cut(write: Callable[[Disk, Path], None], disk: DiskOf, tmp_p
 
 @pytest.mark.parametrize("lose", LOST)
 @pytest.mark.parametrize("write", WRITES)
-def test_a_sync_left_out_is_seen(
-    write: Callable[[Disk, Path], None], lose: Lost, disk: DiskOf, tmp_path: Path
-) -> None:
+def test_a_sync_left_out_is_seen(write: Callable[[Disk, Path], None], lose: Lost, disk: DiskOf, tmp_path: Path) -> None:
     with pytest.raises((AssertionError, RunError, OSError, ValueError, IndexError)):
         write(disk(lose), tmp_path / "left")
 
