@@ -96,16 +96,19 @@ def run_tests(tree: Path, tests: tuple[str, ...], limit: float) -> tuple[str, st
     if child == 0:
         _become_pytest(tree, tests, log)
     status: int | None = None
-    while status is None and time.monotonic() - begin < limit:
-        done, code = os.waitpid(child, os.WNOHANG)
-        if done:
-            status = os.waitstatus_to_exitcode(code)
-        else:
-            time.sleep(0.02)
+    try:
+        while status is None and time.monotonic() - begin < limit:
+            done, code = os.waitpid(child, os.WNOHANG)
+            if done:
+                status = os.waitstatus_to_exitcode(code)
+            else:
+                time.sleep(0.02)
+    finally:  # too long, or this run is stopped
+        if status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
     if status is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
         return "timed out", "", limit
     seconds = time.monotonic() - begin
     if status in (4, 5):  # pytest: bad usage, nothing collected

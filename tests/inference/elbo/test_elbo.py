@@ -210,6 +210,17 @@ def test_observations_outside_the_plate(kl_weight: float) -> None:
     torch.testing.assert_close(terms.reconstruction.detach(), seen)
 
 
+def test_the_path_derivative_of_a_global_latent() -> None:
+    """Sticking the landing leaves the score of global latents out as well."""
+    pair, x = GlobalObservation(), torch.tensor([0.2, -0.7, 1.1], dtype=torch.float64)
+    torch.manual_seed(2)
+    w = draw(pair, x, 5).latents["w"].detach()
+    torch.manual_seed(2)
+    objective = elbo.StickingTheLandingELBO(num_particles=5).terms(pair, x, 30).objective_global
+    (found,) = torch.autograd.grad(objective, [pair.loc])
+    torch.testing.assert_close(found, (-w + (1.3 - w) / 0.8**2 + (w - 0.4) / 0.5**2).mean())
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------
 
 
