@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pyro
@@ -19,6 +20,7 @@ from ppvae.models import FactorAnalysis
 from .elbo_oracles import (
     Bound,
     GlobalPair,
+    Outside,
     ReplayPair,
     Told,
     binary_vae,
@@ -158,6 +160,12 @@ class ELBOContract:
         torch.testing.assert_close(found[1], 0.5 * found[0], rtol=1e-12, atol=1e-12)
         assert found[0][0].abs() > 0.1
         assert found[0][1:].abs().max() > 0.1
+
+    def test_an_observation_outside_the_plate_counts_once(self) -> None:
+        terms = self.make().terms(Outside(linear_vae(wrong=self.wrong)), some_data(), 30)
+        expected = torch.tensor(-0.5 * 1.3**2 - 0.5 * math.log(2 * math.pi), dtype=torch.float64)
+        torch.testing.assert_close(terms.global_, expected)
+        torch.testing.assert_close(terms.objective_global, expected)
 
     def test_the_programs_are_told_num_data(self) -> None:
         pair, x, elbo = Told(linear_vae(wrong=self.wrong)), some_data(), self.make()

@@ -168,6 +168,14 @@ class Told(ModelGuidePair):
         return self.pair.guide(x, num_data)
 
 
+class Outside(Told):
+    """Another pair, and one observation outside the data plate, of log density log N(1.3; 0, 1)."""
+
+    def model(self, x: Any, num_data: int | None = None) -> Any:
+        pyro.sample("y", dist.Normal(torch.zeros_like(x[0, 0]), 1.0), obs=torch.full_like(x[0, 0], 1.3))
+        return super().model(x, num_data)
+
+
 class ReplayNormal(dist.Normal):
     """A normal whose noise is a fixed function of its mean and of the particle's number, whatever the batch."""
 
