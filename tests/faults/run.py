@@ -166,7 +166,7 @@ def keep(results: dict[str, Any]) -> None:
 
 def try_all(wanted: list[Fault], results: dict[str, Any], again: str, limit: float) -> None:
     """Run what has no result yet; a test that sees a fault must pass without it."""
-    redo = {"none": (), "survivors": ("passed",), "all": ("passed", "failed", "broken", "timed out")}[again]
+    redo = {"none": (), "survivors": ("passed", "timed out"), "all": ("passed", "failed", "broken", "timed out")}[again]
     todo = [f for f in wanted if f.key not in results or results[f.key]["outcome"] in redo]
     if not todo:
         return
@@ -212,7 +212,8 @@ def table(wanted: list[Fault], results: dict[str, Any]) -> bool:
         for fault in (f for f in wanted if f.file == file):
             m, result = fault.mutation, results[fault.key]
             same = (file, m.before, m.after) in known
-            kind = 0 if result["outcome"] != "passed" else 1 if same else 2
+            # Out of time is not caught: the tests may have been on their way to passing.
+            kind = 0 if result["outcome"] in ("failed", "broken") else 1 if same else 2
             counts[kind] += 1
             if kind == 2:
                 survivors.append(fault)
@@ -224,7 +225,8 @@ def table(wanted: list[Fault], results: dict[str, Any]) -> bool:
     print(f"{100 * caught:.1f} % of those that are not equivalent were caught; {seconds / 60:.0f} minutes of tests")
     for fault in survivors:
         m = fault.mutation
-        print(f"\nsurvived: {fault.file}:{m.line}\n  - {m.before}\n  + {m.after}")
+        outcome = results[fault.key]["outcome"]
+        print(f"\nsurvived ({outcome}): {fault.file}:{m.line}\n  - {m.before}\n  + {m.after}")
     return caught >= NEEDED
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -219,6 +220,29 @@ def test_the_path_derivative_of_a_global_latent() -> None:
     objective = elbo.StickingTheLandingELBO(num_particles=5).terms(pair, x, 30).objective_global
     (found,) = torch.autograd.grad(objective, [pair.loc])
     torch.testing.assert_close(found, (-w + (1.3 - w) / 0.8**2 + (w - 0.4) / 0.5**2).mean())
+
+
+@pytest.mark.parametrize("baseline", ["none", "leave-one-out"])
+def test_the_score_of_a_global_latent(baseline: Any) -> None:
+    """It meets its own log weight in the global part, and that of every datum in the local one."""
+    pair, x = GlobalObservation(), torch.tensor([0.2, -0.7, 1.1], dtype=torch.float64)
+    torch.manual_seed(2)
+    w = draw(pair, x, 5).latents["w"].detach()
+
+    def normal(value: Tensor, loc: Tensor | float, scale: float) -> Tensor:
+        return -0.5 * ((value - loc) / scale).square() - math.log(scale) - 0.5 * math.log(2 * math.pi)
+
+    own = normal(w, 0.0, 1.0) + normal(torch.full_like(w, 1.3), w, 0.8) - normal(w, 0.4, 0.5)
+    of_data = normal(x, w[:, None], 0.9)
+    if baseline == "leave-one-out":
+        own, of_data = own - (own.sum() - own) / 4, of_data - (of_data.sum(0) - of_data) / 4
+    score = (w - 0.4) / 0.5**2
+    torch.manual_seed(2)
+    terms = elbo.ScoreFunctionELBO(num_particles=5, baseline=baseline).terms(pair, x, 30)
+    (found,) = torch.autograd.grad(terms.objective_global, [pair.loc], retain_graph=True)
+    torch.testing.assert_close(found, (score * own).mean())
+    (found,) = torch.autograd.grad(terms.objective_local.sum(), [pair.loc])
+    torch.testing.assert_close(found, (score[:, None] * of_data).mean(0).sum())
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------
