@@ -168,11 +168,13 @@ class ELBOContract:
         torch.testing.assert_close(terms.objective_global, expected)
 
     def test_the_programs_are_told_num_data(self) -> None:
-        pair, x, elbo = Told(linear_vae(wrong=self.wrong)), some_data(), self.make()
-        for _ in range(2):  # the first time, the pair's structure is found as well
-            pair.told.clear()
-            elbo.terms(pair, x, 30)
-        assert pair.told == {("model", 30), ("guide", 30)}
+        x, elbo = some_data(), self.make()
+        for within in [linear_vae(wrong=self.wrong), *([] if elbo.needs_rsample else [binary_vae()])]:
+            pair = Told(within)
+            for _ in range(2):  # the first time, the pair's structure is found as well
+                pair.told.clear()
+                elbo.terms(pair, x, 30)
+            assert pair.told == {("model", 30), ("guide", 30)}
 
     def test_global_latents_are_right(self) -> None:
         elbo = self.make()
