@@ -3,7 +3,8 @@
 #   make test      the test suite, without the checks that take minutes
 #   make docs      the documentation, into docs/_build/html
 #   make help      all the targets
-# Variables: PYTHON (that makes the environment), VENV (where), JOBS (test processes), PYTEST_ARGS, DEMO_ARGS.
+# Variables: PYTHON (that makes the environment), VENV (where), JOBS (test processes), PYTEST_ARGS, DEMO_ARGS,
+#   FAULTS_ARGS.
 # Tests on data that is not in the package read the folder named by the environment variable PPVAE_DATA.
 
 PYTHON ?= python3
@@ -11,6 +12,7 @@ VENV ?= .venv
 JOBS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+FAULTS_ARGS ?=
 # Several test processes share the cores: one thread each.
 OMP_NUM_THREADS ?= 1
 
@@ -20,7 +22,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 PYTEST := OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format docs bench clean distclean
+.PHONY: help install demo test test-slow faults check format docs bench clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -43,6 +45,9 @@ test: $(STAMP) ## the test suite
 
 test-slow: $(STAMP) ## the checks that take minutes (none selected, pytest's status 5, is no failure)
 	$(PYTEST) -m slow --timeout 1800 $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+faults: $(STAMP) ## put deliberate faults into the files that compute numbers: does a test fail for each?
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run.py $(FAULTS_ARGS)
 
 check: $(STAMP) ## linter, formatter, type checker
 	$(BIN)/ruff check .

@@ -119,7 +119,8 @@ class RandomLayers(TorchFunctionMode):
         rows = self._rows(input, axes)
         flat = rows.input.reshape(-1, *input.shape[input.dim() - axes :])
         noisy = {"per-datum": _per_datum, "local-reparameterization": _local, "flipout": _flipout}[self.scheme]
-        found = noisy(layer, flat, self._posterior(weight), None if bias is None else self._posterior(bias), axes == 1)
+        b = None if bias is None else self._posterior(bias)
+        found = noisy(layer, flat, self._posterior(weight), b, rows.input.shape[0])
         return rows.output(found.reshape(*rows.input.shape[:2], *found.shape[1:]))
 
     def _posterior(self, value: Tensor) -> GaussianWeight:
@@ -175,13 +176,13 @@ def per_datum_schemes_know(layer: nn.Module) -> bool:
     return type(layer) in KNOWN_LAYERS
 
 
-# --- the schemes; x is [n, *event], one row for each lane and datum ------------------------------------------------
+# --- the schemes; x is [lanes * B, *event], one row for each lane and datum -----------------------------------------
 
 
-def _per_datum(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, affine: bool) -> Tensor:
+def _per_datum(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, lanes: int) -> Tensor:
     """A draw of the weights for every datum: what the faster schemes equal in distribution."""
     weights, biases = _draws(w, len(x)), None if b is None else _draws(b, len(x))
-    if affine:
+    if x.dim() == 2:
         found = (weights @ x.unsqueeze(-1)).squeeze(-1)
         return found if biases is None else found + biases
     one = x.unsqueeze(1)
@@ -192,7 +193,7 @@ def _per_datum(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | N
     return found.squeeze(1)
 
 
-def _local(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, affine: bool) -> Tensor:
+def _local(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, lanes: int) -> Tensor:
     """Noise on the activations: their mean and variance are those that the noise of the weights gives them."""
     mean = layer(x, w.loc, None if b is None else b.loc)
     variance = layer(x.square(), w.scale.square(), None if b is None else b.scale.square())
@@ -202,18 +203,23 @@ def _local(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None,
     return found
 
 
-def _flipout(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, affine: bool) -> Tensor:
-    """One draw for all data, made nearly independent over them by random signs (Wen et al. 2018, arXiv 1803.04386)."""
+def _flipout(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, lanes: int) -> Tensor:
+    """One draw for all data, made nearly independent over them by random signs (Wen et al. 2018, arXiv 1803.04386).
+
+    Signs leave the products of two outputs correlated, so every lane (particle) has a draw of its own: only then does
+    the variance of a mean over lanes fall as their number.
+    """
     mean = layer(x, w.loc, None if b is None else b.loc)
-    shift = w.scale * torch.randn_like(w.scale)
+    shift = w.scale * _normal(w.scale, lanes)
     # Signs of the input's and of the output's features: [n, C], beside positions of length one.
     positions = (1,) * (x.dim() - 2)
     into = _signs(x, x.shape[0], x.shape[1]).reshape(*x.shape[:2], *positions)
     out = _signs(x, x.shape[0], mean.shape[1]).reshape(*mean.shape[:2], *positions)
-    found = mean + out * layer(x * into, shift, None)
+    by_lane = (x * into).reshape(lanes, -1, *x.shape[1:])
+    found = mean + out * torch.func.vmap(lambda x, w: layer(x, w, None))(by_lane, shift).reshape(mean.shape)
     if b is not None:
-        shift = b.scale * torch.randn_like(b.scale)
-        found = found + _signs(x, *mean.shape[:2]).reshape(*mean.shape[:2], *positions) * shift.reshape(-1, *positions)
+        shift = (b.scale * _normal(b.scale, lanes)).repeat_interleave(x.shape[0] // lanes, 0)
+        found = found + (_signs(x, *mean.shape[:2]) * shift).reshape(*mean.shape[:2], *positions)
     return found + _common(layer, x, w, b)
 
 
@@ -232,12 +238,15 @@ def _common(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None
 
 
 def _draws(weight: GaussianWeight, count: int) -> Tensor:
-    noise = torch.randn(count, *weight.loc.shape, dtype=weight.loc.dtype, device=weight.loc.device)
-    found = weight.loc + weight.scale * noise
+    found = weight.loc + weight.scale * _normal(weight.loc, count)
     if weight.factor is not None:
         eta = torch.randn(count, weight.factor.shape[-1], dtype=weight.loc.dtype, device=weight.loc.device)
         found = found + (eta @ weight.factor.flatten(0, -2).mT).reshape(found.shape)
     return found
+
+
+def _normal(like: Tensor, count: int) -> Tensor:
+    return torch.randn(count, *like.shape, dtype=like.dtype, device=like.device)
 
 
 def _signs(like: Tensor, count: int, features: int) -> Tensor:

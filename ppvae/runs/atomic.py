@@ -44,6 +44,23 @@ def write_bytes(path: Path, content: bytes) -> None:
                 os.unlink(temporary)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are absent, so that they outlive a power cut as the files in them do.
+
+    Raises:
+        RunError: it cannot be made (names it and says why).
+    """
+    try:
+        absent = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be made: {error.strerror or error}" + try_one_of("a folder that you may write to")
+        ) from error
+    for folder in reversed(absent):
+        _sync_folder(folder.parent)
+
+
 def write_text(path: Path, content: str) -> None:
     """As :func:`write_bytes`, in UTF-8."""
     write_bytes(path, content.encode())

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .atomic import sha256, write_bytes
+from .atomic import make_folder, sha256, write_bytes
 from ..core.errors import RunError, try_one_of
 
 _log = logging.getLogger("ppvae.runs")
@@ -54,8 +54,7 @@ def save(folder: Path, kind: str, step: int, state: Mapping[str, Any], about: Ma
             allow_nan=False,
         ).encode(),
     }
-    with contextlib.suppress(FileExistsError):
-        _make(folder)
+    make_folder(folder)
     for name, content in files.items():
         write_bytes(folder / name, content)
     sums = "".join(f"{sha256(content)}  {name}\n" for name, content in files.items())
@@ -229,12 +228,3 @@ def same(a: Any, b: Any) -> bool:
 
 def _bits(x: Tensor) -> Tensor:
     return x.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be made: {error.strerror or error}") from error

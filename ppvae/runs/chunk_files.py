@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from .atomic import plain, sha256, write_bytes
+from .atomic import make_folder, plain, sha256, write_bytes
 from ..core.errors import RunError
 from ..inference.evidence import Chunk, Estimate
 
@@ -72,10 +72,7 @@ class ChunkFiles:
         Raises:
             RunError: the folder cannot be written.
         """
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{self.folder}: cannot be made: {error.strerror or error}") from error
+        make_folder(self.folder)
         known = self._about(chunk)
         tensors = {name: getattr(estimate, name) for name in _FIELDS}
         tensors |= {f"info/{name}": value for name, value in estimate.info.items()}

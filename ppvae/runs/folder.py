@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint
-from .atomic import read_json, write_json, write_text
+from .atomic import make_folder, read_json, write_json, write_text
 from ..core.errors import RunError, try_one_of
 
 # The recipe last: while it stands, a folder that was cleared in part is still known as a run's.
@@ -154,12 +154,12 @@ def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
     folder = RunFolder(Path(path))
     if not overwrite:
         refuse_existing(folder)
+    make_folder(folder.path)
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
         strange = [p.name for p in folder.path.iterdir() if not p.name.startswith(".")]
     except OSError as error:
         raise RunError(
-            f"{folder.path}: cannot be made: {error.strerror or error}" + try_one_of("--out in a folder of yours")
+            f"{folder.path}: cannot be read: {error.strerror or error}" + try_one_of("--out in a folder of yours")
         ) from error
     if strange and not folder.exists:
         raise RunError(

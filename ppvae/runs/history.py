@@ -86,9 +86,12 @@ class MetricsFile(Callback):
             ) from error
 
     def on_end(self, state: TrainingState) -> None:
-        """Close the file."""
+        """Close the file; from now on no checkpoint will bring back what a power cut loses of it."""
         if self._file is not None:
             with contextlib.suppress(OSError):  # a row that could not be written was told of; this tries it again
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            with contextlib.suppress(OSError):
                 self._file.close()
 
 

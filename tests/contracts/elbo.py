@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pyro
@@ -19,7 +20,9 @@ from ppvae.models import FactorAnalysis
 from .elbo_oracles import (
     Bound,
     GlobalPair,
+    Outside,
     ReplayPair,
+    Told,
     binary_vae,
     enumeration,
     linear_vae,
@@ -91,21 +94,22 @@ class ELBOContract:
 
     # --- gradients ---
 
-    def test_mean_gradient(self) -> None:
+    @pytest.mark.parametrize("kl_weight", [1.0, 0.5])
+    def test_mean_gradient(self, kl_weight: float) -> None:
+        """It is the gradient of the expected bound, whose weights are tempered during KL warm-up."""
         pair, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
-        exact = self.flat(
-            torch.autograd.grad(quadrature(pair, x, type(self).bound, self.num_particles).mean(), _of(pair))
-        )
+        expected = quadrature(pair, x, type(self).bound, self.num_particles, kl_weight=kl_weight).mean()
+        exact = self.flat(torch.autograd.grad(expected, _of(pair)))
         roles = parameter_roles(pair, x)
         of_guide = torch.cat([torch.full((p.numel(),), "guide" in roles[n]) for n, p in pair.named_parameters()])
-        z = self.z_scores(elbo, pair, x, exact)
+        z = self.z_scores(elbo, pair, x, exact, kl_weight=kl_weight)
         assert z[~of_guide].max() < 4
         if elbo.unbiased_gradient:
             assert z.max() < 4
         else:
             assert z[of_guide].max() > 8
-        # Power: with half of the KL in the objective, this test fails.
-        assert self.z_scores(elbo, pair, x, exact, kl_weight=0.5).max() > 6
+        # Power: with half as much of the KL in the objective, as where its weight is applied twice, this test fails.
+        assert self.z_scores(elbo, pair, x, exact, kl_weight=kl_weight / 2).max() > 6
 
     def test_discrete_latents_are_refused_or_right(self) -> None:
         pair, x, elbo = binary_vae(), some_data(), self.make()
@@ -142,6 +146,35 @@ class ELBOContract:
             found.append(torch.cat((bound.reshape(1), self.flat(gradient))).detach())
         for other in found[1:]:
             torch.testing.assert_close(other, found[0], rtol=1e-10, atol=1e-10)
+
+    def test_the_kl_weight_of_global_latents(self, float64: torch.dtype) -> None:
+        """Under replayed noise the global objective is in proportion to the weight: there is nothing else in it."""
+        pair, x, elbo = ReplayPair(with_global=True), torch.randn(6, 2), self.make()
+        if not elbo.supports_global_latents:
+            return
+        found = []
+        for weight in (1.0, 0.5):
+            ascended = elbo.terms(pair, x, 12, kl_weight=weight).objective_global
+            gradient = torch.autograd.grad(ascended, _of(pair), allow_unused=True, materialize_grads=True)
+            found.append(torch.cat((ascended.reshape(1), self.flat(gradient))).detach())
+        torch.testing.assert_close(found[1], 0.5 * found[0], rtol=1e-12, atol=1e-12)
+        assert found[0][0].abs() > 0.1
+        assert found[0][1:].abs().max() > 0.1
+
+    def test_an_observation_outside_the_plate_counts_once(self) -> None:
+        terms = self.make().terms(Outside(linear_vae(wrong=self.wrong)), some_data(), 30)
+        expected = torch.tensor(-0.5 * 1.3**2 - 0.5 * math.log(2 * math.pi), dtype=torch.float64)
+        torch.testing.assert_close(terms.global_, expected)
+        torch.testing.assert_close(terms.objective_global, expected)
+
+    def test_the_programs_are_told_num_data(self) -> None:
+        x, elbo = some_data(), self.make()
+        for within in [linear_vae(wrong=self.wrong), *([] if elbo.needs_rsample else [binary_vae()])]:
+            pair = Told(within)
+            for _ in range(2):  # the first time, the pair's structure is found as well
+                pair.told.clear()
+                elbo.terms(pair, x, 30)
+            assert pair.told == {("model", 30), ("guide", 30)}
 
     def test_global_latents_are_right(self) -> None:
         elbo = self.make()

@@ -72,14 +72,15 @@ def some_data(count: int = 3, data_dim: int = 3) -> Tensor:
     return 0.3 + torch.randn(count, data_dim, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
 
 
-def log_weight(pair: VAE, x: Tensor, z: Tensor) -> Tensor:
-    """log p(x, z) - log q(z | x) of a linear VAE, written out, at z [..., B, Z]."""
+def log_weight(pair: VAE, x: Tensor, z: Tensor, kl_weight: float = 1.0) -> Tensor:
+    """log p(x | z) + beta (log p(z) - log q(z | x)) of a linear VAE, written out, at z [..., B, Z]."""
     q, p = pair.posterior.head.layers, pair.likelihood
     loc, log_scale = q[0](x), q[1](x)
     log_q = (-0.5 * ((z - loc) / log_scale.exp()).square() - log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
     log_prior = (-0.5 * z.square() - 0.5 * math.log(2 * math.pi)).sum(-1)
     residual = (x - p.head.layers[0](z)) / p.log_scale.exp()
-    return log_prior - log_q + (-0.5 * residual.square() - p.log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+    likelihood = (-0.5 * residual.square() - p.log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+    return likelihood + kl_weight * (log_prior - log_q)
 
 
 def log_evidence(pair: VAE, x: Tensor) -> Tensor:
@@ -89,7 +90,9 @@ def log_evidence(pair: VAE, x: Tensor) -> Tensor:
     return marginal.log_prob(x)
 
 
-def quadrature(pair: VAE, x: Tensor, bound: Bound, num_particles: int, nodes: int = 60) -> Tensor:
+def quadrature(
+    pair: VAE, x: Tensor, bound: Bound, num_particles: int, nodes: int = 60, *, kl_weight: float = 1.0
+) -> Tensor:
     """The expected bound of every datum, [B]: Gauss-Hermite over the noise of every particle; one latent only.
 
     Differentiable: its gradient is the gradient of the expected bound.
@@ -100,7 +103,7 @@ def quadrature(pair: VAE, x: Tensor, bound: Bound, num_particles: int, nodes: in
     mass = torch.cartesian_prod(*[weights] * num_particles).reshape(-1, num_particles).prod(-1)  # [G]
     q = pair.posterior.head.layers
     z = q[0](x) + q[1](x).exp() * grid[..., None, None]  # [K, G, B, 1]
-    return (mass[:, None] * bound(log_weight(pair, x, z))).sum(0)
+    return (mass[:, None] * bound(log_weight(pair, x, z, kl_weight))).sum(0)
 
 
 # --- a VAE with binary latents: enumeration ----------------------------------------------------------------------
@@ -146,6 +149,31 @@ def enumeration(pair: VAE, x: Tensor, bound: Bound, num_particles: int) -> Tenso
 
 
 # --- noise that belongs to the datum: exact invariance under partitions -------------------------------------------
+
+
+class Told(ModelGuidePair):
+    """Another pair, and which N its programs were told."""
+
+    def __init__(self, pair: ModelGuidePair) -> None:
+        super().__init__()
+        self.pair = pair
+        self.told: set[tuple[str, int | None]] = set()
+
+    def model(self, x: Any, num_data: int | None = None) -> Any:
+        self.told.add(("model", num_data))
+        return self.pair.model(x, num_data)
+
+    def guide(self, x: Any, num_data: int | None = None) -> Any:
+        self.told.add(("guide", num_data))
+        return self.pair.guide(x, num_data)
+
+
+class Outside(Told):
+    """Another pair, and one observation outside the data plate, of log density log N(1.3; 0, 1)."""
+
+    def model(self, x: Any, num_data: int | None = None) -> Any:
+        pyro.sample("y", dist.Normal(torch.zeros_like(x[0, 0]), 1.0), obs=torch.full_like(x[0, 0], 1.3))
+        return super().model(x, num_data)
 
 
 class ReplayNormal(dist.Normal):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from contracts.bayesian_pairs import (
+    NOISE,
     convolution,
     exact_kl,
     exact_local,
@@ -19,7 +20,7 @@ from contracts.bayesian_pairs import (
 )
 from torch import Tensor
 
-from ppvae.core import draw, structure
+from ppvae.core import draw, site_terms, structure
 from ppvae.core.compile import bind, capture, state_of
 from ppvae.data import load
 from ppvae.distributions.weight_posteriors import LowRankNormal, WeightNormal
@@ -147,6 +148,51 @@ def test_the_noise_of_each_datum_has_the_moments_of_its_weights(layer: str, post
         if scheme == "local-reparameterization" and (layer != "linear"):
             off = off.diagonal()
         assert off.max() < 5
+
+
+def log_likelihoods(bayes: BayesianPair, x: dict[str, Tensor], particles: int, repeats: int) -> Tensor:
+    """Of all data, for every particle, [repeats, particles]."""
+
+    def once(pair: BayesianPair, x: dict[str, Tensor]) -> Tensor | None:
+        with torch.no_grad(), pair.undrawn():
+            return site_terms(pair, x, particles, NUM_DATA)["y"].log_p
+
+    structure(bayes, x)
+    call, state = capture(bind(bayes, once), mode="graph"), state_of(bayes)
+    found = torch.stack([call(state, x) for _ in range(repeats)]).sum(-1)
+    assert call.fell_back == ""
+    return found
+
+
+def variance_by_hand(bayes: BayesianPair, x: dict[str, Tensor]) -> float:
+    """Of the log likelihood of one datum over q(w): a quadratic form of normal outputs, Var = tr(C C)/2 + m C m."""
+    loc, covariance = flat_posterior(bayes)
+    design = jacobian(bayes, x)[0].detach()
+    error = ((x["y"].flatten(1)[0] - design @ loc) / NOISE).detach()
+    c = (design @ covariance @ design.T / NOISE**2).detach()
+    return float(0.5 * (c @ c).trace() + error @ c @ error)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "layer"), [*((scheme, "linear") for scheme in SCHEMES), ("flipout", "convolution")]
+)
+def test_particles_are_independent(scheme: str, layer: str) -> None:
+    """Given the guide: no covariance across particles, so that the variance of a mean over K falls as 1 / K."""
+    particles, repeats = 8, 500
+    bayes, x = make(layer, "diagonal", scheme)
+    for data in (x, {name: value[:1] for name, value in x.items()}):
+        found = log_likelihoods(bayes, data, particles, repeats)
+        centred = found - found.mean()
+        squares = centred.square()
+        # Of all pairs together: (sum)^2 - sum of squares.
+        across = (centred.sum(1).square() - squares.sum(1)) / (particles * (particles - 1))
+        assert across.mean().abs() < 4 * across.std() / repeats**0.5
+        of_mean = particles * found.mean(1).sub(found.mean()).square()
+        one = squares.mean(1)
+        assert (of_mean - one).mean().abs() < 4 * (of_mean - one).std() / repeats**0.5
+    exact = variance_by_hand(bayes, data)
+    for estimate in (one, of_mean):
+        assert (estimate.mean() - exact).abs() < 4 * estimate.std() / repeats**0.5
 
 
 def trained_vae() -> tuple[Any, Tensor]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
 import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,13 @@ from ppvae.core import DataError, RunError
 from ppvae.data import Dataset
 from ppvae.inference.predictive import decode, embed
 from ppvae.report import write_comparison, write_report
+from ppvae.report.build import render
 from ppvae.report.charts import in_plane, label_of
+from ppvae.report.checks import checked
 from ppvae.report.findings import ACTIVE, FINE, find
 from ppvae.report.images import as_images, grid, picture_of
 from ppvae.report.page import number
+from ppvae.report.pictures import pictures_of
 from ppvae.report.theme import DARK, LIGHT
 from ppvae.runs import Recipe, Run, load_run, train
 from ppvae.runs.evaluation import Method, evaluate
@@ -211,15 +218,112 @@ def test_data_that_are_no_pictures(tmp_path: Path) -> None:
         picture_of(torch.zeros(2, 3), run.data)
 
 
-def test_hostile_names_are_text(run: Run, tmp_path: Path) -> None:
-    from dataclasses import replace
+def hostile(place: str) -> str:
+    """What would be markup, an entity and the end of an attribute, were it not escaped."""
+    return f"{place}<script>alert(1)</script><b title='{place}'>&copy;\"'</b>"
 
-    name = "</script><script>alert(1)</script>"
-    loaded = load_run(run.folder.path)
-    strange = replace(loaded, data=replace(loaded.data, name=name), info={**loaded.info, "message": name})
-    text = write_report(strange, out=tmp_path / "r.html").read_text()
-    assert "<script>alert" not in text
-    assert name in Page(text).text
+
+def assert_only_text(text: str, plain: Page, places: Iterable[str]) -> None:
+    """What was put in these places is on the page, character for character, and made no element of it."""
+    page = Page(text)
+    told = "".join(page.words) + "".join(str(v) for _, attributes in page.elements for v in attributes.values())
+    missing = [place for place in places if hostile(place) not in told]
+    assert not missing
+    assert "©" not in told
+    assert [tag for tag, _ in page.elements].count("script") == len(plain.all("script"))
+    assert not any(str(attributes.get("title", "")) in places for attributes in page.all("b"))
+
+
+def test_hostile_names_are_text(run: Run) -> None:
+    """Names of the user's, of files and of machines, messages, captions: each is text wherever it stands."""
+    found = find(load_run(run.folder.path))
+    assert found.evaluation is not None
+    assert found.checks is not None
+    pictures = {**pictures_of(found), **checked(found)}
+    plain = Page(render(found, pictures))
+
+    evaluation = copy.deepcopy(found.evaluation)
+    evaluation["parameters"] = hostile("shown")
+    evaluation["data"] |= {"name": hostile("evaluated"), "part": hostile("part")}
+    for row in evaluation["estimates"]:
+        row |= {"label": hostile("label"), "side": hostile("side"), "command": hostile("command")}
+        row["messages"] = {hostile("message"): 3}
+    recipe = found.run.recipe.model_copy(
+        update={
+            "model": {**found.run.recipe.model, "name": hostile("model"), hostile("option"): hostile("value")},
+            "data": found.run.recipe.data.model_copy(update={"source": hostile("source")}),
+            "training": found.run.recipe.training.model_copy(
+                update={
+                    "optimizer": hostile("optimizer"),
+                    "elbo": {"name": hostile("elbo"), hostile("elbo option"): hostile("elbo value")},
+                }
+            ),
+        }
+    )
+    info = {
+        **found.run.info,
+        **{key: hostile(key) for key in ("message", "started", "machine", "threads", "steps")},
+        "versions": {hostile("package"): hostile("version")},
+        "data": {hostile("digested"): "0" * 64},
+    }
+    check = next(iter(found.checks.values()))
+    checks = replace(
+        found.checks,
+        checks={hostile("check"): replace(check, name=hostile("check"), replicated=check.replicated + 1e6)},
+        notes=(hostile("Note of a check"),),
+    )
+    strange = replace(
+        found,
+        run=replace(
+            found.run,
+            recipe=recipe,
+            info=info,
+            data=replace(found.run.data, name=hostile("data")),
+            parameters=hostile("parameters"),
+        ),
+        evaluation=evaluation,
+        checks=checks,
+        notes=(hostile("note"),),
+    )
+    words = ("title", "alt", "caption")
+    drawn = {
+        name: replace(picture, **{key: hostile(f"{key} of {name}") for key in words})
+        for name, picture in pictures.items()
+    }
+    places = [f"{key} of {name}" for name in drawn for key in words]
+    places += [
+        "shown",
+        "evaluated",
+        "part",
+        "label",
+        "side",
+        "command",
+        "message",
+        "model",
+        "option",
+        "value",
+        "source",
+    ]
+    places += ["optimizer", "elbo", "elbo option", "elbo value", "started", "machine", "threads", "steps", "package"]
+    places += ["version", "digested", "check", "Note of a check", "data", "parameters", "note"]
+    assert_only_text(render(strange, drawn), plain, places)
+
+
+def test_hostile_folders_are_text(run: Run, tmp_path: Path) -> None:
+    """The same for what a folder may be called, on the page of a run and side by side."""
+    folders = [tmp_path / f"{place}<img src=x onerror=alert(1)>&copy;'" for place in ("one", "other")]
+    for folder in folders:
+        shutil.copytree(run.folder.path, folder)
+    runs = [load_run(folder) for folder in folders]
+    runs[1] = replace(runs[1], recipe=runs[1].recipe.model_copy(update={"device": hostile("device")}))
+    text = write_comparison(runs, out=tmp_path / "c.html").read_text()
+    found = find(runs[0])
+    for page in (Page(text), Page(render(found, {}))):
+        told = "".join(page.words) + "".join(str(v) for _, attributes in page.elements for v in attributes.values())
+        assert folders[0].name in told or repr(folders[0].name)[1:-1] in told
+        assert "©" not in told
+        assert not any("onerror" in attributes for _, attributes in page.elements)
+    assert hostile("device") in "".join(Page(text).words)
 
 
 def test_several_runs_side_by_side(run: Run, tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ class DoublyReparameterizedELBO(ELBO):
       \nabla_\theta \mathcal{L}_K = \sum_k \tilde w_k \nabla_\theta \log p_\theta(x, z_k),\qquad
       \tilde w_k = \frac{w_k}{\sum_j w_j}$$
 
-    The value is that of :class:`ImportanceWeightedELBO`, draw for draw; the guide's signal-to-noise ratio does not
-    fall with K. K = 1 is :class:`StickingTheLandingELBO`.
+    Under a KL weight $\beta$ only that part of the score is reparameterised once more which stands in $\log w_k$, and
+    $\tilde w_k^2$ becomes $(1 - \beta) \tilde w_k + \beta \tilde w_k^2$. The value is that of
+    :class:`ImportanceWeightedELBO`, draw for draw; the guide's signal-to-noise ratio does not fall with K. K = 1 is
+    :class:`StickingTheLandingELBO`.
 
     Args:
         num_particles: K, draws per datum.
@@ -47,8 +49,8 @@ class DoublyReparameterizedELBO(ELBO):
         # As in sticking the landing: what is left of log q's gradient goes through the draws.
         p = Particles(joint, log_q - (score - score.detach()), global_log_q)
         objective = p.tempered(kl_weight)
-        normalized = objective.detach().softmax(0)
-        weights.append(normalized)
+        normalized = objective.detach().softmax(0)  # once more on the way back: one is in the objective's own gradient
+        weights.append(1 - kl_weight + kl_weight * normalized)
         global_ = joint.global_.mean(0)
         return BoundTerms(
             local=log_mean_exp(p.log_w),

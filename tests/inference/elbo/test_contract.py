@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from contracts.elbo import ELBOContract
 from contracts.elbo_oracles import mean, power_mean
 from torch import nn
 
+from ppvae.core import PairError
 from ppvae.inference import elbo
 
 
@@ -76,6 +78,10 @@ class TestWake(ELBOContract):
 class TestWakeAndSleep(ELBOContract):
     def make(self) -> elbo.ELBO:
         return elbo.ReweightedWakeSleep(2, sleep=0.5)
+
+    def test_an_observation_outside_the_plate_counts_once(self) -> None:
+        with pytest.raises(PairError, match="dreams of observed site 'y'"):  # the batch does not hold it
+            super().test_an_observation_outside_the_plate_counts_once()
 
 
 class TestScoreFunction(ELBOContract):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -12,7 +13,7 @@ import torch
 from contracts.elbo_oracles import ReplayPair, binary_vae, linear_vae, log_evidence, some_data
 from torch import Tensor, nn
 
-from ppvae.core import ModelGuidePair, PairError, PpvaeError
+from ppvae.core import ModelGuidePair, PairError, PpvaeError, draw
 from ppvae.distributions import DiagonalNormal
 from ppvae.inference import elbo
 from ppvae.inference.elbo.vimco import _learning_signal
@@ -174,6 +175,74 @@ def test_a_bound_joint_over_the_batch_is_refused(float64: torch.dtype) -> None:
         elbo.ImportanceWeightedELBO(5).check(pair, torch.randn(4))
     with pytest.raises(PairError, match=r"'w' is global \(outside the plate 'data'\)"):
         elbo.DoublyReparameterizedELBO(5).check(ReplayPair(with_global=True), torch.randn(4, 2))
+
+
+class GlobalObservation(ModelGuidePair):
+    """A global latent, seen outside the data plate as well as inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(0.4, dtype=torch.float64))
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros_like(self.loc), 1.0))
+        pyro.sample("y", dist.Normal(w, 0.8), obs=torch.full_like(w, 1.3))
+        with self.data_plate(x, num_data):
+            pyro.sample("x", dist.Normal(w, 0.9), obs=x)
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        pyro.sample("w", dist.Normal(self.loc, 0.5))
+
+
+@pytest.mark.parametrize("kl_weight", [1.0, 0.5])
+def test_observations_outside_the_plate(kl_weight: float) -> None:
+    """They belong to the global part, which the weight of the KL leaves alone."""
+    pair, x = GlobalObservation(), torch.tensor([0.2, -0.7, 1.1], dtype=torch.float64)
+    torch.manual_seed(2)
+    w = draw(pair, x, 5).latents["w"].detach()
+    log_y = torch.distributions.Normal(w, 0.8).log_prob(torch.tensor(1.3, dtype=torch.float64)).mean()
+    kl = 0.5 * (0.4**2 + 0.5**2 - 1) - math.log(0.5)
+    torch.manual_seed(2)
+    terms = elbo.TraceMeanFieldELBO(num_particles=5).terms(pair, x, 30, kl_weight=kl_weight)
+    torch.testing.assert_close(terms.global_.detach(), log_y - kl)
+    torch.testing.assert_close(terms.objective_global.detach(), log_y - kl_weight * kl)
+    seen = torch.distributions.Normal(w[:, None], 0.9).log_prob(x).mean(0)
+    torch.testing.assert_close(terms.local.detach(), seen)
+    torch.testing.assert_close(terms.reconstruction.detach(), seen)
+
+
+def test_the_path_derivative_of_a_global_latent() -> None:
+    """Sticking the landing leaves the score of global latents out as well."""
+    pair, x = GlobalObservation(), torch.tensor([0.2, -0.7, 1.1], dtype=torch.float64)
+    torch.manual_seed(2)
+    w = draw(pair, x, 5).latents["w"].detach()
+    torch.manual_seed(2)
+    objective = elbo.StickingTheLandingELBO(num_particles=5).terms(pair, x, 30).objective_global
+    (found,) = torch.autograd.grad(objective, [pair.loc])
+    torch.testing.assert_close(found, (-w + (1.3 - w) / 0.8**2 + (w - 0.4) / 0.5**2).mean())
+
+
+@pytest.mark.parametrize("baseline", ["none", "leave-one-out"])
+def test_the_score_of_a_global_latent(baseline: Any) -> None:
+    """It meets its own log weight in the global part, and that of every datum in the local one."""
+    pair, x = GlobalObservation(), torch.tensor([0.2, -0.7, 1.1], dtype=torch.float64)
+    torch.manual_seed(2)
+    w = draw(pair, x, 5).latents["w"].detach()
+
+    def normal(value: Tensor, loc: Tensor | float, scale: float) -> Tensor:
+        return -0.5 * ((value - loc) / scale).square() - math.log(scale) - 0.5 * math.log(2 * math.pi)
+
+    own = normal(w, 0.0, 1.0) + normal(torch.full_like(w, 1.3), w, 0.8) - normal(w, 0.4, 0.5)
+    of_data = normal(x, w[:, None], 0.9)
+    if baseline == "leave-one-out":
+        own, of_data = own - (own.sum() - own) / 4, of_data - (of_data.sum(0) - of_data) / 4
+    score = (w - 0.4) / 0.5**2
+    torch.manual_seed(2)
+    terms = elbo.ScoreFunctionELBO(num_particles=5, baseline=baseline).terms(pair, x, 30)
+    (found,) = torch.autograd.grad(terms.objective_global, [pair.loc], retain_graph=True)
+    torch.testing.assert_close(found, (score * own).mean())
+    (found,) = torch.autograd.grad(terms.objective_local.sum(), [pair.loc])
+    torch.testing.assert_close(found, (score[:, None] * of_data).mean(0).sum())
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------
