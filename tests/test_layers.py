@@ -61,8 +61,8 @@ HELP_PATH = {"typer", "click", "rich"}
 
 PICKLES = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib"}
 
-# The only files that walk a Pyro trace.
-TRACE_WALKERS = {"ppvae/core/density.py", "ppvae/models/bayesian.py"}
+# The only files that walk a Pyro trace, or answer its statements.
+TRACE_WALKERS = {"ppvae/core/density.py", "ppvae/core/parameters.py", "ppvae/models/bayesian.py"}
 
 
 # --- reading the source ---------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """What a pair is, its densities, how a pure function is compiled, what is checked."""
 
 from .checks import check_pair
-from .density import draw, local_parameters, log_guide, log_joint, site_terms, structure
+from .density import draw, log_guide, log_joint, site_terms, structure
 from .errors import DataError, FitError, PairError, PpvaeError, RunError
 from .pair import Data, ModelGuidePair, batch_size
+from .parameters import local_parameters
 from .roles import Role, parameter_roles
 from .simulation import predict, simulate, simulate_given
 from .structure import SiteInfo, Structure

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .density import Latents, _flatten, _lane_groups, _run, local_parameters, structure
+from .density import Latents, _flatten, _lane_groups, _run, structure
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair
+from .parameters import local_parameters
 from .structure import SiteInfo, Structure, sample_shape, to_canonical, to_pyro
 from .terms import Simulation, sum_log_probs
 

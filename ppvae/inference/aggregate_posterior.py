@@ -12,9 +12,9 @@ from torch import Tensor
 from .asking import one_of, positive
 from .placement import Compile
 from .replicates import Parts, Replicator
-from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PairError, draw, simulate
 from ..core.errors import try_one_of
+from ..core.modes import in_evaluation_mode
 
 _ENOUGH = 20_000
 _MOST = 20

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .seeds import chunk_seed
-from ..core.conditioning import Rewired, held
 from ..core import (
     Data,
     ModelGuidePair,
@@ -23,6 +22,7 @@ from ..core import (
     structure,
 )
 from ..core.compile import bind, capture, state_of
+from ..core.conditioning import Rewired, held
 from ..core.errors import did_you_mean, try_one_of
 from ..core.structure import to_pyro
 from ..data import Dataset, as_dataset, chunks

@@ -13,11 +13,10 @@ from tqdm import tqdm
 from .elbo import ELBO, TraceMeanFieldELBO
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .seeds import chunk_seed
-from ..core.modes import evaluation_mode, in_evaluation_mode
 from ..core import Data, ModelGuidePair, PpvaeError, check_pair, structure
 from ..core.compile import Mode, bind, capture, state_of
+from ..core.modes import evaluation_mode, in_evaluation_mode
 from ..data import Dataset, as_dataset, chunks
-
 
 _REPEATS, _REPEATS_OF_WEIGHTS = 2, 10
 
@@ -77,8 +76,8 @@ class BoundEvaluator:
     def __call__(self, data: Dataset, seed: int, progress: bool = False, num_repeats: int = 1) -> BoundEstimate:
         r"""The mean of so many evaluations of the same data; one seed gives one set of draws.
 
-        With $s_b^2$ the variance of datum b's bound over R repeats, $\mathrm{se}^2 = \frac{1}{N^2} \sum_b s_b^2 / R$. Where
-        the data share draws of global latents, it is that of the means of the repeats.
+        With $s_b^2$ the variance of datum b's bound over R repeats, $\mathrm{se}^2 = \frac{1}{N^2} \sum_b s_b^2 / R$.
+        Where the data share draws of global latents, it is that of the means of the repeats.
         """
         data = data.drawn(seed, dtype=dtype_of(self.pair))
         found = [self._once(data, chunk_seed(seed, repeat), progress) for repeat in range(num_repeats)]

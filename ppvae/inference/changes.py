@@ -78,8 +78,8 @@ class Changes:
     def _run_eagerly(self, reason: str, name: str) -> None:
         last = name.rpartition(".")[2] if name.replace(".", "").isidentifier() else "beta"
         _log.warning(
-            "%s: this run goes on eagerly, more slowly. A value that follows a schedule belongs in a buffer, which is an "
-            "input of the recorded step: self.register_buffer(%r, torch.tensor(...)) and pair.%s.fill_(...)",
+            "%s: this run goes on eagerly, more slowly. A value that follows a schedule belongs in a buffer, which is "
+            "an input of the recorded step: self.register_buffer(%r, torch.tensor(...)) and pair.%s.fill_(...)",
             reason,
             last,
             last,

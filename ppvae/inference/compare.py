@@ -20,9 +20,9 @@ from .gradient_noise import GradientNoise
 from .objective import Objective
 from .placement import Compile, choose_mode, dtype_of
 from .step_cost import peak_memory
-from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, parameter_roles, structure
 from ..core.errors import did_you_mean, try_one_of
+from ..core.modes import in_evaluation_mode
 from ..data import as_dataset
 
 Estimators = Mapping[str, pyro.infer.elbo.ELBO] | Sequence[pyro.infer.elbo.ELBO]

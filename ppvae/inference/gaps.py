@@ -16,9 +16,9 @@ from .evidence.run import Run, pick, to
 from .evidence.sampled import collect
 from .placement import Compile
 from .seeds import chunk_seed
-from ..core.modes import in_evaluation_mode
 from ..core import Data, DataError, ModelGuidePair, PpvaeError, batch_size, draw, log_joint
 from ..core.errors import try_one_of
+from ..core.modes import in_evaluation_mode
 from ..data import chunks
 
 Family = Literal["diagonal", "full"]

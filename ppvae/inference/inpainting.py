@@ -14,8 +14,6 @@ from .asking import Work, observed_site
 from .joint import require_mean, require_simulable
 from .placement import Compile, choose_mode
 from .seeds import chunk_seed
-from ..core.conditioning import Rewired
-from ..core.modes import in_evaluation_mode
 from ..core import (
     DataError,
     ModelGuidePair,
@@ -27,6 +25,8 @@ from ..core import (
     structure,
 )
 from ..core.compile import bind, capture
+from ..core.conditioning import Rewired
+from ..core.modes import in_evaluation_mode
 from ..data import Dataset, chunks
 
 

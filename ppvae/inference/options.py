@@ -82,7 +82,7 @@ def rows_per_step(batch_size: int | None, num_data: int) -> int | None:
 def make_optimizer(
     optimizer: str | MakeOptimizer | PyroOptim, learning_rate: float, parameters: Iterable[nn.Parameter]
 ) -> Optimizer:
-    """A PyTorch optimiser, by name ("adam", "adamw", "adagrad", "sgd"), from a function of the parameters, or as Pyro's.
+    """A PyTorch optimiser: by name ("adam", "adamw", "adagrad", "sgd"), from a function of the parameters, or Pyro's.
 
     Raises:
         PpvaeError: an unknown name, a learning rate that is not positive, a function that returns something else, or an
@@ -124,7 +124,9 @@ def _from_pyro(optimizer: PyroOptim, parameters: list[nn.Parameter]) -> Optimize
             + try_one_of("fit(..., clip_norm=...), the norm of the whole gradient per datum")
         )
     if name in ("SGD", "ASGD", "ClippedAdam"):
-        _log.warning("gradients are per datum here, N times smaller than Pyro's: so is what the options of %s mean", name)
+        _log.warning(
+            "gradients are per datum here, N times smaller than Pyro's: so is what the options of %s mean", name
+        )
     make: Any = optimizer.pt_optim_constructor
     made: Optimizer = make(parameters, **optimizer.pt_optim_args)
     return made

@@ -18,8 +18,8 @@ from .quantities import Quantity, default_quantities, evaluate_quantities
 from .replicates import Parts, Replicator
 from ..core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_joint, predict, simulate, structure
 from ..core.conditioning import Rewired
-from ..core.modes import in_evaluation_mode
 from ..core.errors import did_you_mean
+from ..core.modes import in_evaluation_mode
 from ..core.structure import to_pyro
 
 Source = Literal["prior", "posterior"]
@@ -166,8 +166,8 @@ def posterior_checks(
     around one half (Meng 1994; Gelman et al. 2013, *Bayesian Data Analysis*, chapter 6). Near 0 or 1 it tells of a
     misfit; near one half it tells little.
 
-    With several observed sites, those of a replicate are drawn together under "prior"; under "posterior" the other sites
-    keep the datum's values.
+    With several observed sites, those of a replicate are drawn together under "prior"; under "posterior" the other
+    sites keep the datum's values.
 
     Weights with a posterior are drawn anew for every replicate, so their uncertainty is part of its spread. Values that
     the model masks are compared like all others: leave their rows out of the data.

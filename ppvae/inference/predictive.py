@@ -12,7 +12,6 @@ from .asking import GuideMean, Work, observed_site, one_of, positive, rows_like
 from .inpainting import inpaint
 from .joint import require_mean, require_simulable
 from .placement import Compile, choose_device, dtype_of
-from ..core.modes import in_evaluation_mode
 from .predict_given import predict_given
 from ..core import (
     Data,
@@ -24,6 +23,7 @@ from ..core import (
     structure,
 )
 from ..core.errors import try_one_of
+from ..core.modes import in_evaluation_mode
 
 Kind = Literal["mean", "sample"]
 

@@ -35,8 +35,8 @@ def checked(
         what to validate on: not what came with the data set, where the pair has parameters for each training datum.
 
     Raises:
-        PairError: the pair breaks its contract or does not fit the data; or it has parameters for every datum, and is to be
-            trained on minibatches or validated on other data.
+        PairError: the pair breaks its contract or does not fit the data; or it has parameters for every datum, and is
+            to be trained on minibatches or validated on other data.
     """
     dtype = dtype_of(pair)
     _check_parts(pair, example, dataset)
@@ -116,9 +116,9 @@ def _check_parts(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
         name = parameter_for_each(pair, batch_size(example), len(dataset))
         pair.disown(frozenset(pair.adopted_names()) - adopted)
         raise PairError(
-            f"the pair has parameters for every datum{f', {name!r} for instance' if name else ''}: on a part of a batch "
-            f"it cannot be run ({reason}), and minibatches of {batch_size(example)} out of {len(dataset)} data would "
-            "all train the same ones"
+            f"the pair has parameters for every datum{f', {name!r} for instance' if name else ''}: on a part of a "
+            f"batch it cannot be run ({reason}), and minibatches of {batch_size(example)} out of {len(dataset)} data "
+            f"would all train the same ones"
             + try_one_of(
                 "batch_size=None, all data at every step",
                 "a guide that computes its parameters from x by a network (an encoder)",
@@ -134,5 +134,3 @@ def _check_values(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
         return
     for rows in torch.arange(len(dataset), device=dataset.device).split(VALIDATION_CHUNK):
         supports.check(like_pair(dataset.batch(rows, dtype=dtype_of(pair)), dtype_of(pair)), int(rows[0]))
-
-

@@ -14,11 +14,10 @@ from .asking import one_of
 from .evidence.run import pick
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .seeds import chunk_seed, seed_of
-from ..core.conditioning import Rewired
 from ..core import Data, ModelGuidePair, PairError, check_pair, draw, structure
 from ..core.compile import bind, capture, state_of
+from ..core.conditioning import Rewired
 from ..core.density import observed_support
-from ..core.errors import did_you_mean, try_one_of
 from ..core.structure import SiteInfo, to_canonical
 from ..data import as_dataset, chunks
 
@@ -62,7 +61,9 @@ class Replicator:
     def draw_weights(self) -> Parts:
         """Put other weights, drawn from the guide, in their place."""
         if self.names:
-            latents = draw(self.original, pick(self.x, torch.zeros(1, dtype=torch.int64, device=self.device)), 1).latents
+            latents = draw(
+                self.original, pick(self.x, torch.zeros(1, dtype=torch.int64, device=self.device)), 1
+            ).latents
             self.weights.update({name: latents[name][0] for name in self.names})
         return {name: self.weights[name] for name in self.names}
 

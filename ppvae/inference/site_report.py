@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .placement import dtype_of
-from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PpvaeError, check_pair, draw, log_joint, site_terms, structure
+from ..core.modes import in_evaluation_mode
 from ..data import as_dataset
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2015, section 5

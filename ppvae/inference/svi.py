@@ -20,7 +20,15 @@ from .changes import Changes
 from .elbo import ELBO, TraceMeanFieldELBO
 from .interrupt import BetweenSteps
 from .objective import METRICS, Objective, diagnose
-from .options import DEFAULT_BATCH_SIZE, EarlyStopping, KLWarmup, MakeOptimizer, MakeSchedule, make_optimizer, rows_per_step
+from .options import (
+    DEFAULT_BATCH_SIZE,
+    EarlyStopping,
+    KLWarmup,
+    MakeOptimizer,
+    MakeSchedule,
+    make_optimizer,
+    rows_per_step,
+)
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .readiness import VALIDATION_CHUNK, checked
 from .training import AnyCallback, Callback, Fit, Outcome, Row, TrainingState, as_callback
@@ -28,6 +36,7 @@ from ..core import FitError, ModelGuidePair, parameter_roles
 from ..core.errors import try_one_of
 from ..core.modes import evaluation_mode
 from ..data import Dataset, Minibatches, as_dataset
+
 
 def fit(
     pair: ModelGuidePair,

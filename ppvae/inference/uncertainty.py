@@ -14,11 +14,11 @@ from .asking import one_of
 from .evidence.over_weights import weight_draws
 from .placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from .seeds import chunk_seed
-from ..core.conditioning import Rewired
-from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
 from ..core.compile import bind, capture, state_of
-from ..core.errors import did_you_mean, try_one_of
+from ..core.conditioning import Rewired
+from ..core.errors import try_one_of
+from ..core.modes import in_evaluation_mode
 from ..data import as_dataset, chunks
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .placement import dtype_of, like_pair
-from ..core.conditioning import Rewired, held
-from ..core.modes import in_evaluation_mode
 from ..core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
+from ..core.conditioning import Rewired, held
 from ..core.errors import try_one_of
+from ..core.modes import in_evaluation_mode
 from ..core.structure import to_pyro
 from ..data import as_dataset
 

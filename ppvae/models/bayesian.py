@@ -129,8 +129,8 @@ class BayesianPair(ModelGuidePair):
         """
         if self.weight_noise != "shared" and not getattr(estimator, "serves_noise_per_datum", False):
             raise PairError(
-                f"{type(estimator).__name__} needs log q(w) at the weights that the likelihood used, but under weight_noise="
-                f"{self.weight_noise!r} every datum has noise of its own and no such weight is ever drawn"
+                f"{type(estimator).__name__} needs log q(w) at the weights that the likelihood used, but under "
+                f"weight_noise={self.weight_noise!r} every datum has noise of its own and no such weight is ever drawn"
                 + try_one_of(
                     "elbo.TraceMeanFieldELBO(), whose KL of the weights is global and needs no draw",
                     'bayesianise(..., weight_noise="shared")',

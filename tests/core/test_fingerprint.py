@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ppvae.core import ModelGuidePair, check_pair, draw, log_joint, structure
 from ppvae.core.compile import bind, state_of
+from ppvae.core.conditioning import Rewired, prior_as_guide
 from ppvae.core.fingerprint import changed, fingerprint
 from ppvae.inference import log_evidence
 from ppvae.inference.evidence import PriorSampling
-from ppvae.core.conditioning import Rewired, prior_as_guide
 from ppvae.models import bayesianise, bernoulli_vae
 
 FACTOR = 1.0

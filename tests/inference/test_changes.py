@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pyro
@@ -22,7 +23,7 @@ SHIFT = 0.0
 
 
 class Shifted(ModelGuidePair):
-    """x ~ N(z + a + beta, 1) with z ~ N(0, 1), and its exact guide at a + beta: the bound is log p(x), without noise."""
+    """x ~ N(z + a + beta, 1) with z ~ N(0, 1), and its exact guide at a + beta: the bound is log p(x) itself."""
 
     def __init__(self, beta: Any = 0.0) -> None:
         super().__init__()
@@ -58,7 +59,9 @@ def exact(at: float) -> float:
     return float(log_p(data(), at).mean())
 
 
-def train(pair: ModelGuidePair, change: Callable[[Any, int], None], mode: str, **options: Any) -> list[dict[str, float]]:
+def train(
+    pair: ModelGuidePair, change: Callable[[Any, int], None], mode: str, **options: Any
+) -> list[dict[str, float]]:
     """Steps of vanishing size over all data, with a change after each epoch."""
     given: dict[str, Any] = {"num_epochs": 4, "batch_size": None, "learning_rate": 1e-12, "validation": data()}
     given |= {"elbo": elbo.TraceELBO(), "compile": mode, "callbacks": [lambda s: change(s.pair, s.epoch)]}
@@ -141,7 +144,10 @@ def test_a_buffer_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        (lambda pair, epoch: setattr(pair, "a", nn.Parameter(torch.zeros((), dtype=torch.float64))), "'a' was replaced"),
+        (
+            lambda pair, epoch: setattr(pair, "a", nn.Parameter(torch.zeros((), dtype=torch.float64))),
+            "'a' was replaced",
+        ),
         (lambda pair, epoch: setattr(pair, "b", nn.Parameter(torch.zeros(()))), "'b' is new"),
     ],
 )
@@ -186,7 +192,7 @@ def test_a_program_that_changes_itself_is_run_at_every_step(mode: str, caplog: p
     pair, calls = Counting(), []
     with caplog.at_level(logging.WARNING, logger="ppvae.fit"):
         rows = train(pair, lambda pair, epoch: calls.append(pair.calls), mode, validation=None)
-    assert [b - a for a, b in zip(calls, calls[1:], strict=False)] == [1, 1, 1]
+    assert [b - a for a, b in pairwise(calls)] == [1, 1, 1]
     for row, count in zip(rows, calls, strict=True):
         assert row["elbo_train"] == pytest.approx(exact(0.25 * count), abs=1e-9)
     if mode == "graph":
@@ -209,7 +215,7 @@ def test_a_closure_that_changes_itself(caplog: pytest.LogCaptureFixture) -> None
     seen: list[int] = []
     with caplog.at_level(logging.WARNING, logger="ppvae.fit"):
         train(wrapped, lambda _, epoch: seen.append(count), "graph", validation=None)
-    assert [b - a for a, b in zip(seen, seen[1:], strict=False)] == [1, 1, 1]
+    assert [b - a for a, b in pairwise(seen)] == [1, 1, 1]
     assert "change 'count in guide' when they are run" in caplog.text
 
 

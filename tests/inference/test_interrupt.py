@@ -80,7 +80,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 def test_a_second_one_does_not_wait() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), BetweenSteps() as between, between.step():
+    with pytest.raises(KeyboardInterrupt), BetweenSteps() as between, between.step():  # noqa: PT012
         ctrl_c()
         done.append(1)
         ctrl_c()
@@ -118,7 +118,7 @@ def test_beside_the_main_thread_there_is_no_handler() -> None:
 
 
 def test_an_error_inside_a_step_is_the_error() -> None:
-    with pytest.raises(ZeroDivisionError), BetweenSteps() as between, between.step():
+    with pytest.raises(ZeroDivisionError), BetweenSteps() as between, between.step():  # noqa: PT012
         ctrl_c()
         raise ZeroDivisionError
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -80,15 +80,15 @@ def test_draws_are_joint_and_never_see_the_values_of_like() -> None:
 
 
 def test_a_mean_that_depends_on_another_site_is_refused_or_given_it() -> None:
+    z = torch.tensor([0.0, 1.0, 2.0])
     for ask in (lambda: generate(Chain(), 5, like=LIKE, site="b"), lambda: decode(Chain(), z, like=LIKE, site="b")):
-        z = torch.tensor([0.0, 1.0, 2.0])
         with pytest.raises(PairError, match="site 'b' depends on another observed site, of 'a'"):
             ask()
     a = torch.tensor([3.0, 4.0, 5.0])
     assert torch.allclose(decode(Chain(), z, like=LIKE, given={"a": a}, site="b"), 2 * a + z)
     assert torch.allclose(decode(Chain(), z, like=LIKE, site="a"), z)  # a depends on nothing but z
     assert torch.allclose(decode(Apart(), z, like=LIKE, site="b"), z)
-    with pytest.raises(PairError, match="given: no observed site 'c': .*Known: a, b"):
+    with pytest.raises(PairError, match=r"given: no observed site 'c': .*Known: a, b"):
         decode(Chain(), z, like=LIKE, given={"c": a}, site="b")
     # Of real data the other site keeps the datum's value: 2 * 50 + 25.
     assert torch.allclose(reconstruct(Chain(), LIKE, site="b"), torch.full((4,), 125.0))

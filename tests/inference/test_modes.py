@@ -152,7 +152,7 @@ def test_monte_carlo_em_draws_without_dropouts_noise() -> None:
 
 def test_modes_are_restored_after_an_error_and_for_each_module() -> None:
     net = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()).eval())
-    with pytest.raises(ZeroDivisionError), evaluation_mode(net):
+    with pytest.raises(ZeroDivisionError), evaluation_mode(net):  # noqa: PT012
         assert not any(part.training for part in net.modules())
         _ = 1 / 0
     assert [part.training for part in net.modules()] == [True, True, False, False]
@@ -190,7 +190,6 @@ class Normed(ModelGuidePair):
 
 def test_the_command_line_evaluates_in_evaluation_mode(tmp_path: Path) -> None:
     """Of one run, chunks of other sizes: the numbers of every datum are those of the datum."""
-    from ppvae.runs import load_run, member_of
 
     file = tmp_path / "mine.py"
     file.write_text(PAIR)

@@ -72,7 +72,11 @@ def test_the_site_that_is_not_finite_is_named() -> None:
         ({"optimizer": "adm"}, PpvaeError, "did you mean 'adam'"),
         ({"optimizer": lambda p: 3}, PpvaeError, "expected a torch.optim.Optimizer, found int"),
         ({"optimizer": pyro.optim.Adam(lambda name: {"lr": 1e-3})}, PpvaeError, "a function of the parameter's name"),
-        ({"optimizer": pyro.optim.Adam({"lr": 1e-3}, {"clip_norm": 1.0})}, PpvaeError, "clip_args clips the gradient of every"),
+        (
+            {"optimizer": pyro.optim.Adam({"lr": 1e-3}, {"clip_norm": 1.0})},
+            PpvaeError,
+            "clip_args clips the gradient of every",
+        ),
         (
             {"optimizer": pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9})},
             PpvaeError,
@@ -200,4 +204,14 @@ def test_the_default_batch_takes_all_of_few_data() -> None:
     assert [row["step"] for row in found.history] == [1, 2]
     assert found.state.batches.batch_size is None
     assert fit(small(), binary(100), num_epochs=1, progress=False).state.batches.batch_size == 100
-    assert len(fit_mcem(gaussian_vae(3, latent_dim=1, hidden=(3,), mean="identity"), torch.randn(60, 3), num_epochs=1, progress=False)[0]) == 1
+    assert (
+        len(
+            fit_mcem(
+                gaussian_vae(3, latent_dim=1, hidden=(3,), mean="identity"),
+                torch.randn(60, 3),
+                num_epochs=1,
+                progress=False,
+            )[0]
+        )
+        == 1
+    )

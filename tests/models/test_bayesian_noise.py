@@ -173,9 +173,7 @@ def variance_by_hand(bayes: BayesianPair, x: dict[str, Tensor]) -> float:
     return float(0.5 * (c @ c).trace() + error @ c @ error)
 
 
-@pytest.mark.parametrize(
-    ("scheme", "layer"), [*((scheme, "linear") for scheme in SCHEMES), ("flipout", "convolution")]
-)
+@pytest.mark.parametrize(("scheme", "layer"), [*((scheme, "linear") for scheme in SCHEMES), ("flipout", "convolution")])
 def test_particles_are_independent(scheme: str, layer: str) -> None:
     """Given the guide: no covariance across particles, so that the variance of a mean over K falls as 1 / K."""
     particles, repeats = 8, 500

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, Structure, scaled_total, structure
-from ...core.modes import in_evaluation_mode
 from ...core.errors import try_one_of
+from ...core.modes import in_evaluation_mode
 
 
 class BoundTerms(NamedTuple):
@@ -109,14 +109,14 @@ class ELBO(pyro.infer.elbo.ELBO):
         """Refuse a pair that this estimator cannot serve.
 
         Raises:
-            PairError: a guide that is not reparameterised, global latents under weights per datum, noise per datum under
-                an estimator that needs log q(w), a KL without a closed form in strict mode, an auxiliary site where
-                log q is needed at given draws; names the site and what would do.
+            PairError: a guide that is not reparameterised, global latents under weights per datum, noise per datum
+                under an estimator that needs log q(w), a KL without a closed form in strict mode, an auxiliary site
+                where log q is needed at given draws; names the site and what would do.
         """
         pair.accept(self)
         if self.needs_rsample:
             shape = structure(pair, x)
-            # These need log q at given draws wherever some site has pathwise gradients: an auxiliary site rules that out.
+            # These need log q at given draws wherever some site has pathwise gradients, which an auxiliary site rules out.
             auxiliary = any(info.kind == "auxiliary" for info in shape.guide)
             auxiliary = auxiliary and any(info.has_rsample for info in shape.guide_latents)
             shape.require_reparameterized(
@@ -139,7 +139,7 @@ class ELBO(pyro.infer.elbo.ELBO):
         for info in shape.scaled:
             if info.scope == "global":
                 raise PairError(
-                    f"global site {info.name!r} is weighted by the program (poutine.scale), which is no part of a density"
+                    f"global site {info.name!r} is weighted by the program (poutine.scale): no part of a density"
                     + try_one_of(
                         "leave poutine.scale out: the objective is per datum, and N / B is applied by the estimator",
                         "fit(kl_warmup=KLWarmup(...)), which weights the KL of all latents",
@@ -147,8 +147,8 @@ class ELBO(pyro.infer.elbo.ELBO):
                 )
             if not self.serves_scaled_sites:
                 raise PairError(
-                    f"site {info.name!r} is weighted by the program (poutine.scale), which {type(self).__name__} does not "
-                    "serve: the weight of its particles would be that of another density"
+                    f"site {info.name!r} is weighted by the program (poutine.scale), which {type(self).__name__} does "
+                    f"not serve: the weight of its particles would be that of another density"
                     + try_one_of(
                         "elbo.TraceELBO, elbo.TraceMeanFieldELBO or elbo.ImportanceWeightedELBO",
                         "fit(kl_warmup=KLWarmup(...)) instead of poutine.scale",

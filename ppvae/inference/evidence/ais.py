@@ -37,8 +37,8 @@ class AIS(EvidenceMethod):
     logarithm a lower bound in expectation.
 
     From the guide, a quarter as many chains walk from the prior as well. They do not enter the estimate
-    (``info["from_prior"]`` is theirs): where they see significantly more, the guide's chains have missed a mode, and the
-    outcome says so.
+    (``info["from_prior"]`` is theirs): where they see significantly more, the guide's chains have missed a mode, and
+    the outcome says so.
 
     Limitations: the standard error comes from C chains; where fewer than half of them carry the weight the outcome is
     "loose": use more temperatures. The cost is C (T + 1) (L + 1) gradients per datum, plus the pilot's, and a quarter.
@@ -119,10 +119,12 @@ class AIS(EvidenceMethod):
 def _above(log_weights: Tensor, estimate: Estimate) -> Tensor:
     """Where chains from the prior [C, B] see more than the estimate, and they are few: by Student's t, and Markov."""
     value, _, _ = log_mean(log_weights)
-    error = log_weights.double().std(0) / len(log_weights) ** 0.5  # of a mean of logs: below that of the log of the mean
+    # Of a mean of logs, which is below the error of the log of the mean.
+    error = log_weights.double().std(0) / len(log_weights) ** 0.5
     gain = value - estimate.log_evidence.double()
     there = estimate.standard_error.double().nan_to_num()
     critical = float(scipy.stats.t.ppf(_LEVEL, len(log_weights) - 1))
     low = gain > (critical * critical * error.square() + 9 * there.square()).sqrt() + 1e-6
     low |= gain > -math.log(1 - _LEVEL)
-    return low & torch.isfinite(value) & torch.isfinite(estimate.log_evidence)
+    usable: Tensor = torch.isfinite(value) & torch.isfinite(estimate.log_evidence)
+    return usable & low

@@ -28,8 +28,8 @@ class Auto(EvidenceMethod):
     the truth, "consistent". A datum that no stage can be trusted on keeps the estimate of the last that has one, with
     its outcome.
 
-    Limitations: what all its methods cannot see, it cannot see. A pair with discrete latents, or whose parameters belong
-    to each datum, has fewer stages.
+    Limitations: what all its methods cannot see, it cannot see. A pair with discrete latents, or whose parameters
+    belong to each datum, has fewer stages.
 
     Args:
         target_error: standard error, in nats, that is good enough.
@@ -63,7 +63,8 @@ class Auto(EvidenceMethod):
 
     def usable(self, run: Run) -> list[EvidenceMethod]:
         """The stages that this pair and the budget allow; the first always."""
-        found, spent = [], 0.0
+        found: list[EvidenceMethod] = []
+        spent = 0.0
         for method, cost in self._ladder:
             spent += cost
             if found and (self.budget is not None and spent > self.budget):
@@ -97,7 +98,7 @@ class Auto(EvidenceMethod):
                 some = torch.arange(batch, device=rows.device) if run.whole else _padded(rows, batch)
                 again = method.estimate(run, pick(x, some))
                 place = (some[:, None] == rows).int().argmax(0)
-                new = Estimate(*(value if isinstance(value, dict) else value[place] for value in again))
+                new = Estimate(again[0][place], again[1][place], again[2][place], again[3][place], again[4][place], {})
                 taken = self._better(new, best, rows)
                 stage[rows[taken]] = number
                 best = _updated(best, new, rows, taken)
@@ -128,5 +129,11 @@ def _updated(best: Estimate, new: Estimate, rows: Tensor, taken: Tensor) -> Esti
 
     info = {name: value.clone() for name, value in best.info.items()}
     info["bias"][rows[taken]] = torch.nan
-    names = ("log_evidence", "standard_error", "effective_sample_size", "pareto_k", "outcome")
-    return Estimate(*(put(name) for name in names), info)
+    return Estimate(
+        put("log_evidence"),
+        put("standard_error"),
+        put("effective_sample_size"),
+        put("pareto_k"),
+        put("outcome"),
+        info,
+    )

@@ -45,9 +45,9 @@ class HMCDensity(EvidenceMethod):
     It refuses a datum (NaN with an outcome) where Pareto k of the reciprocal weights is above 0.7, or where the density
     is not to be trusted in so many dimensions, unless ``trust`` is set.
 
-    Where q reaches beyond the draws, the average lacks what lies there, and neither its weights nor k can show it: draws
-    from q do, ``info["uncovered"]``. Every other chain starts at the prior, the others at the guide, and where they do
-    not come to agree (R-hat, ``info["rhat"]``) the outcome says so.
+    Where q reaches beyond the draws, the average lacks what lies there, and neither its weights nor k can show it:
+    draws from q do, ``info["uncovered"]``. Every other chain starts at the prior, the others at the guide, and where
+    they do not come to agree (R-hat, ``info["rhat"]``) the outcome says so.
 
     Limitations: it depends on chains that found all of the posterior. A mode that no chain visited goes unseen.
 

@@ -33,9 +33,9 @@ class ImportanceSampling(EvidenceMethod):
     $\hat p$ is unbiased, so $\log \hat p$ is a lower bound in expectation; at K = 1 it is the ELBO. With the
     exact posterior as guide it is log p(x) at any K, without error.
 
-    With ``defensive`` = a, that share of the draws comes from the prior, and all are weighted by the mixture (Hesterberg
-    1995; Owen & Zhou 2000): $p(x, z) / [(1 - a)\, q(z \mid x) + a\, p(z)]$. Weights are then bounded by p(x | z) / a,
-    and a mode that the guide misses is seen where the prior sees it. Still a lower bound.
+    With ``defensive`` = a, that share of the draws comes from the prior, and all are weighted by the mixture
+    (Hesterberg 1995; Owen & Zhou 2000): $p(x, z) / [(1 - a)\, q(z \mid x) + a\, p(z)]$. Weights are then bounded by
+    p(x | z) / a, and a mode that the guide misses is seen where the prior sees it. Still a lower bound.
 
     Where the guide misses a part of the posterior, so does every draw, and neither the standard error nor Pareto k
     can see it: hence 0.3 K further draws, from the prior and from the guide at twice its width, which enter the outcome
@@ -79,8 +79,8 @@ class ImportanceSampling(EvidenceMethod):
         )
         if self.defensive and not has_guide_density(run):
             raise PairError(
-                "ImportanceSampling(defensive=...) needs log q(z | x) at draws from the prior, which this guide does not "
-                "give (it has an auxiliary site)" + try_one_of("defensive=0.0", "PriorSampling()")
+                "ImportanceSampling(defensive=...) needs log q(z | x) at draws from the prior, which this guide does "
+                "not give (it has an auxiliary site)" + try_one_of("defensive=0.0", "PriorSampling()")
             )
 
     def memory(self, run: Run) -> Memory:

@@ -24,9 +24,9 @@ from .run import Run, model_ready, pick, to
 from .simulated import SimulatedData
 from ..placement import Compile, dtype_of
 from ..seeds import chunk_seed
-from ...core.modes import in_evaluation_mode
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size
 from ...core.errors import try_one_of
+from ...core.modes import in_evaluation_mode
 from ...data import chunks
 
 _log = logging.getLogger("ppvae.evidence")
@@ -65,8 +65,8 @@ def log_evidence(
       \qquad w_s \sim q(w):$$
 
     the posterior predictive density of data that q(w) was not fitted on. The logarithm of the average is a lower bound
-    in expectation where the method's own estimate is one, by Jensen's inequality (``info["uncorrected"]``); the estimate
-    corrects it to second order in 1 / S, and so is on neither side. For data that q(w) was
+    in expectation where the method's own estimate is one, by Jensen's inequality (``info["uncorrected"]``); the
+    estimate corrects it to second order in 1 / S, and so is on neither side. For data that q(w) was
     fitted on it is no evidence of the model, in which the weights are integrated out over their *prior*.
 
     Args:

@@ -51,8 +51,8 @@ _MESSAGES = {
     Outcome.DIVERGED: "no estimate: every chain diverged (smaller steps, longer warm-up, float64)",
     Outcome.NOT_CONVERGED: "the iteration had not settled when it was stopped (more iterations, more draws)",
     Outcome.DOUBTFUL: "Pareto k between 0.5 and 0.7: the variance may be infinite, and the standard error too small",
-    Outcome.LOOSE: "loose: a few of the weights carry the sum, or its mass lies where no draw came, so that the bound is "
-    "off to its own side by an unknown amount (AIS with more temperatures, a better guide, more draws)",
+    Outcome.LOOSE: "loose: a few of the weights carry the sum, or its mass lies where no draw came, so that the bound "
+    "is off to its own side by an unknown amount (AIS with more temperatures, a better guide, more draws)",
     Outcome.MISSED_MASS: "draws from the prior or from a wider guide found mass that the method's own draws did not: "
     "the estimate is low (AIS(start='prior'), ImportanceSampling(defensive=0.5), a guide with more modes)",
     Outcome.CHAINS_DISAGREE: "chains from the guide and chains from the prior ended in different places, as in modes "

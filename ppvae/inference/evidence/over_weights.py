@@ -58,9 +58,9 @@ def average(parts: Sequence[Evidence], info: Mapping[str, Any]) -> Evidence:
       v = \frac{\mathrm{var}_s\, \hat p_s}{(\tfrac{1}{S} \sum_s \hat p_s)^2}$$
 
     The logarithm of an average lies below that of the mean in expectation (Jensen), by v / 2S to second order: that is
-    added, where it is small enough to be believed. ``info["uncorrected"]`` is the first term alone, the lower bound. The
-    standard error is $\sqrt{v / S}$, in which the method's own error is contained, and never less than that, times the
-    ratio of Student's quantile with S - 1 degrees of freedom to the normal one (at 95 %). Of one draw the choice of
+    added, where it is small enough to be believed. ``info["uncorrected"]`` is the first term alone, the lower bound.
+    The standard error is $\sqrt{v / S}$, in which the method's own error is contained, and never less than that, times
+    the ratio of Student's quantile with S - 1 degrees of freedom to the normal one (at 95 %). Of one draw the choice of
     weights has an unknown error: NaN. All data share the draws, so the error of their mean comes from the spread of
     means. Where v / S exceeds a quarter the outcome says that the draws are too few.
 

@@ -95,7 +95,7 @@ class Posterior:
         return Draws(found.u.nan_to_num(0.0), found.stats["log_density"].nan_to_num(0.0), good, info)
 
     def _both_starts(self, x: Data, num_chains: int) -> Tensor:
-        """Every other chain starts at the prior, so that a mode which the guide misses shows as chains that disagree."""
+        """Every other chain starts at the prior: a mode that the guide misses shows as chains that disagree."""
         u, prior = self.start(x, num_chains), self.run.prior_pair
         if num_chains == 1:
             return u
@@ -159,8 +159,8 @@ def mixing(u: Tensor, log_density: Tensor) -> dict[str, Tensor]:
 
 
 def judge_mixing(outcome: Tensor, draws: Draws) -> Tensor:
-    """The outcome, and CHAINS_DISAGREE or TOO_FEW_DRAWS where it was OK but chains do not agree; of one chain nothing is
-    known."""
+    """The outcome, and CHAINS_DISAGREE or TOO_FEW_DRAWS where it was OK but chains do not agree; of one chain nothing
+    is known."""
     half = max(1, draws.u.shape[1] // 2)
     limit = max(_RHAT, math.sqrt(1 + 8 / half))  # of so few draws, R-hat is above one by chance
     ok = outcome == Outcome.OK

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .run import Run, model_ready, pick, take, to
+from .run import Run, model_ready, take, to
 from .simulated import SimulatedData
 from ..placement import Compile, choose_device, choose_mode, dtype_of
 from ..readiness import check_all
+from ...core import Data, ModelGuidePair
 from ...core.conditioning import held
-from ...core import Data, ModelGuidePair, batch_size, check_pair, structure
-from ...data import chunks
 
 
 def prepare(

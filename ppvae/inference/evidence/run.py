@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..placement import Compile
-from ...core.conditioning import prior_as_guide
 from ...core import Data, ModelGuidePair, batch_size, draw, log_joint, structure
 from ...core.compile import Mode, bind, capture, state_of
+from ...core.conditioning import prior_as_guide
 from ...data import Dataset, as_dataset
 from ...data.convert import require_finite
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .run import model_ready, pick, take, to
 from ..placement import dtype_of
-from ...core.conditioning import held
-from ...core.modes import in_evaluation_mode
 from ...core import Data, DataError, ModelGuidePair, batch_size, simulate, structure
+from ...core.conditioning import held
 from ...core.errors import try_one_of
+from ...core.modes import in_evaluation_mode
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,7 +86,8 @@ def gain_of_doubling(log_weights: Tensor) -> Tensor:
     if half == 0:
         return torch.full_like(log_weights[0], math.nan, dtype=torch.float64)
     halves = log_weights[: 2 * half].double().unflatten(0, (2, half)).logsumexp(1)  # [2, B]
-    return halves.logsumexp(0) - math.log(2) - halves.mean(0)
+    gain: Tensor = halves.logsumexp(0) - math.log(2) - halves.mean(0)
+    return gain
 
 
 def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,9 +11,9 @@ from .base import Evidence
 from .bridge import both_ways
 from .posterior import Draws
 from ..hmc.global_posterior import GlobalDraws, log_density_of_all
-from ...core.modes import in_evaluation_mode
 from ...core import ModelGuidePair, PpvaeError
 from ...core.errors import try_one_of
+from ...core.modes import in_evaluation_mode
 
 _AT_ONCE = 100  # proposals whose density is evaluated together
 

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from .diagnostics import ess, rhat
 from ..placement import Compile, choose_mode, dtype_of, like_pair
 from ..seeds import chunk_seed
-from ...core.modes import in_evaluation_mode
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, SiteInfo, batch_size, draw, log_joint, structure
 from ...core.compile import bind, capture, state_of
 from ...core.errors import try_one_of
+from ...core.modes import in_evaluation_mode
 from ...core.unconstrained import moving_support
 from ...data import as_dataset
 

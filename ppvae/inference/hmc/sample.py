@@ -28,11 +28,11 @@ from .target import (
 from ..placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from ..readiness import check_all
 from ..seeds import seed_of
-from ...core.modes import in_evaluation_mode
-from ...core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, structure, unconstrained
+from ...core import Data, ModelGuidePair, PpvaeError, batch_size, structure, unconstrained
 from ...core.compile import Mode, capture, state_of
 from ...core.conditioning import held
 from ...core.errors import try_one_of
+from ...core.modes import in_evaluation_mode
 from ...data import as_dataset, chunks
 
 MEMORY_BUDGET = 2**28
@@ -338,8 +338,8 @@ def _refuse_lanes(**given: object) -> None:
     for name, value in given.items():
         if value is not None:
             raise PpvaeError(
-                f'{name} is for sites="local", where every datum has chains of its own; sites="global" has one state of '
-                "all sites and is sampled by Pyro's NUTS"
+                f'{name} is for sites="local", where every datum has chains of its own; sites="global" has one state '
+                "of all sites and is sampled by Pyro's NUTS"
                 + try_one_of(f"leave {name} out", "sample_global_posterior, which has NUTS' and HMC's options")
             )
 

@@ -1,9 +1,9 @@
 r"""Under replayed noise, every estimator's objective and gradient are the hand-derived formulas, to 1e-10.
 
-With a KL weight $\beta$ the log weights are tempered: $\log w = \log p(x \mid z) + \beta (\log p(z) - \log q(z \mid x))$.
-Of each draw z = m + s * noise three vectors are written out by hand: the path derivative of log w, the guide's score,
-and the model's gradient of log p. An estimator is then a choice of weights for these three: a row of the table below.
-"""
+With a KL weight $\beta$ the log weights are tempered: $\log w = \log p(x \mid z) + \beta (\log p(z) - \log q(z \mid
+x))$. Of each draw z = m + s * noise three vectors are written out by hand: the path derivative of log w, the guide's
+score, and the model's gradient of log p. An estimator is then a choice of weights for these three: a row of the table
+below."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def vae() -> VAE:
 
 
 class Hand(NamedTuple):
-    """Written out at K draws: log densities [K, B]; derivatives with respect to guide means and log scales, [K, B, Z]."""
+    """Written out at K draws: log densities [K, B]; derivatives by guide means and log scales, [K, B, Z]."""
 
     log_w: Tensor
     log_q: Tensor

@@ -1,0 +1,96 @@
+"""A pair's parameters, answered from its own modules rather than from Pyro's global store."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+from pyro.nn.module import PyroModule
+from pyro.poutine.messenger import Messenger
+from torch import nn
+from torch.distributions import constraints
+
+from .errors import PairError, try_one_of
+from .pair import ModelGuidePair
+
+
+@contextlib.contextmanager
+def local_parameters(pair: ModelGuidePair, *, adopting: bool = False) -> Iterator[None]:
+    """Inside, a pair's parameters come from its own modules, not from Pyro's global store.
+
+    The waist's functions open this themselves; it is needed to hand a pair to Pyro's own classes, whose
+    ``differentiable_loss`` then sees the pair's parameters. Pyro's validation is on only while adopting. A pair made
+    for stock ``pyro.infer.SVI`` (``parameter_store == "pyro"``) is run as Pyro runs it.
+    """
+    if pair.parameter_store == "pyro":
+        yield
+        return
+    for module in pair.modules():
+        if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+            module._pyro_context.param_state = {"params": {}, "constraints": {}}
+    # Not validate_poutine: it refuses the prototype run of an autoguide, whose parameters no handler of ours sees.
+    with (
+        pyro.settings.context(
+            module_local_params=True,
+            validate_distributions_pyro=adopting,
+            validate_distributions_torch=adopting,
+            validate_infer=adopting,
+            validate_poutine=False,
+        ),
+        warnings.catch_warnings(),
+        _LocalParameters(pair, adopting),
+    ):
+        # Captured parameters are plain tensors, about which pyro.module warns.
+        warnings.filterwarnings("ignore", message=".*was not registered in the param store.*")
+        yield
+
+
+class _LocalParameters(Messenger):
+    """Answers every ``pyro.param`` statement from the pair."""
+
+    def __init__(self, pair: ModelGuidePair, adopting: bool) -> None:
+        super().__init__()
+        self.pair, self.adopting = pair, adopting
+        self.owned = {id(parameter) for parameter in pair.parameters()}
+        self.made: list[tuple[str, Any]] = []
+
+    def __exit__(self, *args: Any) -> None:
+        super().__exit__(*args)
+        if self.made and args[0] is None:
+            owned = {id(parameter) for parameter in self.pair.parameters()}
+            for name, parameter in self.made:
+                if id(parameter) not in owned:
+                    raise _homeless(name)
+
+    def _pyro_param(self, msg: Any) -> None:
+        name = msg["name"]
+        value = self.pair.adopted_value(name)
+        if value is None:
+            initial = msg["args"][1] if len(msg["args"]) > 1 else None
+            if initial is None:
+                return  # a PyroModule's own statement, which carries its value in its closure
+            if self.adopting and id(initial) not in self.owned and msg["fn"].__module__ == "pyro.nn.module":
+                self.made.append((name, initial))  # by an AutoGuide, say, which does so when it is first run
+                return
+            if id(initial) in self.owned:
+                value = initial
+            elif not self.adopting or isinstance(initial, nn.Parameter):
+                raise _homeless(name)
+            else:
+                initial = initial() if callable(initial) else initial
+                self.pair.adopt(name, initial, msg["kwargs"].get("constraint", constraints.real))
+                value = self.pair.adopted_value(name)
+        msg["value"], msg["done"] = value, True
+
+
+def _homeless(name: str) -> PairError:
+    return PairError(
+        f"parameter {name!r} belongs to no module of the pair"
+        + try_one_of(
+            "pass the module that holds it: from_callables(model, guide, modules=[...])",
+            "make it when the programs first run, not later",
+        )
+    )
