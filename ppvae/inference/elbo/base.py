@@ -116,7 +116,7 @@ class ELBO(pyro.infer.elbo.ELBO):
         pair.accept(self)
         if self.needs_rsample:
             shape = structure(pair, x)
-            # These need log q at given draws wherever some site has pathwise gradients, which an auxiliary site rules out.
+            # These need log q at given draws where some site has pathwise gradients, which an auxiliary site rules out.
             auxiliary = any(info.kind == "auxiliary" for info in shape.guide)
             auxiliary = auxiliary and any(info.has_rsample for info in shape.guide_latents)
             shape.require_reparameterized(

@@ -124,7 +124,6 @@ def _above(log_weights: Tensor, estimate: Estimate) -> Tensor:
     gain = value - estimate.log_evidence.double()
     there = estimate.standard_error.double().nan_to_num()
     critical = float(scipy.stats.t.ppf(_LEVEL, len(log_weights) - 1))
-    low = gain > (critical * critical * error.square() + 9 * there.square()).sqrt() + 1e-6
+    low: Tensor = gain > (critical * critical * error.square() + 9 * there.square()).sqrt() + 1e-6
     low |= gain > -math.log(1 - _LEVEL)
-    usable: Tensor = torch.isfinite(value) & torch.isfinite(estimate.log_evidence)
-    return usable & low
+    return low & torch.isfinite(value) & torch.isfinite(estimate.log_evidence)
