@@ -59,7 +59,7 @@ def run(pair: ModelGuidePair, x: Tensor, method: EvidenceMethod, seed: int = 0) 
     "method",
     [
         ImportanceSampling(1000),
-        AIS(40, 8, num_leapfrog=2),
+        AIS(60, 16, num_leapfrog=2),
         BridgeSampling(800, 3, num_warmup=60),
         HMCDensity(800, 3, num_warmup=60),
     ],
@@ -148,7 +148,7 @@ def test_few_draws_of_the_weights(count: int) -> None:
 
 
 def test_auto_does_as_much_as_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = [(ImportanceSampling(1000), 1300.0), (AIS(40, 8, num_leapfrog=2), 9e3)]
+    small = [(ImportanceSampling(1000), 1300.0), (AIS(60, 16, num_leapfrog=2), 9e3)]
     monkeypatch.setattr(Auto, "_ladder", small)
     exact, x = factor_analysis(shift=0.0, stretch=1.0, dtype=torch.float64, num_data=6)
     found = run(exact, x, Auto())
