@@ -219,6 +219,7 @@ def table(results: list[dict[str, Any]]) -> str:
         "target",
         "guide",
         "method",
+        "data",
         "OK",
         "beyond 3 SE",
         "rms z",

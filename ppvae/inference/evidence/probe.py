@@ -24,7 +24,7 @@ from ...core import Data, ModelGuidePair, PairError, draw, log_guide, log_joint,
 FROM_PRIOR, FROM_GUIDE = 0.2, 0.1  # of the method's own work, for the two kinds of draws
 _STRETCH = 2.0
 _CENTRE_DRAWS = 16
-_SIGMAS = 3.0
+_SIGMAS = 4.0
 _FEWEST = 10  # effective draws, for a standard error to be believed
 _LARGE = 0.002  # of p(x): mass that matters however small the standard error is
 _MARGIN = 0.7  # nats above the largest weight seen, below which a weight is not called new

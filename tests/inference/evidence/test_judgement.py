@@ -59,7 +59,7 @@ def run(pair: ModelGuidePair, x: Tensor, method: EvidenceMethod, seed: int = 0) 
     "method",
     [
         ImportanceSampling(1000),
-        AIS(40, 8, num_leapfrog=2),
+        AIS(60, 16, num_leapfrog=2),
         BridgeSampling(800, 3, num_warmup=60),
         HMCDensity(800, 3, num_warmup=60),
     ],
@@ -147,7 +147,9 @@ def test_few_draws_of_the_weights(count: int) -> None:
     assert float(found.info["rhat"][0]) == count - 1
 
 
-def test_auto_does_as_much_as_is_needed() -> None:
+def test_auto_does_as_much_as_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = [(ImportanceSampling(1000), 1300.0), (AIS(60, 16, num_leapfrog=2), 9e3)]
+    monkeypatch.setattr(Auto, "_ladder", small)
     exact, x = factor_analysis(shift=0.0, stretch=1.0, dtype=torch.float64, num_data=6)
     found = run(exact, x, Auto())
     assert found.info["stage"].tolist() == [0.0] * 6
@@ -157,8 +159,8 @@ def test_auto_does_as_much_as_is_needed() -> None:
     assert len(first.info["stages"]) == 1
     found = log_evidence(wrong, x, method="auto", progress=False, device="cpu")
     assert found.bound == "consistent"
-    assert float(found.info["stage"].max()) >= 2
-    good = found.trusted & (found.standard_error <= 0.05)
+    assert float(found.info["stage"].max()) == 1
+    good = found.trusted
     assert bool(good.any())
     error = (found.log_evidence - wrong.log_evidence(x).detach()).abs()
     assert bool((error[good] < 5 * found.standard_error[good]).all())
