@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from .compile import bind, state_of
 from .density import draw, log_guide, log_joint, structure
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair, batch_size
@@ -54,7 +55,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             apart = _densities(pair, few, drawn)
             _check_noise(pair, few, drawn, apart)
             if part and batch_size(few) > 1:
-                _check_rows(pair, few, drawn, apart)
+                _check_rows(pair, few, drawn)
             _check_masks(pair, few, drawn)
         if pair.vectorizes and shape.model_latents:
             _check_lanes(pair, few, drawn, apart)
@@ -158,30 +159,42 @@ def _check_noise(pair: ModelGuidePair, few: Data, drawn: Draw, before: dict[str,
             )
 
 
-def _check_rows(pair: ModelGuidePair, few: Data, drawn: Draw, together: dict[str, Tensor]) -> None:
-    """A datum by itself has the densities that it has among others."""
+def _check_rows(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
+    """A datum by itself has the densities that it has among others, in any place.
+
+    At parameters a little off, entry by entry: those made for every datum are often all the same at the start.
+    """
+    state = {**state_of(pair), **{name: _nudged(value.detach()) for name, value in pair.named_parameters()}}
+    densities = bind(pair, _densities)
+    together = densities(state, few, drawn)
     shape = structure(pair, few)
     local = {info.name for info in (*shape.model_latents, *shape.guide) if info.scope == "local"}
-    for row in (0, batch_size(few) - 1):
-        one = slice(row, row + 1)
-
-        def of_row(values: Mapping[str, Tensor], one: slice = one) -> dict[str, Tensor]:
-            return {name: value[:, one] if name in local else value for name, value in values.items()}
-
-        alone_drawn = Draw(of_row(drawn.latents), drawn.log_q, drawn.global_log_q, None, of_row(drawn.auxiliary))
+    last = batch_size(few) - 1
+    for row in (0, last):
         x = rows_of(few, torch.tensor([row]))
         if _drawn(pair, x) is None:
             return
-        for name, alone in _densities(pair, x, alone_drawn).items():
+
+        def of_row(values: Mapping[str, Tensor], row: int = row) -> dict[str, Tensor]:
+            return {name: value[:, row : row + 1] if name in local else value for name, value in values.items()}
+
+        alone_drawn = drawn._replace(latents=of_row(drawn.latents), auxiliary=of_row(drawn.auxiliary))
+        for name, alone in densities(state, x, alone_drawn).items():
             if not _close(alone[:, 0], together[name][:, row]):
                 raise PairError(
                     f"{name} of a datum is {float(alone[0, 0]):.6g} by itself and {float(together[name][0, row]):.6g} "
-                    f"among {batch_size(few)} data: the terms of a datum must not depend on the others"
+                    f"in row {row} of {last + 1}: its terms must depend neither on the other data nor on its place"
                     + try_one_of(
                         "the plate over data at dim -1 and .to_event(...) over all axes of an event",
                         "no mean, sum or normalisation over axis 0 in the programs",
+                        "a network of x instead of a parameter for every datum",
                     )
                 )
+
+
+def _nudged(value: Tensor) -> Tensor:
+    noise = torch.randn_like(value)
+    return torch.where(value == 0, 0.05 * noise, value * (1 + 0.05 * noise))
 
 
 def _check_masks(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:

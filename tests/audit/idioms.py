@@ -473,6 +473,17 @@ def _random_minibatch() -> Any:
     return subsampling, subsampling_guide
 
 
+def _parameters_by_place() -> Any:
+    """A table of parameters, of which a batch takes the first rows, whichever data it holds."""
+
+    def by_place(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros(6, 2))[: len(x)]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=ROOT))
+
+    return model, by_place
+
+
 def _parameters_for_a_datum() -> Any:
     def own_parameters(x: Tensor) -> None:
         loc = pyro.param("loc", posterior_mean(x))
@@ -584,6 +595,9 @@ IDIOMS: dict[str, Idiom] = {
     ),
     "parameter-per-datum": Idiom(
         "`pyro.param` of a row for every datum", _parameters_for_a_datum, whole=True, note="all data at every step"
+    ),
+    "parameter-by-place": Idiom(
+        "parameters looked up by the place in the batch", _parameters_by_place, everywhere(ALONE)
     ),
     "inner-subsample": Idiom(
         "an inner plate with `subsample_size`", _inner_subsample, everywhere("plate 'columns' shows a part")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ppvae.core import ModelGuidePair, PpvaeError
 from ppvae.inference import elbo, evaluate_bound, evidence, fit, log_evidence, sample_posterior
 
-CHAINS: dict[str, Any] = {"num_chains": 4, "num_leapfrog": 4}
+CHAINS: dict[str, Any] = {"num_chains": 4, "num_leapfrog": 3}
 
 
 def _fit(pair: ModelGuidePair, x: Tensor, idiom: Idiom) -> None:
@@ -54,7 +54,7 @@ def _evidence(method: evidence.EvidenceMethod) -> Callable[..., None]:
 
 def _sample(pair: ModelGuidePair, x: Tensor, idiom: Idiom) -> None:
     draws = sample_posterior(
-        pair, x, num_samples=150, num_warmup=60, progress=False, compile="graph", **CHAINS, **idiom.options
+        pair, x, num_samples=100, num_warmup=50, progress=False, compile="graph", **CHAINS, **idiom.options
     )
     assert bool(draws.ok.all())
     for name, value in draws.samples.items():
@@ -71,7 +71,7 @@ VERB: dict[str, Callable[[ModelGuidePair, Tensor, Idiom], None]] = {
     "bound": _bound,
     "importance": _evidence(evidence.ImportanceSampling(4000)),
     "ais": _evidence(evidence.AIS(num_temperatures=25, num_chains=16, num_leapfrog=2)),
-    "bridge": _evidence(evidence.BridgeSampling(num_draws=400, num_warmup=60, **CHAINS)),
+    "bridge": _evidence(evidence.BridgeSampling(num_draws=320, num_warmup=50, **CHAINS)),
     "sample": _sample,
 }
 
