@@ -88,7 +88,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(name, verb, marks=pytest.mark.slow if chains else (), id=f"{name}-{verb}")
 
 
-@pytest.mark.parametrize(("name", "verb"), cases())
+@pytest.mark.parametrize(("name", "verb"), list(cases()))
 def test_served_or_refused(name: str, verb: str) -> None:
     idiom, x = IDIOMS[name], data()
     refusal = idiom.verdicts.get(verb, "served")
