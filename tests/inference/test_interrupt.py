@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,14 @@ from contracts.training import binary, quiet, small
 from ppvae.inference import Callback, TrainingState
 from ppvae.inference.interrupt import BetweenSteps
 from ppvae.inference.objective import Objective
+
+
+@pytest.fixture(autouse=True)
+def _pythons_own_handler() -> Iterator[None]:
+    """Where the tests run in the background of a shell, SIGINT is ignored: here it is not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def ctrl_c() -> None:

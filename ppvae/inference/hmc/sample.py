@@ -204,7 +204,7 @@ class _Work:
         options: Options,
         start: Start,
         global_sites: Mapping[str, Tensor] | Literal["mean"] | None,
-        whole: bool,
+        whole: bool = False,
     ) -> None:
         self.whole = whole
         first = x if whole else self._rows(x, torch.zeros(1, dtype=torch.int64))
