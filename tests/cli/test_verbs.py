@@ -148,7 +148,7 @@ def test_evaluate_for_people(run: Path, tmp_path: Path) -> None:
     rows = json.loads(out.read_text())["estimates"]
     for row in rows:
         assert row["label"] in text
-        assert f"{row['mean']:.3f}" in text
+        assert f"{row['mean_of_all']:.3f}" in text
     assert "importance-sampling" in good("evaluate", run, "--method", "list")
     assert (
         "num_samples"

@@ -172,9 +172,9 @@ class ELBOContract:
         for within in [linear_vae(wrong=self.wrong), *([] if elbo.needs_rsample else [binary_vae()])]:
             pair = Told(within)
             for _ in range(2):  # the first time, the pair's structure is found as well
-                pair.told.clear()
+                pair.heard()
                 elbo.terms(pair, x, 30)
-            assert pair.told == {("model", 30), ("guide", 30)}
+            assert pair.heard() == {("model", 30), ("guide", 30)}
 
     def test_global_latents_are_right(self) -> None:
         elbo = self.make()

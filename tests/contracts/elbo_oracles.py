@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -152,20 +153,24 @@ def enumeration(pair: VAE, x: Tensor, bound: Bound, num_particles: int) -> Tenso
 
 
 class Told(ModelGuidePair):
-    """Another pair, and which N its programs were told."""
+    """Another pair, and which N its programs were told: in a queue, which is not part of what the programs read."""
 
     def __init__(self, pair: ModelGuidePair) -> None:
         super().__init__()
         self.pair = pair
-        self.told: set[tuple[str, int | None]] = set()
+        self.told: SimpleQueue[tuple[str, int | None]] = SimpleQueue()
 
     def model(self, x: Any, num_data: int | None = None) -> Any:
-        self.told.add(("model", num_data))
+        self.told.put(("model", num_data))
         return self.pair.model(x, num_data)
 
     def guide(self, x: Any, num_data: int | None = None) -> Any:
-        self.told.add(("guide", num_data))
+        self.told.put(("guide", num_data))
         return self.pair.guide(x, num_data)
+
+    def heard(self) -> set[tuple[str, int | None]]:
+        """All since this was last asked."""
+        return {self.told.get() for _ in range(self.told.qsize())}
 
 
 class Outside(Told):

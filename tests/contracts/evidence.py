@@ -147,7 +147,7 @@ class EvidenceContract:
         first, again = (self.run(pair, data, method=method, seed=4) for _ in range(2))
         assert torch.equal(torch.get_rng_state(), before)
         assert torch.equal(first.log_evidence, again.log_evidence)
-        assert torch.equal(first.standard_error, again.standard_error)
+        torch.testing.assert_close(first.standard_error, again.standard_error, rtol=0, atol=0, equal_nan=True)
         if self.random:
             assert not torch.equal(first.log_evidence, self.run(pair, data, method=method, seed=5).log_evidence)
 
@@ -187,8 +187,9 @@ class EvidenceContract:
         assert len(parts) == 7
         exact = pair.log_evidence(self.observed(data)).detach()
         for found in (whole, parts):
-            error = (found.log_evidence - exact).abs()
-            assert bool((error <= 6 * found.standard_error + 0.5 * found.standard_error**2 + 1e-4).all())
+            known = ~found.standard_error.isnan()  # so brief a run may say that it does not know
+            error, its = (found.log_evidence - exact).abs()[known], found.standard_error[known]
+            assert bool((error <= 6 * its + 0.5 * its**2 + 1e-4).all())
 
     def smallest_chunks(self, pair: ModelGuidePair, data: Any) -> Evidence:
         """The run with the smallest power of two of bytes that is enough for one datum."""

@@ -63,7 +63,7 @@ def test_what_is_kept_is_what_was_found(small: Recipe, tmp_path: Path) -> None:
     columns = read_per_datum(run.folder)
     key = "importance-sampling:num_samples=5"
     assert float(columns[f"{key}/log_evidence"].double().mean()) == pytest.approx(
-        first["estimates"][1]["mean"], abs=1e-6
+        first["estimates"][1]["mean_of_all"], abs=1e-6
     )
     assert len(columns["elbo/elbo"]) == 300
     # Another method is added; the same one again replaces itself; other data begin anew.
@@ -73,7 +73,7 @@ def test_what_is_kept_is_what_was_found(small: Recipe, tmp_path: Path) -> None:
     assert len(told) == 2
     again = evaluate(run, [Method.parse("importance-sampling:num_samples=5")], seed=1, progress=False)
     assert len(again["estimates"]) == 3
-    assert again["estimates"][2]["mean"] != first["estimates"][1]["mean"]
+    assert again["estimates"][2]["mean_of_all"] != first["estimates"][1]["mean_of_all"]
     other = evaluate(run, [], part="validation", progress=False)
     assert [row["key"] for row in other["estimates"]] == ["elbo"]
     assert set(read_per_datum(run.folder)) == {"elbo/elbo", "elbo/reconstruction", "elbo/kl"}

@@ -171,7 +171,7 @@ def test_a_bound_joint_over_the_batch_is_refused(float64: torch.dtype) -> None:
         pyro.sample("z", dist.Normal(0.5 * x, 1.0).to_event(1))
 
     pair = ModelGuidePair.from_callables(model, guide)
-    with pytest.raises(PairError, match=r"'z' is global \(there is no data plate\).*joint over the batch"):
+    with pytest.raises(PairError, match=r"'z' is global \(there is no data plate\).*joint over the data"):
         elbo.ImportanceWeightedELBO(5).check(pair, torch.randn(4))
     with pytest.raises(PairError, match=r"'w' is global \(outside the plate 'data'\)"):
         elbo.DoublyReparameterizedELBO(5).check(ReplayPair(with_global=True), torch.randn(4, 2))
