@@ -134,7 +134,7 @@ def test_every_evidence_method_stands_in_the_table_with_its_side() -> None:
     found = {re.findall(r"\.(\w+)`", row[0])[0]: row[1:] for row in rows}
     assert {"Exact", "PriorSampling", "ImportanceSampling", "HMCDensity", "AIS", "BDMC", "BridgeSampling"} <= set(found)
     assert all(row[1] == getattr(evidence, name).bound for name, row in found.items())
-    assert found["ImportanceSampling"] == ["importance-sampling", "lower", "``num_samples=1000``"]
+    assert found["ImportanceSampling"] == ["importance-sampling", "lower", "``num_samples=1000``, ``defensive=0.0``"]
 
 
 def test_every_idiom_stands_in_the_table_with_what_the_tests_hold_it_to() -> None:

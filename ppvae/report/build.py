@@ -285,9 +285,8 @@ def _again(found: Findings) -> str:
     commands[0] = ("the trained model", commands[0][1] + _threads(run) + _pair(run))
     if found.evaluation is not None:
         commands += [
-            (f"{row['label']} = {number(row['mean'], 3)}", row["command"] + _pair(run))
+            (f"{row['label']} = {number(row['mean_of_all'], 3)}, of all data", row["command"] + _pair(run))
             for row in found.evaluation["estimates"]
-            if row["mean"] is not None
         ]
     commands.append(("this page", f"ppvae report {run.folder.path}" + _pair(run)))
     rows = [(_name(what), f"<code>{escape(command)}</code>") for what, command in commands]

@@ -289,7 +289,7 @@ def _extremes(found: Findings) -> Picture | None:
 
 
 def _best_estimate(found: Findings) -> tuple[str, Tensor] | None:
-    """The truth of every datum shown where it is known, else the largest of the lower bounds trusted on all data."""
+    """The truth of every datum shown where it is known, else the largest of the lower bounds that all data have."""
     if found.evaluation is None or found.evaluation["data"]["part"] != found.part:
         return None
     columns = columns_of(found)
@@ -299,7 +299,7 @@ def _best_estimate(found: Findings) -> tuple[str, Tensor] | None:
         if row["side"] in ("exact", "lower")
         and bool(torch.isfinite(columns.get(row["key"], torch.tensor(torch.nan))).all())
     ]
-    best = max(rows, key=lambda row: (row["side"] == "exact", row["mean"]), default=None)
+    best = max(rows, key=lambda row: (row["side"] == "exact", row["mean_of_all"]), default=None)
     return None if best is None else (str(best["label"]), columns[best["key"]][: len(found.x)].float())
 
 

@@ -66,7 +66,8 @@ class Method:
     @property
     def _name(self) -> str:
         if self.table["name"] == "importance-sampling":
-            return f"L_{self.table['num_samples']}"
+            share = self.table["defensive"]
+            return f"L_{self.table['num_samples']}" + (f", defensive {share:g}" if share else "")
         words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", evidence_entries()[self.table["name"]].build.__name__)
         return " ".join([words[0], *(word if word.isupper() else word.lower() for word in words[1:])])
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -118,6 +117,8 @@ class AIS(EvidenceMethod):
 
 def _above(log_weights: Tensor, estimate: Estimate) -> Tensor:
     """Where chains from the prior [C, B] see more than the estimate, and they are few: by Student's t, and Markov."""
+    import scipy.stats
+
     value, _, _ = log_mean(log_weights)
     # Of a mean of logs, which is below the error of the log of the mean.
     error = log_weights.double().std(0) / len(log_weights) ** 0.5

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -78,6 +77,8 @@ def average(parts: Sequence[Evidence], info: Mapping[str, Any]) -> Evidence:
     outcome = _worst(torch.stack([part.outcome for part in parts]))
     common, standard_error, corrected = math.nan, mean * math.nan, mean
     if count > 1:
+        import scipy.stats
+
         factor = float(scipy.stats.t.ppf(0.975, count - 1) / scipy.stats.norm.ppf(0.975))
         of_choice = relative.var(0) / count  # the relative variance of the average
         believed = of_choice <= _BELIEVED
