@@ -42,7 +42,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     check_priors(shape)
     check_guide(shape)
     sites = tuple(replace(info, support=None) for info in (*shape.model, *shape.guide))
-    if sites in pair._audited:
+    if sites in pair._audited or not shape.model_latents:
         return
     _tell_scales(pair, shape)
     with torch.no_grad(), torch.random.fork_rng():
@@ -57,7 +57,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             if part and batch_size(few) > 1:
                 _check_rows(pair, few, drawn)
             _check_masks(pair, few, drawn)
-        if pair.vectorizes and shape.model_latents:
+        if pair.vectorizes:
             _check_lanes(pair, few, drawn, apart)
     pair._audited.add(sites)
 

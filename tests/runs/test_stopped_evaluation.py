@@ -119,7 +119,7 @@ def test_a_stop_says_how_to_go_on(run: Run, count: list[int], monkeypatch: pytes
         go(run, IS, options=["--which", "last"])
     assert caught.value.signal == signal.SIGINT
     words = f"{run.folder.path} --which last --part test --num-data 30 --seed 0 --threads 1 --device cpu --chunk-size 8"
-    assert str(caught.value).endswith(f"{words} --method {IS}")
+    assert str(caught.value).endswith(f"{words} --method {IS},defensive=0.0")
     monkeypatch.setattr(ImportanceSampling, "check", lambda self, run: signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped) as caught:

@@ -21,6 +21,8 @@ from ...data.convert import require_finite
 # compiling. A fixed number, not a stopwatch: a seeded run must give the same numbers, and modes differ in
 # rounding.
 _WORTH_COMPILING = 40e9
+# Recording takes as long as some tens of eager runs of a small pair.
+_WORTH_RECORDING = 10
 # More lanes at once than this leave the caches without gaining from wider matrix products.
 _LANES = 8192
 
@@ -100,10 +102,7 @@ class Run:
             lanes: on how many lanes, for the decision whether compiling pays.
         """
         if name not in self._captured:
-            work = calls * lanes * self.bytes_per_lane * self.chunks
-            mode: Mode = (
-                ("compiled" if work > _WORTH_COMPILING else "graph") if self.compile == "auto" else self.compile
-            )
+            mode = self._mode(calls * self.chunks, lanes)
             # The state is put into the caller's pair, which the rewired ones read through.
             call = capture(bind(self.original, lambda _, *args: function(*args)), mode=mode, name=name)
             known: set[Any] = set()
@@ -118,6 +117,13 @@ class Run:
 
             self._captured[name] = run
         return self._captured[name]
+
+    def _mode(self, calls: int, lanes: int) -> Mode:
+        if self.compile != "auto":
+            return self.compile
+        if calls < _WORTH_RECORDING:
+            return "eager"
+        return "compiled" if calls * lanes * self.bytes_per_lane > _WORTH_COMPILING else "graph"
 
     @cached_property
     def prior_pair(self) -> ModelGuidePair:
