@@ -34,6 +34,8 @@ def serves_part_of(pair: ModelGuidePair, x: Data) -> str:
         return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
     finally:
         pair.disown(frozenset(pair.adopted_names()) - adopted)
+    if shape.data_plate is None or shape.batch < 0:
+        return ""  # no plate, or one without a size: check_pair says so
     if shape.batch != rows:
         return f"plate {shape.data_plate!r} has {shape.batch} data for a batch of {rows}"
     for info in (*shape.model, *shape.guide):
