@@ -588,7 +588,7 @@ IDIOMS: dict[str, Idiom] = {
         whole=True,
     ),
     "auto-iaf": Idiom("`AutoIAFNormal`", _auto("AutoIAFNormal", hidden_dim=[16]), JOINT_VERDICTS, whole=True),
-    "auto-structured": Idiom("`AutoStructured`", _auto("AutoStructured"), JOINT_VERDICTS, whole=True),
+    "auto-structured": Idiom("`AutoStructured`", _auto("AutoStructured", init_scale=0.6), JOINT_VERDICTS, whole=True),
     "auto-delta": Idiom("`AutoDelta`", _auto("AutoDelta"), everywhere(POINT), whole=True),
     "auto-laplace": Idiom(
         "`AutoLaplaceApproximation`", _auto("AutoLaplaceApproximation"), everywhere(POINT), whole=True

@@ -14,6 +14,7 @@ from ppvae.core import ModelGuidePair, PpvaeError
 from ppvae.inference import elbo, evaluate_bound, evidence, fit, log_evidence, sample_posterior
 
 CHAINS: dict[str, Any] = {"num_chains": 4, "num_leapfrog": 3}
+LONGER: dict[str, Any] = {"num_chains": 4, "num_leapfrog": 5}
 
 
 def _fit(pair: ModelGuidePair, x: Tensor, idiom: Idiom) -> None:
@@ -54,7 +55,7 @@ def _evidence(method: evidence.EvidenceMethod) -> Callable[..., None]:
 
 def _sample(pair: ModelGuidePair, x: Tensor, idiom: Idiom) -> None:
     draws = sample_posterior(
-        pair, x, num_samples=100, num_warmup=50, progress=False, compile="graph", **CHAINS, **idiom.options
+        pair, x, num_samples=120, num_warmup=80, progress=False, compile="graph", **LONGER, **idiom.options
     )
     assert bool(draws.ok.all())
     for name, value in draws.samples.items():
