@@ -27,8 +27,8 @@ _FEW = 8  # data that the programs are run on again
 def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     """Refuse, by name, programs whose traces add up to something else than log p(x, z) and log q(z | x).
 
-    The programs' sites are looked at first; then both programs are run again on a few data: masked entries changed,
-    with one particle and with several, datum by datum and together. This is done once for a structure.
+    The programs' sites are looked at first, and what depends on masked entries; then, once for a structure, both
+    programs are run again on a few data: with one particle and with several, datum by datum and together.
 
     Args:
         pair: the pair.
@@ -41,6 +41,10 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     check_plates(shape)
     check_priors(shape)
     check_guide(shape)
+    if any(info.masked for info in (*shape.model_latents, *shape.guide_latents)):
+        # Of all data, and every time: which entries are masked out, the data say.
+        with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
+            _check_masks(pair, x, draw(pair, x, 2))
     sites = tuple(replace(info, support=None) for info in (*shape.model, *shape.guide))
     if sites in pair._audited or not shape.model_latents:
         return
@@ -56,7 +60,6 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             _check_noise(pair, few, drawn, apart)
             if part and batch_size(few) > 1:
                 _check_rows(pair, few, drawn)
-            _check_masks(pair, few, drawn)
         if pair.vectorizes:
             _check_lanes(pair, few, drawn, apart)
     pair._audited.add(sites)
