@@ -14,8 +14,9 @@ from .importance import ImportanceSampling
 from .kept import Chunk, ChunkStore
 from .log_evidence import log_evidence
 from .outcome import Outcome
-from .pareto import pareto_k
+from .pareto import pareto_k, pareto_smoothed
 from .prior_sampling import PriorSampling
+from .psis import PSIS
 from .simulated import SimulatedData, simulate_data
 from .whole_data import log_evidence_of_data_set
 
@@ -38,11 +39,13 @@ __all__ = [
     "ImportanceSampling",
     "KernelDensity",
     "Outcome",
+    "PSIS",
     "PriorSampling",
     "SimulatedData",
     "TruncatedGaussianDensity",
     "log_evidence",
     "log_evidence_of_data_set",
     "pareto_k",
+    "pareto_smoothed",
     "simulate_data",
 ]

@@ -19,7 +19,7 @@ from ..arguments import require_whole
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_guide, log_joint, structure
 from ...core.errors import try_one_of
 
-_FEWEST = 16  # draws of each kind from elsewhere
+_FEWEST = 100  # draws of each kind from elsewhere: fewer miss a mode that few prior draws reach
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class ImportanceSampling(EvidenceMethod):
     p(x | z) / a, and a mode that the guide misses is seen where the prior sees it. Still a lower bound.
 
     Where the guide misses a part of the posterior, so does every draw, and neither the standard error nor Pareto k
-    can see it: hence 0.3 K further draws, from the prior and from the guide at twice its width, which enter the outcome
-    alone. Limitations: in many dimensions they do not come by a missed mode either.
+    can see it: hence 0.3 K further draws, from the prior and from the guide at twice its width and at least 100 of
+    each, which enter the outcome alone. Limitations: in many dimensions they do not come by a missed mode either.
 
     Args:
         num_samples: K, draws per datum.
@@ -61,6 +61,7 @@ class ImportanceSampling(EvidenceMethod):
     num_samples: int = 1000
     defensive: float = 0.0
     bound: ClassVar[Bound] = "lower"
+    smooth: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_whole("ImportanceSampling: num_samples", self.num_samples, 1)
@@ -94,7 +95,7 @@ class ImportanceSampling(EvidenceMethod):
             log_w = collect(run, run.pair, x, "defensive", weigh, self.num_samples, (run.prior_pair,))
         else:
             log_w = collect(run, run.pair, x, "importance", _log_weights, self.num_samples)
-        found = from_weights(log_w, dtype=run.dtype)
+        found = from_weights(log_w, dtype=run.dtype, smooth=self.smooth)
         if self.num_samples < 2:
             return found
         # Weights of a mixture are not p / q: what exceeds them is no sign.

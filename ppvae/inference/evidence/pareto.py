@@ -27,43 +27,76 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         weights are equal to rounding, where so many share the largest one that the tail is flat (discrete latents),
         or where one is NaN; +inf where so few weights stand out from zero that there is nothing to fit.
     """
+    return pareto_smoothed(log_weights)[1]
+
+
+def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Weights whose largest ones are replaced by the order statistics that the fitted tail expects, and $\hat k$.
+
+    $$\tilde w_{(K-M+i)} = \min\bigl(w_{(K)},\ w_{(K-M)} + F^{-1}_{k,\sigma}\bigl(\tfrac{i - 1/2}{M}\bigr)\bigr)$$
+
+    The one largest weight, which is noise, no longer carries the sum; the price is a bias (Vehtari, Simpson, Gelman,
+    Yao & Gabry 2024, arXiv 1507.02646). Equal to ``arviz.psislw``, which normalises them besides.
+
+    Args:
+        log_weights: log w, [K, B]; any constant may have been added.
+
+    Returns:
+        log of the smoothed weights, [K, B], in the order given, and k, [B], as :func:`pareto_k` says. Where k is not
+        finite the weights are as they were.
+    """
     draws, batch = log_weights.shape
     tail = math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
     if tail < 5 or draws <= tail:
-        return torch.full_like(log_weights[0], math.nan)
+        return log_weights, torch.full_like(log_weights[0], math.nan)
     # The fit holds [B, grid, tail] numbers: a few hundred data at a time keep that small.
     step = max(1, 2**22 // (tail * (30 + math.isqrt(tail))))
     parts = [_fit_tail(log_weights[:, i : i + step], tail) for i in range(0, batch, step)]
-    return torch.cat(parts).to(log_weights.dtype)
+    smoothed, k = torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts])
+    return smoothed, k.to(log_weights.dtype)
 
 
-def _fit_tail(log_weights: Tensor, tail: int) -> Tensor:
+def _fit_tail(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
     eps = torch.finfo(log_weights.dtype).eps
-    top = log_weights.double().topk(tail + 1, dim=0).values.mT  # [B, M + 1], falling
+    largest = log_weights.double().topk(tail + 1, dim=0)
+    top = largest.values.mT  # [B, M + 1], falling
     undefined = log_weights.isnan().any(0) | ~torch.isfinite(top[:, 0])
     # Rounding of a log-weight is relative to the magnitude of the terms that it is the difference of, at
     # least its own.
     spread = top[:, 0] - log_weights.double().amin(0)
     rounding = 64 * eps * top[:, 0].abs().clamp(min=1.0)
     undefined |= (spread <= rounding) | (top[:, 0] - top[:, -1] <= rounding)
-    top = top - top[:, :1]
+    maximum = top[:, :1]
+    top = top - maximum
     cutoff = top[:, -1:].clamp(min=math.log(torch.finfo(torch.float64).tiny))
     values = top[:, :-1].flip(-1)  # rising
     in_tail = values > cutoff
     count = in_tail.sum(-1)
     excess = torch.where(in_tail, values.exp() - cutoff.exp(), 0.0)
-    k = _generalised_pareto_k(excess, in_tail, count.clamp(min=5))
+    k, sigma = _generalised_pareto(excess, in_tail, count.clamp(min=5))
     k = torch.where(count <= 4, math.inf, k)
-    return torch.where(undefined, math.nan, k)
+    k = torch.where(undefined, math.nan, k)
+    # Order statistics of the fitted tail: the ranks of those above the cutoff, which are the last of each row.
+    rank = torch.arange(tail, device=top.device) - (tail - count)[:, None]
+    at = ((rank + 0.5) / count[:, None].clamp(min=1)).clamp(0.0, 1.0)
+    beyond = torch.where(k.abs() < eps, -torch.log1p(-at.mT), torch.expm1(-k * torch.log1p(-at.mT)) / k).mT
+    expected = torch.log(sigma[:, None] * beyond + cutoff.exp()).clamp(max=0.0)
+    smooth = in_tail & torch.isfinite(k)[:, None]
+    replaced = (torch.where(smooth, expected, values) + maximum).flip(-1).mT.to(log_weights.dtype)  # falling
+    kept = log_weights.gather(0, largest.indices[:-1])
+    return log_weights.scatter(0, largest.indices[:-1], torch.where(smooth.flip(-1).mT, replaced, kept)), k
 
 
-def _generalised_pareto_k(excess: Tensor, in_tail: Tensor, count: Tensor) -> Tensor:
+def _generalised_pareto(excess: Tensor, in_tail: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Zhang & Stephens (2009) with the weakly informative prior of Vehtari et al. (2024, appendix C).
 
     Args:
         excess: rising, [B, M]; the last ``count`` of each row are the sample.
         in_tail: which those are, [B, M].
         count: n, [B], at least 5.
+
+    Returns:
+        k, drawn towards 0.5 by the prior, and sigma, each [B].
     """
     n = count.double()
     size = excess.shape[-1]
@@ -80,4 +113,4 @@ def _generalised_pareto_k(excess: Tensor, in_tail: Tensor, count: Tensor) -> Ten
     weight = torch.where(weight >= 10 * torch.finfo(torch.float64).eps, weight, 0.0)
     b_mean = (b * weight).sum(-1) / weight.sum(-1)
     k = (torch.log1p(-b_mean[:, None] * excess) * in_tail).sum(-1) / n
-    return (n * k + _PRIOR_K * 0.5) / (n + _PRIOR_K)
+    return (n * k + _PRIOR_K * 0.5) / (n + _PRIOR_K), -k / b_mean

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .base import Estimate
 from .outcome import Outcome
-from .pareto import pareto_k
+from .pareto import pareto_smoothed
 
 UNTRUSTED_K = 0.7
 INFINITE_VARIANCE_K = 0.5
@@ -20,7 +20,11 @@ _EQUAL = 1e-3  # nats: weights that differ by less are equal, however few
 
 
 def from_weights(
-    log_weights: Tensor, info: dict[str, Tensor] | None = None, dtype: torch.dtype | None = None
+    log_weights: Tensor,
+    info: dict[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    smooth: bool = False,
 ) -> Estimate:
     r"""Log of the mean weight of every datum, with its standard error by the delta method, and a verdict.
 
@@ -37,11 +41,12 @@ def from_weights(
         log_weights: log w of independent draws, [K, B], nats.
         info: further numbers per datum, each [B].
         dtype: of the result; None for that of the weights.
+        smooth: the largest weights by the tail that is fitted to them, :func:`pareto_smoothed`.
     """
     draws, dtype = log_weights.shape[0], dtype or log_weights.dtype
     broken = log_weights.isnan().any(0) | (log_weights == math.inf).any(0)
-    value, error, ess = log_mean(log_weights)
-    k = pareto_k(log_weights)
+    smoothed, k = pareto_smoothed(log_weights)
+    value, error, ess = log_mean(smoothed if smooth else log_weights)
     bias = gain_of_doubling(log_weights)
     spread = log_weights.double().nan_to_num().amax(0) - log_weights.double().nan_to_num().amin(0)
     outcome = verdict(draws, ess, k)
@@ -69,7 +74,7 @@ def verdict(draws: int, ess: Tensor, k: Tensor) -> Tensor:
         ess: effective sample size, [B].
         k: Pareto k, [B]; NaN where it is undefined.
     """
-    enough = ess >= max(0.3 * draws, min(0.5 * draws, 30.0))
+    enough = ess >= max(0.3 * draws, min(0.6 * draws, 30.0))
     enough |= (ess >= 300) & (k < INFINITE_VARIANCE_K)
     enough |= (ess >= 100) & (k < _LIGHT_K)
     outcome = torch.zeros_like(ess, dtype=torch.int64)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppvae.core import ModelGuidePair, PairError, PpvaeError, draw, log_joint
 from ppvae.inference.evidence import (
+    PSIS,
     Evidence,
     EvidenceMethod,
     Exact,
@@ -120,6 +121,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         object.__setattr__(method, "at_once", True)
         with pytest.raises(KeyboardInterrupt):
             self.run(pair, x, method=method)
+
+
+class TestPSIS(EvidenceContract):
+    continuous = False
+
+    def make(self) -> EvidenceMethod:
+        return PSIS(500)
+
+    def brief(self) -> EvidenceMethod:
+        return PSIS(100)
 
 
 class TestPriorSampling(EvidenceContract):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import arviz
 import pytest
 import torch
+from contracts.evidence_oracles import GammaPoisson
 
-from ppvae.inference.evidence import pareto_k
+from ppvae.inference.evidence import PSIS, ImportanceSampling, log_evidence, pareto_k, pareto_smoothed
 
 
 @pytest.mark.parametrize("draws", [26, 30, 100, 1000, 5000])
@@ -58,3 +59,37 @@ def test_constant_does_not_matter_and_dtype_is_kept() -> None:
 def test_blocks_change_nothing() -> None:
     log_w = torch.randn(1000, 3000, dtype=torch.float64)
     torch.testing.assert_close(pareto_k(log_w)[-5:], pareto_k(log_w[:, -5:]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("draws", [26, 100, 1000])
+def test_smoothed_weights_equal_arviz(draws: int) -> None:
+    columns = [scale * torch.randn(draws, dtype=torch.float64) for scale in (0.01, 0.1, 1.0, 2.0, 5.0, 30.0)]
+    columns += [-0.8 * torch.rand(draws, dtype=torch.float64).log() - 500]
+    log_w = torch.stack(columns, 1)
+    smoothed, k = arviz.psislw(log_w.T.numpy())  # normalised
+    found, found_k = pareto_smoothed(log_w)
+    expected = torch.from_numpy(smoothed).T
+    torch.testing.assert_close(found - found.logsumexp(0), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found_k, torch.from_numpy(k), rtol=1e-6, atol=1e-6)
+    lonely = torch.full((100, 1), -1e5)
+    lonely[:3] = 0.0
+    assert torch.equal(pareto_smoothed(lonely)[0], lonely)  # nothing to fit
+
+
+def test_smoothing_lowers_the_error_where_tails_are_heavy() -> None:
+    # Weights (k = 0.6) of infinite variance, whose mean is known: 1 / (1 - k) = 2.5.
+    log_w = -0.6 * torch.rand(200, 2000, dtype=torch.float64).log()
+    plain, smooth = (w.logsumexp(0) - torch.tensor(200.0).log() for w in (log_w, pareto_smoothed(log_w)[0]))
+    errors = [float((found.exp() - 2.5).square().mean().sqrt()) for found in (plain, smooth)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_method_is_no_bound_and_near_the_truth() -> None:
+    pair, x = GammaPoisson(), GammaPoisson.data(60)
+    found = log_evidence(pair, x, method=PSIS(2000), progress=False)
+    plain = log_evidence(pair, x, method=ImportanceSampling(2000), progress=False)
+    assert (found.method, found.bound, plain.bound) == ("PSIS", "consistent", "lower")
+    assert not torch.equal(found.log_evidence, plain.log_evidence)  # of the same draws
+    torch.testing.assert_close(found.pareto_k, plain.pareto_k)
+    error = (found.log_evidence - pair.log_evidence(x).detach())[found.trusted]
+    assert float((error / found.standard_error[found.trusted]).square().mean().sqrt()) < 1.5
