@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 
 from ppvae.inference import TrainingState
-from ppvae.runs import Recipe, history, run, train
+from ppvae.runs import Recipe, train
+from ppvae.runs.training import history, run
 
 RESULTS = Path(__file__).parent / "results"
 

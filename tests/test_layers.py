@@ -6,7 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -30,10 +30,33 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"core", "networks", "distributions", "data", "models", "inference", "runs", "report"},
 }
 
+# What each room within a room may import of its neighbours there; the room's own `__init__` may import all.
+INNER_ROOMS: dict[str, set[str]] = {
+    "inference.execution": set(),
+    "inference.elbo": {"execution"},
+    "inference.hmc": {"execution"},
+    "inference.evidence": {"execution", "hmc"},
+    "inference.training": {"execution", "elbo", "hmc"},
+    "inference.prediction": {"execution", "evidence"},
+    "inference.criticism": {"execution", "evidence", "prediction"},
+    "inference.comparison": {"execution", "elbo", "evidence", "training"},
+    "runs.storage": set(),
+    "runs.recipe": {"storage"},
+    "runs.training": {"storage", "recipe"},
+    "runs.evaluation": {"storage", "recipe", "training"},
+    "runs.trackers": {"storage", "recipe"},
+    "report.arviz": set(),
+    "report.figures": {"arviz"},
+    "report.html": {"figures"},
+}
+
+PARTED = {name.partition(".")[0] for name in INNER_ROOMS}
+LOOSE_FILES = {"report.findings"}
+
 # Named exceptions, each for one method that a user expects where it stands.
 EXCEPTIONS: set[tuple[str, str, str]] = {
-    ("ppvae/inference/hmc/draws.py", "ppvae.report.arviz_export", "call"),  # PosteriorDraws.to_arviz
-    ("ppvae/inference/hmc/global_posterior.py", "ppvae.report.arviz_export", "call"),  # GlobalDraws.to_arviz
+    ("ppvae/inference/hmc/draws.py", "ppvae.report.arviz.export", "call"),  # PosteriorDraws.to_arviz
+    ("ppvae/inference/hmc/global_posterior.py", "ppvae.report.arviz.export", "call"),  # GlobalDraws.to_arviz
 }
 
 # What each room may import of other people's packages, at the top of a file or inside a function.
@@ -100,6 +123,12 @@ def room_of(name: str) -> str:
     return "cli" if room == "__main__" else room
 
 
+def inner_room_of(name: str) -> str:
+    """The room within a room: ``ppvae.inference.elbo.trace`` is in "inference.elbo"; "" where there is none."""
+    inner = ".".join(name.split(".")[1:3])
+    return inner if inner.count(".") and inner.partition(".")[0] in PARTED and inner not in LOOSE_FILES else ""
+
+
 def imports_of(file: str, tree: ast.Module, modules: set[str]) -> Iterator[Import]:
     """Every import statement of one file, with the moment at which it runs."""
     package = module_name(file).split(".")
@@ -157,6 +186,25 @@ def room_rule(imports: list[Import]) -> Iterator[str]:
         if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in ROOMS[here]):
             allowed = ", ".join(sorted(ROOMS[here])) or "no other room"
             yield f"{item.place}: {here} imports {name}; it may import {allowed}"
+
+
+def inner_room_rule(imports: list[Import]) -> Iterator[str]:
+    for item in imports:
+        here, there = (inner_room_of(name) for name in (module_name(item.file), item.target))
+        if here == there or not here or not there or here.partition(".")[0] != there.partition(".")[0]:
+            continue
+        if here not in INNER_ROOMS:
+            yield f"{item.file}: no room is called {here!r}"
+        elif there.partition(".")[2] not in INNER_ROOMS[here]:
+            allowed = ", ".join(sorted(INNER_ROOMS[here])) or "none of its neighbours"
+            yield f"{item.place}: {here} imports {there}; it may import {allowed}"
+
+
+def loose_file_rule(files: Iterable[str]) -> Iterator[str]:
+    for file in files:
+        path = PurePosixPath(file)
+        if path.parent == PurePosixPath("ppvae/inference") and path.name != "__init__.py":
+            yield f"{file}: every verb has its room; only __init__.py stands directly in inference"
 
 
 def third_party_rule(imports: list[Import]) -> Iterator[str]:
@@ -233,7 +281,7 @@ def violations(sources: dict[str, str]) -> list[str]:
     trees = {file: ast.parse(source, file) for file, source in sources.items()}
     modules = {module_name(file) for file in sources}
     imports = [item for file, tree in trees.items() for item in imports_of(file, tree, modules)]
-    found = [*room_rule(imports), *third_party_rule(imports)]
+    found = [*room_rule(imports), *inner_room_rule(imports), *loose_file_rule(sources), *third_party_rule(imports)]
     found += [*cycle_rule(imports, modules), *help_rule(imports, modules)]
     for file, tree in trees.items():
         found += [*poutine_rule(file, tree), *pickle_rule(file, tree, imports)]
@@ -282,11 +330,12 @@ LAWFUL = {
     "ppvae/models/__init__.py": "",
     "ppvae/models/vae.py": "from ..core import draw",
     "ppvae/inference/__init__.py": "",
-    "ppvae/inference/svi.py": "from ..core import draw\nfrom ..data import load",
+    "ppvae/inference/training/__init__.py": "",
+    "ppvae/inference/training/svi.py": "from ...core import draw\nfrom ...data import load",
     "ppvae/report/__init__.py": "",
     "ppvae/report/figures.py": "import matplotlib.pyplot as plt",
     "ppvae/cli/__init__.py": "",
-    "ppvae/cli/main.py": "import typer\ndef fit():\n    import torch\n    from ..inference import svi",
+    "ppvae/cli/main.py": "import typer\ndef fit():\n    import torch\n    from ..inference.training import svi",
 }
 
 
@@ -297,18 +346,21 @@ def test_lawful_tree_passes() -> None:
 @pytest.mark.parametrize(
     ("file", "source", "message"),
     [
-        ("ppvae/models/x.py", "from ..inference import svi", "models imports inference.svi"),
-        ("ppvae/models/x.py", "def f():\n    import ppvae.inference.svi", "models imports inference.svi"),
-        ("ppvae/inference/x.py", "from ppvae.models import VAE", "inference imports models"),
+        ("ppvae/models/x.py", "from ..inference.training import svi", "models imports inference.training.svi"),
+        ("ppvae/models/x.py", "def f():\n    import ppvae.inference.training.svi", "models imports inference.t"),
+        ("ppvae/inference/elbo/y.py", "from ppvae.models import VAE", "inference imports models"),
         ("ppvae/inference/elbo/x.py", "from ...models.vae import VAE", "inference imports models.vae"),
         ("ppvae/report/x.py", "from ..cli.main import main", "report imports cli.main"),
         ("ppvae/data/x.py", "from ..core import draw", "data imports core; it may import core.errors"),
         ("ppvae/core/x.py", "from .. import data", "core imports data; it may import no other room"),
         ("ppvae/core/x.py", "import ppvae", "core imports ppvae"),
+        ("ppvae/inference/elbo/x.py", "from ..training import svi", "inference.elbo imports inference.training"),
+        ("ppvae/inference/attic/x.py", "from ..training import svi", "no room is called 'inference.attic'"),
+        ("ppvae/inference/x.py", "", "only __init__.py stands directly in inference"),
         ("ppvae/attic/x.py", "from ..core import draw", "no room is called 'attic'"),
         ("ppvae/__init__.py", "from .core import draw", "the package itself imports ppvae.core"),
         ("ppvae/__init__.py", "import torch", "the package itself imports torch"),
-        ("ppvae/inference/x.py", "def f():\n    import arviz", "inference imports arviz"),
+        ("ppvae/inference/elbo/x.py", "def f():\n    import arviz", "inference imports arviz"),
         ("ppvae/networks/x.py", "import pyro.distributions", "networks imports pyro"),
         ("ppvae/data/x.py", "import pandas as pd", "pandas must be imported inside the function"),
         ("ppvae/core/errors.py", "def f():\n    from .density import draw", "import cycle: "),

@@ -37,7 +37,7 @@ def say(text: str) -> None:
 
 def emit(value: Any) -> None:
     """The result for programs, on standard output."""
-    from ..runs.atomic import plain
+    from ..runs.storage.atomic import plain
 
     print(json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False))
 

@@ -48,7 +48,7 @@ def compare_elbos(
     """
     from ..core.errors import RunError, did_you_mean
     from ..runs import load_run
-    from ..runs.catalogue import build, elbo_entries, parsed
+    from ..runs.recipe.catalogue import build, elbo_entries, parsed
 
     entries = elbo_entries()
     if estimator and "list" in estimator:
@@ -73,7 +73,7 @@ def compare_elbos(
     folder.mkdir(parents=True, exist_ok=True)
     found.to_json(folder / "comparison.json")
     found.to_csv(folder / "comparison.csv")
-    from ..report.estimators import save_figures
+    from ..report.figures.estimators import save_figures
 
     figures = save_figures(found, folder)
     if json:
@@ -86,8 +86,8 @@ def compare_elbos(
 def _compare(
     loaded: Any, data: Any, chosen: Any, repeats: int, num_data: int, seed: int, device: str, quiet: bool
 ) -> Any:
-    from ..inference.compare import compare_elbos
-    from ..inference.placement import choose_device
+    from ..inference.comparison.compare import compare_elbos
+    from ..inference.execution.placement import choose_device
 
     loaded.pair.to(choose_device(device))
     batch = data.take(min(num_data, len(data)))

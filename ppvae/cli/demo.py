@@ -49,8 +49,8 @@ def demo(
     """
     from ..report import write_report
     from ..runs import Recipe, train
-    from ..runs.evaluation import Method
-    from ..runs.evaluation import evaluate as run_evaluation
+    from ..runs.evaluation.evaluation import Method
+    from ..runs.evaluation.evaluation import evaluate as run_evaluation
 
     started = time.perf_counter()
     quiet = json

@@ -8,7 +8,21 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .common import Device, Force, Json, Pair, Seed, Threads, emit, options_of, pair_of, say, threads, verb, wanted
+from .common import (
+    Device,
+    Force,
+    Json,
+    Pair,
+    Seed,
+    Threads,
+    emit,
+    options_of,
+    pair_of,
+    say,
+    threads,
+    verb,
+    wanted,
+)
 
 Which = Literal["result", "best", "last"]
 
@@ -70,10 +84,10 @@ def evaluate(
     same numbers.
     """
     from ..runs import load_run
-    from ..runs.atomic import write_json
-    from ..runs.catalogue import evidence_entries
-    from ..runs.evaluation import Method
-    from ..runs.evaluation import evaluate as run_evaluation
+    from ..runs.evaluation.evaluation import Method
+    from ..runs.evaluation.evaluation import evaluate as run_evaluation
+    from ..runs.recipe.catalogue import evidence_entries
+    from ..runs.storage.atomic import write_json
 
     if method and "list" in method:
         entries = evidence_entries()
@@ -116,7 +130,7 @@ def show(result: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..runs.estimates import of_all, of_data
+    from ..runs.evaluation.estimates import of_all, of_data
 
     data = result["data"]
     title = f"{data['name']}, {data['part']}, {data['num_data']} data; nats per datum; {result['parameters']}"
@@ -149,7 +163,7 @@ def show(result: Mapping[str, Any]) -> None:
 
 def show_check(check: Mapping[str, Any] | None) -> None:
     """What the check on simulated data found, in sentences."""
-    from ..runs.simulation_check import sentence
+    from ..runs.evaluation.simulation_check import sentence
 
     for row in [] if check is None else check["rows"]:
         told = sentence(row, check["num_data"]) if check is not None else ""

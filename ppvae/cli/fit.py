@@ -83,9 +83,9 @@ def fit(
     from ..core.errors import RunError, try_one_of
     from ..runs import Recipe, loggers_again, loggers_of, train
     from ..runs import resume as go_on
-    from ..runs.catalogue import elbo_entries, model_entries, parsed
-    from ..runs.recipe import merged
-    from ..runs.source import digest_of, split_spec
+    from ..runs.recipe.catalogue import elbo_entries, model_entries, parsed
+    from ..runs.recipe.recipe import merged
+    from ..runs.recipe.source import digest_of, split_spec
 
     if "list" in (model, elbo):
         _list(model_entries() if model == "list" else elbo_entries(), json)

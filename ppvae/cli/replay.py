@@ -17,10 +17,10 @@ def replay(
     json: Json = False,
 ) -> None:
     """Do again the step at which training met a number that was not finite, and say what it was."""
-    from ..runs.forensics import read_dump
-    from ..runs.forensics import replay as replay_dump
-    from ..runs.recipe import Recipe
-    from ..runs.run import prepare
+    from ..runs.recipe.recipe import Recipe
+    from ..runs.training.forensics import read_dump
+    from ..runs.training.forensics import replay as replay_dump
+    from ..runs.training.run import prepare
 
     _, about = read_dump(dump)
     _, data, built = prepare(Recipe.from_dict(about["recipe"]), pair_of(pair))

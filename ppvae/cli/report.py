@@ -57,8 +57,8 @@ def report(
 def _given(runs: list[Path], specs: list[str]) -> list[Any]:
     """For each run what its --pair names; None for runs of named models."""
     from ..core.errors import RunError
-    from ..runs.folder import existing
-    from ..runs.recipe import Recipe
+    from ..runs.recipe.recipe import Recipe
+    from ..runs.storage.folder import existing
 
     own = [run for run in runs if "pair" in Recipe.read(existing(run).recipe).model]
     if len(specs) > 1 and len(specs) != len(own):

@@ -29,9 +29,9 @@ def sample(
     import numpy as np
 
     from ..core.errors import RunError, try_one_of
-    from ..inference.predictive import generate
+    from ..inference.prediction.predictive import generate
     from ..runs import load_run
-    from ..runs.atomic import write_bytes
+    from ..runs.storage.atomic import write_bytes
 
     if kind not in ("mean", "sample"):
         raise typer.BadParameter(f"--kind {kind!r}: expected mean or sample")
@@ -44,7 +44,7 @@ def sample(
             loaded.pair, num, like=loaded.data, kind="mean" if kind == "mean" else "sample", seed=seed, device=device
         )
     if path.suffix == ".png":
-        from ..report.images import picture_of
+        from ..report.figures.images import picture_of
 
         content = picture_of(x, loaded.data)
     else:

@@ -1,23 +1,36 @@
 """The verbs: fit, sample, estimate, compare."""
 
 from . import elbo, evidence
-from .aggregate_posterior import AggregatePosterior, aggregate_posterior
-from .bound import BoundEstimate, evaluate_bound
-from .compare import compare_along_run, compare_elbos
+from .comparison import compare_along_run, compare_elbos
+from .criticism import (
+    AggregatePosterior,
+    PosteriorChecks,
+    PredictiveCheck,
+    aggregate_posterior,
+    inference_gaps,
+    posterior_checks,
+    site_report,
+)
+from .elbo.evaluation import BoundEstimate, evaluate_bound
+from .elbo.wake_sleep import wake_sleep
 from .evidence import Evidence, log_evidence, log_evidence_of_data_set
-from .gaps import inference_gaps
 from .hmc import HMC, ChEES, GlobalDraws, PosteriorDraws, sample_global_posterior, sample_posterior
-from .mcem import fit_mcem
-from .options import EarlyStopping, KLWarmup
-from .posterior_checks import PosteriorChecks, PredictiveCheck, posterior_checks
-from .predict_given import ConditionalPrediction, predict_given
-from .predictive import decode, denoise, embed, generate, inpaint, reconstruct
-from .site_report import site_report
-from .svi import fit
-from .training import Callback, Fit, Outcome, TrainingState
-from .uncertainty import PredictiveMoments, predictive_moments
-from .wake_sleep import wake_sleep
-from .weights import prune, signal_to_noise, weight_moments
+from .prediction import (
+    ConditionalPrediction,
+    PredictiveMoments,
+    decode,
+    denoise,
+    embed,
+    generate,
+    inpaint,
+    predict_given,
+    predictive_moments,
+    prune,
+    reconstruct,
+    signal_to_noise,
+    weight_moments,
+)
+from .training import Callback, EarlyStopping, Fit, KLWarmup, Outcome, TrainingState, fit, fit_mcem
 
 __all__ = [
     "HMC",

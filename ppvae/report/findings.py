@@ -18,17 +18,16 @@ from ..inference import (
     PosteriorChecks,
     PosteriorDraws,
     PredictiveMoments,
-    aggregate_posterior,
-    posterior_checks,
     predictive_moments,
     sample_posterior,
     signal_to_noise,
 )
+from ..inference.criticism import aggregate_posterior, posterior_checks
 from ..inference.evidence import Outcome
-from ..inference.placement import dtype_of, like_pair
-from ..inference.predictive import decode, embed, generate, reconstruct
+from ..inference.execution.placement import dtype_of, like_pair
+from ..inference.prediction.predictive import decode, embed, generate, reconstruct
 from ..runs import Run
-from ..runs.evaluation import read_whole
+from ..runs.evaluation.evaluation import read_whole
 
 ACTIVE = 0.01
 """A latent dimension is active if the variance over data of its posterior mean is above this (Burda et al. 2015)."""

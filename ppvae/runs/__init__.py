@@ -1,15 +1,15 @@
 """Recipes, run folders, checkpoints: training that survives, and evaluation that can be repeated."""
 
-from .folder import RunFolder
-from .history import Stopped, read_history
-from .loggers_common import Tracker
-from .loggers_mlflow import MLflowLogger
-from .loggers_named import LOGGERS, loggers_again, loggers_of
-from .loggers_tensorboard import TensorBoardLogger
-from .loggers_wandb import WandbLogger
-from .recipe import Recipe
-from .run import Run, load_run, resume, train
-from .source import member_of
+from .recipe.recipe import Recipe
+from .recipe.source import member_of
+from .storage.folder import RunFolder
+from .trackers.mlflow import MLflowLogger
+from .trackers.named import LOGGERS, loggers_again, loggers_of
+from .trackers.tensorboard import TensorBoardLogger
+from .trackers.tracker import Tracker
+from .trackers.wandb import WandbLogger
+from .training.history import Stopped, read_history
+from .training.run import Run, load_run, resume, train
 
 __all__ = [
     "LOGGERS",

@@ -7,9 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from ppvae.runs import RunFolder, checkpoint, read_history
-from ppvae.runs.atomic import sha256
-from ppvae.runs.evaluation import read_whole
+from ppvae.runs import RunFolder, read_history
+from ppvae.runs.evaluation.evaluation.evaluation import read_whole
+from ppvae.runs.storage import checkpoint
+from ppvae.runs.storage.atomic import sha256
 
 CLOCK = ("seconds",)
 

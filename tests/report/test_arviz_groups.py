@@ -22,8 +22,8 @@ from ppvae.core import DataError, PpvaeError, draw, log_joint
 from ppvae.data import Dataset
 from ppvae.inference import evidence, log_evidence, sample_posterior
 from ppvae.models import FactorAnalysis, bernoulli_vae
-from ppvae.report.arviz_export import read_netcdf, to_arviz, write_netcdf
-from ppvae.report.arviz_groups import evidence_groups, export_arviz, guide_groups, prior_groups
+from ppvae.report.arviz.export import read_netcdf, to_arviz, write_netcdf
+from ppvae.report.arviz.groups import evidence_groups, export_arviz, guide_groups, prior_groups
 
 EXPORT = Path(str(ppvae.__file__)).parent / "report" / "arviz_export.py"
 OTHER = "PPVAE_ARVIZ1_PYTHON"
@@ -74,7 +74,7 @@ def test_draws_of_the_guide_are_those_of_the_waist(pair: FactorAnalysis, x: Tens
 
 
 def test_blocks_draw_from_the_same_posterior(pair: FactorAnalysis, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppvae.report.arviz_groups.BLOCK", 7 * x.numel())
+    monkeypatch.setattr("ppvae.report.arviz.groups.BLOCK", 7 * x.numel())
     z = guide_groups(pair, x, num_draws=4000).groups["posterior"]["z"][0]
     assert z.shape == (4000, 6, 2)
     exact = pair.posterior(x)

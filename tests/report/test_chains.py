@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ppvae.report import write_report
-from ppvae.report.chains import BINS, rank_counts
+from ppvae.report.figures.chains import BINS, rank_counts
 from ppvae.runs import Recipe, train
 
 

@@ -12,10 +12,10 @@ from matplotlib import rc_context
 from torch import Tensor
 
 from ppvae.inference import elbo
-from ppvae.inference.compare import compare_along_run, compare_elbos
-from ppvae.inference.divergences import fit_normal
-from ppvae.report import estimators
-from ppvae.report.theme import DARK, LIGHT
+from ppvae.inference.comparison.result.compare import compare_along_run, compare_elbos
+from ppvae.inference.comparison.result.divergences import fit_normal
+from ppvae.report.figures import estimators
+from ppvae.report.figures.theme import DARK, LIGHT
 
 CHOICE = {"A": elbo.TraceELBO(), "IWAE": elbo.ImportanceWeightedELBO(4)}
 

@@ -12,11 +12,11 @@ import torch
 
 from ppvae.cli.evaluate import show
 from ppvae.report import write_comparison, write_report
-from ppvae.report.charts import curves
+from ppvae.report.figures.charts import curves
+from ppvae.report.figures.theme import LIGHT
 from ppvae.report.findings import Findings, find, on_common_data, tightest
-from ppvae.report.theme import LIGHT
 from ppvae.runs import Recipe, Run, member_of, train
-from ppvae.runs.evaluation import Method, evaluate
+from ppvae.runs.evaluation.evaluation.evaluation import Method, evaluate
 
 PAIRS = """
 import pyro

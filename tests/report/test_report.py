@@ -20,18 +20,18 @@ from matplotlib.image import imread
 
 from ppvae.core import DataError, RunError
 from ppvae.data import Dataset
-from ppvae.inference.predictive import decode, embed
+from ppvae.inference.prediction.predictive import decode, embed
 from ppvae.report import write_comparison, write_report
-from ppvae.report.build import render
-from ppvae.report.charts import in_plane, label_of
-from ppvae.report.checks import checked
+from ppvae.report.figures.charts import in_plane, label_of
+from ppvae.report.figures.checks import checked
+from ppvae.report.figures.images import as_images, grid, picture_of
+from ppvae.report.figures.pictures import pictures_of
+from ppvae.report.figures.theme import DARK, LIGHT
 from ppvae.report.findings import ACTIVE, FINE, find
-from ppvae.report.images import as_images, grid, picture_of
-from ppvae.report.page import number
-from ppvae.report.pictures import pictures_of
-from ppvae.report.theme import DARK, LIGHT
+from ppvae.report.html.build import render
+from ppvae.report.html.page import number
 from ppvae.runs import Recipe, Run, load_run, train
-from ppvae.runs.evaluation import Method, evaluate
+from ppvae.runs.evaluation.evaluation.evaluation import Method, evaluate
 
 VOID = {"meta", "img", "source", "br", "link", "input"}
 

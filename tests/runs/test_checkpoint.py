@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ppvae.core import RunError
-from ppvae.runs import checkpoint
-from ppvae.runs.atomic import plain, read_json, write_bytes, write_json
+from ppvae.runs.storage import checkpoint
+from ppvae.runs.storage.atomic import plain, read_json, write_bytes, write_json
 
 STATE: dict[str, Any] = {
     "pair": {"a.weight": torch.randn(3, 2), "b": torch.tensor(float("nan"))},

@@ -11,7 +11,14 @@ from ppvae.core import DataError, RunError
 from ppvae.inference import evaluate_bound
 from ppvae.inference.evidence import ImportanceSampling, log_evidence
 from ppvae.runs import Recipe, Run, load_run, train
-from ppvae.runs.evaluation import REPEATS, Method, describe, evaluate, read_evaluation, read_per_datum
+from ppvae.runs.evaluation.evaluation.evaluation import (
+    REPEATS,
+    Method,
+    describe,
+    evaluate,
+    read_evaluation,
+    read_per_datum,
+)
 
 
 def test_the_numbers_are_those_of_the_verbs(trained: Run) -> None:

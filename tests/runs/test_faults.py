@@ -22,10 +22,12 @@ from contracts.runs import assert_whole, left_over, same
 
 from ppvae.core import RunError
 from ppvae.inference import Callback, TrainingState
-from ppvae.runs import Recipe, Run, RunFolder, Stopped, checkpoint, history, load_run, resume, train
-from ppvae.runs import run as run_module
-from ppvae.runs.catalogue import elbo_entries
-from ppvae.runs.folder import create
+from ppvae.runs import Recipe, Run, RunFolder, Stopped, load_run, resume, train
+from ppvae.runs.recipe.recipe.catalogue import elbo_entries
+from ppvae.runs.storage import checkpoint
+from ppvae.runs.storage.folder import create
+from ppvae.runs.training import history
+from ppvae.runs.training import run as run_module
 
 TINY: dict[str, Any] = {
     "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [8]},

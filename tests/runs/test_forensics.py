@@ -12,8 +12,8 @@ from ppvae.cli.main import app
 from ppvae.core import FitError, RunError
 from ppvae.inference import Callback, TrainingState
 from ppvae.runs import Recipe, train
-from ppvae.runs.forensics import _replayed, read_dump, replay
-from ppvae.runs.run import prepare
+from ppvae.runs.training.forensics import _replayed, read_dump, replay
+from ppvae.runs.training.run import prepare
 
 RECIPE = {
     "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [6]},

@@ -23,10 +23,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ppvae.core import PpvaeError, RunError
-from ppvae.runs import Recipe, Run, checkpoint, resume, train
-from ppvae.runs.catalogue import SCHEDULES, build, build_model, elbo_entries
-from ppvae.runs.forensics import read_dump, replay
-from ppvae.runs.run import prepare
+from ppvae.runs import Recipe, Run, resume, train
+from ppvae.runs.recipe.recipe.catalogue import SCHEDULES, build, build_model, elbo_entries
+from ppvae.runs.storage import checkpoint
+from ppvae.runs.training.forensics import read_dump, replay
+from ppvae.runs.training.run import prepare
 
 SECONDS = float(os.environ.get("PPVAE_FUZZ_SECONDS", "60"))
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

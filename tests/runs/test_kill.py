@@ -24,8 +24,8 @@ import pytest
 from contracts.runs import assert_whole, left_over, same
 
 from ppvae.runs import Recipe, RunFolder
-from ppvae.runs import checkpoint as checkpoints
-from ppvae.runs.evaluation import read_per_datum
+from ppvae.runs.evaluation.evaluation.evaluation import read_per_datum
+from ppvae.runs.storage import checkpoint as checkpoints
 
 TINY: dict[str, Any] = {
     "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [8]},

@@ -14,7 +14,7 @@ import pytest
 from ppvae.core import RunError
 from ppvae.inference import Callback, TrainingState
 from ppvae.runs import Recipe, Run, Stopped, load_run, resume, train
-from ppvae.runs import checkpoint as checkpoints
+from ppvae.runs.storage import checkpoint as checkpoints
 
 CLOCK = ("seconds",)
 

@@ -12,8 +12,9 @@ import torch
 from ppvae.core import FitError, RunError
 from ppvae.inference import Callback, TrainingState, fit
 from ppvae.models import FactorAnalysis, bernoulli_vae
-from ppvae.runs import Recipe, Run, RunFolder, checkpoint, load_run, member_of, read_history, resume, train
-from ppvae.runs.folder import create, locked
+from ppvae.runs import Recipe, Run, RunFolder, load_run, member_of, read_history, resume, train
+from ppvae.runs.storage import checkpoint
+from ppvae.runs.storage.folder import create, locked
 
 PAIR = """
 import pyro, pyro.distributions as dist, torch

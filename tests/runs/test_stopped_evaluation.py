@@ -17,11 +17,15 @@ from torch import Tensor
 
 from ppvae.core import RunError
 from ppvae.inference.evidence import AIS, EvidenceMethod, HMCDensity, ImportanceSampling, log_evidence
-from ppvae.report import build
-from ppvae.runs import Run, Stopped, checkpoint, chunk_files, evaluation, evaluation_files, load_run
-from ppvae.runs.atomic import sha256
-from ppvae.runs.evaluation import Method, evaluate, read_evaluation, read_per_datum, read_whole
-from ppvae.runs.folder import EVALUATION_LOCK, REPORT_LOCK, RunFolder, locked
+from ppvae.report.html import build
+from ppvae.runs import Run, Stopped, load_run
+from ppvae.runs.evaluation.evaluation import chunks as chunk_files
+from ppvae.runs.evaluation.evaluation import evaluation
+from ppvae.runs.evaluation.evaluation import files as evaluation_files
+from ppvae.runs.evaluation.evaluation.evaluation import Method, evaluate, read_evaluation, read_per_datum, read_whole
+from ppvae.runs.storage import checkpoint
+from ppvae.runs.storage.atomic import sha256
+from ppvae.runs.storage.folder import EVALUATION_LOCK, REPORT_LOCK, RunFolder, locked
 
 IS = "importance-sampling:num_samples=6"
 METHODS: dict[str, type[EvidenceMethod]] = {

@@ -16,10 +16,10 @@ import torch
 from ppvae.core import RunError
 from ppvae.inference import Callback, Fit, TrainingState, fit
 from ppvae.models import FactorAnalysis
-from ppvae.runs.loggers_common import Tracker
-from ppvae.runs.loggers_mlflow import MLflowLogger
-from ppvae.runs.loggers_tensorboard import TensorBoardLogger
-from ppvae.runs.loggers_wandb import WandbLogger
+from ppvae.runs.trackers.mlflow import MLflowLogger
+from ppvae.runs.trackers.tensorboard import TensorBoardLogger
+from ppvae.runs.trackers.tracker import Tracker
+from ppvae.runs.trackers.wandb import WandbLogger
 
 needs_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard (the extra `track`) is not installed"

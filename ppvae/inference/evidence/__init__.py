@@ -7,17 +7,17 @@ from .auto import Auto
 from .base import Bound, Estimate, Evidence, EvidenceMethod
 from .bdmc import BDMC
 from .bridge import BridgeSampling
+from .chunk_store import Chunk, ChunkStore
 from .densities import Density, EncoderDensity, GaussianDensity, KernelDensity, TruncatedGaussianDensity
 from .exact import Exact
-from .hmc_density import HMCDensity
 from .importance import ImportanceSampling
-from .kept import Chunk, ChunkStore
 from .log_evidence import log_evidence
 from .outcome import Outcome
 from .pareto import pareto_k, pareto_smoothed
 from .prior_sampling import PriorSampling
 from .psis import PSIS
-from .simulated import SimulatedData, simulate_data
+from .reciprocal import HMCDensity
+from .simulated_data import SimulatedData, simulate_data
 from .whole_data import log_evidence_of_data_set
 
 __all__ = [

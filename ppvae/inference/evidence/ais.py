@@ -13,8 +13,8 @@ from .annealing import Path, Schedule, Start, anneal, check_options, check_path,
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .outcome import Outcome
 from .probe import doubted, from_prior
-from .run import Run
 from .weights import from_weights, log_mean
+from ..execution.run import Run
 from ...core import Data
 
 _FEWEST = 3  # chains from the prior: of two, no spread is known

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .base import Memory
-from .run import Run
+from ..execution.run import Run
 from ..hmc.adaptation import start_dual_averaging, update_dual_averaging
 from ..hmc.integrator import PhasePoint, leapfrog
 from ..hmc.kernel import HMCInfo, HMCParameters, HMCState, draw_noise, hmc_kernel

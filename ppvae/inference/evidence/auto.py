@@ -13,7 +13,7 @@ from .base import Bound, Estimate, EvidenceMethod, Memory
 from .bridge import BridgeSampling
 from .importance import ImportanceSampling
 from .outcome import Outcome
-from .run import Run, pick
+from ..execution.run import Run, pick
 from ...core import Data, PairError, PpvaeError
 from ...core.errors import try_one_of
 

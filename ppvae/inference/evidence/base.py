@@ -15,7 +15,7 @@ from .outcome import Outcome
 from ...core import Data, DataError
 
 if TYPE_CHECKING:
-    from .run import Run
+    from ..execution.run import Run
 
 Bound = Literal["exact", "lower", "upper", "consistent"]
 

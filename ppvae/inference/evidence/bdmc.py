@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from .annealing import Path, Schedule, Start, anneal, check_options, check_path, path_memory, tune
 from .base import Bound, Estimate, EvidenceMethod, Memory
-from .run import Run
 from .weights import from_weights, log_mean
+from ..execution.run import Run
 from ...core import Data, DataError
 from ...core.errors import try_one_of
 

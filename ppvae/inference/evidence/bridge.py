@@ -12,12 +12,12 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .densities import LogDensity, Normal
-from .hmc_density import JITTER, PRIOR_DRAWS, check_chains, check_draws, flat, halves
 from .outcome import Outcome
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
 from .probe import doubted, from_prior
-from .run import Run
+from .reciprocal import JITTER, PRIOR_DRAWS, check_chains, check_draws, flat, halves
 from .series import average, effective_draws
+from ..execution.run import Run
 from ..hmc.options import HMC
 from ...core import Data, unconstrained
 

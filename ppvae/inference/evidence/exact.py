@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory, not_known
 from .outcome import Outcome
-from .run import Run
+from ..execution.run import Run
 from ...core import Data, PairError
 from ...core.compile import bind
 from ...core.errors import try_one_of

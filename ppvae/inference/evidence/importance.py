@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .probe import FROM_GUIDE, FROM_PRIOR, doubted, from_prior, has_guide_density, stretched
-from .run import Run
 from .sampled import collect, sampled_memory
 from .weights import from_weights
-from ..arguments import require_whole
+from ..execution.arguments import require_whole
+from ..execution.run import Run
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_guide, log_joint, structure
 from ...core.errors import try_one_of
 

@@ -15,15 +15,15 @@ from tqdm import tqdm
 
 from .auto import Auto
 from .base import Estimate, Evidence, EvidenceMethod
+from .chunk_store import Chunk, ChunkStore
 from .importance import ImportanceSampling
-from .kept import Chunk, ChunkStore
 from .outcome import Outcome
 from .over_weights import average, weight_draws
-from .prepare import prepare
-from .run import Run, model_ready, pick, to
-from .simulated import SimulatedData
-from ..placement import Compile, dtype_of
-from ..seeds import chunk_seed
+from .simulated_data import SimulatedData
+from ..execution.placement import Compile, dtype_of
+from ..execution.prepare import prepare
+from ..execution.run import Run, model_ready, pick, to
+from ..execution.seeds import chunk_seed
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
@@ -117,7 +117,9 @@ def log_evidence(
         }
         return _over_weights(pair, data, global_sites, seed, options)
     started = time.perf_counter()
-    run, x = prepare(pair, data, seed, device, compile, memory_budget, global_sites)
+    simulated = isinstance(data, SimulatedData)
+    run, x = prepare(pair, data.x if simulated else data, seed, device, compile, memory_budget, global_sites)
+    run.truth = data.latents if simulated else None
     method.check(run)
     size = _chunk_size(run, method, batch_size(x), chunk_size)
     parts = _all_chunks(run, method, x, size, seed, progress, kept, _told(global_sites))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .base import Evidence
 from .outcome import Outcome
-from .run import model_ready, take, to
-from ..placement import dtype_of
+from ..execution.placement import dtype_of
+from ..execution.run import model_ready, take, to
 from ...core import ModelGuidePair, PairError, PpvaeError, check_pair, draw
 from ...core.errors import try_one_of
 

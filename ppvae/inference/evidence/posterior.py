@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .base import Memory
 from .outcome import Outcome
-from .run import Run
+from ..execution.run import Run
 from ..hmc.chains import Outcome as LaneOutcome
 from ..hmc.chains import sample_chunk
 from ..hmc.diagnostics import ess, rhat

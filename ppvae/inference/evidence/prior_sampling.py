@@ -8,10 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
-from .run import Run
 from .sampled import collect, sampled_memory
 from .weights import from_weights
-from ..arguments import require_whole
+from ..execution.arguments import require_whole
+from ..execution.run import Run
 from ...core import Data, ModelGuidePair, draw, log_joint
 
 

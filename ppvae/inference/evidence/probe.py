@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .base import Estimate
 from .outcome import Outcome
-from .run import Run
 from .sampled import collect
 from .weights import log_mean
+from ..execution.run import Run
 from ...core import Data, ModelGuidePair, PairError, draw, log_guide, log_joint, structure, unconstrained
 
 FROM_PRIOR, FROM_GUIDE = 0.2, 0.1  # of the method's own work, for the two kinds of draws

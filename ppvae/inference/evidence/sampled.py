@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import Memory
-from .run import Run
+from ..execution.run import Run
 from ...core import Data, ModelGuidePair
 
 # The guide is run anew for every group of samples, so a group should not be small.

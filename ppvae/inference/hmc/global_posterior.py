@@ -17,9 +17,19 @@ from torch.distributions.transforms import Transform
 from tqdm import tqdm
 
 from .diagnostics import ess, rhat
-from ..placement import Compile, choose_mode, dtype_of, like_pair
-from ..seeds import chunk_seed
-from ...core import Data, ModelGuidePair, PairError, PpvaeError, SiteInfo, batch_size, draw, log_joint, structure
+from ..execution.placement import Compile, choose_mode, dtype_of, like_pair
+from ..execution.seeds import chunk_seed
+from ...core import (
+    Data,
+    ModelGuidePair,
+    PairError,
+    PpvaeError,
+    SiteInfo,
+    batch_size,
+    draw,
+    log_joint,
+    structure,
+)
 from ...core.compile import bind, capture, state_of
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
@@ -79,7 +89,7 @@ class GlobalDraws:
         """The draws as ArviZ wants them: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x)."""
         # ArviZ takes over a second to import.
         from ... import __version__
-        from ...report.arviz_export import to_arviz
+        from ...report.arviz.export import to_arviz
 
         data = dict(self.x) if isinstance(self.x, Mapping) else {"x": self.x}
         parts: list[tuple[str, list[str], dict[str, Tensor]]] = [

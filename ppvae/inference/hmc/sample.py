@@ -11,23 +11,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .budget import Footprint, data_per_chunk, footprint
 from .chains import ChunkDraws, MakeKernel, sample_chunk
 from .draws import PosteriorDraws
 from .global_posterior import GlobalDraws, sample_global_posterior
 from .integrator import PhasePoint, leapfrog
 from .kernel import HMCInfo, hmc_kernel
 from .options import HMC, Options
-from .target import (
-    Start,
-    posterior_target,
-    start_chains,
-    start_positions,
-    start_variance,
-)
-from ..placement import Compile, choose_device, choose_mode, dtype_of, like_pair
-from ..readiness import check_all
-from ..seeds import seed_of
+from .target import Start, posterior_target, start_chains, start_positions, start_variance
+from ..execution.budget import Footprint, data_per_chunk, footprint
+from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.readiness import check_all
+from ..execution.seeds import seed_of
 from ...core import Data, ModelGuidePair, PpvaeError, batch_size, structure, unconstrained
 from ...core.compile import Mode, capture, state_of
 from ...core.conditioning import held

@@ -62,7 +62,7 @@ class TestImportanceSampling(EvidenceContract):
     def test_equals_a_loop_over_draws(self) -> None:
         pair, x = factor_analysis(num_data=4, dtype=torch.float64)
         found = self.run(pair, x, method=ImportanceSampling(50))
-        from ppvae.inference.seeds import chunk_seed
+        from ppvae.inference.execution.seeds import chunk_seed
 
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(chunk_seed(0, 0))

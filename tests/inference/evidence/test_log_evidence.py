@@ -10,13 +10,7 @@ from contracts.evidence_oracles import Explosive, GlobalMean, factor_analysis
 
 from ppvae.core import DataError, PairError, PpvaeError
 from ppvae.data import load
-from ppvae.inference.evidence import (
-    Evidence,
-    ImportanceSampling,
-    Outcome,
-    PriorSampling,
-    log_evidence,
-)
+from ppvae.inference.evidence import Evidence, ImportanceSampling, Outcome, PriorSampling, log_evidence
 from ppvae.models import bernoulli_vae
 
 

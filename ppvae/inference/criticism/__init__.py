@@ -1,0 +1,19 @@
+"""What is wrong with a trained pair: its data against real ones, its latents against the prior, its bound's gaps."""
+
+from __future__ import annotations
+
+from .aggregate_posterior import AggregatePosterior, aggregate_posterior
+from .gaps import Gaps, inference_gaps
+from .posterior_checks import PosteriorChecks, PredictiveCheck, posterior_checks
+from .site_report import site_report
+
+__all__ = [
+    "AggregatePosterior",
+    "Gaps",
+    "PosteriorChecks",
+    "PredictiveCheck",
+    "aggregate_posterior",
+    "inference_gaps",
+    "posterior_checks",
+    "site_report",
+]

@@ -1,0 +1,1 @@
+"""Where and how a pair is run over data: device, mode, chunks, seeds, memory, progress."""

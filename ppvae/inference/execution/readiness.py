@@ -1,0 +1,136 @@
+"""What is checked before a training run: the pair on a batch, all values, whether minibatches can be served."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from .placement import dtype_of, like_pair
+from ...core import Data, ModelGuidePair, PairError, batch_size, check_pair, structure
+from ...core.checks import FixedSupports
+from ...core.errors import try_one_of
+from ...core.parts import parameter_for_each, rows_of, serves_part_of, waits_for_data
+from ...data import Dataset
+
+VALIDATION_CHUNK = 1000
+
+_log = logging.getLogger("ppvae.fit")
+
+
+def checked(
+    pair: ModelGuidePair, example: Any, dataset: Dataset, held_out: Dataset | None, *, given: bool
+) -> Dataset | None:
+    """Check pair and data before training.
+
+    Args:
+        pair: the pair, in evaluation mode.
+        example: a batch as every step has it.
+        dataset: the training data.
+        held_out: what to validate on.
+        given: whether the caller named it, and not the data set.
+
+    Returns:
+        what to validate on: not what came with the data set, where the pair has parameters for each training datum.
+
+    Raises:
+        PairError: the pair breaks its contract or does not fit the data; or it has parameters for every datum, and is
+            to be trained on minibatches or validated on other data.
+    """
+    dtype = dtype_of(pair)
+    _check_parts(pair, example, dataset)
+    check_pair(pair, example, num_data=len(dataset))
+    _check_values(pair, example, dataset)
+    if held_out is None:
+        return None
+    if batch_size(example) == len(dataset) and (reason := serves_part_of(pair, example)):
+        if given:
+            raise PairError(
+                f"validation: the pair has parameters for every datum of the training data ({reason}), and none for "
+                "those of the validation data"
+                + try_one_of("no validation data", "a guide whose parameters do not depend on the number of data")
+            )
+        _log.warning("%s: not validated on: the pair has parameters for every training datum", held_out.name)
+        return None
+    some = torch.arange(min(VALIDATION_CHUNK, len(held_out)), device=held_out.device)
+    check_pair(pair, like_pair(held_out.batch(some, dtype=dtype), dtype))
+    _check_values(pair, example, held_out)
+    return held_out
+
+
+def check_all(pair: ModelGuidePair, x: Data) -> bool:
+    """Check a pair on all data, and find out whether it needs them all together.
+
+    Args:
+        pair: the pair, in evaluation mode.
+        x: all data, [N, *event].
+
+    Returns:
+        whether the pair has parameters for every datum, as an automatic guide has, so that it cannot be run on a part.
+
+    Raises:
+        PairError: the pair breaks its contract, or does not fit the data.
+    """
+    size = batch_size(x)
+    if size <= VALIDATION_CHUNK or waits_for_data(pair):
+        check_pair(pair, x)
+        return size > 1 and bool(serves_part_of(pair, x))
+    parts = torch.arange(size).split(VALIDATION_CHUNK)
+    try:
+        structure(pair, rows_of(x, parts[0]))
+    except Exception:  # check_pair says what is wrong, if it is that
+        check_pair(pair, x)
+        return True
+    for rows in parts:
+        check_pair(pair, rows_of(x, rows))
+    return False
+
+
+def _check_parts(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
+    """Refuse minibatches for a pair with parameters for every datum: each batch would train those of the first."""
+    if batch_size(example) == len(dataset):
+        return
+
+    def run_on(num: int) -> None:
+        rows = torch.arange(num, device=dataset.device)
+        structure(pair, like_pair(dataset.batch(rows, dtype=dtype_of(pair)), dtype_of(pair)))
+
+    adopted = frozenset(pair.adopted_names())
+    try:
+        if waits_for_data(pair):  # the guide's parameters are made for the data of its first run, which are all
+            run_on(len(dataset))
+        if batch_size(example) == 1:  # what is made for one datum would be broadcast over any number
+            run_on(2)
+        structure(pair, example)
+        reason = serves_part_of(pair, example)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        pair.disown(frozenset(pair.adopted_names()) - adopted)
+        try:
+            run_on(len(dataset))
+        except Exception:
+            return  # nor does it run on all data: check_pair says why
+    if reason:
+        # Named before it is given back, so that the pair can be trained on all data instead.
+        name = parameter_for_each(pair, batch_size(example), len(dataset))
+        pair.disown(frozenset(pair.adopted_names()) - adopted)
+        raise PairError(
+            f"the pair has parameters for every datum{f', {name!r} for instance' if name else ''}: on a part of a "
+            f"batch it cannot be run ({reason}), and minibatches of {batch_size(example)} out of {len(dataset)} data "
+            f"would all train the same ones"
+            + try_one_of(
+                "batch_size=None, all data at every step",
+                "a guide that computes its parameters from x by a network (an encoder)",
+                "parameters for every datum in a table, looked up by a member of the batch that holds row numbers",
+            )
+        )
+
+
+def _check_values(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
+    """Hold all data against the likelihood's support, of which check_pair saw one batch."""
+    supports = FixedSupports(pair, example)
+    if not supports or dataset.binarization == "dynamic":  # drawn zeros and ones
+        return
+    for rows in torch.arange(len(dataset), device=dataset.device).split(VALIDATION_CHUNK):
+        supports.check(like_pair(dataset.batch(rows, dtype=dtype_of(pair)), dtype_of(pair)), int(rows[0]))

@@ -1,0 +1,149 @@
+"""Some observed sites given others: what the model says of the rest, latents and all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .joint import require_simulable
+from ..evidence.outcome import Outcome
+from ..evidence.weights import from_weights
+from ..execution.over_data import Work, observed_site, positive, rows_like
+from ..execution.placement import Compile, choose_device, dtype_of
+from ...core import Data, ModelGuidePair, PpvaeError, simulate_given
+from ...core.errors import try_one_of
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionalPrediction:
+    r"""One observed site given others, of every datum.
+
+    Attributes:
+        site: the site.
+        mean: $\mathrm{E}[x \mid x_g]$, [N, *event].
+        standard_error: its Monte Carlo standard error, [N, *event].
+        samples: draws of $p(x \mid x_g)$, [S, N, *event]; they are resampled, so that some may stand there twice.
+        effective_sample_size: how many independent draws each datum's mean is worth, [N].
+        pareto_k: tail index of the weights, [N]: above 0.7 not to be trusted.
+        outcome: :class:`~.evidence.Outcome` of each, [N], int64; 0 where the mean stands.
+    """
+
+    site: str
+    mean: Tensor
+    standard_error: Tensor
+    samples: Tensor
+    effective_sample_size: Tensor
+    pareto_k: Tensor
+    outcome: Tensor
+
+    @property
+    def trusted(self) -> Tensor:
+        """Which data's numbers are to be trusted, [N], bool."""
+        return self.outcome == Outcome.OK
+
+    def __repr__(self) -> str:
+        return (
+            f"ConditionalPrediction({self.site!r}, {int(self.trusted.sum())} of {len(self.outcome)} data trusted, "
+            f"smallest effective sample size {float(self.effective_sample_size.min()):.0f})"
+        )
+
+
+_ENOUGH = 25
+"""Below this effective sample size the error is not known well enough to vouch for."""
+
+
+def predict_given(
+    pair: ModelGuidePair,
+    given: Mapping[str, Tensor],
+    *,
+    like: Any,
+    site: str | None = None,
+    num_samples: int = 1000,
+    num_draws: int = 1,
+    seed: int = 0,
+    chunk_size: int = 100,
+    device: str = "auto",
+    compile: Compile = "auto",
+) -> ConditionalPrediction:
+    r"""What the model says of one observed site where others are known, $p(x \mid x_g)$, latents integrated out.
+
+    $$z_k, x_k \sim p \text{ with } x_g \text{ in its place},\qquad w_k = \prod_g p(x_g \mid \cdot),\qquad
+      \mathrm{E}[x \mid x_g] \approx \frac{\sum_k w_k\, \mathrm{E}[x \mid z_k, x_g, \ldots]}{\sum_k w_k}$$
+
+    Likelihood weighting (Fung & Chang 1989): self-normalised importance sampling from the prior, whose error is that
+    of a ratio, $\mathrm{se}^2 = \sum_k \bar w_k^2 (f_k - \bar f)^2$. The guide is not used: it looks at all observed
+    sites. A site that was given is not asked about; :func:`~ppvae.inference.generate` draws all of them.
+
+    Limitations: draws are from the prior, so that many dimensions of z that the given sites say much about need very
+    many of them; the effective sample size and :attr:`ConditionalPrediction.trusted` tell.
+
+    Args:
+        pair: the pair; global latents are held at the guide's mean.
+        given: observed site to value [N, *event].
+        like: data of the right shape; their values matter only as covariates (row n of N, round and round).
+        site: the observed site asked about; None where one is left.
+        num_samples: K, draws for every datum, all of which are held at once for a chunk of data.
+        num_draws: S, of the samples returned.
+        seed: of the draws.
+        chunk_size: data at a time.
+        device: "auto", "cpu", "cuda".
+        compile: see :func:`ppvae.core.compile.capture`.
+
+    Raises:
+        PairError: an unknown site; a model that cannot be simulated; a site whose distribution does not know its mean.
+        PpvaeError: nothing given, or values of different lengths.
+
+    >>> import torch
+    >>> from ppvae.models import FactorAnalysis
+    >>> pair = FactorAnalysis(3, 1)
+    >>> try:
+    ...     predict_given(pair, {}, like=torch.zeros(1, 3))
+    ... except PpvaeError as error:
+    ...     print(str(error).splitlines()[0])
+    predict_given: expected the values of some observed sites, found none
+    """
+    if not given:
+        raise PpvaeError(
+            "predict_given: expected the values of some observed sites, found none"
+            + try_one_of("given={site: values}", "generate, where nothing is given")
+        )
+    lengths = {name: len(value) for name, value in given.items()}
+    if len(set(lengths.values())) > 1:
+        raise PpvaeError(f"given: expected values of one length, found {lengths}")
+    positive("num_samples", num_samples)
+    positive("num_draws", num_draws)
+    where, dtype = choose_device(device), dtype_of(pair)
+    work = Work(pair, rows_like(like, next(iter(lengths.values())), dtype), device, seed)
+    name = observed_site(work, site, known=given)
+    require_simulable(work.pair, work.few)
+    values = {key: v.to(where, dtype if v.is_floating_point() else v.dtype) for key, v in given.items()}
+
+    def estimate(x: Data, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        means, log_w = simulate_given(work.pair, x, num_samples, known, name)
+        weight = torch.softmax(log_w.double(), 0).to(means.dtype)
+        weight = weight.reshape(*weight.shape, *(1,) * (means.dim() - 2))
+        mean = (weight * means).sum(0)
+        error = (weight.square() * (means - mean).square()).sum(0).sqrt()
+        found, log_v = simulate_given(work.pair, x, num_samples, known, name, kind="sample")
+        noise = torch.rand(num_draws, *log_v.shape, dtype=torch.float64, device=log_v.device)
+        chosen = (log_v - (-noise.log()).log()).argmax(1)  # [S, B]; by Gumbel's trick
+        drawn = found[chosen, torch.arange(log_v.shape[1], device=log_v.device)]
+        return {"mean": mean, "error": error, "drawn": drawn.movedim(0, 1), "log_w": log_w.movedim(0, 1)}
+
+    found = work.run(estimate, chunk_size, compile, beside=values)
+    told = from_weights(found["log_w"].mT)
+    outcome = told.outcome
+    outcome[(outcome == Outcome.OK) & (told.effective_sample_size < _ENOUGH)] = Outcome.UNRELIABLE
+    return ConditionalPrediction(
+        name,
+        found["mean"],
+        found["error"],
+        found["drawn"].movedim(1, 0),
+        told.effective_sample_size,
+        told.pareto_k,
+        outcome,
+    )

@@ -1,0 +1,127 @@
+"""Fill in what is missing of a datum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .joint import require_mean, require_simulable
+from ..execution.over_data import Work, observed_site
+from ..execution.placement import Compile, choose_mode
+from ..execution.seeds import chunk_seed
+from ...core import DataError, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate, structure
+from ...core.compile import bind, capture
+from ...core.conditioning import Rewired
+from ...core.modes import in_evaluation_mode
+from ...data import Dataset, chunks
+
+
+@in_evaluation_mode
+def inpaint(
+    pair: ModelGuidePair,
+    data: Any,
+    mask: Tensor,
+    *,
+    num_steps: int = 200,
+    num_burn_in: int = 50,
+    correction: bool = True,
+    seed: int = 0,
+    chunk_size: int = 1000,
+    device: str = "auto",
+    compile: Compile = "auto",
+    progress: bool = False,
+) -> Tensor:
+    r"""Fill in what is missing: $\mathrm{E}[x_\text{mis} \mid x_\text{obs}]$ by a Markov chain, [N, *event].
+
+    $$z \sim q(z \mid x_\text{obs}, x_\text{mis}),\qquad x_\text{mis} \sim p(x_\text{mis} \mid z)$$
+
+    in turn (Rezende, Mohamed & Wierstra 2014, arXiv 1401.4082, appendix F: pseudo-Gibbs, exact only where the guide
+    is the posterior). With ``correction`` the draw of z is accepted with probability
+    $\min(1, \frac{p(x, z')\, q(z \mid x)}{p(x, z)\, q(z' \mid x)})$ (Mattei & Frellsen 2018, arXiv 1802.04826), which
+    makes the chain exact for any guide that covers the posterior.
+
+    Args:
+        pair: the pair; x given z must be independent over the entries of x.
+        data: the data, [N, *event]; what is missing may hold any number, NaN among them.
+        mask: True where observed, of the shape of the data or broadcasting to it.
+        num_steps: steps of the chain, those of the burn-in among them.
+        num_burn_in: steps before the average begins.
+        correction: accept or refuse each draw of z.
+        seed: of the draws.
+        chunk_size: data at a time.
+        device: "auto", "cpu", "cuda".
+        compile: see :func:`ppvae.core.compile.capture`.
+        progress: show a bar on a terminal.
+
+    Returns:
+        the data with the missing entries replaced by the average of $\mathrm{E}[x \mid z]$ over the chain.
+    """
+    if not 0 <= num_burn_in < num_steps:
+        raise PpvaeError(f"inpaint: expected 0 <= num_burn_in < num_steps, found {num_burn_in} and {num_steps}")
+    members = dict(data) if isinstance(data, Mapping) else None
+    given = data.drawn(seed).tensor() if isinstance(data, Dataset) else data
+    if isinstance(given, Mapping) or members is not None:
+        raise DataError("inpaint: expected one tensor of data, found a mapping: condition on its members")
+    values = torch.as_tensor(given)
+    try:
+        seen = mask.to(values.device)
+        if not bool(((seen == 0) | (seen == 1)).all()):
+            raise DataError("inpaint: the mask says which entries are seen: expected True and False, or 1 and 0")
+        seen = seen.bool().expand_as(values)
+    except RuntimeError as error:
+        raise DataError(
+            f"inpaint: the mask {list(mask.shape)} does not broadcast to the data {list(values.shape)}"
+        ) from error
+    work = Work(pair, values.where(seen, torch.zeros_like(values)), device, seed)
+    name = observed_site(work, None)
+    require_simulable(work.pair, work.few)
+    require_mean(work.pair, work.few, name, {})
+    guide = _density_of_guide(work.pair)
+    structure(guide, work.few)
+
+    def log_weight(x: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+        return (log_joint(work.pair, x, z).local - log_joint(guide, x, z).local)[0]
+
+    def step(x: Tensor, observed: Tensor, z: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        new = draw(work.pair, x, 1).latents
+        if correction:
+            odds = log_weight(x, new) - log_weight(x, z)
+            keep = torch.rand_like(odds).log() > odds
+            new = {key: torch.where(_like(keep, z[key][0]), z[key], new[key]) for key in new}
+        drawn = predict(work.pair, x, new, kind="sample", given={})[name][0]
+        return torch.where(observed, x, drawn), predict(work.pair, x, new, given={})[name][0], new
+
+    mode = choose_mode(compile, num_steps * math.ceil(len(values) / chunk_size))
+    run = capture(bind(pair, lambda _, *args: step(*args)), mode=mode, name="a step of inpainting")
+    parts = []
+    with torch.no_grad(), torch.random.fork_rng():
+        for number, (index, valid) in enumerate(chunks(len(values), chunk_size, work.data.device)):
+            torch.manual_seed(chunk_seed(seed, number))
+            x = work.batch(index)
+            assert isinstance(x, Tensor)
+            observed = seen.to(x.device)[index]
+            structure(guide, x)
+            x = torch.where(observed, x, simulate(work.pair, x).observed[name])
+            z = draw(work.pair, x, 1).latents
+            total = torch.zeros_like(x)
+            for count in tqdm(range(num_steps), desc="inpaint", disable=None if progress else True):
+                x, mean, z = run(work.state, x, observed, z)
+                if count >= num_burn_in:
+                    total += mean
+            parts.append(torch.where(observed, x, total / (num_steps - num_burn_in))[:valid].cpu())
+    return torch.cat(parts)
+
+
+def _density_of_guide(pair: ModelGuidePair) -> ModelGuidePair:
+    """The guide as a model of its own, so that the waist's ``log_joint`` is log q(z | x)."""
+    return Rewired(pair, model=lambda x, n: pair.guide(x, n), guide=lambda x, n: pair.guide(x, n))
+
+
+def _like(flag: Tensor, value: Tensor) -> Tensor:
+    """A flag per datum, [B], with the axes of a value [B, *event]."""
+    return flag.reshape(-1, *(1,) * (value.dim() - 1))

@@ -1,0 +1,145 @@
+"""Predictions under a posterior over weights: what is noise of the data, and what is not known of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from ..evidence.over_weights import weight_draws
+from ..execution.over_data import one_of
+from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.seeds import chunk_seed
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
+from ...core.compile import bind, capture, state_of
+from ...core.conditioning import Rewired
+from ...core.errors import try_one_of
+from ...core.modes import in_evaluation_mode
+from ...data import as_dataset, chunks
+
+
+@dataclass(frozen=True, eq=False)
+class PredictiveMoments:
+    r"""Mean and variance of new data under the posterior of weights and latents, by the law of total variance.
+
+    Attributes:
+        mean: $\mathrm{E}[x^*]$, [N, *event].
+        aleatoric: $\mathrm{E}_w \mathrm{Var}[x^* \mid w]$: noise of the likelihood and spread of the latents,
+            which more training data would not take away; variances, [N, *event].
+        epistemic: $\mathrm{Var}_w \mathrm{E}[x^* \mid w]$: what is not known of the weights. An unbiased
+            estimate: it may be slightly negative where it is small.
+    """
+
+    mean: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Variance of new data, [N, *event]."""
+        return self.aleatoric + self.epistemic
+
+
+@in_evaluation_mode
+def predictive_moments(
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    num_weights: int = 30,
+    num_latents: int = 30,
+    site: str | None = None,
+    seed: int = 0,
+    chunk_size: int = 100,
+    device: str = "auto",
+    compile: Compile = "auto",
+) -> PredictiveMoments:
+    r"""What the model makes of every datum, averaged over weights $w \sim q(w)$ and latents $z \sim q(z \mid x_b, w)$.
+
+    $$\mathrm{Var}[x^*] = \underbrace{\mathrm{E}_w \mathrm{Var}[x^* \mid w]}_\text{aleatoric}
+      + \underbrace{\mathrm{Var}_w \mathrm{E}[x^* \mid w]}_\text{epistemic}$$
+
+    Other observed sites that this one depends on keep the datum's values.
+    The noise of the finite number of latents is subtracted from the variance over weights, so that both parts are
+    unbiased.
+
+    Args:
+        pair: a pair with global latents.
+        data: the data, [N, *event].
+        num_weights: draws of the weights, at least 2.
+        num_latents: draws of the latents for each, at least 2 (1 where the pair has no local latents).
+        site: an observed site; None where there is one only.
+        seed: of the draws.
+        chunk_size: data at a time.
+        device: "auto", "cpu", "cuda".
+        compile: see :func:`ppvae.core.compile.capture`.
+
+    Raises:
+        PairError: no global latents; an unknown site, or several and none named.
+        PpvaeError: too few draws.
+    """
+    where = choose_device(device)
+    pair.to(where)
+    dtype = dtype_of(pair)
+    dataset = as_dataset(data, dtype=dtype).to(where).drawn(seed, dtype=dtype)
+
+    def batch(index: Tensor) -> Data:
+        return like_pair(dataset.batch(index, dtype=dtype), dtype)
+
+    few = batch(torch.arange(min(2, len(dataset)), device=where))
+    shape = structure(pair, few)
+    name = one_of([info.name for info in shape.observed], site, "observed site")
+    if not shape.global_latents:
+        raise PairError(
+            "the pair has no global latent, so nothing is unknown of its weights"
+            + try_one_of("bayesianise(pair)", "ppvae.inference.reconstruct for the mean alone")
+        )
+    latents = num_latents if shape.local_latents else 1
+    if num_weights < 2 or num_latents < (2 if shape.local_latents else 1):
+        raise PpvaeError(
+            "predictive_moments: expected at least 2 draws of weights and of latents, found "
+            f"{num_weights} and {num_latents}"
+        )
+    holder: dict[str, Tensor] = {}
+    # One pair for all draws: its structure is found once, and the weights are arguments of what is captured.
+    fixed = Rewired(
+        pair,
+        model=lambda x, n: pyro.condition(pair.model, data=holder)(x, n),
+        guide=lambda x, n: pyro.condition(pair.guide, data=holder)(x, n),
+    )
+
+    def given_weights(x: Data, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        holder.update(weights)
+        z = draw(fixed, x, latents).latents
+        local = {info.name: z[info.name] for info in shape.local_latents}
+        mean = predict(fixed, x, local, kind="mean", sites=(name,))[name]
+        noise = predict(fixed, x, local, kind="variance", sites=(name,))[name]
+        if not local:
+            return mean, noise, torch.zeros_like(noise)
+        spread = mean.var(0)
+        return mean.mean(0), noise.mean(0) + spread, spread / latents
+
+    found: list[list[Tensor]] = [[], [], []]
+    parts = list(chunks(len(dataset), chunk_size, where))
+    mode = choose_mode(compile, num_weights * len(parts))
+    run = capture(bind(pair, lambda _, *args: given_weights(*args)), mode=mode, name="prediction")
+    state = state_of(pair)
+    drawn = weight_draws(pair, few, num_weights, seed)
+    with torch.no_grad(), torch.random.fork_rng():
+        for number, (index, valid) in enumerate(parts):
+            torch.manual_seed(chunk_seed(seed, number))
+            x = batch(index)
+            holder.update(drawn[0])
+            structure(fixed, x)
+            means, inner, noise = zip(
+                *(run(state, x, weights) for weights in drawn),
+                strict=True,
+            )
+            mean = torch.stack(means)
+            columns = (mean.mean(0), torch.stack(inner).mean(0), mean.var(0) - torch.stack(noise).mean(0))
+            for column, value in zip(found, columns, strict=True):
+                column.append(value[:valid].cpu())
+    return PredictiveMoments(*(torch.cat(column) for column in found))

@@ -1,0 +1,264 @@
+"""What a trained pair says: embed, reconstruct, decode, generate, denoise, inpaint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from .joint import require_mean, require_simulable
+from ..execution.arguments import require_literal
+from ..execution.over_data import GuideMean, Work, observed_site, one_of, positive, rows_like
+from ..execution.placement import Compile, choose_device, dtype_of
+from ...core import Data, ModelGuidePair, PairError, draw, predict, simulate, structure
+from ...core.errors import try_one_of
+from ...core.modes import in_evaluation_mode
+
+Kind = Literal["mean", "sample"]
+
+
+@in_evaluation_mode
+def embed(
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    site: str | None = None,
+    num_samples: int = 100,
+    seed: int = 0,
+    chunk_size: int = 1000,
+    device: str = "auto",
+    compile: Compile = "auto",
+) -> Tensor:
+    r"""The mean of the guide, $\mathrm{E}_{q(z \mid x_b)}[z]$, of every datum, [N, *event].
+
+    Exact where the guide has one latent site whose distribution knows its mean; otherwise an average over draws (of
+    conditional means where they are known). Global latents are held at the guide's mean, here and below.
+
+    Args:
+        pair: the pair.
+        data: a Dataset, tensor, array or mapping, [N, *event].
+        site: a local latent site; None where there is one only.
+        num_samples: draws, where the mean is not known in closed form.
+        seed: of the draws.
+        chunk_size: data at a time.
+        device: "auto", "cpu", "cuda".
+        compile: see :func:`ppvae.core.compile.capture`.
+
+    Raises:
+        PairError: an unknown site, or several and none named.
+
+    >>> import torch
+    >>> from ppvae.models import FactorAnalysis
+    >>> pair, x = FactorAnalysis(4, 2), torch.randn(3, 4)
+    >>> bool(torch.allclose(embed(pair, x), pair.posterior(x).mean, atol=1e-5))
+    True
+    """
+    work = Work(pair, data, device, seed)
+    shape = structure(work.pair, work.few)
+    name = one_of([i.name for i in shape.local_latents], site, "local latent site")
+    if shape.site(name).family == "Categorical":
+        raise PairError(
+            f"site {name!r} is Categorical, and its classes are names: expected a latent that has a mean"
+            + try_one_of("OneHotCategorical, whose mean is the classes' probabilities")
+        )
+    means = GuideMean(work, num_samples)
+    found = work.run(lambda x: {"mean": means(x)[name]}, chunk_size, compile, means.passes, prepare=means.prepare)
+    return found["mean"]
+
+
+@in_evaluation_mode
+def reconstruct(
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    num_samples: int | None = None,
+    site: str | None = None,
+    seed: int = 0,
+    chunk_size: int = 1000,
+    device: str = "auto",
+    compile: Compile = "auto",
+) -> Tensor:
+    r"""What the model makes of every datum's latents: $\mathrm{E}[x \mid \bar z_b]$ at the guide's mean, [N, *event].
+
+    Where the site depends on other observed sites, these keep the values of the datum:
+    $\mathrm{E}[x \mid \bar z_b, x_b^\text{other}]$.
+
+    Args:
+        pair: the pair.
+        data: the data.
+        num_samples: None for the guide's mean; or K, for the average of $\mathrm{E}[x \mid z]$ over K draws of the
+            guide (the only way with discrete latents).
+        site: an observed site; None where there is one only.
+        seed: of the draws.
+        chunk_size: data at a time.
+        device: "auto", "cpu", "cuda".
+        compile: see :func:`ppvae.core.compile.capture`.
+
+    Raises:
+        PairError: an unknown site, several and none named, discrete latents without ``num_samples``, or a site whose
+            distribution has no mean.
+    """
+    work = Work(pair, data, device, seed)
+    shape = structure(work.pair, work.few)
+    name = observed_site(work, site)
+    require_mean(work.pair, work.few, name, None)
+    if num_samples is not None:
+        positive("num_samples", num_samples)
+
+        def average(x: Data) -> dict[str, Tensor]:
+            return {"x": predict(work.pair, x, draw(work.pair, x, 1).latents, sites=(name,))[name][0]}
+
+        return work.run(average, chunk_size, compile, num_samples)["x"]
+    for info in shape.model_latents:
+        if info.is_discrete:
+            raise PairError(
+                f"site {info.name!r} is discrete: its mean is no value of it" + try_one_of("num_samples=100")
+            )
+    means = GuideMean(work, 100)
+    latents = work.run(means, chunk_size, compile, means.passes, prepare=means.prepare)
+    beside = {key: value.to(work.data.device) for key, value in latents.items()}
+
+    def outcome(x: Data, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"x": predict(work.pair, x, z, sites=(name,))[name]}
+
+    return work.run(outcome, chunk_size, compile, beside=beside)["x"]
+
+
+@in_evaluation_mode
+def denoise(
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    num_samples: int = 32,
+    site: str | None = None,
+    seed: int = 0,
+    chunk_size: int = 1000,
+    device: str = "auto",
+    compile: Compile = "auto",
+) -> Tensor:
+    r"""A corrupted datum as the model sees it: $\mathrm{E}_{q(z \mid \tilde x_b)} \mathrm{E}[x \mid z]$, [N, *event].
+
+    Kingma & Welling 2013 (arXiv 1312.6114, section 2.1) name denoising as a use of the model; this is
+    :func:`reconstruct`, averaged over the posterior. Arguments as there.
+    """
+    return reconstruct(
+        pair,
+        data,
+        num_samples=num_samples,
+        site=site,
+        seed=seed,
+        chunk_size=chunk_size,
+        device=device,
+        compile=compile,
+    )
+
+
+@in_evaluation_mode
+def decode(
+    pair: ModelGuidePair,
+    latents: Tensor | Mapping[str, Tensor],
+    *,
+    like: Any,
+    kind: Kind = "mean",
+    given: Mapping[str, Tensor] | None = None,
+    site: str | None = None,
+    seed: int = 0,
+    chunk_size: int = 1000,
+    device: str = "auto",
+    compile: Compile = "auto",
+) -> Tensor:
+    r"""The mean of $p(x \mid z_m)$, or a draw from it, at given latents, [M, *event].
+
+    Other observed sites that it depends on are drawn along with it, or have the values that are given; a mean is
+    refused where it would change with what is drawn there.
+
+    Args:
+        pair: the pair.
+        latents: [M, *event] where there is one local latent site, or a mapping of a value for each.
+        like: data of the right shape; their values matter only as covariates (row m of M, round and round).
+        kind: "mean" or "sample".
+        given: other observed sites' values, site to [M, *event].
+        site: an observed site; None where one is not given.
+        seed: of the draws.
+        chunk_size: latents at a time.
+        device: "auto", "cpu", "cuda".
+        compile: see :func:`ppvae.core.compile.capture`.
+
+    Raises:
+        PairError: an unknown site, several and none named; a model that cannot be simulated; a mean that the site does
+            not have, or that depends on another observed site.
+    """
+    require_literal("kind", kind, Kind)
+    where = choose_device(device)
+    if isinstance(latents, Mapping) and not latents:
+        raise PairError(
+            "latents: expected a value for every local latent site, found none"
+            + try_one_of("generate, where the pair has no local latent site", "embed, for latents of data")
+        )
+    first = next(iter(latents.values())) if isinstance(latents, Mapping) else latents
+    work = Work(pair, rows_like(like, len(first), dtype_of(pair)), device, seed)
+    shape = structure(work.pair, work.few)
+    if isinstance(latents, Tensor):
+        latents = {one_of([info.name for info in shape.local_latents], None, "local latent site"): latents}
+    values = {key: value.to(where, work.dtype) for key, value in latents.items()}
+    fixed = {key: v.to(where, work.dtype if v.is_floating_point() else v.dtype) for key, v in (given or {}).items()}
+    name = observed_site(work, site, known=fixed)
+    require_simulable(work.pair, work.few)
+    if kind == "mean":
+        size = shape.batch
+        require_mean(work.pair, work.few, name, {key: value[:size] for key, value in fixed.items()})
+
+    def outcome(x: Data, beside: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {"x": predict(work.pair, x, beside["z"], kind=kind, given=beside["given"], sites=(name,))[name]}
+
+    return work.run(outcome, chunk_size, compile, beside={"z": values, "given": fixed})["x"]
+
+
+@in_evaluation_mode
+def generate(
+    pair: ModelGuidePair,
+    num: int,
+    *,
+    like: Any,
+    kind: Kind = "mean",
+    site: str | None = None,
+    seed: int = 0,
+    chunk_size: int = 1000,
+    device: str = "auto",
+    compile: Compile = "auto",
+) -> Tensor:
+    r"""New data: $z \sim p(z)$, then the mean of $p(x \mid z)$ or a draw from it, [num, *event].
+
+    A draw is joint with all other observed sites. A mean that depends on another observed site is refused: with
+    ``kind="sample"`` draw them together, with :func:`~ppvae.inference.prediction.conditional` give that site a value.
+
+    Args:
+        pair: the pair.
+        num: how many.
+        like: data of the right shape, see :func:`decode`.
+        kind: "mean" or "sample".
+        site: an observed site; None where there is one only.
+        seed: of the draws.
+        chunk_size: data at a time.
+        device: "auto", "cpu", "cuda".
+        compile: see :func:`ppvae.core.compile.capture`.
+
+    Raises:
+        PairError: as for :func:`decode`.
+    """
+    positive("num", num)
+    require_literal("kind", kind, Kind)
+    work = Work(pair, rows_like(like, num, dtype_of(pair)), device, seed)
+    name = observed_site(work, site)
+    require_simulable(work.pair, work.few)
+    if kind == "mean":
+        require_mean(work.pair, work.few, name, {})
+
+    def outcome(x: Data) -> dict[str, Tensor]:
+        drawn = simulate(work.pair, x)
+        if kind == "sample":
+            return {"x": drawn.observed[name]}
+        return {"x": predict(work.pair, x, drawn.latents, given={}, sites=(name,))[name]}
+
+    return work.run(outcome, chunk_size, compile)["x"]

@@ -1,0 +1,174 @@
+"""What a posterior over weights says of each weight: its signal-to-noise ratio, and pruning by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from ..execution.placement import dtype_of, like_pair
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
+from ...core.conditioning import Rewired, held
+from ...core.errors import try_one_of
+from ...core.modes import in_evaluation_mode
+from ...core.structure import to_pyro
+from ...data import as_dataset
+
+_DRAWS = 1000  # where a guide does not tell its mean and variance
+
+
+@dataclass(frozen=True)
+class WeightMoments:
+    """The posterior of one global site.
+
+    Attributes:
+        mean: of every weight, [*event].
+        scale: standard deviation of every weight, [*event].
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @property
+    def signal_to_noise(self) -> Tensor:
+        r"""$|\mu| / \sigma$ of every weight, [*event] (Blundell et al. 2015, arXiv 1505.05424, section 3.4)."""
+        return self.mean.abs() / self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Pruning:
+    """Weights held at their posterior mean, those of least signal-to-noise ratio at zero.
+
+    Attributes:
+        values: site to value, [*event]: what ``global_sites=`` takes.
+        kept: site to which weights were kept, bool [*event].
+        threshold: the signal-to-noise ratio from which on a weight was kept.
+        fraction: of weights that were set to zero.
+        pair: the pair with its global sites held at these values.
+    """
+
+    values: Mapping[str, Tensor]
+    kept: Mapping[str, Tensor]
+    threshold: float
+    fraction: float
+    pair: ModelGuidePair
+
+
+@in_evaluation_mode
+def weight_moments(pair: ModelGuidePair, data: Any) -> dict[str, WeightMoments]:
+    """Posterior mean and standard deviation of every global latent: exact where the guide's distributions tell, else
+    from 1000 draws (Pyro's autoguides).
+
+    Args:
+        pair: a pair with global latents, such as :func:`ppvae.models.bayesianise` makes.
+        data: data of the right shape; the first datum is run.
+
+    Raises:
+        PairError: the pair has no global latent.
+    """
+    x = _one(pair, data)
+    shape = structure(pair, x)
+    names = [info.name for info in shape.global_latents]
+    if not names:
+        raise PairError(
+            "the pair has no global latent, so its weights have no posterior" + try_one_of("bayesianise(pair)")
+        )
+    found: dict[str, WeightMoments] = {}
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        if not any(info.kind == "auxiliary" for info in shape.guide):
+            found, again = _exact(pair, x, names), _exact(pair, x, names)
+            # What moves from draw to draw is a moment given another site's draw.
+            found = {n: m for n, m in found.items() if n in again and _same(m, again[n])}
+        missing = [name for name in names if name not in found]
+        if missing:
+            draws = [draw(pair, x, 50).latents for _ in range(_DRAWS // 50)]
+            for name in missing:
+                values = torch.cat([one[name] for one in draws])
+                found[name] = WeightMoments(values.mean(0), values.std(0))
+    return {name: found[name] for name in names}
+
+
+@in_evaluation_mode
+def signal_to_noise(pair: ModelGuidePair, data: Any) -> dict[str, Tensor]:
+    r"""$|\mu| / \sigma$ of every weight: site to [*event]; arguments as for :func:`weight_moments`."""
+    return {name: moments.signal_to_noise for name, moments in weight_moments(pair, data).items()}
+
+
+@in_evaluation_mode
+def prune(
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    fraction: float | None = None,
+    threshold: float | None = None,
+    sites: tuple[str, ...] | None = None,
+) -> Pruning:
+    r"""Set the weights of least signal-to-noise ratio to zero and hold the others at their posterior mean.
+
+    Args:
+        pair: a pair with global latents.
+        data: data of the right shape.
+        fraction: of weights to set to zero, over all sites together, in [0, 1]; or
+        threshold: the ratio $|\mu| / \sigma$ below which a weight is set to zero.
+        sites: sites to prune; None for all that end in "weight" or, if none does, all. The others keep every entry.
+
+    Raises:
+        PairError: no global latents, or an unknown site.
+        PpvaeError: neither or both of fraction and threshold, or one out of range.
+    """
+    if (fraction is None) == (threshold is None):
+        raise PpvaeError("prune: expected one of fraction and threshold" + try_one_of("fraction=0.5", "threshold=1.0"))
+    if (fraction is not None and not 0 <= fraction <= 1) or (threshold is not None and threshold < 0):
+        raise PpvaeError(
+            f"prune: expected a fraction in [0, 1] or a threshold of at least 0, found {fraction}, {threshold}"
+        )
+    moments = weight_moments(pair, data)
+    chosen = sites or tuple(name for name in moments if name.endswith("weight")) or tuple(moments)
+    for name in chosen:
+        if name not in moments:
+            structure(pair, _one(pair, data)).site(name)  # suggests the nearest, if there is none at all
+            raise PairError(f"site {name!r} is not a global latent: expected one of {sorted(moments)}")
+    ratios = torch.cat([moments[name].signal_to_noise.flatten() for name in chosen])
+    if fraction is not None:
+        count = round(fraction * len(ratios))
+        ordered = ratios.sort().values
+        threshold = float(ordered[count]) if count < len(ratios) else float("inf")
+    assert threshold is not None
+    kept = {
+        name: moment.signal_to_noise >= threshold if name in chosen else torch.ones_like(moment.mean, dtype=torch.bool)
+        for name, moment in moments.items()
+    }
+    values = {name: moments[name].mean * kept[name] for name in moments}
+    removed = sum(int((~kept[name]).sum()) for name in chosen)
+    return Pruning(values, kept, threshold, removed / len(ratios), held(pair, _one(pair, data), values))
+
+
+def _exact(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, WeightMoments]:
+    """Mean and variance that the guide's distributions tell: the guide is read as a model whose sites are observed."""
+    shape = structure(pair, x)
+    drawn = draw(pair, x, 1).latents
+    values = {info.name: to_pyro(drawn[info.name], info, shape.nesting) for info in shape.guide_latents}
+    reader = Rewired(pair, model=lambda x, n: pyro.condition(pair.guide, data=values)(x, n), guide=lambda x, n: None)
+    try:
+        mean, variance = (predict(reader, x, {}, kind=kind) for kind in ("mean", "variance"))
+    except PairError:
+        return {}
+    found = {name: WeightMoments(mean[name], variance[name].sqrt()) for name in names}
+    return {name: m for name, m in found.items() if bool(torch.isfinite(m.scale).all())}
+
+
+def _same(one: WeightMoments, other: WeightMoments) -> bool:
+    return torch.equal(one.mean, other.mean) and torch.equal(one.scale, other.scale)
+
+
+def _one(pair: ModelGuidePair, data: Any) -> Data:
+    dataset = as_dataset(data, dtype=dtype_of(pair)).take(1).drawn(0)
+    home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
+    batch = dataset.batch(torch.arange(1), dtype=dtype_of(pair))
+    x = like_pair(batch, dtype_of(pair))
+    return x.to(home) if isinstance(x, Tensor) else {key: value.to(home) for key, value in x.items()}

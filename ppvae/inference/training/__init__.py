@@ -1,0 +1,10 @@
+"""Training: stochastic gradient ascent on a bound, and Monte Carlo EM."""
+
+from __future__ import annotations
+
+from .mcem import fit_mcem
+from .options import EarlyStopping, KLWarmup
+from .state import Callback, Fit, Outcome, TrainingState
+from .svi import fit
+
+__all__ = ["Callback", "EarlyStopping", "Fit", "KLWarmup", "Outcome", "TrainingState", "fit", "fit_mcem"]

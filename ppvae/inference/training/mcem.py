@@ -1,0 +1,192 @@
+"""Monte Carlo EM, the second baseline of AEVB: posterior draws by HMC, then steps on the weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.distributions import Distribution
+from tqdm import tqdm
+
+from .options import DEFAULT_BATCH_SIZE, MakeOptimizer, make_optimizer, rows_per_step
+from .state import Outcome, Row
+from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..hmc.integrator import leapfrog, value_and_gradient
+from ..hmc.kernel import HMCParameters, HMCState, draw_noise, hmc_kernel
+from ..hmc.target import posterior_target, start_positions
+from ...core import (
+    Data,
+    FitError,
+    ModelGuidePair,
+    PpvaeError,
+    check_pair,
+    log_joint,
+    parameter_roles,
+    unconstrained,
+)
+from ...core.compile import bind, capture, state_of
+from ...core.modes import evaluation_mode
+from ...data import Minibatches, as_dataset
+
+_GAIN = 0.5  # of the logarithm of the step size, for each unit of acceptance
+
+
+def fit_mcem(
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    optimizer: str | MakeOptimizer | PyroOptim = "adagrad",
+    learning_rate: float = 0.02,
+    num_epochs: int = 100,
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    num_leapfrog: int = 10,
+    num_updates: int = 5,
+    target_acceptance: float = 0.9,
+    weight_prior: Distribution | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    compile: Compile = "auto",
+    progress: bool = True,
+) -> tuple[list[Row], Outcome]:
+    r"""Train the model of a pair by Monte Carlo EM (Kingma & Welling 2013, arXiv 1312.6114, appendix E).
+
+    $$z_b \leftarrow \text{one HMC transition for } p_\theta(z \mid x_b),\qquad
+      \theta \leftarrow \theta + \text{steps on } \frac{1}{M} \sum_b \nabla_\theta \log p_\theta(x_b, z_b)$$
+
+    The guide is not used: latents of every datum are kept from one visit to the next. The step size of HMC follows the
+    acceptance during training. Not an online method: a datum's chain moves once an epoch.
+
+    Args:
+        pair: the pair; its model's parameters are trained in place.
+        data: N training data.
+        optimizer: as for :func:`ppvae.inference.fit`; the paper's is Adagrad.
+        learning_rate: step size of a named optimiser.
+        num_epochs: epochs.
+        batch_size: M, or None for all, as for the default on fewer than 100 data.
+        num_leapfrog: of one transition; the paper's is 10.
+        num_updates: steps on the weights after each transition; the paper's is 5.
+        target_acceptance: the paper's is 0.9.
+        weight_prior: a distribution over single weights, for MAP estimation.
+        seed: of minibatches and noise.
+        device: "auto", "cpu", "cuda".
+        compile: see :func:`ppvae.inference.fit`.
+        progress: show a bar on a terminal.
+
+    Returns:
+        one row per epoch (log_joint_train in nats per datum, acceptance, step_size, seconds), and the outcome.
+
+    Raises:
+        PairError: discrete latents, or global ones.
+        FitError: a gradient is not finite.
+    """
+    if num_leapfrog < 1 or num_updates < 1:
+        raise PpvaeError(f"expected num_leapfrog and num_updates of at least 1, found {num_leapfrog}, {num_updates}")
+    where = choose_device(device)
+    pair.to(where)
+    dtype = dtype_of(pair)
+    dataset = as_dataset(data, dtype=dtype).to(where)
+    batches = Minibatches(dataset, rows_per_step(batch_size, len(dataset)), seed=seed)
+    size = batches.batch_size or len(dataset)
+    rows: list[Row] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
+        shape = check_pair(pair, example, num_data=len(dataset))
+        if shape.global_latents:
+            raise PpvaeError(f"Monte Carlo EM draws local latents only; {shape.global_latents[0].name!r} is global")
+        coordinates = unconstrained(pair, example)
+        target = posterior_target(pair, coordinates)
+        mode = choose_mode(compile, num_epochs * len(batches) * num_leapfrog)
+        evaluate = capture(value_and_gradient(target), mode=mode, name="the posterior's density")
+        kernel = hmc_kernel(capture(leapfrog(target), mode=mode, name="the leapfrog step"), num_leapfrog, jitter=0.2)
+        update = _Update(pair, coordinates, weight_prior, len(dataset), mode, example)
+        made = make_optimizer(optimizer, learning_rate, update.parameters.values())
+        with evaluation_mode(pair):
+            drawn = [start_positions(pair, example, coordinates, 1, "prior")[0] for _ in range(0, len(dataset), size)]
+        u = torch.cat(drawn)[: len(dataset)].clone()
+        log_step = math.log(0.1)
+        bar = tqdm(range(num_epochs), unit="epoch", disable=None if progress else True)
+        started = time.perf_counter()
+        try:
+            for epoch in bar:
+                sums = torch.zeros(2, dtype=torch.float64)
+                for _ in range(len(batches)):
+                    index = batches.next_index()
+                    x = like_pair(dataset.batch(index, batches.generator, dtype=dtype), dtype)
+                    context: tuple[Any, ...] = (state_of(pair), x)
+                    lanes = u[index].unsqueeze(0).contiguous()
+                    scales = HMCParameters(
+                        torch.full(lanes.shape[:-1], math.exp(log_step), dtype=dtype, device=where),
+                        torch.ones_like(lanes[0]),
+                    )
+                    with evaluation_mode(pair):  # what is drawn from is one density, without dropout's noise
+                        state = HMCState(lanes, *evaluate(lanes, *context))
+                        state, info = kernel(state, draw_noise(lanes), scales, *context)
+                    acceptance = float(info.acceptance.mean())
+                    log_step += _GAIN * (acceptance - target_acceptance)
+                    u[index] = state.u[0]
+                    for _ in range(num_updates):
+                        value = update(x, state.u[0], made)
+                    sums += torch.tensor([value, acceptance], dtype=torch.float64)
+                mean = (sums / len(batches)).tolist()
+                rows.append(
+                    {
+                        "epoch": epoch + 1,
+                        "log_joint_train": mean[0],
+                        "acceptance": mean[1],
+                        "step_size": math.exp(log_step),
+                        "seconds": time.perf_counter() - started,
+                    }
+                )
+                bar.set_postfix_str(f"log p(x, z) {mean[0]:.2f} nats/datum, acceptance {mean[1]:.2f}")
+        except KeyboardInterrupt:
+            return rows, Outcome("interrupted", f"interrupted in epoch {len(rows) + 1}")
+    return rows, Outcome("completed", f"completed {num_epochs} epochs")
+
+
+class _Update:
+    """The M-step: a gradient of log p(x, z) in the model's parameters, captured, and the optimiser's step."""
+
+    def __init__(
+        self, pair: ModelGuidePair, coordinates: Any, prior: Distribution | None, num_data: int, mode: Any, x: Data
+    ) -> None:
+        of_model = {name for name, roles in parameter_roles(pair, x).items() if "model" in roles}
+        self.parameters = {name: value for name, value in pair.named_parameters() if name in of_model}
+        self._fixed = {name: value for name, value in state_of(pair).items() if name not in of_model}
+        prior = copy.copy(prior)
+        if prior is not None:
+            prior._validate_args = False  # validation reads values back, which nothing captured may do
+
+        def joint(pair: ModelGuidePair, x: Data, u: Tensor) -> Tensor:
+            latents, _ = coordinates.constrain(u)
+            return log_joint(pair, x, latents).local.mean()
+
+        pure = bind(pair, joint)
+
+        def gradient(trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Data, u: Tensor) -> tuple[Any, ...]:
+            with torch.enable_grad():
+                leaves = {name: value.detach().requires_grad_() for name, value in trained.items()}
+                value = pure({**fixed, **leaves}, x, u)
+                total = value
+                if prior is not None:
+                    total = total + sum(prior.log_prob(leaf).sum() for leaf in leaves.values()) / num_data
+                found = torch.autograd.grad(-total, list(leaves.values()))
+            return value.detach(), list(found), value.detach() + sum(g.square().sum() for g in found)
+
+        self._gradient = capture(gradient, mode=mode, name="the M-step")
+
+    def __call__(self, x: Data, u: Tensor, optimizer: torch.optim.Optimizer) -> float:
+        value, gradients, check = self._gradient(self.parameters, self._fixed, x, u)
+        if not math.isfinite(float(check)):
+            raise FitError(
+                "Monte Carlo EM stopped before a parameter changed: log p(x, z) or its gradient is not finite"
+            )
+        for parameter, found in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = found
+        optimizer.step()
+        return float(value)

@@ -1,0 +1,132 @@
+"""Options of training: small frozen objects, and optimisers by name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ...core import PpvaeError
+from ...core.errors import did_you_mean, try_one_of
+
+_log = logging.getLogger("ppvae.fit")
+
+MakeOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeSchedule: TypeAlias = Callable[[Optimizer], LRScheduler]
+
+DEFAULT_BATCH_SIZE = 100
+
+_NAMED: dict[str, type[Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+}
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when the validation bound has not risen for a while, and go back to the best parameters.
+
+    Attributes:
+        patience: epochs without a rise before training stops.
+        min_gain: what counts as a rise, in nats per datum.
+        restore_best: end with the parameters of the best epoch (not after Ctrl-C, so that the run can go on).
+    """
+
+    patience: int = 10
+    min_gain: float = 0.0
+    restore_best: bool = True
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise PpvaeError(f"EarlyStopping: expected patience of at least 1 epoch, found {self.patience}")
+
+
+@dataclass(frozen=True)
+class KLWarmup:
+    """Raise the weight of the KL in the objective linearly to one (Bowman et al. 2015, Sønderby et al. 2016).
+
+    Attributes:
+        num_epochs: epochs until the weight is one.
+        start: weight at the first step, in [0, 1].
+    """
+
+    num_epochs: int
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_epochs < 1 or not 0 <= self.start <= 1:
+            raise PpvaeError(
+                f"KLWarmup: expected num_epochs >= 1 and 0 <= start <= 1, found {self.num_epochs} and {self.start}"
+            )
+
+    def weight(self, epochs: float) -> float:
+        """The weight after so many epochs."""
+        return min(1.0, self.start + (1 - self.start) * epochs / self.num_epochs)
+
+
+def rows_per_step(batch_size: int | None, num_data: int) -> int | None:
+    """The batch size to use; the default on fewer data than it has rows means all of them."""
+    return None if batch_size == DEFAULT_BATCH_SIZE and num_data < DEFAULT_BATCH_SIZE else batch_size
+
+
+def make_optimizer(
+    optimizer: str | MakeOptimizer | PyroOptim, learning_rate: float, parameters: Iterable[nn.Parameter]
+) -> Optimizer:
+    """A PyTorch optimiser: by name ("adam", "adamw", "adagrad", "sgd"), from a function of the parameters, or Pyro's.
+
+    Raises:
+        PpvaeError: an unknown name, a learning rate that is not positive, a function that returns something else, or an
+            optimiser of Pyro that treats every parameter by itself.
+    """
+    parameters = list(parameters)
+    if isinstance(optimizer, PyroOptim):
+        return _from_pyro(optimizer, parameters)
+    if not isinstance(optimizer, str):
+        made = optimizer(parameters)
+        if not isinstance(made, Optimizer):
+            raise PpvaeError(f"optimizer: expected a torch.optim.Optimizer, found {type(made).__name__}")
+        return made
+    if optimizer not in _NAMED:
+        raise PpvaeError(f"unknown optimizer {optimizer!r}: {did_you_mean(optimizer, _NAMED)}")
+    given: Any = learning_rate
+    if not isinstance(given, (int, float)) or not given > 0:
+        raise PpvaeError(f"learning_rate: expected a positive number, found {learning_rate!r}")
+    # One kernel for all parameters: the step of a small network is mostly launch time otherwise.
+    return _NAMED[optimizer](parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
+
+
+def _from_pyro(optimizer: PyroOptim, parameters: list[nn.Parameter]) -> Optimizer:
+    """One torch optimiser for all parameters, where Pyro has one for each."""
+    name = getattr(optimizer.pt_optim_constructor, "__name__", "the optimiser")
+    if isinstance(optimizer, PyroLRScheduler):
+        raise PpvaeError(
+            "optimizer: a schedule of Pyro is stepped by hand for every parameter"
+            + try_one_of("optimizer='adam', schedule=lambda made: torch.optim.lr_scheduler.ExponentialLR(made, 0.99)")
+        )
+    if callable(optimizer.pt_optim_args):
+        raise PpvaeError(
+            f"optimizer: pyro.optim.{name} with a function of the parameter's name for its options"
+            + try_one_of("one set of options: pyro.optim.Adam({'lr': 1e-3})", "a function that makes parameter groups")
+        )
+    if optimizer.pt_clip_args:
+        raise PpvaeError(
+            f"optimizer: pyro.optim.{name} with clip_args clips the gradient of every parameter by itself"
+            + try_one_of("fit(..., clip_norm=...), the norm of the whole gradient per datum")
+        )
+    if name in ("SGD", "ASGD", "ClippedAdam"):
+        _log.warning(
+            "gradients are per datum here, N times smaller than Pyro's: so is what the options of %s mean", name
+        )
+    make: Any = optimizer.pt_optim_constructor
+    made: Optimizer = make(parameters, **optimizer.pt_optim_args)
+    return made

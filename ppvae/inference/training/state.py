@@ -1,0 +1,190 @@
+"""What a training run is made of: its state, its callbacks, its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .objective import METRICS
+from ...core import ModelGuidePair, PpvaeError
+from ...data import Minibatches
+
+Row: TypeAlias = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: a value whose text is its message.
+
+    Attributes:
+        code: "completed", "early stopping" or "interrupted" (Ctrl-C).
+        message: one sentence.
+    """
+
+    code: Literal["completed", "early stopping", "interrupted"]
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The result of :func:`ppvae.inference.fit`; the pair itself was trained in place.
+
+    Attributes:
+        history: one row per epoch: epoch, step, seconds, learning_rate, kl_weight, gradient_norm, and in nats per
+            datum elbo_train, reconstruction_train, kl_train and, with validation data, the same of it.
+        outcome: how it ended.
+        best_epoch: the epoch of the highest validation bound, counted from 1; None without validation data.
+        state: everything that the next step would need.
+    """
+
+    history: list[Row]
+    outcome: Outcome
+    best_epoch: int | None
+    state: TrainingState
+
+    def __repr__(self) -> str:
+        last = self.history[-1] if self.history else {}
+        shown = ", ".join(f"{k}={last[k]:.3f}" for k in ("elbo_train", "elbo_validation") if k in last)
+        return f"Fit({len(self.history)} epochs, {shown}; {self.outcome})"
+
+
+@dataclass
+class TrainingState:
+    """Everything that determines the rest of a run; callbacks may read it, and ask it to stop.
+
+    Attributes:
+        pair: the pair in training.
+        optimizer: its optimiser.
+        schedule: its learning-rate schedule, or None.
+        batches: the source of minibatches, with its place in the epoch.
+        step: steps done.
+        history: rows of the epochs done.
+        sums: metrics summed over this epoch's steps so far.
+        best_elbo, best_epoch, best_parameters: the best validation bound, its epoch, and the parameters there.
+        estimator: what the estimator itself learns or remembers, or None.
+        random_states: of PyTorch's generators, CPU and CUDA, where the run ended; None while it goes on.
+    """
+
+    pair: ModelGuidePair
+    optimizer: Optimizer
+    schedule: LRScheduler | None
+    batches: Minibatches
+    step: int = 0
+    history: list[Row] = field(default_factory=list)
+    sums: Tensor = field(default_factory=lambda: torch.zeros(len(METRICS) + 1, dtype=torch.float64))
+    steps_in_epoch: int = 0
+    seconds: float = 0.0
+    best_elbo: float = float("-inf")
+    best_epoch: int = 0
+    best_parameters: dict[str, Tensor] = field(default_factory=dict)
+    stop_reason: str = ""
+    estimator: nn.Module | None = None
+    random_states: tuple[Tensor, list[Tensor]] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    def stop(self, reason: str) -> None:
+        """Ask for the end of training after this epoch."""
+        self.stop_reason = reason
+
+    def keep_random_states(self) -> None:
+        """The run ends here: PyTorch's generators are the caller's again, whose noise is none of the run's."""
+        self.random_states = _random_states()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, nested in dictionaries: with them a run goes on bit for bit."""
+        random_state, cuda_random_states = self.random_states or _random_states()
+        return {
+            "pair": _copied(self.pair.state_dict()),
+            "estimator": {} if self.estimator is None else _copied(self.estimator.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "batches": self.batches.state_dict(),
+            "random_state": random_state,
+            "cuda_random_states": cuda_random_states,
+            "step": self.step,
+            "history": [dict(row) for row in self.history],
+            "sums": self.sums.clone(),
+            "steps_in_epoch": self.steps_in_epoch,
+            "seconds": self.seconds,
+            "best_elbo": self.best_elbo,
+            "best_epoch": self.best_epoch,
+            "best_parameters": dict(self.best_parameters),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; sets the current random state too.
+
+        Raises:
+            PpvaeError: a schedule on one side only.
+        """
+        if (self.schedule is None) != (state["schedule"] is None):
+            raise PpvaeError("resume: the saved run and this one differ in having a learning-rate schedule")
+        self.pair.load_state_dict(state["pair"])
+        if self.estimator is not None:
+            self.estimator.load_state_dict(state["estimator"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        self.batches.load_state_dict(state["batches"])
+        self.random_states = None
+        torch.set_rng_state(state["random_state"])
+        if state["cuda_random_states"]:
+            torch.cuda.set_rng_state_all(state["cuda_random_states"])
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self.history = [dict(row) for row in state["history"]]
+        self.sums, self.steps_in_epoch = state["sums"].clone(), int(state["steps_in_epoch"])
+        self.best_elbo, self.best_epoch = float(state["best_elbo"]), int(state["best_epoch"])
+        self.best_parameters = dict(state["best_parameters"])
+
+
+def _random_states() -> tuple[Tensor, list[Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+class Callback:
+    """Something to do during training; every method does nothing until overridden."""
+
+    def on_start(self, state: TrainingState) -> None:
+        """Before the first step (after resuming, before the next)."""
+
+    def on_step(self, state: TrainingState) -> None:
+        """After every step."""
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """After every epoch; its row is the last of ``state.history``."""
+
+    def on_end(self, state: TrainingState) -> None:
+        """At the end, also after Ctrl-C and after an error."""
+
+
+AnyCallback: TypeAlias = Callback | Callable[[TrainingState], None]
+
+
+class _OnEpoch(Callback):
+    def __init__(self, function: Callable[[TrainingState], None]) -> None:
+        self.function = function
+
+    def on_epoch(self, state: TrainingState) -> None:
+        self.function(state)
+
+
+def as_callback(callback: AnyCallback) -> Callback:
+    """A plain function is called after every epoch."""
+    return callback if isinstance(callback, Callback) else _OnEpoch(callback)

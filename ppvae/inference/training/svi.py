@@ -1,0 +1,357 @@
+"""AEVB training: stochastic gradient ascent on an estimator of the bound."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyro.infer.elbo
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.distributions import Distribution
+from tqdm import tqdm
+
+from .changes import Changes
+from .interrupt import BetweenSteps
+from .objective import METRICS, Objective, diagnose
+from .options import (
+    DEFAULT_BATCH_SIZE,
+    EarlyStopping,
+    KLWarmup,
+    MakeOptimizer,
+    MakeSchedule,
+    make_optimizer,
+    rows_per_step,
+)
+from .state import AnyCallback, Callback, Fit, Outcome, Row, TrainingState, as_callback
+from ..elbo import ELBO, TraceMeanFieldELBO
+from ..elbo.evaluation import BoundEstimate, BoundEvaluator
+from ..execution.arguments import require_estimator, require_pair, require_whole
+from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.readiness import VALIDATION_CHUNK, checked
+from ...core import FitError, ModelGuidePair, parameter_roles
+from ...core.errors import try_one_of
+from ...core.modes import evaluation_mode
+from ...data import Dataset, Minibatches, as_dataset
+
+
+def fit(
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    elbo: pyro.infer.elbo.ELBO | None = None,
+    optimizer: str | MakeOptimizer | PyroOptim = "adam",
+    learning_rate: float = 1e-3,
+    num_epochs: int = 100,
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    validation: Any = None,
+    schedule: MakeSchedule | None = None,
+    clip_norm: float | None = None,
+    weight_prior: Distribution | None = None,
+    kl_warmup: KLWarmup | None = None,
+    early_stopping: EarlyStopping | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    compile: Compile = "auto",
+    callbacks: Iterable[AnyCallback] = (),
+    progress: bool = True,
+    resume: Mapping[str, Any] | None = None,
+) -> Fit:
+    r"""Train a pair by auto-encoding variational Bayes (Kingma & Welling 2013, arXiv 1312.6114, algorithm 1).
+
+    $$\theta, \phi \leftarrow \text{ascent on } \frac{N}{M} \sum_{b=1}^{M} \widetilde{\mathcal{L}}(\theta, \phi; x_b)$$
+
+    The pair is trained in place, without Pyro's global parameter store. The value and the gradient of a step are
+    captured once (:mod:`ppvae.core.compile`). What is reported is always the bound itself, in nats per datum, up is
+    better; warm-up, priors and surrogates do not enter it.
+
+    Args:
+        pair: the pair.
+        data: N training data: a Dataset, tensor, numpy array or mapping of tensors.
+        elbo: an estimator from :mod:`ppvae.inference.elbo`, or Pyro's Trace_ELBO or TraceMeanField_ELBO (which run
+            eagerly); None for ``TraceMeanFieldELBO(on_missing_kl="sample")``.
+        optimizer: "adam", "adamw", "adagrad", "sgd", a function from the parameters to a torch optimiser, or one of
+            Pyro's with one set of options, ``pyro.optim.Adam({"lr": 1e-3})``.
+        learning_rate: step size of a named optimiser.
+        num_epochs: epochs.
+        batch_size: M, or None for all data at every step, as for the default on fewer than 100 data. A pair that has
+            parameters for every datum needs None.
+        validation: held-out data; None for ``data.validation`` where the data set has it.
+        schedule: a function from the optimiser to a torch schedule, stepped once an epoch.
+        clip_norm: largest Euclidean norm of the gradient per datum.
+        weight_prior: a distribution over single weights of the model, for MAP estimation; the paper's is Normal(0, 1).
+        kl_warmup: raise the KL's weight in the objective from a start to one.
+        early_stopping: stop when the validation bound no longer rises; needs validation data.
+        seed: of minibatches and noise; the same seed, machine and thread count give the same numbers.
+        device: "auto", "cpu", "cuda".
+        compile: "auto" (compiled where the number of steps pays for it), "eager", "graph" or "compiled".
+        callbacks: :class:`Callback` objects, or functions of the :class:`TrainingState`, called after each epoch. They
+            may change what the programs read: buffers at no cost, attributes by a step that is recorded anew.
+        progress: show a bar on a terminal.
+        resume: a state from ``TrainingState.state_dict()`` to go on from.
+
+    Returns:
+        a :class:`Fit`. Ctrl-C ends training after the current step and is told by ``outcome``; nothing is lost. A
+        second Ctrl-C does not wait for the step.
+
+    Raises:
+        PairError, DataError: what was passed in breaks its contract.
+        FitError: a value or gradient is not finite; parameters are as they were before that step. Or a callback
+            replaced a parameter.
+    """
+    require_pair(pair, "fit")
+    require_estimator(elbo)
+    require_whole("num_epochs", num_epochs, 0)
+    require_whole("seed", seed, 0)
+    if batch_size is not None:
+        require_whole("batch_size", batch_size, 1)
+    where = choose_device(device)
+    pair.to(where)
+    dataset = as_dataset(data, dtype=dtype_of(pair)).to(where)
+    held_out = dataset.validation if validation is None else as_dataset(validation, dtype=dtype_of(pair))
+    held_out = held_out.to(where) if held_out is not None else None
+    if early_stopping is not None and held_out is None:
+        raise FitError("early_stopping needs validation data: pass validation=..., or data with a validation part")
+    estimator = elbo if elbo is not None else TraceMeanFieldELBO(on_missing_kl="sample")
+    batch_size = rows_per_step(batch_size, len(dataset))
+    batches = Minibatches(dataset, batch_size, seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        dtype = dtype_of(pair)
+        size = batch_size or len(dataset)
+        mode = choose_mode(compile, num_epochs * len(batches))
+        with evaluation_mode(pair):
+            example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
+            held_out = checked(pair, example, dataset, held_out, given=validation is not None)
+            if isinstance(estimator, ELBO):
+                estimator.check(pair, example)
+            names = _names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
+            objective = Objective(
+                pair,
+                estimator,
+                num_data=len(dataset),
+                weight_prior=weight_prior,
+                prior_names=names,
+                clip_norm=clip_norm,
+                mode=mode,
+            )
+            objective.check(example)
+        made = make_optimizer(optimizer, learning_rate, objective.trainable.values())
+        state = TrainingState(pair, made, schedule(made) if schedule is not None else None, batches)
+        state.estimator = estimator.module if isinstance(estimator, ELBO) else None
+        watch = _validator(pair, estimator, held_out, mode) if held_out is not None else None
+        if resume is not None:
+            state.load_state_dict(resume)
+        changes = Changes(objective, made, example, [] if watch is None else [watch.captured])
+        run = _Run(state, objective, changes, watch, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
+        found = run([as_callback(callback) for callback in callbacks], progress)
+        state.keep_random_states()
+        return found
+
+
+def _names_of_model(pair: ModelGuidePair, x: Any) -> frozenset[str]:
+    return frozenset(name for name, roles in parameter_roles(pair, x).items() if "model" in roles)
+
+
+def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> BoundEvaluator:
+    # Pyro's estimators give no per-datum terms; the bound they estimate is the same.
+    ours = elbo if isinstance(elbo, ELBO) else TraceMeanFieldELBO(on_missing_kl="sample")
+    # An evaluation an epoch does not pay for a compiler run of its own.
+    return BoundEvaluator(pair, ours, "graph" if mode == "compiled" else mode, min(VALIDATION_CHUNK, len(data)))
+
+
+class _Run:
+    """One call of :func:`fit`: the loop."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        objective: Objective,
+        changes: Changes,
+        watch: BoundEvaluator | None,
+        held_out: Dataset | None,
+        kl_warmup: KLWarmup | None,
+        early_stopping: EarlyStopping | None,
+        num_epochs: int,
+        seed: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self.state, self.objective, self.watch, self.held_out = state, objective, watch, held_out
+        self.kl_warmup, self.early_stopping = kl_warmup, early_stopping
+        self.num_epochs, self.seed, self.dtype = num_epochs, seed, dtype
+        self.changes, self.interruptions = changes, BetweenSteps()
+
+    def __call__(self, callbacks: list[Callback], progress: bool) -> Fit:
+        state = self.state
+        outcome = Outcome("completed", f"completed {self.num_epochs} epochs")
+        bar: Any = tqdm(
+            total=self.num_epochs,
+            initial=state.epoch,
+            unit="epoch",
+            disable=None if progress else True,
+            leave=True,
+        )
+        started: list[Callback] = []
+        try:
+            for callback in callbacks:
+                callback.on_start(state)
+                started.append(callback)
+            self.changes()
+        except BaseException:
+            bar.close()
+            for callback in started:
+                callback.on_end(state)
+            raise
+        try:
+            with self.interruptions:
+                while state.epoch < self.num_epochs:
+                    self._epoch(callbacks, bar)
+                    if state.stop_reason:
+                        outcome = Outcome("early stopping", state.stop_reason)
+                        break
+        except KeyboardInterrupt:
+            where = "inside the step after" if self.interruptions.inside else "after"
+            outcome = Outcome("interrupted", f"interrupted in epoch {state.epoch + 1}, {where} step {state.step}")
+        finally:
+            bar.close()
+            for callback in callbacks:
+                callback.on_end(state)
+        restore = self.early_stopping is not None and self.early_stopping.restore_best
+        # What was interrupted goes on from where it was.
+        if restore and state.best_parameters and outcome.code != "interrupted":
+            state.pair.load_state_dict(state.best_parameters)
+        return Fit(state.history, outcome, state.best_epoch or None, state)
+
+    def _epoch(self, callbacks: list[Callback], bar: Any) -> None:
+        state, steps = self.state, len(self.state.batches)
+        watched = any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)
+        started, rows = time.perf_counter(), 0
+        # Not by the epoch of the batches, which is the next one after the last step: stopped there, in a callback or
+        # in the validation, the run goes on with the rest of this epoch.
+        while state.steps_in_epoch < steps:
+            with self.interruptions.step():
+                rows += self._step(self._kl_weight(state.steps_in_epoch))
+            if watched:
+                for callback in callbacks:
+                    callback.on_step(state)
+                self.changes()
+            if state.step % 20 == 0 and not bar.disable:
+                rate = rows / (time.perf_counter() - started)
+                mean = float(state.sums[0]) / state.steps_in_epoch
+                bar.set_postfix_str(f"elbo {mean:.2f} nats/datum, {rate:,.0f} data/s")
+        seconds = time.perf_counter() - started
+        state.seconds += seconds
+        self._close_epoch(self._kl_weight(steps - 1))
+        bar.update(1)
+        last = state.history[-1]
+        shown = f"elbo {last['elbo_train']:.2f}"
+        if "elbo_validation" in last:
+            shown += f", validation {last['elbo_validation']:.2f}"
+        bar.set_postfix_str(f"{shown} nats/datum, {rows / seconds:,.0f} data/s")
+        for callback in callbacks:
+            callback.on_epoch(state)
+        self.changes()
+
+    def _kl_weight(self, step: int) -> float:
+        """At a step of this epoch, from 0."""
+        if self.kl_warmup is None:
+            return 1.0
+        return self.kl_warmup.weight(self.state.epoch + step / len(self.state.batches))
+
+    def _step(self, kl_weight: float) -> int:
+        state = self.state
+        index = state.batches.next_index()
+        x = like_pair(state.batches.data.batch(index, state.batches.generator, dtype=self.dtype), self.dtype)
+        before = torch.get_rng_state()
+        step = self.objective(x, torch.tensor(kl_weight, dtype=self.dtype, device=index.device))
+        if not math.isfinite(float(step.check)):
+            self._refuse(step.gradients, x, index, before, kl_weight)
+        for name, parameter in self.objective.trainable.items():
+            parameter.grad = step.gradients[name]
+        state.optimizer.step()
+        self.objective.remember(step)
+        state.step += 1
+        state.steps_in_epoch += 1
+        state.sums += torch.cat((step.metrics, step.gradient_norm[None])).to(state.sums)
+        return len(index)
+
+    def _close_epoch(self, weight: float) -> None:
+        found = None
+        if self.watch is not None and self.held_out is not None:
+            # The same draws at every epoch: the curve shows the parameters, not the noise. It comes first: stopped
+            # here, nothing of the epoch is lost.
+            found = self.watch(self.held_out, self.seed)
+        with self.interruptions.step():
+            self._write_row(weight, found)
+
+    def _write_row(self, weight: float, found: BoundEstimate | None) -> None:
+        state = self.state
+        means = dict(zip((*METRICS, "norm"), (state.sums / state.steps_in_epoch).tolist(), strict=True))
+        row: Row = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "seconds": state.seconds,
+            "learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+            "kl_weight": weight,
+            "gradient_norm": means["norm"],
+            "elbo_train": means["elbo"],
+        }
+        if not math.isnan(means["kl"]):
+            row["reconstruction_train"], row["kl_train"] = means["reconstruction"], means["kl"]
+        if means["global"] and not math.isnan(means["global"]):
+            row["global_train"] = means["global"]
+        if found is not None:
+            row["elbo_validation"] = float(found.elbo.double().mean()) + row.get("global_train", 0.0)
+            row["reconstruction_validation"] = float(found.reconstruction.double().mean())
+            row["kl_validation"] = float(found.kl.double().mean())
+            self._watch_validation(row["elbo_validation"])
+        state.sums.zero_()
+        state.steps_in_epoch = 0
+        state.history.append(row)
+        if state.schedule is not None:
+            state.schedule.step()
+
+    def _watch_validation(self, elbo: float) -> None:
+        state, rule = self.state, self.early_stopping
+        gain = rule.min_gain if rule is not None else 0.0
+        epoch = state.epoch + 1
+        if elbo > state.best_elbo + gain:
+            state.best_elbo, state.best_epoch = elbo, epoch
+            if rule is not None and rule.restore_best:
+                state.best_parameters = {n: v.detach().clone() for n, v in state.pair.state_dict().items()}
+        elif rule is not None and epoch - state.best_epoch >= rule.patience:
+            state.stop(
+                f"stopped at epoch {epoch}: no rise of the validation bound since epoch {state.best_epoch} "
+                f"({state.best_elbo:.3f} nats per datum)"
+            )
+
+    def _refuse(
+        self, gradients: dict[str, Tensor], x: Any, index: Tensor, random_state: Tensor, kl_weight: float
+    ) -> None:
+        """Say what was not finite; nothing has been touched yet."""
+        state = self.state
+        found = diagnose(state.pair, x, gradients, random_state)
+        rows = ", ".join(map(str, index[:8].tolist()))
+        estimated = {} if state.estimator is None else state.estimator.state_dict()
+        raise FitError(
+            f"training stopped at step {state.step} (epoch {state.epoch + 1}), before any parameter changed: "
+            f"{found.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
+            + try_one_of("a smaller learning_rate", "clip_norm=...", "data on the scale that the likelihood expects"),
+            site=found.site,
+            parameter=found.parameter,
+            step=state.step,
+            indices=tuple(index.tolist()),
+            scene={
+                "pair": {name: value.detach().clone() for name, value in state.pair.state_dict().items()},
+                "batch": dict(x) if isinstance(x, Mapping) else {"x": x},
+                "mapping": isinstance(x, Mapping),
+                "random_state": random_state,
+                "kl_weight": kl_weight,
+                "num_data": len(state.batches.data),
+                "estimator": {name: value.detach().clone() for name, value in estimated.items()},
+                "prior_names": sorted(self.objective.prior_names),
+            },
+        )

@@ -1,0 +1,1 @@
+"""Every result for ArviZ."""

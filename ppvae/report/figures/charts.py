@@ -1,0 +1,317 @@
+"""Figures with axes: learning curves, latents, KL per dimension, estimates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from .theme import LABELS, Theme, canvas
+from ..findings import ACTIVE
+
+Row = Mapping[str, float]
+
+
+def learning_curve(history: Sequence[Row], best_epoch: int | None, theme: Theme) -> Figure:
+    """The bound on training and held-out data, epoch by epoch."""
+    figure, (axes,) = canvas(theme, 5.8, 3.5)
+    epochs = [row["epoch"] for row in history]
+    shown, ends = [], []
+    for key, name, colour in (
+        ("elbo_train", "training", theme.first),
+        ("elbo_validation", "validation", theme.second),
+    ):
+        if key in history[-1]:
+            values = [row.get(key, math.nan) for row in history]
+            axes.plot(epochs, values, color=colour, marker="o" if len(epochs) == 1 else "")
+            ends.append((values[-1], name, colour))
+            shown += values
+    for place, (end, name, colour) in enumerate(sorted(ends)):
+        # The upper name a little higher and the lower one a little lower, so that names of close lines do not meet.
+        shift = 0 if len(ends) == 1 else 12 * place - 6
+        axes.annotate(name, (epochs[-1], end), xytext=(8, shift), textcoords="offset points", color=colour, va="center")
+    if best_epoch and "elbo_validation" in history[-1]:
+        best = history[best_epoch - 1]["elbo_validation"]
+        axes.plot([best_epoch], [best], "o", color=theme.second, markersize=8, markeredgecolor=theme.paper, zorder=5)
+        axes.annotate(
+            f"best {best:.2f}, epoch {best_epoch}".replace("-", "−"),
+            (best_epoch, best),
+            xytext=(0, 11),
+            textcoords="offset points",
+            color=theme.second,
+            ha="right" if best_epoch > 0.7 * epochs[-1] else "center",
+            va="bottom",
+            path_effects=[patheffects.withStroke(linewidth=4, foreground=theme.paper)],
+        )
+    _without_the_start(axes, shown)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("bound, nats per datum")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def bound_parts(history: Sequence[Row], theme: Theme) -> Figure:
+    """The two parts of the bound: reconstruction and KL."""
+    figure, axes = canvas(theme, 5.8, 3.3, 2)
+    epochs = [row["epoch"] for row in history]
+    for ax, part, title in zip(axes, ("reconstruction", "kl"), ("reconstruction", "KL"), strict=True):
+        shown = []
+        for which, colour in (("train", theme.first), ("validation", theme.second)):
+            key = f"{part}_{which}"
+            if key in history[-1]:
+                values = [row.get(key, math.nan) for row in history]
+                name = "training" if which == "train" else which
+                ax.plot(epochs, values, color=colour, label=name, marker="o" if len(epochs) == 1 else "")
+                shown += values
+        if part == "reconstruction":
+            _without_the_start(ax, shown)
+        ax.set_title(title, color=theme.ink, fontweight="normal", fontsize=10.5)
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes[0].set_ylabel("nats per datum")
+    axes[0].legend(loc="lower right", labelcolor="linecolor")
+    return figure
+
+
+def scatter(
+    latents: Tensor, labels: Tensor | None, behind: tuple[Tensor, Tensor | None] | None, theme: Theme
+) -> Figure:
+    """Posterior means in the plane, coloured by label."""
+    points, plane, how = in_plane(latents)
+    figure, (axes,) = canvas(theme, 5.8, 5.6)
+    if behind is not None:
+        others, other_labels = behind
+        axes.scatter(*_xy(plane(others)), s=7, c=_colours(other_labels, len(others), theme), alpha=0.35, linewidths=0)
+    axes.scatter(
+        *_xy(points),
+        s=34,
+        c=_colours(labels, len(points), theme),
+        edgecolors=theme.paper,
+        linewidths=0.7,
+        zorder=3,
+    )
+    if labels is not None and labels.dim() == 1 and len(labels.unique()) <= 30:
+        for value in labels.unique().tolist():
+            middle = points[labels == value].median(0).values
+            axes.text(
+                float(middle[0]),
+                float(middle[1]),
+                f"{value:g}",
+                fontsize=17,
+                fontweight="bold",
+                ha="center",
+                va="center",
+                color=theme.ink,
+                zorder=5,
+                path_effects=[patheffects.withStroke(linewidth=4, foreground=theme.paper)],
+            )
+    axes.set_aspect("equal", adjustable="datalim")
+    names = ("z₁", "z₂") if how == "" else ("first principal component", "second principal component")
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1])
+    return figure
+
+
+def _xy(points: Tensor) -> tuple[Any, Any]:
+    return points[:, 0].numpy(), points[:, 1].numpy()
+
+
+def in_plane(latents: Tensor) -> tuple[Tensor, Any, str]:
+    """Points [N, 2]; the map that made them; and its name, empty where the latents are two-dimensional."""
+    size = latents.shape[1]
+    if size == 2:
+        return latents, lambda z: z, ""
+    if size == 1:
+        # One dimension is spread out by a fixed pseudo-random height, so that points do not hide each other.
+        def spread(z: Tensor) -> Tensor:
+            return torch.cat((z, torch.linspace(0, 1, len(z))[torch.arange(len(z)) * 7919 % len(z)][:, None]), 1)
+
+        return spread(latents), spread, "one latent dimension, spread out vertically"
+    mean = latents.mean(0)
+    _, _, axes = torch.linalg.svd(latents - mean, full_matrices=False)
+    # The sign of a singular vector is arbitrary: make its largest entry positive.
+    axes = axes[:2] * axes[:2].gather(1, axes[:2].abs().argmax(1, keepdim=True)).sign()
+
+    def project(z: Tensor) -> Tensor:
+        return torch.mm(z - mean, axes.T)
+
+    return project(latents), project, f"the plane of the two largest principal components of {size} dimensions"
+
+
+def kl_per_dimension(kl: Tensor, active: Tensor | None, theme: Theme) -> Figure:
+    """KL of every latent dimension, largest first; inactive ones recede."""
+    order = torch.argsort(kl, descending=True)
+    figure, (axes,) = canvas(theme, 5.8, max(1.7, min(7.5, 0.95 + 0.3 * min(len(kl), 40))))
+    order = order[:40]
+    values = kl[order].numpy()
+    live = [active is None or float(active[i]) > ACTIVE for i in order.tolist()]
+    places = np.arange(len(values))
+    axes.barh(places, values, height=0.68, color=[theme.first if on else theme.rule for on in live])
+    for place, value in zip(places, values, strict=True):
+        axes.annotate(
+            f"{value:.2f}",
+            (float(value), float(place)),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=theme.muted,
+        )
+    axes.set_yticks(places, [f"z{_subscript(i + 1)}" for i in order.tolist()])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, max(float(values.max()) * 1.12, 1e-6))
+    axes.set_xlabel("KL, nats per datum")
+    return figure
+
+
+def estimates(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
+    """Every estimate of the log evidence with two standard errors, and an arrow to the side where the truth is."""
+    rows = [row for row in rows if row["mean"] is not None]
+    figure, (axes,) = canvas(theme, 5.8, 1.2 + 0.55 * len(rows))
+    means = np.array([row["mean"] for row in rows])
+    errors = np.array([2 * (row["monte_carlo_error"] or 0.0) for row in rows])
+    width = max(float((means + errors).max() - (means - errors).min()), 1e-3)
+    for place, row in enumerate(rows):
+        colour = {"lower": theme.first, "upper": theme.second}.get(row["side"], theme.ink)
+        axes.errorbar(
+            [row["mean"]], [place], xerr=[errors[place]], color=colour, fmt="D" if row["side"] == "exact" else "o",
+            markersize=6.5, capsize=4, elinewidth=2,
+        )  # fmt: skip
+        sign = {"lower": 1, "upper": -1}.get(row["side"], 0)
+        if sign:
+            axes.annotate(
+                "",
+                (row["mean"] + sign * (errors[place] + 0.09 * width), place),
+                (row["mean"] + sign * (errors[place] + 0.02 * width), place),
+                arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.6, "alpha": 0.75},
+            )
+        axes.annotate(
+            f"{row['mean']:.2f}".replace("-", "−"),
+            (row["mean"], place),
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="center",
+            color=theme.muted,
+        )
+    axes.set_yticks(range(len(rows)), [label_of(row["label"]) for row in rows], color=theme.ink)
+    axes.set_ylim(len(rows) - 0.4, -0.75)
+    axes.margins(x=0.16)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("nats per datum")
+    return figure
+
+
+def sandwich(gaps: Mapping[str, tuple[str, Tensor]], reference: str, theme: Theme) -> Figure:
+    """Every estimate minus a reference, for each datum."""
+    figure, (axes,) = canvas(theme, 5.8, 4.2)
+    order = next(iter(gaps.values()))[1].nan_to_num(0.0).argsort()
+    everything = torch.cat([gap[torch.isfinite(gap)] for _, gap in gaps.values()])
+    low, high = (float(torch.quantile(everything, level)) for level in (0.03, 0.995))
+    margin = 0.08 * max(high - low, 1e-3)
+    low, high = min(low, 0.0) - margin, max(high, 0.0) + margin
+    axes.axhline(0, color=theme.ink, lw=1.2)
+    places = np.arange(len(order))
+    shapes = {"lower": "^", "upper": "v", "exact": "D", "consistent": "o"}
+    for number, (name, (side, gap)) in enumerate(gaps.items()):
+        colour = LABELS[number % len(LABELS)]
+        values = gap[order].numpy()
+        inside = (values >= low) & (values <= high)
+        axes.scatter(places[inside], values[inside], s=22, color=colour, marker=shapes[side], linewidths=0, alpha=0.85)
+        outside = np.isfinite(values) & ~inside
+        edge = np.clip(values[outside], low + 0.02 * (high - low), high - 0.02 * (high - low))
+        axes.scatter(
+            places[outside], edge, s=15, facecolors="none", edgecolors=colour, marker=shapes[side], linewidths=0.8
+        )
+        axes.scatter([], [], s=30, color=colour, marker=shapes[side], linewidths=0, label=name)
+    axes.set_ylim(low, high)
+    axes.set_xlabel("data, in the order of the first estimate's gap")
+    axes.set_ylabel(f"minus {reference}, nats")
+    axes.grid(axis="x", visible=False)
+    figure.legend(loc="outside upper left", ncols=3, labelcolor="linecolor", handletextpad=0.2, columnspacing=1.2)
+    return figure
+
+
+def per_datum(values: Tensor, labels: Tensor | None, name: str, theme: Theme) -> Figure:
+    """How log p(x) is spread over data, for every label."""
+    values = values.double()
+    kinds = [] if labels is None or labels.dim() != 1 else labels.unique().tolist()
+    if not 1 < len(kinds) <= 30:
+        figure, (axes,) = canvas(theme, 5.8, 2.8)
+        axes.hist(values.numpy(), bins=min(40, max(8, len(values) // 10)), color=theme.first, alpha=0.85)
+        axes.set_ylabel("data")
+    else:
+        assert labels is not None
+        figure, (axes,) = canvas(theme, 5.8, 1.0 + 0.33 * len(kinds))
+        for place, kind in enumerate(kinds):
+            chosen = values[labels == kind]
+            height = place + (torch.rand(len(chosen), generator=torch.Generator().manual_seed(place)) - 0.5) * 0.5
+            colour = LABELS[place % len(LABELS)]
+            axes.scatter(chosen.numpy(), height.numpy(), s=14, color=colour, alpha=0.7, linewidths=0)
+            axes.plot([float(chosen.mean())] * 2, [place - 0.36, place + 0.36], color=theme.ink, lw=2)
+        axes.set_yticks(range(len(kinds)), [f"{kind:g}" for kind in kinds], color=theme.ink)
+        axes.invert_yaxis()
+        axes.set_ylabel("label")
+        axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"{label_of(name)} of one datum, nats")
+    return figure
+
+
+def values_scatter(x: Tensor, reconstructed: Tensor, theme: Theme) -> Figure:
+    """Reconstructed against original values, for data that are no pictures."""
+    figure, (axes,) = canvas(theme, 5.2, 4.8)
+    a, b = x.flatten()[:20_000].numpy(), reconstructed.flatten()[:20_000].numpy()
+    axes.scatter(a, b, s=6, color=theme.first, alpha=0.3, linewidths=0)
+    ends = [float(min(a.min(), b.min())), float(max(a.max(), b.max()))]
+    axes.plot(ends, ends, color=theme.second, lw=1.2)
+    axes.set_xlabel("datum")
+    axes.set_ylabel("reconstruction")
+    return figure
+
+
+def curves(histories: Mapping[str, Sequence[Row]], theme: Theme) -> Figure:
+    """The bound of several runs, on validation data where a run has any."""
+    figure, (axes,) = canvas(theme, 7.2, 4.0)
+    shown: list[list[float]] = []
+    for place, (name, history) in enumerate(histories.items()):
+        key = "elbo_validation" if "elbo_validation" in history[-1] else "elbo_train"
+        values = [row.get(key, math.nan) for row in history]
+        axes.plot([row["epoch"] for row in history], values, color=LABELS[place % len(LABELS)], label=name)
+        shown.append(values)
+    _without_the_start(axes, *shown)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("bound, nats per datum")
+    axes.legend(loc="best", labelcolor="linecolor")
+    return figure
+
+
+def _without_the_start(axes: Axes, *lines: Sequence[float]) -> None:
+    """Let the first epochs, which are far below, leave the picture; of every line the rest stays."""
+    good = [values for line in lines if len(values := np.array([v for v in line if math.isfinite(v)]))]
+    if sum(map(len, good)) > 20:
+        low, high = min(np.quantile(values, 0.08) for values in good), max(values.max() for values in good)
+        axes.set_ylim(low - 0.15 * (high - low), high + 0.1 * (high - low))
+
+
+def _colours(labels: Tensor | None, count: int, theme: Theme) -> list[str]:
+    if labels is None or labels.dim() != 1:
+        return [theme.first] * count
+    place = {value: index for index, value in enumerate(labels.unique().tolist())}
+    return [LABELS[place[value] % len(LABELS)] for value in labels.tolist()]
+
+
+def _subscript(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
+def label_of(label: str) -> str:
+    """A label with a true subscript: "L_5000" is "L₅₀₀₀"."""
+    head, _, tail = label.partition("_")
+    return f"{head}{_subscript(int(tail))}" if tail.isdigit() else label

@@ -1,0 +1,148 @@
+"""Figures and table of the predictive checks, and of the aggregate posterior against the prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .pictures import Picture
+from .theme import DARK, LIGHT, Theme, draw
+from ..findings import Findings
+from ...inference import AggregatePosterior, PosteriorChecks, PredictiveCheck
+
+PANELS = 6
+BINS = 24
+TAIL = 0.01
+"""A p-value beyond this, on either side, is called a misfit."""
+
+CHECKED = ("predictive_checks", "aggregate_posterior")
+
+
+def checked(found: Findings) -> dict[str, Picture]:
+    """The pictures that there are, by name."""
+    made = (_predictive(found), _aggregate(found))
+    return {picture.name: picture for picture in made if picture is not None}
+
+
+def predictive(checks: PosteriorChecks, theme: Theme) -> Figure:
+    """The replicates' distribution of every quantity, and the data as a line."""
+
+    def panel(axes: Axes, check: PredictiveCheck) -> None:
+        values = check.replicated[torch.isfinite(check.replicated)].numpy()
+        axes.hist(values, bins=_bins(values), color=theme.first, alpha=0.55, label="data sets that the model made")
+        axes.axvline(check.observed, color=theme.second, linewidth=2.4, label="the data")
+        low, high = min(values.min(), check.observed), max(values.max(), check.observed)
+        margin = 0.07 * max(high - low, 1e-12)
+        if high > low:
+            axes.set_xlim(low - margin, high + margin)
+        _titled(axes, check.name, f"p = {check.p_value:.3f} ± {check.p_value_error:.3f}", theme)
+
+    return _multiples(_drawable(checks), panel)
+
+
+def aggregate(found: AggregatePosterior, theme: Theme) -> Figure:
+    """The draws of the aggregate posterior and of the prior, for the dimensions where they differ most."""
+
+    def panel(axes: Axes, i: int) -> None:
+        q, p = (values[..., i].flatten().numpy() for values in (found.draws, found.prior))
+        low, high = np.quantile(np.concatenate((q, p)), (0.002, 0.998)).tolist()
+        edges = np.linspace(low, high, 41)
+        axes.hist(q, bins=edges.tolist(), density=True, color=theme.first, alpha=0.55, label="the data")
+        heights, _ = np.histogram(p, edges, density=True)
+        axes.stairs(heights, edges, color=theme.ink, linewidth=1.5, label="the prior", baseline=None)
+        name = f"z{str(i + 1).translate(str.maketrans('0123456789', '₀₁₂₃₄₅₆₇₈₉'))}"
+        told = f"distance {float(found.distance[i]):.3f} ± {float(found.distance_error[i]):.3f}"
+        _titled(axes, name, told, theme)
+
+    return _multiples(furthest(found), panel)
+
+
+def _multiples(items: Sequence[Any], panel: Callable[[Axes, Any], None]) -> Figure:
+    """Two panels a row, so that they are read on a phone; one legend."""
+    rows = max(1, math.ceil(len(items) / 2))
+    figure = Figure(figsize=(5.8, 0.55 + 1.75 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, 2, squeeze=False).flat)
+    for axes, item in zip(grid, items, strict=False):
+        panel(axes, item)
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    for axes in grid[len(items) :]:
+        axes.set_visible(False)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, handlelength=1.2, columnspacing=1.4)
+    return figure
+
+
+def _titled(axes: Axes, name: str, told: str, theme: Theme) -> None:
+    axes.set_title(f"{name}\n", fontsize=10, pad=4)
+    axes.text(0, 1.03, told, transform=axes.transAxes, fontsize=9, color=theme.muted, va="bottom")
+
+
+def _predictive(found: Findings) -> Picture | None:
+    checks = found.checks
+    shown = [] if checks is None else _drawable(checks)
+    if checks is None or not shown:
+        return None
+    told = "; ".join(f"{check.name}: p {check.p_value:.2f}" for check in shown)
+    return _picture(
+        "predictive_checks",
+        "The data among data sets of the model",
+        f"Histograms of {len(shown)} quantities over {checks.num_replicates} generated data sets, with "
+        f"the data as a line. {told}.",
+        "Each histogram shows one quantity of data sets that the model generates; the line is the same quantity of the "
+        "data. A line outside its histogram is what the model does not reproduce.",
+        predictive,
+        checks,
+    )
+
+
+def _aggregate(found: Findings) -> Picture | None:
+    aggregated = found.aggregate
+    if aggregated is None:
+        return None
+    shown, count = furthest(aggregated), len(aggregated.distance)
+    told = "; ".join(f"z{i + 1} {float(aggregated.distance[i]):.2f}" for i in shown)
+    which = f" The {len(shown)} of {count} dimensions that differ most." if count > len(shown) else ""
+    return _picture(
+        "aggregate_posterior",
+        "The latents of all data against the prior",
+        f"Histograms of the latents of data with the prior as an outline. Kolmogorov-Smirnov distances: {told}.",
+        "Draws of q(z | x) over all data (filled) and the prior (outline): where only the prior has mass, samples are "
+        f"unlike the data. Above each, the Kolmogorov-Smirnov distance, from 0 (one and the same) to 1.{which}",
+        aggregate,
+        aggregated,
+    )
+
+
+def _picture(name: str, title: str, alt: str, caption: str, chart: Callable[..., Figure], what: Any) -> Picture:
+    light, dark = (draw(chart, what, theme=theme) for theme in (LIGHT, DARK))
+    return Picture(name, title, alt, caption, light, dark)
+
+
+def _drawable(checks: PosteriorChecks) -> list[PredictiveCheck]:
+    """The first few whose values are numbers."""
+    fine = [c for c in checks.values() if math.isfinite(c.observed) and bool(torch.isfinite(c.replicated).any())]
+    return fine[:PANELS]
+
+
+def furthest(found: AggregatePosterior) -> list[int]:
+    """The dimensions whose aggregate lies furthest from the prior, at most as many as there are panels."""
+    order = found.distance.argsort(descending=True, stable=True)[:PANELS].tolist()
+    return sorted(order)
+
+
+def _bins(values: Any) -> Any:
+    """At most so many bins; one for each value where these are few, as of counts."""
+    distinct = np.unique(values)
+    if len(distinct) < BINS / 2:
+        step = np.diff(distinct).min() if len(distinct) > 1 else max(abs(float(distinct[0])), 1.0) * 0.1
+        return np.append(distinct - step / 2, distinct[-1] + step / 2)
+    return BINS

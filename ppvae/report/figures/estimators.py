@@ -1,0 +1,209 @@
+"""Figures of a comparison of ELBO estimators, and of forward against reverse KL; the comparison for ArviZ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from .theme import LABELS, LIGHT, Theme, canvas, draw
+from ..arviz.export import to_arviz
+from ...inference.comparison.divergences import LogDensity, NormalFit
+from ...inference.comparison.result import Comparison
+
+
+def bounds(found: Comparison, theme: Theme) -> Figure:
+    """The ladder: every estimator's bound with two standard errors, and the reference where there is one."""
+    rows = [row for row in found.estimators if row.checkpoint == found.estimators[-1].checkpoint]
+    figure, (axes,) = canvas(theme, 7.2, 0.9 + 0.36 * len(rows))
+    places = range(len(rows) - 1, -1, -1)
+    values = [row.bound for row in rows]
+    errors = [2 * row.bound_error for row in rows]
+    axes.errorbar(values, list(places), xerr=errors, fmt="o", color=theme.first, capsize=3, linewidth=1.4)
+    if found.reference:
+        truth = rows[0].bound - rows[0].bias
+        axes.axvline(truth, color=theme.second, linewidth=1.4)
+        axes.annotate(
+            f"log p(x) {truth:.2f}".replace("-", "−"),
+            (truth, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            color=theme.second,
+            ha="right",
+        )
+    axes.set_yticks(list(places), [short(row.estimator) for row in rows])
+    axes.set_xlabel("bound, nats per datum (bars: two standard errors)")
+    return figure
+
+
+def gradient_noise(found: Comparison, theme: Theme) -> Figure:
+    """The gradient's signal-to-noise ratio of every estimator, block by block."""
+    last = found.blocks[-1].checkpoint
+    names = list(dict.fromkeys(row.block for row in found.blocks))
+    estimators = list(dict.fromkeys(row.estimator for row in found.estimators))
+    figure, all_axes = canvas(theme, 1.9 + 2.8 * len(names), 0.9 + 0.36 * len(estimators), len(names))
+    places = list(range(len(estimators) - 1, -1, -1))
+    for axes, block in zip(all_axes, names, strict=True):
+        rows = [found.block(name, block, last) for name in estimators]
+        for place, row in zip(places, rows, strict=True):
+            if not (math.isfinite(row.snr) and row.snr > 0):
+                continue
+            error = [[min(2 * row.snr_error, 0.9 * row.snr)], [2 * row.snr_error]]
+            axes.errorbar(
+                [row.snr],
+                [place],
+                xerr=None if math.isnan(row.snr_error) else error,
+                fmt="o",
+                color=theme.first,
+                capsize=3,
+                linewidth=1.4,
+            )
+        axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
+        axes.set_ylim(-0.6, len(estimators) - 0.4)
+        axes.set_title(f"parameters: {block}", color=theme.ink, fontweight="normal", fontsize=10.5)
+        axes.set_xlabel("signal-to-noise ratio")
+        axes.set_yticks(places, [short(name) for name in estimators] if axes is all_axes[0] else [""] * len(places))
+    return figure
+
+
+def cost(found: Comparison, theme: Theme, *, block: str | None = None) -> Figure:
+    """Time of a step against the variance of the gradient of one block: towards the lower left is better."""
+    block = block or found.blocks[0].block
+    last = found.blocks[-1].checkpoint
+    figure, (axes,) = canvas(theme, 6.4, 4.2)
+    for index, row in enumerate(r for r in found.estimators if r.checkpoint == last):
+        of_block = found.block(row.estimator, block, last)
+        if of_block.variance <= 0:
+            continue
+        colour = LABELS[index % len(LABELS)]
+        axes.plot([1e3 * row.seconds], [of_block.variance], "o", color=colour, markersize=8, label=short(row.estimator))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _plain_numbers(axes.xaxis)
+    axes.set_xlabel("milliseconds per step")
+    axes.set_ylabel(f"variance of the gradient, {block}")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor=theme.ink)
+    return figure
+
+
+def along_run(found: Comparison, theme: Theme, *, block: str | None = None) -> Figure:
+    """Bound and signal-to-noise ratio at every checkpoint of a training run."""
+    block = block or found.blocks[0].block
+    labels = list(dict.fromkeys(row.checkpoint for row in found.estimators))
+    numeric = all(_is_number(label) for label in labels)
+    places = [float(label) for label in labels] if numeric else list(range(len(labels)))
+    figure, (left, right) = canvas(theme, 9.6, 3.6, 2)
+    for index, name in enumerate(dict.fromkeys(row.estimator for row in found.estimators)):
+        colour = LABELS[index % len(LABELS)]
+        rows = [found.row(name, label) for label in labels]
+        bound, error = [row.bound for row in rows], [2 * row.bound_error for row in rows]
+        left.errorbar(places, bound, yerr=error, color=colour, marker="o", label=short(name))
+        right.plot(places, [found.block(name, block, label).snr for label in labels], color=colour, marker="o")
+    for axes in (left, right):
+        axes.set_xlabel("checkpoint")
+        if not numeric:
+            axes.set_xticks(places, labels)
+    left.set_ylabel("bound, nats per datum")
+    right.set_yscale("log")
+    _plain_numbers(right.yaxis)
+    right.set_ylabel(f"signal-to-noise ratio, {block}")
+    figure.legend(loc="outside lower center", ncols=3, labelcolor=theme.ink)
+    return figure
+
+
+def forward_and_reverse(
+    log_density: LogDensity, fits: Sequence[NormalFit], interval: tuple[float, float], theme: Theme
+) -> Figure:
+    """One normal fitted to a density by each divergence: one seeks a mode, the other covers the mass."""
+    figure, (axes,) = canvas(theme, 7.2, 3.4)
+    grid = torch.linspace(*interval, 1000, dtype=torch.float64)
+    with torch.no_grad():
+        density = log_density(grid).exp()
+    axes.fill_between(grid.numpy(), density.numpy(), color=theme.rule)
+    names = {"reverse": "KL(q ‖ p): seeks a mode", "forward": "KL(p ‖ q): covers the mass"}
+    for fit, colour in zip(fits, (theme.first, theme.second), strict=False):
+        q = np.exp(-0.5 * ((grid.numpy() - fit.loc) / fit.scale) ** 2) / (fit.scale * math.sqrt(2 * math.pi))
+        axes.plot(grid.numpy(), q, color=colour, label=names[fit.divergence])
+    _without_zero_margin(axes)
+    axes.set_xlabel("z")
+    axes.set_ylabel("density")
+    axes.legend(labelcolor="linecolor")
+    return figure
+
+
+def save_figures(found: Comparison, folder: str | Path, *, theme: Theme = LIGHT) -> list[Path]:
+    """Write every figure that a comparison has, as PNG files.
+
+    Args:
+        found: the comparison.
+        folder: where to; made if absent.
+        theme: colours.
+
+    Returns:
+        the files.
+    """
+    where = Path(folder)
+    where.mkdir(parents=True, exist_ok=True)
+    charts: dict[str, Any] = {"bounds": bounds, "gradient_noise": gradient_noise, "cost": cost}
+    if len({row.checkpoint for row in found.estimators}) > 1:
+        charts["along_run"] = along_run
+    written = []
+    for name, chart in charts.items():
+        path = where / f"{name}.png"
+        path.write_bytes(draw(chart, found, theme=theme))
+        written.append(path)
+    return written
+
+
+def comparison_to_arviz(found: Comparison) -> Any:
+    """The bounds of all repeats for ArviZ: group ``posterior``, one variable ``bound`` [chain, draw, estimator].
+
+    ``arviz.summary`` then gives mean, Monte Carlo error and interval of every estimator's bound. The first
+    checkpoint's values are taken where there are several.
+    """
+    first = found.estimators[0].checkpoint
+    names = [row.estimator for row in found.estimators if row.checkpoint == first]
+    values = np.stack([found.values[first, name].numpy() for name in names], -1)[None]
+    return to_arviz(
+        {"posterior": {"bound": values}},
+        {"posterior": {"bound": ["chain", "draw", "estimator"]}},
+        {"estimator": np.array(names)},
+        {"inference_library": "ppvae", "reference": found.reference or "none"},
+    )
+
+
+def short(estimator: str) -> str:
+    """A label: ``ImportanceWeightedELBO(num_particles=5)`` is ``ImportanceWeighted(5)``."""
+    name = estimator.replace("num_particles=", "").replace("baseline=", "").replace("ELBO(", "(")
+    return name.removesuffix("(1)")
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 of a logarithmic axis, written as plain numbers."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 30 * low else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _without_zero_margin(axes: Axes) -> None:
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0)

@@ -1,0 +1,1 @@
+"""Evaluation of a run, in files that go on where they were stopped."""

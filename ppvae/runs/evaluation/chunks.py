@@ -1,0 +1,148 @@
+"""Finished chunks of an evaluation as files of its run folder, so that one that was stopped goes on where it was.
+
+A file is named by what it was computed under, by its chunk and by the SHA-256 of its content: it counts if its content
+has that sum, so it is whole or nothing, and a chunk of another seed, method, data, parameters or version is not found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from ..storage.atomic import make_folder, plain, sha256, write_bytes
+from ...core.errors import RunError
+from ...inference.evidence import Chunk, Estimate
+
+_log = logging.getLogger("ppvae.runs")
+
+_FIELDS = ("log_evidence", "standard_error", "effective_sample_size", "pareto_k", "outcome")
+
+
+class ChunkFiles:
+    """A :class:`~ppvae.inference.evidence.ChunkStore` in a folder.
+
+    Args:
+        folder: where; made when the first chunk is put.
+        conditions: plain values: all that the numbers depend on, apart from the chunk.
+
+    Attributes:
+        seconds: what the chunks that were found had taken.
+    """
+
+    def __init__(self, folder: Path, conditions: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.conditions = plain(conditions)
+        self.seconds = 0.0
+        self._prefix = _digest(self.conditions)[:16]
+        self._started = time.perf_counter()
+
+    def __len__(self) -> int:
+        """How many chunks are kept under these conditions."""
+        return len(self._found(f"{self._prefix}-"))
+
+    def get(self, chunk: Chunk) -> Estimate | None:
+        """The estimate of a chunk; one whose file is damaged counts as absent, which is said."""
+        known = self._about(chunk)
+        for path in self._found(self._stem(known)):
+            try:
+                estimate, seconds = _read(path, known)
+            except RunError as error:
+                _log.warning("%s; it is computed anew", error)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+                continue
+            self.seconds += seconds
+            self._started = time.perf_counter()
+            return estimate
+        self._started = time.perf_counter()
+        return None
+
+    def put(self, chunk: Chunk, estimate: Estimate) -> None:
+        """Write the file of a chunk.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        make_folder(self.folder)
+        known = self._about(chunk)
+        tensors = {name: getattr(estimate, name) for name in _FIELDS}
+        tensors |= {f"info/{name}": value for name, value in estimate.info.items()}
+        about = {"about": json.dumps(known), "seconds": repr(time.perf_counter() - self._started)}
+        # Cloned: safetensors refuses tensors that share memory, such as one NaN for two diagnostics.
+        content = safetensors.torch.save({name: value.clone().contiguous() for name, value in tensors.items()}, about)
+        write_bytes(self.folder / f"{self._stem(known)}-{sha256(content)}.safetensors", content)
+
+    def discard(self) -> None:
+        """Remove the chunks of these conditions, and the folder where it is empty."""
+        for path in self._found(f"{self._prefix}-"):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _about(self, chunk: Chunk) -> dict[str, Any]:
+        return {"conditions": self.conditions, "chunk": chunk._asdict()}
+
+    def _stem(self, about: Mapping[str, Any]) -> str:
+        return f"{self._prefix}-{_digest(about)[:16]}"
+
+    def _found(self, start: str) -> list[Path]:
+        with contextlib.suppress(OSError):
+            names = re.compile(re.escape(start) + r"[0-9a-f-]+\.safetensors")
+            return sorted(path for path in self.folder.iterdir() if names.fullmatch(path.name))
+        return []
+
+
+def _read(path: Path, known: Mapping[str, Any]) -> tuple[Estimate, float]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if sha256(content) != path.stem.rpartition("-")[2]:
+        raise RunError(f"{path}: damaged: its SHA-256 is not the one in its name")
+    try:
+        tensors = safetensors.torch.load(content)
+        length = int.from_bytes(content[:8], "little")
+        about = json.loads(content[8 : 8 + length])["__metadata__"]
+        if json.loads(about["about"]) != plain(known):
+            raise ValueError("it belongs to another chunk")
+        fields = [tensors.pop(name) for name in _FIELDS]
+        shape = fields[0].shape
+        if len(shape) != 1 or any(value.shape != shape for value in [*fields, *tensors.values()]):
+            raise ValueError("its tensors are not [B]")
+        info = {name.removeprefix("info/"): value for name, value in tensors.items()}
+        log_evidence, spread, ess, k, outcome = fields
+        return Estimate(log_evidence, spread, ess, k, outcome, info), float(about["seconds"])
+    except Exception as error:  # safetensors has an error of its own, the rest depends on what is wrong
+        raise RunError(f"{path}: not a chunk: {type(error).__name__}: {error}") from error
+
+
+def _digest(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode())
+
+
+def digest_of_state(state: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over names, dtypes, shapes and bytes of the tensors of a state dictionary.
+
+    >>> import torch
+    >>> one, other = torch.zeros(2), torch.zeros(2, dtype=torch.float64)
+    >>> digest_of_state({"a": one}) == digest_of_state({"a": one.clone()})
+    True
+    >>> digest_of_state({"a": one}) in (digest_of_state({"b": one}), digest_of_state({"a": other}))
+    False
+    """
+    parts = []
+    for name, value in sorted(state.items()):
+        value = torch.as_tensor(value).detach().cpu().contiguous()
+        content = bytes(value.reshape(-1).view(torch.uint8).numpy())
+        parts.append([name, str(value.dtype), list(value.shape), sha256(content)])
+    return _digest(parts)

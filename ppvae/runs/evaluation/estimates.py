@@ -1,0 +1,200 @@
+"""The rows of an evaluation: the bound, evidence methods, their order, the line that tells of one."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..recipe.catalogue import build, evidence_entries, parsed
+from ..training.run import Run
+from ...core import PairError
+from ...data import Dataset
+from ...inference import elbo
+from ...inference.elbo.evaluation import BoundEvaluator
+from ...inference.evidence import Evidence, EvidenceMethod
+from ...inference.execution.placement import choose_device, choose_mode, dtype_of, like_pair
+
+REPEATS = 10
+"""Independent evaluations of the bound, whose spread is its Monte Carlo error."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """An evidence method as a recipe or the command line states it.
+
+    Attributes:
+        table: ``{name, **options}``, complete.
+        weights: where the pair has a posterior over weights, how many draws of them to average over; None to hold them
+            at their mean.
+    """
+
+    table: Mapping[str, Any]
+    weights: int | None = None
+
+    @staticmethod
+    def parse(text: str, weights: int | None = None) -> Method:
+        """From "ais" or "ais:num_chains=16,num_temperatures=100".
+
+        Raises:
+            RunError: an unknown method or option, or a value of a wrong type.
+        """
+        return Method(parsed(evidence_entries(), text, "--method", "evidence method"), weights)
+
+    @property
+    def key(self) -> str:
+        """What tells it from the other estimates: its name, its options, and how many weights it averages over."""
+        return self.text + (f";weights={self.weights}" if self.weights else "")
+
+    @property
+    def text(self) -> str:
+        """What :meth:`parse` reads."""
+        options = [f"{key}={value}" for key, value in self.table.items() if key != "name"]
+        return str(self.table["name"]) + (":" + ",".join(options) if options else "")
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self._name + (f", {self.weights} weights" if self.weights else "")
+
+    @property
+    def _name(self) -> str:
+        if self.table["name"] == "importance-sampling":
+            share = self.table["defensive"]
+            return f"L_{self.table['num_samples']}" + (f", defensive {share:g}" if share else "")
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", evidence_entries()[self.table["name"]].build.__name__)
+        return " ".join([words[0], *(word if word.isupper() else word.lower() for word in words[1:])])
+
+    def make(self) -> EvidenceMethod:
+        """The method itself."""
+        method = build(evidence_entries(), self.table)
+        assert isinstance(method, EvidenceMethod)
+        return method
+
+
+def bound_row(
+    run: Run, data: Dataset, seed: int, device: str, command: str = ""
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The bound of all data, as the mean over ten evaluations: its row, its columns."""
+    started = time.perf_counter()
+    where = choose_device(device)
+    run.pair.to(where)
+    data = data.to(where)
+    few = like_pair(data.batch(torch.arange(min(2, len(data)), device=where)), dtype_of(run.pair))
+    estimator: elbo.ELBO = elbo.TraceMeanFieldELBO(on_missing_kl="sample")
+    try:
+        estimator.check(run.pair, few)
+    except PairError:  # a discrete latent: nothing is differentiated here, but the estimator does not know
+        estimator = elbo.TraceELBO()
+    chunk = min(1000, len(data))
+    mode = choose_mode("auto", REPEATS * math.ceil(len(data) / chunk))
+    evaluator = BoundEvaluator(run.pair, estimator, mode, chunk, len(run.data))
+    found = evaluator(data, seed, num_repeats=REPEATS)
+    columns = {name: getattr(found, name).double() for name in ("elbo", "reconstruction", "kl")}
+    value = columns["elbo"]
+    row = {
+        "key": "elbo",
+        "label": "ELBO",
+        "method": "elbo",
+        "options": {"repeats": REPEATS},
+        "side": "lower",
+        "mean": found.mean,
+        "monte_carlo_error": found.mean_standard_error,
+        "sampling_error": found.sampling_standard_error if len(value) > 1 else None,
+        "reconstruction": float(columns["reconstruction"].mean()),
+        "kl": float(columns["kl"].mean()),
+        "mean_of_all": found.mean,
+        "mean_of_all_standard_error": found.mean_standard_error,
+        "worst_pareto_k": None,
+        "num_data": len(value),
+        "num_estimated": len(value),
+        "num_trusted": len(value),
+        "messages": {},
+        "seconds": time.perf_counter() - started,
+        "seed": seed,
+        "command": command,
+    }
+    return row, {name: value.float() for name, value in columns.items()}
+
+
+def evidence_row(
+    method: Method, found: Evidence, seed: int, command: str, seconds: float
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An evidence method's row and columns; ``seconds`` were spent on it before, by evaluations that were stopped."""
+    summary = found.to_dict(per_datum=False)
+    row = {
+        "key": method.key,
+        "label": method.label,
+        "method": method.table["name"],
+        "options": {key: value for key, value in method.table.items() if key != "name"},
+        "side": summary["bound"],
+        "mean": summary["mean"],
+        "monte_carlo_error": summary["mean_standard_error"],
+        "sampling_error": summary["sampling_standard_error"],
+        "mean_of_all": summary["mean_of_all"],
+        "mean_of_all_standard_error": summary["mean_of_all_standard_error"],
+        "worst_pareto_k": summary["worst_pareto_k"],
+        "num_data": summary["num_data"],
+        "num_estimated": summary["num_estimated"],
+        "num_trusted": summary["num_trusted"],
+        "messages": summary["messages"],
+        "info": summary["info"],
+        "seconds": summary["seconds"] + seconds,
+        "seed": seed,
+        "command": command,
+    }
+    names = ("log_evidence", "standard_error", "effective_sample_size", "pareto_k", "outcome")
+    return row, {name: getattr(found, name) for name in names}
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """One line: ``L_5000 (lower): -20.13 ± 0.01 nats per datum (± 0.31 over the choice of data), 1.2 s``.
+
+    Where not all data can be trusted, the mean is over those that can, and the mean over all stands beside it.
+    """
+    text = f"{row['label']} ({row['side']}): {_number(row['mean'], 3)}"
+    if row["monte_carlo_error"]:
+        text += f" ± {_number(row['monte_carlo_error'], 3)}"
+    text += " nats per datum"
+    if row["sampling_error"] is not None:
+        text += f" (± {_number(row['sampling_error'], 2)} over the choice of data)"
+    if row["num_trusted"] < row["num_data"]:
+        text += f", over the {of_data(row)} that can be trusted ({of_all(row)})"
+    if row["worst_pareto_k"] is not None:
+        text += f", worst Pareto k {row['worst_pareto_k']:.2f}"
+    return f"{text}, {row['seconds']:.1f} s"
+
+
+def of_data(row: Mapping[str, Any]) -> str:
+    """Of how many data the mean is: ``61 of 100 data``, or ``100 data``."""
+    count, whole = row["num_trusted"], row["num_data"]
+    return f"{whole} data" if count == whole else f"{count} of {whole} data"
+
+
+def of_all(row: Mapping[str, Any]) -> str:
+    """The mean that leaves nothing out: ``-21.30 ± 0.05 over all 98 that have an estimate``."""
+    error = row["mean_of_all_standard_error"]
+    shown = _number(row["mean_of_all"], 3) + (f" ± {_number(error, 3)}" if error else "")
+    return f"{shown} over all {row['num_estimated']} that have an estimate"
+
+
+def order(row: Mapping[str, Any]) -> tuple[int, int, str, int]:
+    """The bound first, then lower bounds from crude to fine, estimates on neither side, upper bounds, the truth."""
+    sides = {"lower": 0, "consistent": 1, "upper": 2, "exact": 3}
+    methods = ("elbo", "prior-sampling", "importance-sampling", "ais")
+    place = methods.index(row["method"]) if row["method"] in methods else len(methods)
+    return sides.get(row["side"], 4), place, str(row["method"]), _samples(row)
+
+
+def _samples(row: Mapping[str, Any]) -> int:
+    return int(row["options"].get("num_samples", 0))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "—" if value is None else f"{value:.{digits}f}"

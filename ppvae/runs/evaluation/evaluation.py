@@ -1,0 +1,358 @@
+"""Evaluate a run on held-out data: the bound and any evidence methods, into ``evaluation.json``."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .chunks import ChunkFiles, digest_of_state
+from .estimates import REPEATS, Method, bound_row, describe, evidence_row, order
+from .files import FORMAT, VERSION, forget, read_evaluation, read_per_datum, read_whole, sweep, write_whole
+from .simulation_check import NUM_DATA, check_by_simulation, sentence
+from ..recipe.source import digest_of, split_spec
+from ..storage.atomic import plain
+from ..storage.checkpoint import LaterVersion
+from ..storage.folder import EVALUATION_LOCK, RunFolder, locked
+from ..training.history import Stopped
+from ..training.provenance import versions
+from ..training.run import Run
+from ... import __version__
+from ...core import PairError, structure
+from ...core.errors import RunError, try_one_of
+from ...data import Dataset
+from ...inference.evidence import Outcome, log_evidence
+from ...inference.execution.placement import choose_device, dtype_of, like_pair
+
+__all__ = [
+    "CHUNK",
+    "REPEATS",
+    "Method",
+    "Say",
+    "describe",
+    "evaluate",
+    "read_evaluation",
+    "read_per_datum",
+    "read_whole",
+]
+
+CHUNK = 100
+"""Data in a chunk on a CPU: what a stop loses at most. A GPU, idle with so few, gets as many as its memory holds."""
+
+Say = Callable[[str], None]
+
+_log = logging.getLogger("ppvae.runs")
+
+
+def evaluate(
+    run: Run,
+    methods: Iterable[Method] = (),
+    *,
+    part: str | None = None,
+    num_data: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    weights: int | None = None,
+    chunk_size: int | None = None,
+    simulate: int | None = None,
+    again: bool = False,
+    options: Sequence[str] = (),
+    progress: bool = True,
+    write: bool = True,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Estimate the bound and the log evidence of held-out data, in nats per datum.
+
+    The file that is written holds for every estimate: its side, its mean, its Monte Carlo standard error (another
+    seed), its standard error over the choice of data (other data), seconds, the conditions that it depends on and the
+    command that repeats it; the numbers of every datum stand in the file that it names under ``per_datum``.
+
+    An estimate that an earlier evaluation finished under the same conditions is kept. Inside an evidence method every
+    finished chunk of data is kept until the method is finished, so that an evaluation that was stopped, by Ctrl-C or by
+    ``kill -9``, goes on there when it is called again, to the numbers of one that nobody stopped, bit for bit. A chunk
+    is what a stop loses: all of its data go through all of a method's transitions together.
+
+    Args:
+        run: the run.
+        methods: evidence methods, besides the bound.
+        part: "test", "validation" or "train"; None for the first of these that exists.
+        num_data: the first so many data of the part; None for all.
+        seed: of all draws.
+        device: "auto", "cpu", "cuda".
+        weights: where the pair has a posterior over weights, how many draws of them evidence is averaged over; None
+            to hold them at their mean.
+        chunk_size: data in a chunk at most, on which the noise depends; None for 100 on a CPU, and for as many as the
+            memory holds on a GPU. A guide with parameters for each datum has one chunk.
+        simulate: check the methods on so many data that the model itself makes, see :func:`check_by_simulation`; None
+            for no check, or for 50 data where the method ``bdmc`` is among the methods, which is that check.
+        again: compute anew what an earlier evaluation finished.
+        options: further words of the command that loads this run, for the commands that are told.
+        progress: show bars on a terminal.
+        write: keep the result in the run folder (estimates of an earlier evaluation of the same data stay).
+        say: told of every estimate when it is finished.
+
+    Returns:
+        what ``evaluation.json`` holds.
+
+    Raises:
+        RunError: no such part, or another process is evaluating this run.
+        PairError: a method cannot be used on this pair, or it has no weights to average over.
+        Stopped: Ctrl-C or SIGTERM; what is finished is kept.
+    """
+    methods = [replace(method, weights=weights) for method in methods]
+    # Bidirectional Monte Carlo knows nothing of real data: it is the check, not an estimate.
+    sandwich = next((replace(m, weights=None) for m in methods if m.table["name"] == "bdmc"), None)
+    named, methods = methods, [method for method in methods if method.table["name"] != "bdmc"]
+    if sandwich is not None or simulate is not None:
+        sandwich, simulate = sandwich or Method.parse("bdmc"), simulate or NUM_DATA
+    part = part or run.held_out
+    data = run.part(part)
+    if num_data is not None:
+        data = data.take(min(num_data, len(data)))
+    words = ["ppvae", "evaluate", str(run.folder.path), *options, "--part", part]
+    words += [] if num_data is None else ["--num-data", str(num_data)]
+    words += ["--seed", str(seed), "--threads", str(torch.get_num_threads())]
+    words += [] if device == "auto" else ["--device", device]
+    words += [] if weights is None else ["--weights", str(weights)]
+    words += [] if chunk_size is None else ["--chunk-size", str(chunk_size)]
+    command = shlex.join(words)
+    words += [word for method in named for word in ("--method", method.text)]
+    words += [] if simulate is None else ["--check-by-simulation", str(simulate)]
+    whole_command = shlex.join(words)
+    with (
+        locked(run.folder, EVALUATION_LOCK) if write else nullcontext(),
+        _stopping(run.folder, whole_command, write),
+    ):
+        where = choose_device(device)
+        under = _conditions(run, data, seed, where)
+        book = _Book(run, part, data, under, write)
+        if again:
+            book.drop(["elbo", *(method.key for method in methods)])
+        if not book.keeps("elbo", under, say):
+            row, columns = bound_row(run, data, seed, device, command)
+            book.add({**row, "conditions": under}, columns, say)
+        if bool(methods or sandwich) and _holds_weights(run):
+            sites: str | int | None = weights or "mean"
+            if weights is None:
+                say(
+                    "weights are held at the mean of their posterior: log p(x | w), not averaged over w "
+                    "(--weights 10 averages over ten draws)"
+                )
+        elif weights is not None:
+            raise PairError(
+                "weights: the pair has no posterior over weights to average over"
+                + try_one_of("leave --weights out", "ppvae fit --bayesian likelihood")
+            )
+        else:
+            sites = None
+        size = CHUNK if chunk_size is None and where.type == "cpu" else chunk_size
+        under = {**under, "chunk_size": size, "global_sites": sites}
+        if sandwich is not None and simulate is not None:
+            whole = {**under, "simulated": simulate, "methods": [method.key for method in (sandwich, *methods)]}
+            if again or not book.keeps_check(whole, say):
+                check = check_by_simulation(
+                    run,
+                    data,
+                    methods,
+                    sandwich,
+                    simulate,
+                    seed=seed,
+                    device=device,
+                    weights=None if sites is None else "mean",
+                    progress=progress,
+                    chunk_size=size,
+                    say=say,
+                )
+                book.add_check({**check, "conditions": whole, "command": whole_command})
+        for method in methods:
+            files = ChunkFiles(run.folder.chunks, {**under, "method": method.table})
+            if again or book.keeps(method.key, under, say):
+                files.discard()  # a kill between the last row and this may have left some
+            if book.has(method.key, under):
+                continue
+            if write and len(files):
+                say(f"{method.label}: going on; chunks that are finished: {len(files)}")
+            found = log_evidence(
+                run.pair,
+                data,
+                method=method.make(),
+                seed=seed,
+                device=device,
+                progress=progress,
+                global_sites=sites,
+                chunk_size=size,
+                kept=files if write else None,
+            )
+            if bool((found.outcome == Outcome.INTERRUPTED).any()):
+                raise KeyboardInterrupt
+            row, columns = evidence_row(method, found, seed, f"{command} --method {method.text}", files.seconds)
+            book.add({**row, "conditions": under}, columns, say)
+            files.discard()
+        return book.values
+
+
+class _Book:
+    """The estimates so far, kept in the run folder."""
+
+    def __init__(self, run: Run, part: str, data: Dataset, under: Mapping[str, Any], write: bool) -> None:
+        self.folder, self.write = run.folder, write
+        self.about: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "ppvae": __version__,
+            "run": str(run.folder.path),
+            "parameters": run.parameters,
+            "parameters_sha256": under["parameters"],
+            "data": {"name": run.data.name, "part": part, "num_data": len(data), "fingerprint": under["data"]},
+        }
+        self.values: dict[str, Any] = {**self.about, "estimates": []}
+        self.rows: list[dict[str, Any]] = []
+        self.check: dict[str, Any] | None = None
+        self.columns: dict[str, Tensor] = {}
+        if write:
+            sweep(self.folder)
+            self._read()
+
+    def _read(self) -> None:
+        """Take over the estimates of the same data with the same parameters."""
+        try:
+            old, columns = read_whole(self.folder)
+            if old is None or any(old.get(key) != plain(self.about[key]) for key in _SAME):
+                return
+            rows = sorted(old["estimates"], key=order)
+            for row in rows:
+                describe(row)
+        except LaterVersion:
+            raise
+        except RunError as error:
+            _log.warning("%s; all is computed anew", str(error).splitlines()[0])
+            return
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # someone's invention
+            _log.warning("%s: not an evaluation; all is computed anew", self.folder.evaluation)
+            return
+        self.rows, self.columns, self.values = rows, columns, old
+        self.check = old.get("simulation_check")
+
+    def has(self, key: str, under: Mapping[str, Any]) -> bool:
+        """Whether there is an estimate of this name under these conditions."""
+        return any(row.get("key") == key and row.get("conditions") == plain(under) for row in self.rows)
+
+    def keeps(self, key: str, under: Mapping[str, Any], say: Say) -> bool:
+        """The same, and says so."""
+        if not self.has(key, under):
+            return False
+        row = next(row for row in self.rows if row["key"] == key)
+        say(f"{describe(row)}; kept from an earlier evaluation, --again recomputes")
+        return True
+
+    def add(self, row: dict[str, Any], tensors: Mapping[str, Tensor], say: Say) -> None:
+        """Put a row in the place of the one of its name, and write the files."""
+        self._remove(row["key"])
+        self.rows.append(row)
+        self.rows.sort(key=order)
+        self.columns.update({f"{row['key']}/{name}": value for name, value in tensors.items()})
+        self._save()
+        say(describe(row))
+
+    def keeps_check(self, under: Mapping[str, Any], say: Say) -> bool:
+        """Whether the check on simulated data stands there already, and says so."""
+        if self.check is None or self.check.get("conditions") != plain(under):
+            return False
+        for row in self.check["rows"]:
+            say(f"{sentence(row, self.check['num_data'])}; kept from an earlier evaluation, --again recomputes")
+        return True
+
+    def add_check(self, check: dict[str, Any]) -> None:
+        """Put the check on simulated data beside the rows."""
+        self.check = check
+        self._save()
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Forget these estimates, so that what follows can be stopped and gone on with like any other."""
+        for key in keys:
+            self._remove(key)
+        if self.rows or not self.write:
+            self._save()
+        else:
+            forget(self.folder)
+
+    def _remove(self, key: str) -> None:
+        self.rows = [row for row in self.rows if row["key"] != key]
+        for name in [name for name in self.columns if name.startswith(key + "/")]:
+            del self.columns[name]
+
+    def _save(self) -> None:
+        values = {**self.about, "estimates": self.rows}
+        if self.check is not None:
+            values["simulation_check"] = self.check
+        self.values = write_whole(self.folder, values, self.columns) if self.write else values
+
+
+_SAME = ("version", "parameters_sha256", "data")
+
+
+def _conditions(run: Run, data: Dataset, seed: int, device: torch.device) -> dict[str, Any]:
+    """All that an estimate depends on besides its method; two that are computed under the same are the same."""
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "parameters": digest_of_state(run.pair.state_dict()),
+        "pair_file": _pair_file(run),
+        "data": data.fingerprint(),
+        "num_train": len(run.data),
+        "seed": seed,
+        "device": str(device),
+        "dtype": str(dtype_of(run.pair)),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()} {machine}",
+        "versions": versions(),
+    }
+
+
+def _pair_file(run: Run) -> str | None:
+    """The digest of the file of a pair that is no preset: its code may change where its parameters do not."""
+    try:
+        return digest_of(split_spec(run.recipe.model["pair"])[0])
+    except (KeyError, RunError):
+        return None
+
+
+def _holds_weights(run: Run) -> bool:
+    """Whether the pair has latents outside the data plate, at which evidence must be told a value."""
+    few = like_pair(run.data.batch(torch.arange(min(2, len(run.data)))), dtype_of(run.pair))
+    return bool(structure(run.pair, few).global_latents)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, to be handled like Ctrl-C."""
+
+
+@contextmanager
+def _stopping(folder: RunFolder, command: str, write: bool) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end what is inside with the command that goes on with it."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before: Any = None
+    ours = threading.current_thread() is threading.main_thread()
+    if ours:
+        before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        number = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
+        kept = f"what is finished is kept; go on with: {command}" if write else "nothing is kept"
+        raise Stopped(f"interrupted; {kept}", signal=int(number), folder=folder.path, saved=write) from error
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

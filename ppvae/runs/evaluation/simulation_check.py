@@ -1,0 +1,143 @@
+"""Would these settings have found the truth on data like these? Methods judged on data that the model itself made.
+
+Of real data nobody knows log p(x). Of data that the model made, the z that made them is an exact draw of the posterior,
+from which bidirectional Monte Carlo has an upper bound (Grosse, Ghahramani & Adams 2015, arXiv 1511.02543).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .estimates import Method
+from ..training.run import Run
+from ...data import Dataset
+from ...inference.evidence import Evidence, Outcome, log_evidence, simulate_data
+from ...inference.execution.seeds import seed_of
+
+NUM_DATA = 50
+"""Data that are simulated where nobody says how many."""
+LEVELS = (0.5, 0.9, 0.95)
+"""Quantiles over data of how far the truth may be."""
+
+
+def check_by_simulation(
+    run: Run,
+    data: Dataset,
+    methods: Sequence[Method],
+    sandwich: Method,
+    num_data: int,
+    *,
+    seed: int,
+    device: str,
+    weights: str | None,
+    progress: bool,
+    chunk_size: int | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    r"""Run every method on data simulated from the model, beside bidirectional Monte Carlo's sandwich around the truth.
+
+    The truth of datum b lies between the lower bound $l_b$ and the upper bound $u_b$, in expectation. So an estimate
+    $\hat\ell_b$ lies on average between $\overline{l - \hat\ell}$ and $\overline{u - \hat\ell}$ nats below the truth,
+    both with the error of a mean over data. No verdict is passed on a single datum, whose bounds are noisy (the reverse
+    chains of a datum share their one exact draw); quantiles of the gap $u_b - \hat\ell_b$ have that noise in them, and
+    their upper end is on the safe side.
+
+    Args:
+        run: the run.
+        data: gives covariates and shapes.
+        methods: the evidence methods, of which those for real data are run.
+        sandwich: BDMC with its options.
+        num_data: how many data are simulated.
+        seed: of all draws.
+        device: "auto", "cpu", "cuda".
+        weights: where the weights are held: "mean", or None for a pair without a posterior over them.
+        progress: show bars on a terminal.
+        chunk_size: data in a chunk at most.
+        say: told of every row.
+
+    Returns:
+        ``num_data``, ``seed`` and ``rows``: for each method how many data it can be trusted on, and over these
+        ``below``, the two means, each with its error, and ``gap``, the quantiles. BDMC's own row is about its lower
+        bound: its gap is the width of the sandwich.
+
+    Raises:
+        PairError: BDMC cannot be used on this pair (discrete latents, auxiliary sites).
+        DataError: the observed sites do not make up the data.
+    """
+    made = simulate_data(run.pair, data, num_data, seed=seed_of(seed, "simulated"), global_sites=weights)
+    options: dict[str, Any] = {
+        "seed": seed_of(seed, "estimated"),
+        "device": device,
+        "progress": progress,
+        "global_sites": weights,
+        "chunk_size": chunk_size,
+    }
+    both = log_evidence(run.pair, made, method=sandwich.make(), **options)
+    _whole(both)
+    rows = [_row(sandwich, both, both)]
+    say(sentence(rows[-1], num_data))
+    for method in methods:
+        found = log_evidence(run.pair, made.x, method=replace(method, weights=None).make(), **options)
+        _whole(found)
+        rows.append(_row(method, found, both))
+        say(sentence(rows[-1], num_data))
+    return {"num_data": num_data, "seed": seed, "weights": weights, "levels": list(LEVELS), "rows": rows}
+
+
+def sentence(row: Mapping[str, Any], num_data: int) -> str:
+    """What a row says, in words."""
+    label, high = row["label"], row["gap"][-1]
+    start = f"on {num_data} data that the model made, {label}"
+    if high is None:
+        return f"{start} can be trusted on none"
+    share = f"{LEVELS[-1]:.0%} of the {row['num_trusted']} that it can be trusted on"
+    (least, least_error), (most, most_error) = row["below"]
+    if row["is_sandwich"]:
+        return (
+            f"{start} has its two bounds at most {_nats(high)} apart for {share}, and {most:.3f} ± {most_error:.3f} "
+            "nats on average"
+        )
+    return (
+        f"{start} was at most {_nats(high)} below the truth for {share}, and on average between {least:.3f} ± "
+        f"{least_error:.3f} and {most:.3f} ± {most_error:.3f} nats below it"
+    )
+
+
+def _row(method: Method, found: Evidence, both: Evidence) -> dict[str, Any]:
+    upper = both.info["upper"].double()
+    fine = found.trusted & both.estimated & torch.isfinite(upper)
+    value = found.log_evidence.double()
+    gap, short = (upper - value)[fine], (both.log_evidence.double() - value)[fine]
+    levels = torch.tensor(LEVELS, dtype=torch.float64)
+    return {
+        "key": method.key,
+        "label": method.label,
+        "side": found.bound,
+        "is_sandwich": found is both,
+        "num_trusted": int(fine.sum()),
+        "below": [_mean(short), _mean(gap)],
+        "gap": gap.quantile(levels).tolist() if len(gap) else [None] * len(LEVELS),
+        "seconds": found.seconds,
+    }
+
+
+def _mean(values: Tensor) -> list[float]:
+    """The mean over data and its error."""
+    return [float(values.mean()), float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan]
+
+
+def _whole(found: Evidence) -> None:
+    if bool((found.outcome == Outcome.INTERRUPTED).any()):
+        raise KeyboardInterrupt
+
+
+def _nats(value: float) -> str:
+    if not math.isfinite(value):
+        return "no number of nats"
+    return f"{value:.2f} nats" if abs(value) >= 0.1 else f"{value:.3f} nats" if abs(value) >= 1e-3 else "0.001 nats"

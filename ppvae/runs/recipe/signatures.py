@@ -1,0 +1,187 @@
+"""Options that a text file can state, read off the signature of whatever takes them.
+
+A recipe names a model, an estimator or a method by the name of its constructor in kebab case and gives its arguments;
+what is legal is what the signature says. So a new model is known to recipes and to the command line by being in
+``ppvae.models.__all__``, with nothing to register.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from ...core.errors import RunError, did_you_mean
+
+_SCALARS = (bool, int, float, str)
+_SEQUENCES = (list, tuple, Sequence)
+
+
+class Table(BaseModel):
+    """A table of a recipe: no unknown key, no conversion between types, no change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing with a name.
+
+    Attributes:
+        name: its name in a recipe.
+        build: the constructor.
+        given: arguments that do not come from the recipe.
+    """
+
+    name: str
+    build: Callable[..., Any]
+    given: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.build) or "").partition("\n")[0]
+
+    @cached_property
+    def options(self) -> type[BaseModel] | None:
+        """The legal options; None where a required argument cannot be stated in a text file."""
+        target = self.build
+        if inspect.isclass(target):
+            target = target.__init__
+        try:
+            parameters = inspect.signature(target, eval_str=True).parameters.values()
+        except (NameError, TypeError, ValueError):
+            return None
+        fields: dict[str, Any] = {}
+        for parameter in parameters:
+            if parameter.name in ("self", *self.given) or parameter.kind in (
+                parameter.VAR_POSITIONAL,
+                parameter.VAR_KEYWORD,
+            ):
+                continue
+            kind = statable(parameter.annotation)
+            if kind is not None:
+                default = ... if parameter.default is parameter.empty else parameter.default
+                fields[parameter.name] = (kind, list(default) if isinstance(default, tuple) else default)
+            elif parameter.default is parameter.empty:
+                return None
+        return create_model(f"{self.name} options", __base__=Table, **fields)
+
+
+def statable(annotation: Any) -> Any:
+    """The part of a type that TOML can state, or None: ``Initializer | None`` has none, ``int | Tensor`` has int."""
+    if annotation in _SCALARS:
+        return annotation
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return annotation
+    if origin in (Union, types.UnionType):
+        members = [kind for kind in map(statable, arguments) if kind is not None]
+        if not members:
+            return None
+        return Union[tuple([*members, type(None)] if type(None) in arguments else members)]  # noqa: UP007
+    if origin in _SEQUENCES and arguments:
+        item = statable(arguments[0])
+        return None if item is None else list[item]  # type: ignore[valid-type]
+    return None
+
+
+def kebab(name: str) -> str:
+    """The name in a recipe: ``ImportanceSampling`` is "importance-sampling", ``bernoulli_vae`` "bernoulli-vae".
+
+    >>> kebab("HMCDensity"), kebab("VIMCO"), kebab("factor_analysis")
+    ('hmc-density', 'vimco', 'factor-analysis')
+    """
+    parts = re.sub(r"([A-Z]+)([A-Z][a-z])|([a-z0-9])([A-Z])", r"\1\3-\2\4", name)
+    return parts.replace("_", "-").lower()
+
+
+def entries_of(module: Any, *, given: Iterable[str] = (), of: type | None = None, suffix: str = "") -> dict[str, Entry]:
+    """Everything with a name in a room: the members of its ``__all__`` whose arguments a recipe can state.
+
+    Args:
+        module: the room.
+        given: arguments that do not come from the recipe.
+        of: a base class; None for functions and classes alike.
+        suffix: an ending of class names that a recipe leaves out.
+    """
+    found = {}
+    for member in module.__all__:
+        build = getattr(module, member)
+        if of is not None and not (inspect.isclass(build) and issubclass(build, of) and build is not of):
+            continue
+        if not callable(build) or (inspect.isclass(build) and inspect.isabstract(build)):
+            continue
+        entry = Entry(kebab(member.removesuffix(suffix) or member), build, tuple(given))
+        if entry.options is not None:
+            found[entry.name] = entry
+    return found
+
+
+def choose(entries: Mapping[str, Entry], name: str, what: str) -> Entry:
+    """The entry of this name.
+
+    Raises:
+        RunError: there is none; suggests the nearest.
+    """
+    if name not in entries:
+        raise RunError(f"unknown {what} {name!r}: {did_you_mean(name, entries)}")
+    return entries[name]
+
+
+def stated(entry: Entry, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """All options of an entry, defaults filled in, None left out.
+
+    Raises:
+        RunError: an unknown option (suggests the nearest), or a wrong type (names key, expected, found).
+    """
+    model = entry.options
+    assert model is not None
+    return checked(model, options, where).model_dump(exclude_none=True)
+
+
+def checked(model: type[BaseModel], values: Any, where: str) -> BaseModel:
+    """An instance of a table, or a RunError that names every key that is wrong."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = dict.fromkeys(_describe(model, problem, where) for problem in error.errors())
+        raise RunError("\n".join(lines)) from None
+
+
+def _describe(model: type[BaseModel], problem: Any, where: str) -> str:
+    place = [str(part) for part in problem["loc"]]
+    # A union adds a step of its own for the member that was tried; the last step may be a key of that name.
+    tried = re.compile(r"[\[\(]|^(int|float|str|bool|list|literal|none)$")
+    last = place[-1:] if problem["type"] in ("extra_forbidden", "missing") else []
+    place = [part for part in place[: len(place) - len(last)] if not tried.search(part)] + last
+    key = ".".join([*([where] if where else []), *place]) or "the recipe"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}: {did_you_mean(place[-1], _keys(model, place[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{key}: expected a value, found none"
+    expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    found = problem["input"]
+    return f"{key}: expected {expected}, found {_shown(found)} ({type(found).__name__})"
+
+
+def _keys(model: type[BaseModel], place: list[str]) -> list[str]:
+    for part in place:
+        field = model.model_fields.get(part)
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        inner = [kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

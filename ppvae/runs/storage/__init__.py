@@ -1,0 +1,1 @@
+"""Folders and files that survive: atomic writes, run folders, checkpoints."""

@@ -1,0 +1,243 @@
+"""A run folder: what stands where, and who may write into it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import checkpoint
+from .atomic import make_folder, read_json, write_json, write_text
+from ...core.errors import RunError, try_one_of
+
+# The recipe last: while it stands, a folder that was cleared in part is still known as a run's.
+_OURS = ("metrics.jsonl", "trackers.json", "evaluation.json", "evaluation.safetensors", "report.html", "recipe.toml")
+
+TRAINING_LOCK, EVALUATION_LOCK, REPORT_LOCK = ".lock", ".evaluation.lock", ".report.lock"
+_LOCKS = {
+    TRAINING_LOCK: "writing here",
+    EVALUATION_LOCK: "evaluating this run",
+    REPORT_LOCK: "writing the report of this run",
+}
+_REMEDIES = {
+    TRAINING_LOCK: try_one_of("wait for it", "another --out"),
+    EVALUATION_LOCK: try_one_of("wait for it", "a copy of the folder"),
+    REPORT_LOCK: try_one_of("wait for it"),
+}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """What was run, complete enough to run again."""
+        return self.path / "recipe.toml"
+
+    @property
+    def info(self) -> Path:
+        """How it went: versions, fingerprint of the data, times, outcome."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line of JSON an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints, see :mod:`ppvae.runs.storage.checkpoint`."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        """The numbers of ``ppvae evaluate``."""
+        return self.path / "evaluation.json"
+
+    @property
+    def chunks(self) -> Path:
+        """Finished chunks of an evaluation that is not finished."""
+        return self.path / "chunks"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures."""
+        return self.path / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run stands here."""
+        return self.recipe.exists() or self.info.exists()
+
+    def read_info(self) -> dict[str, Any]:
+        """The content of ``run.json``.
+
+        Raises:
+            RunError: absent or damaged.
+        """
+        values = read_json(self.info)
+        if not isinstance(values, dict):
+            raise RunError(f"{self.info}: expected a table, found {type(values).__name__}")
+        return values
+
+    def update_info(self, **values: Any) -> None:
+        """Change some values of ``run.json``."""
+        known = self.read_info() if self.info.exists() else {}
+        write_json(self.info, {**known, **values})
+
+    def clear(self) -> None:
+        """Remove the files of a run, and nothing else that may stand in the folder.
+
+        Raises:
+            RunError: they cannot be removed, or ``ppvae evaluate`` is at work on them.
+        """
+        if (self.path / EVALUATION_LOCK).exists():
+            with locked(self, EVALUATION_LOCK):
+                self._clear()
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
+        try:
+            self.info.unlink(missing_ok=True)  # first: what is removed in part is no finished run
+            for folder in (self.checkpoints, self.figures, self.chunks, self.path / "dumps", self.path / "tensorboard"):
+                if folder.is_dir() and not folder.is_symlink():
+                    shutil.rmtree(folder)
+            for name in (*_OURS, *(path.name for path in self.path.glob("evaluation-*.safetensors"))):
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be cleared: {error.strerror or error}") from error
+
+    def sweep(self) -> None:
+        """Remove what a training process that was killed left half done; only for the holder of the lock."""
+        for folder in (self.checkpoints, self.path / "dumps"):
+            checkpoint.sweep(folder)
+        for path in (self.recipe, self.info, self.metrics):
+            self.sweep_temporary(f".{path.name}.*.tmp")
+
+    def sweep_report(self) -> None:
+        """Remove what a report that was killed left half done; only for the holder of its lock."""
+        self.sweep_temporary(f".{self.report.name}.*.tmp", f"{self.figures.name}/.*.tmp")
+
+    def sweep_temporary(self, *patterns: str) -> None:
+        """Remove temporary files."""
+        for pattern in patterns:
+            for left in self.path.glob(pattern):
+                with contextlib.suppress(OSError):
+                    left.unlink(missing_ok=True)
+
+
+def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
+    """A folder for a new run.
+
+    Raises:
+        RunError: a run stands there already, the folder holds other things, or it cannot be written.
+    """
+    folder = RunFolder(Path(path))
+    if not overwrite:
+        refuse_existing(folder)
+    make_folder(folder.path)
+    try:
+        strange = [p.name for p in folder.path.iterdir() if not p.name.startswith(".")]
+    except OSError as error:
+        raise RunError(
+            f"{folder.path}: cannot be read: {error.strerror or error}" + try_one_of("--out in a folder of yours")
+        ) from error
+    if strange and not folder.exists:
+        raise RunError(
+            f"{folder.path}: is not empty and holds no run (it holds {sorted(strange)[0]})"
+            + try_one_of("another --out")
+        )
+    # Shows at once, not after an hour of training, that nothing could be written here.
+    probe = folder.path / ".writable"
+    write_text(probe, "")
+    probe.unlink(missing_ok=True)
+    return folder
+
+
+def refuse_existing(folder: RunFolder) -> None:
+    """Raise where a run stands in the folder; one that was refused before its first step holds nothing to lose.
+
+    Raises:
+        RunError: it does.
+    """
+    if folder.exists and not _never_started(folder):
+        raise RunError(
+            f"{folder.path}: a run stands here already"
+            + try_one_of("--overwrite to replace it", f"--resume {folder.path} to go on with it", "another --out")
+        )
+
+
+def _never_started(folder: RunFolder) -> bool:
+    if (
+        (folder.metrics.exists() and folder.metrics.stat().st_size)
+        or checkpoint.found(folder.checkpoints, "last")
+        or (folder.path / "dumps").exists()
+    ):
+        return False
+    try:
+        return bool(folder.read_info().get("outcome") == "failed")
+    except RunError:
+        return False
+
+
+def existing(path: Path | str) -> RunFolder:
+    """The folder of a run that exists.
+
+    Raises:
+        RunError: no run stands there.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.recipe.exists():
+        what = "holds no run" if folder.path.is_dir() else "no such folder"
+        raise RunError(f"{folder.path}: {what}" + try_one_of("the folder that `ppvae fit` wrote (its --out)"))
+    return folder
+
+
+@contextmanager
+def locked(folder: RunFolder, name: str = TRAINING_LOCK) -> Iterator[None]:
+    """Hold a run folder while writing into it; the lock goes with the process, however it ends.
+
+    Args:
+        folder: the run folder.
+        name: of the lock: training, evaluating and reporting each have one, as they write files of their own.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    path = folder.path / name
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            who = f" (process {holder})" if holder else ""
+            raise RunError(f"{folder.path}: another process is {_LOCKS[name]}{who}" + _REMEDIES[name]) from None
+        with contextlib.suppress(OSError):  # a full disk; the number is for messages only
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(descriptor)

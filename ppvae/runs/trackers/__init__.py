@@ -1,0 +1,1 @@
+"""Metrics of every epoch handed on to TensorBoard, MLflow or Weights & Biases."""

@@ -1,0 +1,60 @@
+"""Where numbers come from: versions, data, threads and machine of a run, and what differs when it is resumed."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+
+from ..storage.folder import RunFolder
+from ... import __version__
+from ...core.errors import RunError, try_one_of
+from ...data import Dataset
+
+_log = logging.getLogger("ppvae.runs")
+
+
+def about_run(data: Dataset) -> dict[str, Any]:
+    """What a resumed run is compared by."""
+    return {
+        "versions": {**versions(), "python": platform.python_version()},
+        "data": {name: part.fingerprint() for name, part in data.parts.items()},
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What numbers depend on."""
+    return {"ppvae": __version__, "torch": torch.__version__, "pyro": pyro.__version__}
+
+
+def compare(folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any], force: bool) -> None:
+    differences = []
+    if then.get("data") != now["data"]:
+        differences.append("the data are not those of the run (their SHA-256 differs)")
+    for name in ("ppvae", "torch", "pyro"):
+        recorded = then.get("versions")
+        before = recorded.get(name) if isinstance(recorded, Mapping) else None
+        if before != now["versions"][name]:
+            differences.append(f"{name} is {now['versions'][name]}, then {before}")
+    if differences and not force:
+        raise RunError(
+            f"{folder.path}: cannot be resumed to the same numbers: {'; '.join(differences)}"
+            + try_one_of("the versions and data of the run", "--force, for other numbers")
+        )
+    for difference in differences:
+        _log.warning("%s: %s; going on as asked", folder.path, difference)
+    if then.get("threads") != now["threads"]:
+        _log.warning(
+            "%s: %s threads, then %s: the last digits may differ", folder.path, now["threads"], then.get("threads")
+        )
+
+
+def clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,65 @@
+"""Parameters from a checkpoint put back into a pair that was built anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from ...core import ModelGuidePair, check_pair
+from ...core.errors import RunError, try_one_of
+from ...data import Dataset
+
+_SHOWN = 3
+"""How many names of parameters a message lists."""
+
+
+def restore(pair: ModelGuidePair, state: Mapping[str, Any], data: Dataset, batch_size: int | str, where: str) -> None:
+    """Set a pair's parameters from a checkpoint.
+
+    A wrapped Pyro program has its bare ``pyro.param`` statements, and an automatic guide its parameters, only after
+    a first run. So a pair that lacks some of the checkpoint's is run once, on a batch as in training.
+
+    Args:
+        pair: untrained, as its recipe builds it.
+        state: the pair's entry of a checkpoint.
+        data: the training data.
+        batch_size: that of training, or "all".
+        where: the run, for messages.
+
+    Raises:
+        RunError: the checkpoint is another pair's.
+        PairError: the pair has to be run and fails.
+    """
+    if set(state) - set(pair.state_dict()):
+        size = len(data) if isinstance(batch_size, str) else min(batch_size, len(data))
+        with torch.random.fork_rng(devices=[]):
+            check_pair(pair, data.batch(torch.arange(size)))
+    known = pair.state_dict()
+    problems = [
+        f"{what} {_names(names)}"
+        for what, names in (
+            ("it lacks", set(known) - set(state)),
+            ("it has besides", set(state) - set(known)),
+            ("of another shape are", [key for key in known if key in state and known[key].shape != state[key].shape]),
+        )
+        if names
+    ]
+    if not problems:
+        try:
+            pair.load_state_dict(dict(state))
+        except (RuntimeError, KeyError) as error:
+            problems = [str(error)]
+    if problems:
+        raise RunError(
+            f"{where}: its checkpoint does not fit its recipe, which gives a {type(pair).__name__}: "
+            + "; ".join(problems)
+            + try_one_of("the pair that was trained, where --pair names another", "the recipe.toml of that checkpoint")
+        )
+
+
+def _names(names: Iterable[str]) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

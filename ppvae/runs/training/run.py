@@ -1,0 +1,403 @@
+"""Train a recipe into a run folder, go on with one, load one back."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pyro.distributions import Normal
+
+from .forensics import save_dump
+from .history import Begun, Checkpoints, MetricsFile, Row, StopOnSignal, Stopped, read_history
+from .provenance import about_run, clock, compare
+from .restore import restore
+from ..recipe.catalogue import SCHEDULES, build, build_model, elbo_entries
+from ..recipe.recipe import Recipe
+from ..recipe.source import build_pair, digest_of, file_of, split_spec
+from ..storage import checkpoint
+from ..storage.atomic import write_bytes, write_text
+from ..storage.folder import RunFolder, create, existing, locked, refuse_existing
+from ... import __version__
+from ...core import FitError, ModelGuidePair, PpvaeError, structure
+from ...core.errors import RunError, try_one_of
+from ...core.modes import evaluation_mode
+from ...data import Dataset
+from ...data import load as load_data
+from ...data.registry import NAMED
+from ...inference import Callback, EarlyStopping, Fit, KLWarmup, fit
+from ...models import bayesianise
+
+_log = logging.getLogger("ppvae.runs")
+
+Which = Literal["result", "best", "last"]
+
+_MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A run: what it was made from and what came of it.
+
+    Attributes:
+        folder: where it stands.
+        recipe: what was run.
+        pair: the trained pair.
+        data: the data set.
+        history: one row an epoch, as ``Fit.history``.
+        info: versions, times, outcome, fingerprints (``run.json``).
+        parameters: which parameters the pair has: "epoch 12, the best on validation data", for messages.
+    """
+
+    folder: RunFolder
+    recipe: Recipe
+    pair: ModelGuidePair
+    data: Dataset
+    history: list[Row] = field(default_factory=list)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    parameters: str = ""
+
+    def part(self, name: str) -> Dataset:
+        """The part "train", "validation" or "test" of the data.
+
+        Raises:
+            RunError: there is none of that name.
+        """
+        parts = self.data.parts
+        if name not in parts:
+            raise RunError(f"{self.data.name}: has no part {name!r}; it has {', '.join(parts)}")
+        part = parts[name]
+        return replace(part, validation=None, test=None) if name == "train" else part
+
+    @property
+    def held_out(self) -> str:
+        """The part to evaluate on: "test" where there is one, else "validation", else "train"."""
+        return next(name for name in ("test", "validation", "train") if name in self.data.parts)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder.path)!r}, {self.recipe.model_name}, {self.parameters})"
+
+
+def train(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    pair: Any = None,
+    overwrite: bool = False,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+) -> Run:
+    """Train a recipe into a new run folder.
+
+    Args:
+        recipe: what to run.
+        out: the folder.
+        pair: for a recipe with ``model.pair``: the class, function or instance that its file defines
+            (:func:`ppvae.runs.member_of` runs the file); a recipe alone never runs code.
+        overwrite: replace a run that stands there.
+        callbacks: further callbacks of :func:`ppvae.inference.fit`.
+        progress: show a bar on a terminal.
+
+    Raises:
+        RunError: the folder, the recipe or the file cannot be used.
+        Stopped: Ctrl-C or SIGTERM; the state is saved.
+        FitError, DataError, PairError: from training.
+    """
+    folder = create(out, overwrite=overwrite)
+    with locked(folder):
+        if not overwrite:  # another process may have trained here since
+            refuse_existing(folder)
+        recipe, data, built = prepare(_anchored(recipe), pair)
+        folder.clear()
+        folder.sweep()
+        write_text(folder.recipe, recipe.to_toml())
+        if "pair" in recipe.model:
+            write_bytes(folder.path / "pair.py", split_spec(recipe.model["pair"])[0].read_bytes())
+        return _train(folder, recipe, data, built, None, callbacks, progress, {})
+
+
+def resume(
+    path: Path | str,
+    *,
+    num_epochs: int | None = None,
+    pair: Any = None,
+    force: bool = False,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+) -> Run:
+    """Go on with a run from its last checkpoint, to the numbers of a run that was never interrupted, bit for bit.
+
+    Args:
+        path: the run folder.
+        num_epochs: epochs in all, if not those of the recipe.
+        pair: as for :func:`train`.
+        force: go on although the data or a version changed.
+        callbacks: further callbacks.
+        progress: show a bar on a terminal.
+
+    Raises:
+        RunError: nothing to resume, or the data, the file of the pair or a version is another than then.
+    """
+    folder = existing(path)
+    with locked(folder):
+        folder.sweep()
+        recipe = Recipe.read(folder.recipe)
+        info = folder.read_info() if folder.info.exists() else {}
+        extended = num_epochs is not None and num_epochs != recipe.training.num_epochs
+        if extended:
+            recipe = recipe.changed(training={"num_epochs": num_epochs})
+        elif info.get("outcome") in ("completed", "early stopping"):
+            raise RunError(
+                f"{folder.path}: this run is finished: {info.get('message', '')}"
+                + try_one_of("more epochs: --epochs N", "--overwrite to train it anew")
+            )
+        recipe, data, built = prepare(recipe, pair, force=force)
+        if not checkpoint.found(folder.checkpoints, "last"):
+            _log.warning("%s: interrupted before its first checkpoint; it starts anew", folder.path)
+            state = None
+        else:
+            state, about = checkpoint.load(folder.checkpoints)
+            compare(folder, about, about_run(data), force)
+        if extended:
+            write_text(folder.recipe, recipe.to_toml())
+        return _train(folder, recipe, data, built, state, callbacks, progress, info)
+
+
+def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", force: bool = False) -> Run:
+    """A run as it was trained: recipe, data, pair with its parameters, history.
+
+    Args:
+        path: the run folder.
+        pair: as for :func:`train`.
+        which: "result" for what training returned (the best epoch where early stopping went back to it, else the
+            last); "best" on validation data; "last".
+        force: although the file of the pair changed.
+
+    Raises:
+        RunError: the folder holds no run, no checkpoint, or damaged ones only.
+    """
+    folder = existing(path)
+    recipe, data, built = prepare(Recipe.read(folder.recipe), pair, force=force)
+    early = recipe.training.early_stopping
+    best = which == "best" or (which == "result" and early is not None and early.restore_best)
+    if best and not checkpoint.found(folder.checkpoints, "best"):
+        if which == "best":
+            raise RunError(f"{folder.path}: no best epoch is kept: the run had no validation data")
+        best = False
+    state, about = checkpoint.load(folder.checkpoints, "best" if best else "last")
+    restore(built, state.get("pair", {}), data, recipe.training.batch_size, str(folder.path))
+    kind = "the best on validation data" if best else "the last"
+    info = folder.read_info() if folder.info.exists() else {}
+    if info.get("data") and info["data"] != about_run(data)["data"] and not force:
+        _log.warning("%s: the data are not those that the run was trained on", folder.path)
+    return Run(
+        folder,
+        recipe,
+        built,
+        data,
+        read_history(folder.metrics),
+        info,
+        f"epoch {about.get('epoch', '?')}, {kind}",
+    )
+
+
+def prepare(recipe: Recipe, pair: Any = None, *, force: bool = False) -> tuple[Recipe, Dataset, ModelGuidePair]:
+    """The data and the untrained pair of a recipe, and the recipe with what was left open decided."""
+    data = _data(recipe, "none" if recipe.data.binarize == "auto" else recipe.data.binarize)
+    built = _pair(recipe, data, pair, force)
+    if recipe.data.binarize == "auto":
+        choice = "static" if _wants_binary(built, data) else "none"
+        if choice == "static":
+            _log.warning("%s: grey values under a Bernoulli: binarised once (binarize = 'static')", data.name)
+            data = _data(recipe, "static")
+        recipe = recipe.changed(data={"binarize": choice})
+    return recipe.changed(ppvae=__version__), data, built
+
+
+def _anchored(recipe: Recipe) -> Recipe:
+    """Files of the user's by their absolute paths, so that a run can be loaded from any folder."""
+    changes: dict[str, Any] = {}
+    source = Path(recipe.data.source).expanduser()
+    if recipe.data.source not in NAMED and source.exists():
+        changes["data"] = {"source": str(source.absolute())}
+    file, _, name = str(recipe.model.get("pair", "")).rpartition(":")
+    if file and Path(file).expanduser().is_file():
+        model = {**recipe.model, "pair": f"{Path(file).expanduser().absolute()}:{name}"}
+        changes["model"] = model
+    return recipe.changed(**changes)
+
+
+def _data(recipe: Recipe, binarize: Any) -> Dataset:
+    table = recipe.data
+    data = load_data(
+        table.source,
+        binarize=binarize,
+        seed=table.seed,
+        flatten=table.flatten,
+        image_shape=None if table.image_shape is None else tuple(table.image_shape),
+        validation=table.validation,
+        test=table.test,
+        key=table.key,
+    )
+    return data if table.num_train is None else data.take(table.num_train)
+
+
+def _pair(recipe: Recipe, data: Dataset, given: Any, force: bool) -> ModelGuidePair:
+    built = _plain_pair(recipe, data, given, force)
+    table = recipe.bayesian
+    if table is None:
+        return built
+    return bayesianise(
+        built,
+        modules=table.modules,
+        prior=Normal(0.0, table.prior_scale),
+        posterior=table.posterior,
+        weight_noise=table.weight_noise,
+    )
+
+
+def _plain_pair(recipe: Recipe, data: Dataset, given: Any, force: bool) -> ModelGuidePair:
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        if "pair" not in recipe.model:
+            if given is not None:
+                raise RunError(f"the recipe names the model {recipe.model['name']!r}, so --pair has no place here")
+            built = build_model(recipe.model, data)
+            assert isinstance(built, ModelGuidePair)
+            return built
+        spec = recipe.model["pair"]
+        if given is None:
+            raise RunError(
+                f"the recipe's pair stands in a file of yours: {spec}"
+                + try_one_of(f"--pair {spec}, which runs that file", "load_run(folder, pair=MyPair)")
+            )
+        path = file_of(given, spec)
+        recorded = recipe.model.get("sha256")
+        if recorded and path is not None and recorded != digest_of(path) and not force:
+            same = path.resolve() == Path(spec.rpartition(":")[0]).expanduser().resolve()
+            raise RunError(
+                f"{path} {'has changed since the run' if same else f'is not the file of the run, {spec}'}: "
+                f"SHA-256 {digest_of(path)[:12]}, then {recorded[:12]}"
+                + try_one_of("the copy that the run folder keeps, pair.py", "--force")
+            )
+        options = {key: value for key, value in recipe.model.items() if key not in ("pair", "sha256")}
+        return build_pair(given, options, data)
+
+
+def _wants_binary(pair: ModelGuidePair, data: Dataset) -> bool:
+    if data.batch_space != "unit":
+        return False
+    try:
+        with evaluation_mode(pair):
+            shape = structure(pair, data.batch(torch.arange(min(2, len(data)))))
+    except Exception:
+        return False  # training will say what is wrong, and better
+    return any(info.family == "Bernoulli" and not info.opted_out for info in shape.observed)
+
+
+def _train(
+    folder: RunFolder,
+    recipe: Recipe,
+    data: Dataset,
+    pair: ModelGuidePair,
+    state: Mapping[str, Any] | None,
+    callbacks: Iterable[Callback],
+    progress: bool,
+    info: Mapping[str, Any],
+) -> Run:
+    about = about_run(data)
+    started = time.time()
+    folder.update_info(
+        **{**about, "outcome": "running", "message": "", "started": info.get("started", clock(started))},
+        seed=recipe.seed,
+        model=recipe.model_name,
+        num_parameters=sum(p.numel() for p in pair.parameters()),
+    )
+    table = recipe.training
+    checkpoints = Checkpoints(folder.checkpoints, table.num_epochs, about)
+    stop = StopOnSignal(checkpoints.save)
+    spent = float(info.get("seconds", 0.0))
+    begun = Begun()
+    ours = [begun, MetricsFile(folder.metrics), checkpoints, *callbacks, stop]
+    try:
+        with stop:
+            result = _fit(recipe, pair, data, state, ours, progress)
+    except PpvaeError as error:
+        with contextlib.suppress(RunError):  # on a full disk neither can be written; the error itself matters more
+            dump = save_dump(folder, recipe, error) if isinstance(error, FitError) else None
+            if dump is not None:
+                error.args = (f"{error}\nThe step is kept; do it again with: ppvae replay {dump}",)
+            folder.update_info(outcome="failed", message=str(error), seconds=spent + time.time() - started)
+        raise
+    except Exception as error:
+        # Its sum is right and its content is not: another recipe's, or someone's invention.
+        if state is None or begun.epochs or not isinstance(error, _MISFITS):
+            raise
+        raise RunError(
+            f"{folder.path}: its checkpoint does not fit its recipe: {type(error).__name__}: {error}"
+            + try_one_of("the recipe.toml of that checkpoint", "train the run anew, with --overwrite")
+        ) from error
+    outcome = result.outcome
+    folder.update_info(
+        outcome=outcome.code,
+        message=outcome.message,
+        finished=clock(time.time()),
+        seconds=spent + time.time() - started,
+        epochs=len(result.history),
+        steps=result.state.step,
+        best_epoch=result.best_epoch,
+    )
+    if outcome.code == "interrupted":
+        number = stop.signal or int(signal.SIGINT)
+        kept = "its state is saved" if stop.saved else "the checkpoint before it is kept"
+        raise Stopped(
+            f"{outcome.message}; {kept}; go on with: ppvae fit --resume {folder.path}",
+            signal=number,
+            folder=folder.path,
+            saved=stop.saved,
+        )
+    early = table.early_stopping
+    best = early is not None and early.restore_best and result.best_epoch is not None
+    kind = (
+        f"epoch {result.best_epoch}, the best on validation data" if best else f"epoch {len(result.history)}, the last"
+    )
+    return Run(folder, recipe, pair, data, result.history, folder.read_info(), kind)
+
+
+def _fit(
+    recipe: Recipe,
+    pair: ModelGuidePair,
+    data: Dataset,
+    state: Mapping[str, Any] | None,
+    callbacks: list[Callback],
+    progress: bool,
+) -> Fit:
+    table = recipe.training
+    scale = table.weight_prior_scale
+    schedule: Callable[..., Any] | None = None if table.schedule is None else build(SCHEDULES, table.schedule)
+    return fit(
+        pair,
+        data,
+        elbo=build(elbo_entries(), table.elbo),
+        optimizer=table.optimizer,
+        learning_rate=table.learning_rate,
+        num_epochs=table.num_epochs,
+        batch_size=None if table.batch_size == "all" else table.batch_size,
+        schedule=schedule,
+        clip_norm=table.clip_norm,
+        weight_prior=None if scale is None else Normal(0.0, scale),
+        kl_warmup=None if table.kl_warmup is None else KLWarmup(**table.kl_warmup.model_dump()),
+        early_stopping=None if table.early_stopping is None else EarlyStopping(**table.early_stopping.model_dump()),
+        seed=recipe.seed,
+        device=recipe.device,
+        compile=table.compile,
+        callbacks=callbacks,
+        progress=progress,
+        resume=state,
+    )

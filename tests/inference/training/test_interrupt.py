@@ -1,0 +1,133 @@
+"""Ctrl-C at any moment of a step: the step is finished first, and the run goes on bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from contracts.training import binary, quiet, small
+
+from ppvae.inference import Callback, TrainingState
+from ppvae.inference.training.state.interrupt import BetweenSteps
+from ppvae.inference.training.state.objective import Objective
+
+
+@pytest.fixture(autouse=True)
+def _pythons_own_handler() -> Iterator[None]:
+    """Where the tests run in the background of a shell, SIGINT is ignored: here it is not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+class Interrupting(torch.optim.Adam):
+    """Presses Ctrl-C before and after the parameters have moved."""
+
+    calls = at = 0
+
+    def step(self, closure: Any = None) -> Any:
+        Interrupting.calls += 1
+        if Interrupting.calls == Interrupting.at:
+            ctrl_c()
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("place", ["optimiser", "objective", "row"])
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    place: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"optimizer": lambda p: Interrupting(p, lr=0.01), "batch_size": 40, "num_epochs": 3}
+    options["schedule"] = lambda made: torch.optim.lr_scheduler.ExponentialLR(made, 0.5)
+    Interrupting.calls, Interrupting.at = 0, -1
+    whole = quiet(small(), binary(), **options)
+    with monkeypatch.context() as patch:
+        if place == "optimiser":
+            Interrupting.calls, Interrupting.at = 0, 7
+        elif place == "objective":
+            count, original = [0], Objective.__call__
+
+            def call(self: Any, *args: Any) -> Any:
+                count[0] += 1
+                if count[0] == 7:
+                    ctrl_c()
+                return original(self, *args)
+
+            patch.setattr(Objective, "__call__", call)
+        else:
+            step = torch.optim.lr_scheduler.ExponentialLR.step
+            seen = [0]
+
+            def scheduled(self: Any, epoch: Any = None) -> None:
+                seen[0] += 1
+                if seen[0] == 2:  # the first is its constructor's
+                    ctrl_c()
+                step(self)
+
+            patch.setattr(torch.optim.lr_scheduler.ExponentialLR, "step", scheduled)
+        part = quiet(small(), binary(), **options)
+    assert part.outcome.code == "interrupted"
+    assert part.state.step == (5 if place == "row" else 7)
+    assert "after step" in part.outcome.message and "inside" not in part.outcome.message
+    assert "stopping after this step" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    Interrupting.at = -1
+    rest = quiet(small(), binary(), resume=part.state.state_dict(), **options)
+    for name, value in whole.state.pair.state_dict().items():
+        assert torch.equal(rest.state.pair.state_dict()[name], value), name
+    strip = [{k: v for k, v in row.items() if k != "seconds"} for row in whole.history]
+    assert [{k: v for k, v in row.items() if k != "seconds"} for row in rest.history] == strip
+
+
+def test_a_second_one_does_not_wait() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), BetweenSteps() as between, between.step():  # noqa: PT012
+        ctrl_c()
+        done.append(1)
+        ctrl_c()
+        done.append(2)
+    assert done == [1] and between.inside
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_outside_a_step_it_is_at_once() -> None:
+    class Stop(Callback):
+        def on_epoch(self, state: TrainingState) -> None:
+            ctrl_c()
+            raise AssertionError("not reached")
+
+    assert quiet(small(), binary(), callbacks=[Stop()]).outcome.code == "interrupted"
+
+
+def test_another_programs_handler_is_left_alone() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        with BetweenSteps() as between, between.step():
+            ctrl_c()
+        assert seen == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_beside_the_main_thread_there_is_no_handler() -> None:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(quiet(small(), binary(), num_epochs=1).outcome.code))
+    thread.start()
+    thread.join()
+    assert found == ["completed"]
+
+
+def test_an_error_inside_a_step_is_the_error() -> None:
+    with pytest.raises(ZeroDivisionError), BetweenSteps() as between, between.step():  # noqa: PT012
+        ctrl_c()
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
