@@ -33,6 +33,10 @@ MODES: tuple[Mode, ...] = ("eager", "graph", "compiled")
 _log = logging.getLogger("ppvae.compile")
 
 
+class NotKnownYet(Exception):
+    """Raised while a graph is recorded, by what has to be found out in an eager run and is remembered from then on."""
+
+
 class Captured:
     """A pure function that is recorded once for each shape, dtype and device: see :func:`capture`.
 
@@ -92,7 +96,11 @@ class Captured:
         try:
             # Recording runs the function once: it must not use up the caller's random numbers, nor change its tensors.
             with torch.random.fork_rng(), torch.no_grad(), unchanged(tensors):
-                graph = make_fx(flat)(*tensors)
+                try:
+                    graph = make_fx(flat)(*tensors)
+                except NotKnownYet:  # an eager run finds it out
+                    flat(*tensors)
+                    graph = make_fx(flat)(*tensors)
             # What nobody asked for is not computed (log q beside a closed-form KL); random draws stay, for the seed.
             graph.graph.eliminate_dead_code()
             graph.recompile()

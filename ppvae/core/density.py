@@ -25,7 +25,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from .compile import is_bound, unchanged
+from .compile import NotKnownYet, is_bound, unchanged
 from .errors import PairError, try_one_of
 from .fingerprint import changed, fingerprint
 from .pair import Data, ModelGuidePair
@@ -39,9 +39,10 @@ Latents = Mapping[str, Tensor]
 def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Structure:
     """The static structure of a pair, found by one eager run of guide and model and then remembered.
 
-    It is found anew where anything that the programs read has changed (:mod:`ppvae.core.fingerprint`): not inside a
-    bound function or while a graph is recorded, whose caller asks for it before. Where the support of a latent has
-    bounds that are tensors, they are looked up anew at every eager call.
+    It is found anew where anything that the programs read has changed (:mod:`ppvae.core.fingerprint`), which is looked
+    for outside of bound functions: every verb begins there. A function that is captured on a batch of another shape is
+    run eagerly once to find it (:class:`~ppvae.core.compile.NotKnownYet`). Where the support of a latent has bounds
+    that are tensors, they are looked up anew at every eager call.
 
     Args:
         pair: the pair.
@@ -51,22 +52,24 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
     Raises:
         PairError: a program fails when it is run.
     """
-    key = (_signature(x), num_data)
-    mark, known = pair._structures.get(key, (None, None))
     recording = get_proxy_mode() is not None
     free = not recording and not is_bound()
-    stale = known is None or (free and (mark is None or bool(changed(mark, fingerprint(pair)))))
+    if free and pair._structures and (pair._read is None or changed(pair._read, fingerprint(pair))):
+        pair._structures.clear()
+        pair._audited.clear()
+    key = (_signature(x), num_data)
+    known = pair._structures.get(key)
+    if known is None and recording:
+        raise NotKnownYet
     # Bounds of a support may follow a parameter: they are looked up again, but not while a graph is recorded.
-    if stale or (known.has_bounds and not recording):
-        if known is not None and stale:
-            pair._audited.clear()
+    if known is None or (known.has_bounds and not recording):
         # A batch norm in training mode moves its running statistics at every run.
-        kept = contextlib.nullcontext() if recording else unchanged(pair.buffers())
-        with torch.random.fork_rng(), kept:
+        with torch.random.fork_rng(), unchanged(pair.buffers()):
             known = _found(pair, x, num_data)
             if known.has_bounds:  # at other latents, are they where they were?
                 known = replace(known, moving=known.moved(_found(pair, x, num_data)))
-        pair._structures[key] = (fingerprint(pair) if free else None, known)
+        pair._structures[key] = known
+        pair._read = fingerprint(pair) if free else None
     assert isinstance(known, Structure)
     return known
 

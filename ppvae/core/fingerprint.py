@@ -26,6 +26,7 @@ _OWN = {*vars(nn.Module()), *vars(PyroModule("own"))} - {"training"}
 _OWN |= {
     "_keys",
     "_structures",
+    "_read",
     "_audited",
     "_adopted_constraints",
     "vectorizes",

@@ -64,6 +64,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         self.adopted = nn.ParameterDict()
         self._adopted_constraints: dict[str, Constraint] = {}
         self._structures: dict[Any, Any] = {}
+        self._read: dict[str, Any] | None = None  # what the programs read when these were found
         self._audited: set[Any] = set()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -170,7 +171,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
 
     def __getstate__(self) -> dict[str, Any]:
         # What is remembered of the programs is not part of a copy.
-        return {**super().__getstate__(), "_structures": {}}
+        return {**super().__getstate__(), "_structures": {}, "_read": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
