@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ppvae.inference import elbo, evidence
-from ppvae.runs.recipe.recipe.catalogue import elbo_entries, evidence_entries
+from ppvae.runs.recipe.catalogue import elbo_entries, evidence_entries
 
 Row = list[str]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ppvae.core import ModelGuidePair
 from ppvae.data import load
 from ppvae.inference import Callback, TrainingState, elbo, fit
-from ppvae.inference.comparison.result.compare import compare_along_run, compare_elbos
+from ppvae.inference.comparison.compare import compare_along_run, compare_elbos
 from ppvae.report.figures.estimators import save_figures
 
 

@@ -3,7 +3,7 @@
 from .checks import check_pair
 from .density import draw, log_guide, log_joint, site_terms, structure
 from .errors import DataError, FitError, PairError, PpvaeError, RunError
-from .pair import Data, ModelGuidePair, batch_size
+from .pair import Data, ModelGuidePair, batch_size, rows_of
 from .parameters import local_parameters
 from .roles import Role, parameter_roles
 from .simulation import predict, simulate, simulate_given
@@ -35,6 +35,7 @@ __all__ = [
     "log_joint",
     "parameter_roles",
     "predict",
+    "rows_of",
     "scaled_total",
     "simulate",
     "simulate_given",

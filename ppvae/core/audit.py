@@ -15,8 +15,7 @@ from torch.distributions import biject_to
 from .compile import bind, state_of
 from .density import draw, log_guide, log_joint, structure
 from .errors import PairError, try_one_of
-from .pair import Data, ModelGuidePair, batch_size
-from .parts import rows_of
+from .pair import Data, ModelGuidePair, batch_size, rows_of
 from .structure import SiteInfo, Structure
 from .terms import Draw
 
@@ -50,7 +49,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
         return
     _tell_scales(pair, shape)
     with torch.no_grad(), torch.random.fork_rng():
-        few = rows_of(x, torch.arange(min(_FEW, batch_size(x))))
+        few: Data = rows_of(x, torch.arange(min(_FEW, batch_size(x))))
         with _one_by_one(pair):
             drawn = _drawn(pair, few)
             part = drawn is not None  # else it has parameters for every datum: all data, or none

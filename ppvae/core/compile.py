@@ -37,6 +37,16 @@ class NotKnownYet(Exception):
     """Raised while a graph is recorded, by what has to be found out in an eager run and is remembered from then on."""
 
 
+def record(function: Callable[..., Any], tensors: Iterable[Tensor]) -> fx.GraphModule:
+    """The graph of a function of tensors; it is run eagerly before where that finds out what recording needs."""
+    tensors = list(tensors)
+    try:
+        return make_fx(function)(*tensors)
+    except NotKnownYet:
+        function(*tensors)
+        return make_fx(function)(*tensors)
+
+
 class Captured:
     """A pure function that is recorded once for each shape, dtype and device: see :func:`capture`.
 
@@ -96,11 +106,7 @@ class Captured:
         try:
             # Recording runs the function once: it must not use up the caller's random numbers, nor change its tensors.
             with torch.random.fork_rng(), torch.no_grad(), unchanged(tensors):
-                try:
-                    graph = make_fx(flat)(*tensors)
-                except NotKnownYet:  # an eager run finds it out
-                    flat(*tensors)
-                    graph = make_fx(flat)(*tensors)
+                graph = record(flat, tensors)
             # What nobody asked for is not computed (log q beside a closed-form KL); random draws stay, for the seed.
             graph.graph.eliminate_dead_code()
             graph.recompile()

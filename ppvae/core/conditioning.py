@@ -1,4 +1,4 @@
-"""A pair seen through other programs: global sites held at a value, or the prior as guide."""
+"""A pair under other programs: sites held at values, the prior as guide, the guide as a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .pair import Data, ModelGuidePair
 _MEAN_DRAWS = 1000
 
 
-class Rewired(ModelGuidePair):
+class DerivedPair(ModelGuidePair):
     """The parameters of one pair under other programs; the pair itself is not touched.
 
     Args:
@@ -55,12 +55,39 @@ class Rewired(ModelGuidePair):
         return value
 
 
-def prior_as_guide(pair: ModelGuidePair) -> Rewired:
+def prior_as_guide(pair: ModelGuidePair) -> DerivedPair:
     """The pair with its own model as guide: its draws are from the prior, given the observed sites."""
-    return Rewired(pair, model=pair.model, guide=pair.model)
+    return DerivedPair(pair, model=pair.model, guide=pair.model)
 
 
-def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int | None) -> ModelGuidePair:
+def guide_as_model(pair: ModelGuidePair, values: dict[str, Tensor] | None = None) -> DerivedPair:
+    """The guide as a model, so that the waist's verbs for models tell of it.
+
+    Args:
+        pair: the pair.
+        values: those of the guide's sites, in Pyro's order of axes, looked up when the program runs: all are observed
+            then, and :func:`~ppvae.core.predict` gives the means of their distributions. None to leave them latent:
+            ``log_joint`` is then log q(z | x).
+    """
+    if values is None:
+        return DerivedPair(pair, model=pair.guide, guide=pair.guide)
+    return DerivedPair(pair, model=_at(pair.guide, values), guide=lambda x, num_data: None)
+
+
+def at_values(pair: ModelGuidePair, values: dict[str, Any]) -> DerivedPair:
+    """The pair with sites of both programs observed at values, looked up when a program runs.
+
+    What the mapping holds may change, and may be an argument of a captured function: one pair, whose structure is found
+    once, serves any number of draws.
+    """
+    return DerivedPair(pair, model=_at(pair.model, values), guide=_at(pair.guide, values))
+
+
+def _at(program: Callable[..., Any], values: dict[str, Any]) -> Callable[..., Any]:
+    return lambda x, num_data: pyro.condition(program, data=values)(x, num_data)
+
+
+def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int | None) -> ModelGuidePair:
     """The pair with its global sites held at given values; the pair itself where it has none.
 
     Args:
@@ -111,7 +138,7 @@ def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int
             )
     data = dict(values)
 
-    def at_values(program: Callable[..., Any]) -> Callable[..., Any]:
+    def holding(program: Callable[..., Any]) -> Callable[..., Any]:
         def run(x: Data, num_data: int | None) -> Any:
             # To where the data are: a pair may be run on another device than the one it stands on.
             first = x if isinstance(x, Tensor) else next(iter(x.values()))
@@ -121,7 +148,7 @@ def held(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int
 
         return run
 
-    return Rewired(pair, model=at_values(pair.model), guide=at_values(pair.guide))
+    return DerivedPair(pair, model=holding(pair.model), guide=holding(pair.guide))
 
 
 def _guide_mean(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, Tensor]:

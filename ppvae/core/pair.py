@@ -8,7 +8,7 @@ import itertools
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import pyro
 import torch
@@ -31,6 +31,17 @@ def batch_size(x: Data) -> int:
     """Number of data in a batch, the length of axis 0."""
     tensor = next(iter(x.values())) if isinstance(x, Mapping) else x
     return int(tensor.shape[0])
+
+
+@overload
+def rows_of(tensors: Tensor, index: Tensor) -> Tensor: ...
+@overload
+def rows_of(tensors: Mapping[str, Any], index: Tensor) -> dict[str, Any]: ...
+def rows_of(tensors: Any, index: Tensor) -> Any:
+    """These rows of a tensor, or of all tensors of a mapping, which may hold mappings."""
+    if isinstance(tensors, Tensor):
+        return tensors[index.to(tensors.device)]
+    return {key: rows_of(value, index) for key, value in tensors.items()}
 
 
 class _AbstractPyroModule(_PyroModuleMeta, ABCMeta):

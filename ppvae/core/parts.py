@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import nn
 
 from .density import structure
 from .modes import in_evaluation_mode
-from .pair import Data, ModelGuidePair, batch_size
+from .pair import Data, ModelGuidePair, batch_size, rows_of
 
 
 @in_evaluation_mode
@@ -58,10 +56,3 @@ def parameter_for_each(pair: ModelGuidePair, *sizes: int) -> str:
 def waits_for_data(pair: ModelGuidePair) -> bool:
     """Whether an automatic guide of the pair makes its parameters when it is first run, for the data of that run."""
     return any(isinstance(part, AutoGuide) and part.prototype_trace is None for part in pair.modules())
-
-
-def rows_of(x: Data, index: torch.Tensor) -> Data:
-    """The data of these rows."""
-    if isinstance(x, Mapping):
-        return {key: value[index.to(value.device)] for key, value in x.items()}
-    return x[index.to(x.device)]

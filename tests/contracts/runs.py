@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ppvae.runs import RunFolder, read_history
-from ppvae.runs.evaluation.evaluation.evaluation import read_whole
+from ppvae.runs.evaluation.evaluation import read_whole
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.atomic import sha256
 

@@ -26,7 +26,7 @@ from ppvae.data import load
 from ppvae.distributions.weight_posteriors import LowRankNormal, WeightNormal
 from ppvae.distributions.weight_priors import ScaleMixturePrior
 from ppvae.inference import elbo, fit
-from ppvae.inference.comparison.result.gradient_noise import GradientNoise
+from ppvae.inference.comparison.gradient_noise import GradientNoise
 from ppvae.models import BayesianPair, bayesianise, bernoulli_vae
 
 LAYERS = {"linear": linear, "convolution": convolution, "transposed": transposed}

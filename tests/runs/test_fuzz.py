@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from ppvae.core import PpvaeError, RunError
 from ppvae.runs import Recipe, Run, resume, train
-from ppvae.runs.recipe.recipe.catalogue import SCHEDULES, build, build_model, elbo_entries
+from ppvae.runs.recipe.catalogue import SCHEDULES, build, build_model, elbo_entries
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.training.forensics import read_dump, replay
 from ppvae.runs.training.run import prepare
@@ -351,6 +351,8 @@ def dump(saved: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mapping": False,
         "random_state": torch.get_rng_state(),
         "kl_weight": 1.0,
+        "estimator": {},
+        "prior_names": [],
         "num_data": 50,
         "indices": [0, 1, 2, 3, 4],
         "step": 4,

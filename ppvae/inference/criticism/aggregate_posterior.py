@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .replicates import Parts, Replicator
-from ..execution.over_data import one_of, positive
+from ..execution.arguments import one_of, require_whole
 from ..execution.placement import Compile
 from ...core import Data, ModelGuidePair, PairError, draw, simulate
 from ...core.errors import try_one_of
@@ -115,11 +115,10 @@ def aggregate_posterior(
     >>> bool((found.variance - 1).abs() < 4 * found.variance_error)
     True
     """
-    asked = Replicator(pair, data, device, seed)
+    asked = Replicator(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
     size = len(asked)
     num = min(_MOST, -(-_ENOUGH // size)) if num_draws is None else num_draws
-    positive("num_draws", num)
-    positive("chunk_size", chunk_size)
+    require_whole("num_draws", num, 1)
     name = one_of([info.name for info in asked.shape.local_latents], site, "local latent site")
     if asked.shape.site(name).family == "Categorical":
         raise PairError(
@@ -132,11 +131,11 @@ def aggregate_posterior(
     shape = next(info.shape for info in asked.shape.local_latents if info.name == name)
 
     def both(batch: Data, beside: Parts) -> Parts:
-        q = draw(asked.given, batch, 1).latents[name].reshape(-1, math.prod(shape))
-        return {"q": q, "p": simulate(asked.given, batch).latents[name].reshape(q.shape)}
+        q = draw(asked.pair, batch, 1).latents[name].reshape(-1, math.prod(shape))
+        return {"q": q, "p": simulate(asked.pair, batch).latents[name].reshape(q.shape)}
 
     found: list[Parts] = []
-    asked.each(both, num, found.append, seed=seed, chunk_size=chunk_size, compile=compile)
+    asked.each(both, num, found.append)
     q, p = (torch.stack([part[key] for part in found]).float() for key in ("q", "p"))
     mean, mean_error, variance, variance_error = _moments(q, by_datum=True)
     prior_mean, prior_mean_error, prior_variance, prior_variance_error = _moments(p, by_datum=False)

@@ -11,15 +11,13 @@ from torch import Tensor
 
 from ..evidence import BridgeSampling, Evidence, EvidenceMethod, log_evidence
 from ..evidence.posterior import Posterior
+from ..evidence.run import EvidenceRun, prepare
 from ..evidence.sampled import collect
-from ..execution.placement import Compile
-from ..execution.prepare import prepare
-from ..execution.run import Run, pick, to
-from ..execution.seeds import chunk_seed
-from ...core import Data, DataError, ModelGuidePair, PpvaeError, batch_size, draw, log_joint
+from ..execution.over_data import Chunk, over_chunks
+from ..execution.placement import Compile, to
+from ...core import Data, DataError, ModelGuidePair, PpvaeError, batch_size, draw, log_joint, rows_of
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
-from ...data import chunks
 
 Family = Literal["diagonal", "full"]
 
@@ -191,15 +189,14 @@ def inference_gaps(
     size = max(1, min(num_data, run.lanes // num_particles))
     size = num_data if run.whole else size
     run.chunks = -(-num_data // size)
-    columns: list[list[Tensor]] = [[], [], [], []]
-    for index, (rows, valid) in enumerate(chunks(num_data, size)):
-        chunk = to(pick(data, rows), run.device)
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(chunk_seed(seed, index))
-            found = _bounds(run, chunk, family, num_steps, num_particles, learning_rate)
-        for column, value in zip(columns, found, strict=True):
-            column.append(value[:valid].to("cpu", run.dtype))
-    elbo, elbo_error, best, best_error = (torch.cat(column) for column in columns)
+
+    def bounds(chunk: Chunk) -> Tensor:
+        batch = to(rows_of(data, chunk.rows), run.device)
+        found = _bounds(run, batch, family, num_steps, num_particles, learning_rate)
+        return torch.stack(list(found))[:, : chunk.valid].to("cpu", run.dtype)
+
+    parts = over_chunks(num_data, size, bounds, seed=seed, device=run.device)
+    elbo, elbo_error, best, best_error = torch.cat(parts, 1)
     return Gaps(known.log_evidence, known.standard_error, elbo, elbo_error, best, best_error, family, known.outcome)
 
 
@@ -227,7 +224,7 @@ def _evidence_of(
 
 
 def _bounds(
-    run: Run, x: Data, family: Family, num_steps: int, num_particles: int, learning_rate: float
+    run: EvidenceRun, x: Data, family: Family, num_steps: int, num_particles: int, learning_rate: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """ELBO of the guide and of the best Gaussian, each with its standard error, [B]."""
     posterior = Posterior(run)
@@ -255,7 +252,7 @@ def _best_gaussian(
     # Steps are taken in units of the guide's spread, so that one learning rate serves every datum.
     unit = Gaussian(scale, torch.ones_like(scale), scale.unsqueeze(-1).expand(q.below.shape))
     free = torch.ones(dim, dim, dtype=u.dtype, device=u.device).tril(-1) * (family == "full")
-    step = run.capture(
+    step = run.remember(
         "bound of a Gaussian",
         lambda x, q, noise: _path_gradient(posterior, x, q, noise),
         calls=num_steps,

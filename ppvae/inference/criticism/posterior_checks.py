@@ -13,11 +13,10 @@ from torch import Tensor
 
 from .quantities import Quantity, default_quantities, evaluate_quantities
 from .replicates import Parts, Replicator
-from ..execution.over_data import positive
 from ..execution.placement import Compile
 from ..prediction.joint import require_simulable
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_joint, predict, simulate, structure
-from ...core.conditioning import Rewired
+from ...core.conditioning import DerivedPair
 from ...core.errors import did_you_mean
 from ...core.modes import in_evaluation_mode
 from ...core.structure import to_pyro
@@ -204,14 +203,13 @@ def posterior_checks(
         raise PpvaeError(f"source: {did_you_mean(str(source), get_args(Source))}")
     if num_replicates < 2:
         raise PpvaeError(f"num_replicates: expected at least 2, found {num_replicates}")
-    positive("chunk_size", chunk_size)
-    asked = Replicator(pair, data, device, seed)
+    asked = Replicator(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        info, support, values = asked.observed(site, chunk_size)
+        info, support, values = asked.observed(site)
         if source == "prior":
             asked.draw_weights()
-            require_simulable(asked.given, asked.few)
+            require_simulable(asked.pair, asked.example)
     x = values.cpu()
     quantities = statistics if statistics is not None else default_quantities(x, info, support, asked.data.image_shape)
     observed = evaluate_quantities(quantities, x, "observed")
@@ -220,10 +218,10 @@ def posterior_checks(
 
     def replicate(batch: Data, beside: Parts) -> Parts:
         if source == "prior":
-            return {"x": simulate(asked.given, batch).observed[name].reshape(-1, *info.shape)}
-        drawn = draw(asked.given, batch, 1).latents
+            return {"x": simulate(asked.pair, batch).observed[name].reshape(-1, *info.shape)}
+        drawn = draw(asked.pair, batch, 1).latents
         z = {i.name: drawn[i.name] for i in asked.shape.local_latents}
-        new = predict(asked.given, batch, z, kind="sample")[name].reshape(-1, *info.shape)
+        new = predict(asked.pair, batch, z, kind="sample")[name].reshape(-1, *info.shape)
         return {"x": new, **(realised(batch, z, beside["x"], new) if realised is not None else {})}
 
     tally = _Tally(len(asked), observed)
@@ -231,16 +229,7 @@ def posterior_checks(
     def visit(found: Parts) -> None:
         tally.add(evaluate_quantities(quantities, found["x"], "replicated"), found)
 
-    asked.each(
-        replicate,
-        num_replicates,
-        visit,
-        seed=seed,
-        chunk_size=chunk_size,
-        compile=compile,
-        beside=None if realised is None else {"x": values},
-        prepare=None if realised is None else realised.prepare,
-    )
+    asked.each(replicate, num_replicates, visit, beside=None if realised is None else {"x": values})
     notes: tuple[str, ...] = ()
     if info.opted_out and bool(((x != 0) & (x != 1)).any()):
         notes = ("the data are grey, and what a Bernoulli draws is zero or one: they differ by construction",)
@@ -254,22 +243,17 @@ class _Realised:
         self.asked, self.name = asked, name
         self.new: Parts = {}
         pair = asked.original
-        self.again = Rewired(
+        self.again = DerivedPair(
             pair,
             model=lambda x, n: pyro.condition(pair.model, data={**asked.weights, **self.new})(x, n),
-            guide=asked.given.guide,
+            guide=asked.pair.guide,
         )
         self.chi_square = x.is_floating_point() and self._has_moments()
 
-    def prepare(self, batch: Data) -> None:
-        """Find the structure of the program that has new data."""
-        self.new.clear()
-        structure(self.again, batch)
-
     def __call__(self, batch: Data, z: Mapping[str, Tensor], x: Tensor, new: Tensor) -> Parts:
         """Of the data and of the replicate, [B] each."""
-        shape = structure(self.asked.given, batch)
-        found = {f"{LOG_LIKELIHOOD}/data": log_joint(self.asked.given, batch, z).observed}
+        shape = structure(self.asked.pair, batch)
+        found = {f"{LOG_LIKELIHOOD}/data": log_joint(self.asked.pair, batch, z).observed}
         self.new[self.name] = to_pyro(new[None], self.asked.shape.site(self.name), shape.nesting)
         try:
             found[f"{LOG_LIKELIHOOD}/replicate"] = log_joint(self.again, batch, z).observed
@@ -277,7 +261,7 @@ class _Realised:
             self.new.clear()
         if self.chi_square:
             mean, variance = (
-                predict(self.asked.given, batch, z, kind=kind, sites=(self.name,))[self.name].reshape(new.shape)
+                predict(self.asked.pair, batch, z, kind=kind, sites=(self.name,))[self.name].reshape(new.shape)
                 for kind in ("mean", "variance")
             )
             for which, value in (("data", x), ("replicate", new)):
@@ -291,7 +275,7 @@ class _Realised:
             return False
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            few = self.asked.few
+            few = self.asked.example
             drawn = draw(self.asked.original, few, 1).latents
             z = {i.name: drawn[i.name] for i in self.asked.shape.model_latents}
             try:

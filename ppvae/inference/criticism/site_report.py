@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..execution.placement import dtype_of
-from ...core import Data, ModelGuidePair, PpvaeError, check_pair, draw, log_joint, site_terms, structure
+from ..execution.arguments import require_whole
+from ..execution.over_data import OverData
+from ..execution.readiness import check_all
+from ...core import Data, ModelGuidePair, SiteTerm, draw, site_terms, structure
 from ...core.modes import in_evaluation_mode
-from ...data import as_dataset
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2015, section 5
 
@@ -109,7 +110,14 @@ class SiteReport:
 
 @in_evaluation_mode
 def site_report(
-    pair: ModelGuidePair, data: Any, *, num_particles: int = 100, analytic: bool = True, seed: int = 0
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    num_particles: int = 100,
+    analytic: bool = True,
+    seed: int = 0,
+    chunk_size: int = 100,
+    device: str = "auto",
 ) -> SiteReport:
     r"""Report what each site adds to the bound.
 
@@ -117,10 +125,12 @@ def site_report(
 
     Args:
         pair: the pair.
-        data: a Dataset, tensor, array or mapping of such, [B, *event]; all of it is one batch.
+        data: a Dataset, tensor, array or mapping of such, [N, *event].
         num_particles: K, draws per datum, at least 2.
         analytic: False to sample every KL.
         seed: of the draws.
+        chunk_size: data at a time, with K draws each.
+        device: "auto", "cpu", "cuda".
 
     Raises:
         PpvaeError: K < 2.
@@ -130,81 +140,60 @@ def site_report(
     >>> report.site("z").route, report.site("x").route
     ('analytic', 'observed')
     """
-    if num_particles < 2:
-        raise PpvaeError(f"site_report: expected num_particles of at least 2, found {num_particles}")
-    x = _batch(pair, data, seed)
-    check_pair(pair, x)
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
+    require_whole("site_report: num_particles", num_particles, 2)
+    require_whole("chunk_size", chunk_size, 1)
+    work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile="eager")
+    if check_all(pair, work.batch(torch.arange(len(work), device=work.device))):
+        work.chunk_size = len(work)
+    known: dict[str, SiteTerm] = {}
+    global_terms: dict[str, list[Tensor]] = {}
+
+    def visit(x: Data) -> dict[str, Tensor]:
         terms = site_terms(pair, x, num_particles, analytic=analytic)
         latents = draw(pair, x, num_particles).latents
-    shape = structure(pair, x)
-    discrete = {info.name for info in shape.guide_latents if info.is_discrete and info.event_shape == ()}
+        known.update(terms)
+        found: dict[str, Tensor] = {}
+        for name, term in terms.items():
+            for key in ("log_p", "kl"):
+                value: Tensor | None = getattr(term, key)
+                if value is not None and term.scope == "local":
+                    found[f"{name} {key}"] = value.mT  # [B, K]
+                elif value is not None:
+                    global_terms.setdefault(f"{name} {key}", []).append(value.cpu())
+            if term.kl_per_dimension is not None:
+                found[f"{name} per dimension"] = term.kl_per_dimension.mean(0)
+            if term.scope == "local" and name in latents:
+                draws = latents[name].double().flatten(2)
+                found[f"{name} mean"], found[f"{name} noise"] = draws.mean(0), draws.var(0) / num_particles
+        return found
+
+    columns = work.run(visit) | {key: torch.stack(parts).mean(0) for key, parts in global_terms.items()}
+    discrete = {i.name for i in structure(pair, work.example).guide_latents if i.is_discrete and i.event_shape == ()}
     rows, total = [], 0.0
-    size = max(shape.batch, 1)
-    for term in terms.values():
-        share = 1.0 if term.scope == "local" else 1.0 / size
-        log_p, kl = _mean(term.log_p), _mean(term.kl)
+    for name, term in known.items():
+        share = 1.0 if term.scope == "local" else 1.0 / len(work)
+        log_p, kl = _mean(columns.get(f"{name} log_p")), _mean(columns.get(f"{name} kl"))
         total += share * (-kl if term.kl is not None else log_p)
-        per_dimension = term.kl_per_dimension
-        value = latents.get(term.name)
+        per_dimension, mean = columns.get(f"{name} per dimension"), columns.get(f"{name} mean")
         activity: Tensor | None = None
-        if term.scope == "local" and value is not None and term.name not in discrete and shape.batch > 1:
-            activity = _activity(value.double())
+        if mean is not None and name not in discrete and len(work) > 1:
+            # Variance over the data of the guide's mean; the draws' own noise is taken out.
+            activity = (mean.var(0) - columns[f"{name} noise"].mean(0)).clamp_min(0)
         rows.append(
             SiteRow(
-                name=term.name,
+                name=name,
                 scope=term.scope,
                 route=term.route,
                 reason=term.reason,
                 log_p=log_p,
                 kl=kl,
-                kl_error=_error(term.kl),
-                kl_per_dimension=_floats(None if per_dimension is None else per_dimension.double().mean((0, 1))),
+                kl_error=_error(columns.get(f"{name} kl")),
+                kl_per_dimension=_floats(None if per_dimension is None else per_dimension.double().mean(0)),
                 activity=_floats(activity),
                 active_units=0 if activity is None else int((activity > ACTIVE_VARIANCE).sum()),
             )
         )
-    return SiteReport(tuple(rows), total, shape.batch, num_particles)
-
-
-@in_evaluation_mode
-def identity_gap(pair: Any, data: Any, *, num_particles: int = 100, seed: int = 0) -> Tensor:
-    r"""How far $\log p(x) = \mathcal{L} + \mathrm{KL}(q(z \mid x) \| p(z \mid x))$ is from holding, [B], in nats.
-
-    Both terms are estimated from the same draws, so that on a model with an exact posterior and evidence what is left
-    is rounding.
-
-    Args:
-        pair: a pair with ``log_evidence(x)`` and ``posterior(x)``, such as ``FactorAnalysis``, and one local latent.
-        data: as for :func:`site_report`.
-        num_particles: K, draws per datum.
-        seed: of the draws.
-
-    Raises:
-        PpvaeError: the pair has no exact evidence or posterior, or more than one latent site.
-    """
-    if not all(callable(getattr(pair, name, None)) for name in ("log_evidence", "posterior")):
-        raise PpvaeError(f"identity_gap: {type(pair).__name__} has no exact log_evidence(x) and posterior(x)")
-    x = _batch(pair, data, seed)
-    shape = structure(pair, x)
-    if len(shape.model_latents) != 1 or shape.global_latents:
-        raise PpvaeError("identity_gap: expected one local latent site")
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        drawn = draw(pair, x, num_particles)
-        elbo = (log_joint(pair, x, drawn.latents).local - drawn.log_q).mean(0)
-        log_posterior = pair.posterior(x).log_prob(drawn.latents[shape.model_latents[0].name])
-        divergence = (drawn.log_q - log_posterior).mean(0)
-        gap: Tensor = pair.log_evidence(x) - elbo - divergence
-    return gap
-
-
-def _activity(value: Tensor) -> Tensor:
-    """Variance over the data of the guide's mean, from draws [K, B, *event]; the draws' own noise is taken out."""
-    count = value.shape[0]
-    noise = value.var(0).mean(0) / count
-    return (value.mean(0).var(0) - noise).clamp_min(0).flatten()
+    return SiteReport(tuple(rows), total, len(work), num_particles)
 
 
 def _mean(term: Tensor | None) -> float:
@@ -212,17 +201,12 @@ def _mean(term: Tensor | None) -> float:
 
 
 def _error(term: Tensor | None) -> float:
+    """Of the mean of draws, the last axis."""
     if term is None:
         return math.nan
-    per_draw = term.double().reshape(len(term), -1).mean(1)
+    per_draw = term.double().reshape(-1, term.shape[-1]).mean(0)
     return float(per_draw.std()) / math.sqrt(len(per_draw))
 
 
 def _floats(value: Tensor | None) -> tuple[float, ...]:
     return () if value is None else tuple(value.flatten().tolist())
-
-
-def _batch(pair: ModelGuidePair, data: Any, seed: int) -> Data:
-    dtype = dtype_of(pair)
-    dataset = as_dataset(data, dtype=dtype).to(next((p.device for p in pair.parameters()), torch.device("cpu")))
-    return dataset.tensor(torch.Generator(device=dataset.device).manual_seed(seed), dtype=dtype)

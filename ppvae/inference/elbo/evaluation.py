@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from . import ELBO, TraceMeanFieldELBO
-from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.execution import Execution
+from ..execution.over_data import Chunk, over_chunks
+from ..execution.placement import Compile, choose_device, dtype_of, home_of, like_pair
 from ..execution.seeds import chunk_seed
 from ...core import Data, ModelGuidePair, PpvaeError, check_pair, structure
-from ...core.compile import Mode, bind, capture, state_of
 from ...core.modes import evaluation_mode, in_evaluation_mode
-from ...data import Dataset, as_dataset, chunks
+from ...data import Dataset, as_dataset
 
 _REPEATS, _REPEATS_OF_WEIGHTS = 2, 10
 
@@ -59,19 +59,36 @@ class BoundEstimate:
         )
 
 
-class BoundEvaluator:
-    """Evaluates one estimator's bound on data sets, chunk by chunk, captured once."""
+class BoundEvaluator(Execution):
+    """Evaluates one estimator's bound on data sets, chunk by chunk, captured once.
+
+    Args:
+        pair: the pair.
+        elbo: the estimator.
+        calls: how many chunks will be evaluated, about.
+        chunk_size: data at a time.
+        compile: see :func:`ppvae.core.compile.capture`.
+        num_data: N of the training data, over which a global part is shared out.
+    """
 
     def __init__(
-        self, pair: ModelGuidePair, elbo: ELBO, mode: Mode, chunk_size: int, num_data: int | None = None
+        self,
+        pair: ModelGuidePair,
+        elbo: ELBO,
+        *,
+        calls: int,
+        chunk_size: int,
+        compile: Compile = "auto",
+        num_data: int | None = None,
     ) -> None:
-        self.pair, self.elbo, self.chunk_size, self.num_data = pair, elbo, chunk_size, num_data
+        super().__init__(pair, device=home_of(pair), compile=compile)
+        self.chunk_size, self.num_data = chunk_size, num_data
 
-        def terms(pair: ModelGuidePair, x: Data) -> tuple[Tensor, ...]:
+        def terms(x: Data) -> tuple[Tensor, ...]:
             found = elbo.terms(pair, x, num_data)
             return found.local, found.reconstruction, found.kl, found.global_
 
-        self.captured = capture(bind(pair, terms), mode=mode, name="the evaluation of the bound")
+        self.terms = self.capture(terms, name="the evaluation of the bound", calls=calls)
 
     def __call__(self, data: Dataset, seed: int, progress: bool = False, num_repeats: int = 1) -> BoundEstimate:
         r"""The mean of so many evaluations of the same data; one seed gives one set of draws.
@@ -79,15 +96,18 @@ class BoundEvaluator:
         With $s_b^2$ the variance of datum b's bound over R repeats, $\mathrm{se}^2 = \frac{1}{N^2} \sum_b s_b^2 / R$.
         Where the data share draws of global latents, it is that of the means of the repeats.
         """
-        data = data.drawn(seed, dtype=dtype_of(self.pair))
-        found = [self._once(data, chunk_seed(seed, repeat), progress) for repeat in range(num_repeats)]
+        self.refresh()  # another device, other parameters
+        data = data.drawn(seed, dtype=self.dtype)
+        with evaluation_mode(self.pair):
+            found = [self._once(data, chunk_seed(seed, repeat), progress) for repeat in range(num_repeats)]
         columns, parts = zip(*found, strict=True)
         elbo, reconstruction, kl = torch.stack(columns).double().unbind(1)
         global_ = torch.tensor(parts, dtype=torch.float64)
         error = math.nan
         if num_repeats > 1:
             means = elbo.mean(1) + global_ / (self.num_data or len(data))
-            shared = bool(structure(self.pair, self._batch(data, self._rows(data))).global_latents)
+            first = torch.arange(min(self.chunk_size, len(data)), device=data.device)
+            shared = bool(structure(self.pair, data.batch(first, dtype=self.dtype)).global_latents)
             spread = means.var(0) if shared else elbo.var(0).sum() / len(data) ** 2
             error = float((spread / num_repeats).sqrt())
         dtype = columns[0].dtype
@@ -102,27 +122,15 @@ class BoundEvaluator:
 
     def _once(self, data: Dataset, seed: int, progress: bool) -> tuple[Tensor, float]:
         """Bound, reconstruction and KL of every datum, [3, N], and the global part."""
-        columns: list[list[Tensor]] = [[], [], []]
-        global_ = 0.0
-        parts: Any = list(chunks(len(data), self.chunk_size, data.device))
-        with torch.random.fork_rng(), torch.no_grad(), evaluation_mode(self.pair):
-            torch.manual_seed(seed)
-            for index, valid in tqdm(parts, desc="ELBO", disable=None if progress else True, leave=False):
-                x = self._batch(data, index)
-                structure(self.pair, x)
-                *local, found = self.captured(state_of(self.pair), x)
-                for column, values in zip(columns, local, strict=True):
-                    column.append(values[:valid].cpu())
-                global_ += float(found) * valid / len(data)
-        return torch.stack([torch.cat(column) for column in columns]), global_
 
-    def _batch(self, data: Dataset, index: Tensor) -> Data:
-        dtype = dtype_of(self.pair)
-        return like_pair(data.batch(index, dtype=dtype), dtype)
+        def visit(chunk: Chunk) -> tuple[Tensor, float]:
+            x = like_pair(data.batch(chunk.rows, dtype=self.dtype), self.dtype)
+            *local, global_ = self.terms(x)
+            return torch.stack(local)[:, : chunk.valid].cpu(), float(global_) * chunk.valid / len(data)
 
-    def _rows(self, data: Dataset) -> Tensor:
-        """Those of the first chunk."""
-        return next(iter(chunks(len(data), self.chunk_size, data.device)))[0]
+        bar = "ELBO" if progress else None
+        parts = over_chunks(len(data), self.chunk_size, visit, seed=seed, device=data.device, progress=bar)
+        return torch.cat([local for local, _ in parts], 1), sum(global_ for _, global_ in parts)
 
 
 @in_evaluation_mode
@@ -173,5 +181,6 @@ def evaluate_bound(
     elbo.check(pair, first)
     if num_repeats is None:
         num_repeats = _REPEATS_OF_WEIGHTS if structure(pair, first).global_latents else _REPEATS
-    mode = choose_mode(compile, num_repeats * math.ceil(len(dataset) / chunk_size))
-    return BoundEvaluator(pair, elbo, mode, chunk_size, num_data)(dataset, seed, progress, num_repeats)
+    calls = num_repeats * math.ceil(len(dataset) / chunk_size)
+    evaluator = BoundEvaluator(pair, elbo, calls=calls, chunk_size=chunk_size, compile=compile, num_data=num_data)
+    return evaluator(dataset, seed, progress, num_repeats)

@@ -7,7 +7,7 @@ from .auto import Auto
 from .base import Bound, Estimate, Evidence, EvidenceMethod
 from .bdmc import BDMC
 from .bridge import BridgeSampling
-from .chunk_store import Chunk, ChunkStore
+from .chunk_store import ChunkKey, ChunkStore
 from .densities import Density, EncoderDensity, GaussianDensity, KernelDensity, TruncatedGaussianDensity
 from .exact import Exact
 from .importance import ImportanceSampling
@@ -26,7 +26,7 @@ __all__ = [
     "BDMC",
     "Bound",
     "BridgeSampling",
-    "Chunk",
+    "ChunkKey",
     "ChunkStore",
     "Density",
     "EncoderDensity",

@@ -13,8 +13,8 @@ from .annealing import Path, Schedule, Start, anneal, check_options, check_path,
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .outcome import Outcome
 from .probe import doubted, from_prior
+from .run import EvidenceRun
 from .weights import from_weights, log_mean
-from ..execution.run import Run
 from ...core import Data
 
 _FEWEST = 3  # chains from the prior: of two, no spread is known
@@ -72,15 +72,15 @@ class AIS(EvidenceMethod):
             num_leapfrog=self.num_leapfrog,
         )
 
-    def check(self, run: Run) -> None:
+    def check(self, run: EvidenceRun) -> None:
         """Continuous latents; a guide with a density."""
         check_path(run, run.example, self.name, self.start)
 
-    def memory(self, run: Run) -> Memory:
+    def memory(self, run: EvidenceRun) -> Memory:
         """A gradient for every chain, and the tuning."""
         return path_memory(run, self.num_chains + self._others, self.num_temperatures)
 
-    def path(self, run: Run) -> Path:
+    def path(self, run: EvidenceRun) -> Path:
         """The path with these options."""
         return Path(
             run,
@@ -97,7 +97,7 @@ class AIS(EvidenceMethod):
         """Chains from the prior beside those from the guide."""
         return 0 if self.start == "prior" else max(_FEWEST, self.num_chains // 4)
 
-    def estimate(self, run: Run, x: Data) -> Estimate:
+    def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """A pilot run, then the annealing run with what it found."""
         path, batch = self.path(run), run.batch_of(x)
         chains = self.num_chains + path.others

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .base import Memory
-from ..execution.run import Run
+from .run import EvidenceRun
 from ..hmc.adaptation import start_dual_averaging, update_dual_averaging
 from ..hmc.integrator import PhasePoint, leapfrog
 from ..hmc.kernel import HMCInfo, HMCParameters, HMCState, draw_noise, hmc_kernel
@@ -67,7 +67,7 @@ class Path:
 
     def __init__(
         self,
-        run: Run,
+        run: EvidenceRun,
         *,
         start: Start,
         schedule: Schedule,
@@ -92,14 +92,13 @@ class Path:
             drawn = [draw(self.pair, x, first)] + ([draw(prior, x, self.others)] if self.others else [])
             return torch.cat([space.refill(space.unconstrain(one.latents), one.present) for one in drawn])
 
-        pairs = [self.pair, prior] if self.others else [self.pair]
-        call = self.run.capture(f"start x{chains}", start_of, pairs=pairs)
+        call = self.run.remember(f"start x{chains}", start_of)
         return _tensor(call(x)).contiguous()
 
     def unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
         """Coordinates [1, B, d] of given latents [B, *event]."""
         lane = {name: value.unsqueeze(0) for name, value in latents.items()}
-        return _tensor(self.run.capture("unconstrain", self._unconstrain, pairs=[self.pair])(x, lane))
+        return _tensor(self.run.remember("unconstrain", self._unconstrain)(x, lane))
 
     def _unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
         space = unconstrained(self.pair, x)
@@ -141,9 +140,9 @@ class Path:
     def functions(self, chains: int, batch: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The captured move between temperatures, ``move(x, u, beta, new)``, and the captured leapfrog step."""
         lanes, moves = 3 * chains * batch, len(self.betas) - 1
-        move = self.run.capture("anneal", self._move, pairs=[self.pair], calls=moves, lanes=lanes)
+        move = self.run.remember("anneal", self._move, calls=moves, lanes=lanes)
         steps = moves * self.num_leapfrog
-        step = self.run.capture("leapfrog", self._leapfrog, pairs=[self.pair], calls=steps, lanes=lanes)
+        step = self.run.remember("leapfrog", self._leapfrog, calls=steps, lanes=lanes)
         return move, step
 
 
@@ -263,7 +262,7 @@ def anneal(
     return Annealed(log_weights, acceptance, divergences)
 
 
-def check_path(run: Run, x: Data, method: str, start: Start) -> None:
+def check_path(run: EvidenceRun, x: Data, method: str, start: Start) -> None:
     """The pair has continuous local latents, and a guide whose density can be evaluated where that is the start.
 
     Raises:
@@ -290,7 +289,7 @@ def check_options(method: str, *, start: str, schedule: str, **at_least_one: int
             raise PpvaeError(f"{method}: unknown {name} {value!r}: {did_you_mean(value, known)}")
 
 
-def path_memory(run: Run, chains: int, num_temperatures: int) -> Memory:
+def path_memory(run: EvidenceRun, chains: int, num_temperatures: int) -> Memory:
     """For each datum: a gradient for every chain, and the tuning of every temperature."""
     dim = unconstrained(run.pair, run.example).dim
     lanes = max(chains, pilot_chains(chains))

@@ -13,8 +13,8 @@ from .base import Bound, Estimate, EvidenceMethod, Memory
 from .bridge import BridgeSampling
 from .importance import ImportanceSampling
 from .outcome import Outcome
-from ..execution.run import Run, pick
-from ...core import Data, PairError, PpvaeError
+from .run import EvidenceRun
+from ...core import Data, PairError, PpvaeError, rows_of
 from ...core.errors import try_one_of
 
 
@@ -61,7 +61,7 @@ class Auto(EvidenceMethod):
             (bridge, 3.0 * chains * per_chain * bridge.num_leapfrog),
         ]
 
-    def usable(self, run: Run) -> list[EvidenceMethod]:
+    def usable(self, run: EvidenceRun) -> list[EvidenceMethod]:
         """The stages that this pair and the budget allow; the first always."""
         found: list[EvidenceMethod] = []
         spent = 0.0
@@ -76,12 +76,12 @@ class Auto(EvidenceMethod):
             found.append(method)
         return found
 
-    def memory(self, run: Run) -> Memory:
+    def memory(self, run: EvidenceRun) -> Memory:
         """What the most demanding stage needs."""
         needs = [method.memory(run) for method in self.usable(run)]
         return Memory(*(max(column) for column in zip(*needs, strict=True)))
 
-    def estimate(self, run: Run, x: Data) -> Estimate:
+    def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """Stage by stage, each for the data that are left."""
         batch = run.batch_of(x)
         stages = self.usable(run)
@@ -96,7 +96,7 @@ class Auto(EvidenceMethod):
                 if not len(rows):
                     break
                 some = torch.arange(batch, device=rows.device) if run.whole else _padded(rows, batch)
-                again = method.estimate(run, pick(x, some))
+                again = method.estimate(run, rows_of(x, some))
                 place = (some[:, None] == rows).int().argmax(0)
                 new = Estimate(again[0][place], again[1][place], again[2][place], again[3][place], again[4][place], {})
                 taken = self._better(new, best, rows)

@@ -15,7 +15,7 @@ from .outcome import Outcome
 from ...core import Data, DataError
 
 if TYPE_CHECKING:
-    from ..execution.run import Run
+    from .run import EvidenceRun
 
 Bound = Literal["exact", "lower", "upper", "consistent"]
 
@@ -72,11 +72,11 @@ class EvidenceMethod(ABC):
         return type(self).__name__
 
     @abstractmethod
-    def memory(self, run: Run) -> Memory:
+    def memory(self, run: EvidenceRun) -> Memory:
         """What the method needs for one datum."""
 
     @abstractmethod
-    def estimate(self, run: Run, x: Data) -> Estimate:
+    def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """Estimate log p(x) of one chunk of data, under the seed that the caller has set.
 
         Args:
@@ -84,7 +84,7 @@ class EvidenceMethod(ABC):
             x: the chunk, [B, *event].
         """
 
-    def check(self, run: Run) -> None:
+    def check(self, run: EvidenceRun) -> None:
         """Raise a PairError where the method cannot be used on this pair; run once, before any work."""
         return None
 

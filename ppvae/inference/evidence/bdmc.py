@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from .annealing import Path, Schedule, Start, anneal, check_options, check_path, path_memory, tune
 from .base import Bound, Estimate, EvidenceMethod, Memory
+from .run import EvidenceRun
 from .weights import from_weights, log_mean
-from ..execution.run import Run
 from ...core import Data, DataError
 from ...core.errors import try_one_of
 
@@ -63,7 +63,7 @@ class BDMC(EvidenceMethod):
             num_leapfrog=self.num_leapfrog,
         )
 
-    def check(self, run: Run) -> None:
+    def check(self, run: EvidenceRun) -> None:
         """Simulated data; continuous latents; a guide with a density."""
         if run.truth is None:
             raise DataError(
@@ -76,11 +76,11 @@ class BDMC(EvidenceMethod):
             )
         check_path(run, run.example, self.name, self.start)
 
-    def memory(self, run: Run) -> Memory:
+    def memory(self, run: EvidenceRun) -> Memory:
         """A gradient for every chain, and the tuning."""
         return path_memory(run, self.num_chains, self.num_temperatures)
 
-    def estimate(self, run: Run, x: Data) -> Estimate:
+    def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """A pilot run, then forward and reverse with what it found."""
         path = Path(
             run,

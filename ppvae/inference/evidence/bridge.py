@@ -16,8 +16,8 @@ from .outcome import Outcome
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
 from .probe import doubted, from_prior
 from .reciprocal import JITTER, PRIOR_DRAWS, check_chains, check_draws, flat, halves
+from .run import EvidenceRun
 from .series import average, effective_draws
-from ..execution.run import Run
 from ..hmc.options import HMC
 from ...core import Data, unconstrained
 
@@ -66,16 +66,16 @@ class BridgeSampling(EvidenceMethod):
     def __post_init__(self) -> None:
         check_chains("BridgeSampling", self.num_draws, self.num_chains, self.num_warmup, self.num_leapfrog)
 
-    def check(self, run: Run) -> None:
+    def check(self, run: EvidenceRun) -> None:
         """Continuous latents, and enough draws for the fit."""
         dim = unconstrained(run.pair, run.example).dim
         check_draws("BridgeSampling", self.num_draws, self.num_chains, 2 * (dim + 1), dim)
 
-    def memory(self, run: Run) -> Memory:
+    def memory(self, run: EvidenceRun) -> Memory:
         """All draws, and a gradient for every chain."""
         return posterior_memory(run, self.num_chains, self.num_draws)
 
-    def estimate(self, run: Run, x: Data) -> Estimate:
+    def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """Draws, proposals fitted to one half and bridged to the other, both ways round."""
         posterior = Posterior(run)
         options = HMC(self.num_leapfrog, target_acceptance=self.target_acceptance, jitter=JITTER)

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from .base import Estimate
 
 
-class Chunk(NamedTuple):
+class ChunkKey(NamedTuple):
     """One chunk of data, and what its numbers depend on besides the pair, the data, versions and threads.
 
     Attributes:
@@ -38,8 +38,8 @@ class Chunk(NamedTuple):
 class ChunkStore(Protocol):
     """Keeps estimates of finished chunks; the owner sees to it that pair, data and versions are those of then."""
 
-    def get(self, chunk: Chunk) -> Estimate | None:
+    def get(self, chunk: ChunkKey) -> Estimate | None:
         """What was put for exactly this chunk; None where there is nothing, or nothing whole."""
 
-    def put(self, chunk: Chunk, estimate: Estimate) -> None:
+    def put(self, chunk: ChunkKey, estimate: Estimate) -> None:
         """Keep the estimate of a chunk, its tensors [valid data] on the CPU."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory, not_known
 from .outcome import Outcome
-from ..execution.run import Run
+from .run import EvidenceRun
 from ...core import Data, PairError
 from ...core.compile import bind
 from ...core.errors import try_one_of
@@ -26,7 +26,7 @@ class Exact(EvidenceMethod):
 
     bound: ClassVar[Bound] = "exact"
 
-    def check(self, run: Run) -> None:
+    def check(self, run: EvidenceRun) -> None:
         """The pair has a method ``log_evidence``."""
         if not callable(getattr(run.original, "log_evidence", None)):
             raise PairError(
@@ -37,11 +37,11 @@ class Exact(EvidenceMethod):
                 )
             )
 
-    def memory(self, run: Run) -> Memory:
+    def memory(self, run: EvidenceRun) -> Memory:
         """As much as one draw takes."""
         return Memory(run.bytes_per_datum + run.bytes_per_lane, 0.0, 1)
 
-    def estimate(self, run: Run, x: Data) -> Estimate:
+    def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """The closed form, without error."""
         # One eager call: a closed form may validate its arguments, which cannot be captured.
         value: Tensor = bind(run.original, lambda pair, x: pair.log_evidence(x))(run.state, x)

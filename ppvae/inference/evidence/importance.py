@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .probe import FROM_GUIDE, FROM_PRIOR, doubted, from_prior, has_guide_density, stretched
+from .run import EvidenceRun
 from .sampled import collect, sampled_memory
 from .weights import from_weights
 from ..execution.arguments import require_whole
-from ..execution.run import Run
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_guide, log_joint, structure
 from ...core.errors import try_one_of
 
@@ -71,7 +71,7 @@ class ImportanceSampling(EvidenceMethod):
                 f"{self.defensive}" + try_one_of("defensive=0.5", "PriorSampling, all draws from the prior")
             )
 
-    def check(self, run: Run) -> None:
+    def check(self, run: EvidenceRun) -> None:
         """Every datum has a weight of its own; and a guide with a density, where the proposal is defensive."""
         structure(run.pair, run.example).require_weights_per_datum(
             "ImportanceSampling",
@@ -84,15 +84,15 @@ class ImportanceSampling(EvidenceMethod):
                 "not give (it has an auxiliary site)" + try_one_of("defensive=0.0", "PriorSampling()")
             )
 
-    def memory(self, run: Run) -> Memory:
+    def memory(self, run: EvidenceRun) -> Memory:
         """The log-weights stay; latents do not."""
         return sampled_memory(run, self.num_samples)
 
-    def estimate(self, run: Run, x: Data) -> Estimate:
+    def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """L_K with its error, effective sample size and Pareto k."""
         if self.defensive:
             weigh = partial(_defensive, run.prior_pair, self.defensive)
-            log_w = collect(run, run.pair, x, "defensive", weigh, self.num_samples, (run.prior_pair,))
+            log_w = collect(run, run.pair, x, "defensive", weigh, self.num_samples)
         else:
             log_w = collect(run, run.pair, x, "importance", _log_weights, self.num_samples)
         found = from_weights(log_w, dtype=run.dtype, smooth=self.smooth)

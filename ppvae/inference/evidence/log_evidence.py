@@ -15,19 +15,18 @@ from tqdm import tqdm
 
 from .auto import Auto
 from .base import Estimate, Evidence, EvidenceMethod
-from .chunk_store import Chunk, ChunkStore
+from .chunk_store import ChunkKey, ChunkStore
 from .importance import ImportanceSampling
 from .outcome import Outcome
 from .over_weights import average, weight_draws
+from .run import EvidenceRun, model_ready, prepare
 from .simulated_data import SimulatedData
-from ..execution.placement import Compile, dtype_of
-from ..execution.prepare import prepare
-from ..execution.run import Run, model_ready, pick, to
+from ..execution.over_data import Chunk, over_chunks
+from ..execution.placement import Compile, dtype_of, to
 from ..execution.seeds import chunk_seed
-from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size, rows_of
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
-from ...data import chunks
 
 _log = logging.getLogger("ppvae.evidence")
 
@@ -160,7 +159,7 @@ def _over_weights(pair: ModelGuidePair, data: Any, count: int, seed: int, option
     return average(parts, {"seed": seed, "global_sites": f"{len(parts)} draws"})
 
 
-def _chunk_size(run: Run, method: EvidenceMethod, num_data: int, limit: int | None) -> int:
+def _chunk_size(run: EvidenceRun, method: EvidenceMethod, num_data: int, limit: int | None) -> int:
     """Data per chunk: what stays takes half of the memory budget at most."""
     if limit is not None and limit < 1:
         raise PpvaeError(f"chunk_size: expected at least 1, found {limit}")
@@ -181,7 +180,7 @@ def _chunk_size(run: Run, method: EvidenceMethod, num_data: int, limit: int | No
 
 
 def _all_chunks(
-    run: Run,
+    run: EvidenceRun,
     method: EvidenceMethod,
     x: Data,
     size: int,
@@ -192,34 +191,34 @@ def _all_chunks(
 ) -> list[Estimate]:
     num_data, truth = batch_size(x), run.truth
     parts: list[Estimate] = []
-    devices = [run.device] if run.device.type == "cuda" else []
+
+    def estimate(chunk: Chunk) -> Estimate:
+        place = (str(run.device), str(run.dtype))
+        key = ChunkKey(
+            repr(method), chunk.number, len(chunk.rows), num_data, chunk.seed, run.lanes, run.compile, *place, held
+        )
+        before = None if kept is None else kept.get(key)
+        if before is not None and len(before.log_evidence) == chunk.valid:
+            bar.update(chunk.valid)
+            return before
+        if truth is not None:
+            run.truth = to(rows_of(truth, chunk.rows), run.device)
+        part = method.estimate(run, to(rows_of(x, chunk.rows), run.device))
+        part = Estimate(*(_cut(field, chunk.valid) for field in part))
+        if kept is not None:
+            kept.put(key, part)
+        return part
+
     # On a terminal only: a bar in a log file is noise.
     with tqdm(total=num_data, desc=method.name, unit="datum", disable=None if progress else True) as bar:
         run.tick = _advance(bar)
-        for index, (rows, valid) in enumerate(chunks(num_data, size)):
-            noise = chunk_seed(seed, index)
-            where = (str(run.device), str(run.dtype))
-            key = Chunk(repr(method), index, len(rows), num_data, noise, run.lanes, run.compile, *where, held)
-            before = None if kept is None else kept.get(key)
-            if before is not None and len(before.log_evidence) == valid:
-                parts.append(before)
-                bar.update(valid)
-                continue
-            chunk = pick(x, rows)
-            if truth is not None:
-                run.truth = {name: value[rows.to(value.device)].to(run.device) for name, value in truth.items()}
-            with torch.random.fork_rng(devices=devices), torch.no_grad():
-                torch.manual_seed(noise)
-                try:
-                    part = method.estimate(run, to(chunk, run.device))
-                except KeyboardInterrupt:
-                    if not parts or kept is not None:
-                        raise
-                    _log.warning("%s: interrupted; %d of %d data are finished", method.name, index * size, num_data)
-                    break
-            parts.append(Estimate(*(_cut(field, valid) for field in part)))
-            if kept is not None:
-                kept.put(key, parts[-1])
+        try:
+            over_chunks(num_data, size, estimate, seed=seed, device=run.device, finished=parts)
+        except KeyboardInterrupt:
+            if not parts or kept is not None:
+                raise
+            done = sum(len(part.log_evidence) for part in parts)
+            _log.warning("%s: interrupted; %d of %d data are finished", method.name, done, num_data)
     return parts
 
 

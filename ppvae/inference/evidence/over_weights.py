@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .base import Evidence
 from .outcome import Outcome
-from ..execution.placement import dtype_of
-from ..execution.run import model_ready, take, to
+from .run import first_rows, model_ready
+from ..execution.placement import dtype_of, home_of, to
 from ...core import ModelGuidePair, PairError, PpvaeError, check_pair, draw
 from ...core.errors import try_one_of
 
@@ -36,8 +36,7 @@ def weight_draws(pair: ModelGuidePair, data: Any, count: int, seed: int) -> list
     """
     if count < 1:
         raise PpvaeError(f"draws of the global sites: expected at least 1, found {count}")
-    home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
-    first = to(take(model_ready(data, dtype_of(pair)), 1), home)
+    first = to(first_rows(model_ready(data, dtype_of(pair)), 1), home_of(pair))
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         names = [info.name for info in check_pair(pair, first).global_latents]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .base import Memory
 from .outcome import Outcome
-from ..execution.run import Run
+from .run import EvidenceRun
 from ..hmc.chains import Outcome as LaneOutcome
 from ..hmc.chains import sample_chunk
 from ..hmc.diagnostics import ess, rhat
@@ -50,7 +50,7 @@ class Posterior:
         run: the pair, its state, where and how to compute.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: EvidenceRun) -> None:
         self.run = run
         self.pair = run.pair
 
@@ -58,8 +58,8 @@ class Posterior:
         """Warm up, then draw: num_samples from each of num_chains chains."""
         run, batch = self.run, self.run.batch_of(x)
         calls = (num_warmup + num_samples) * options.num_leapfrog
-        step = run.capture("posterior leapfrog", self._leapfrog, calls=calls, lanes=3 * num_chains * batch)
-        evaluate = run.capture("posterior gradient", self._evaluate)
+        step = run.remember("posterior leapfrog", self._leapfrog, calls=calls, lanes=3 * num_chains * batch)
+        evaluate = run.remember("posterior gradient", self._evaluate)
         u = self._both_starts(x, num_chains)
         state, failed = HMCState(u, *evaluate(x, u)), torch.ones(u.shape[:-1], dtype=torch.bool, device=u.device)
         for attempt in range(_TRIES):
@@ -103,7 +103,7 @@ class Posterior:
         def from_prior(x: Data) -> Tensor:
             return unconstrained(self.pair, x).unconstrain(draw(prior, x, num_chains).latents)
 
-        call = self.run.capture(f"begin prior x{num_chains}", from_prior, pairs=[self.pair, prior])
+        call = self.run.remember(f"begin prior x{num_chains}", from_prior)
         odd = (torch.arange(num_chains, device=u.device) % 2 == 1)[:, None, None]
         return torch.where(odd, call(x), u).contiguous()
 
@@ -117,7 +117,7 @@ class Posterior:
 
     def start(self, x: Data, num: int) -> Tensor:
         """Draws from the guide, [num, B, d]."""
-        u: Tensor = self.run.capture(f"begin x{num}", lambda x: self._start(x, num))(x)
+        u: Tensor = self.run.remember(f"begin x{num}", lambda x: self._start(x, num))(x)
         return u.contiguous()
 
     def _pieces(self, name: str, function: Any, x: Data, u: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Posterior:
         rows = u.shape[0]
         steps = -(-rows // size)
         size = -(-rows // steps)
-        call = self.run.capture(f"{name} x{size}", function, calls=steps, lanes=size * u.shape[1])
+        call = self.run.remember(f"{name} x{size}", function, calls=steps, lanes=size * u.shape[1])
         padded = torch.cat([u, u[-1:].expand(steps * size - rows, -1, -1)])
         return torch.cat([call(x, part.contiguous()) for part in padded.split(size)])[:rows]
 
@@ -168,7 +168,7 @@ def judge_mixing(outcome: Tensor, draws: Draws) -> Tensor:
     return torch.where(ok & (draws.info["rhat"] > limit), int(Outcome.CHAINS_DISAGREE), outcome)
 
 
-def posterior_memory(run: Run, num_chains: int, num_draws: int) -> Memory:
+def posterior_memory(run: EvidenceRun, num_chains: int, num_draws: int) -> Memory:
     """For each datum: a gradient for every chain, all draws and what is made of them."""
     dim = unconstrained(run.pair, run.example).dim
     steady = max(num_chains, _GUIDE_DRAWS) * _GRADIENT * run.bytes_per_lane + 8.0 * num_draws * (4 * dim + 12)

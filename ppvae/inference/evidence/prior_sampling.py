@@ -8,10 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
+from .run import EvidenceRun
 from .sampled import collect, sampled_memory
 from .weights import from_weights
 from ..execution.arguments import require_whole
-from ..execution.run import Run
 from ...core import Data, ModelGuidePair, draw, log_joint
 
 
@@ -39,11 +39,11 @@ class PriorSampling(EvidenceMethod):
     def __post_init__(self) -> None:
         require_whole("PriorSampling: num_samples", self.num_samples, 1)
 
-    def memory(self, run: Run) -> Memory:
+    def memory(self, run: EvidenceRun) -> Memory:
         """The log-weights stay; latents do not."""
         return sampled_memory(run, self.num_samples)
 
-    def estimate(self, run: Run, x: Data) -> Estimate:
+    def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """The mean likelihood with its error, effective sample size and Pareto k."""
         return from_weights(collect(run, run.prior_pair, x, "prior", _log_likelihood, self.num_samples))
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .base import Estimate
 from .outcome import Outcome
+from .run import EvidenceRun
 from .sampled import collect
 from .weights import log_mean
-from ..execution.run import Run
 from ...core import Data, ModelGuidePair, PairError, draw, log_guide, log_joint, structure, unconstrained
 
 FROM_PRIOR, FROM_GUIDE = 0.2, 0.1  # of the method's own work, for the two kinds of draws
@@ -43,7 +43,7 @@ class Probe(NamedTuple):
     log_ratio: Tensor
 
 
-def from_prior(run: Run, x: Data, num_draws: int) -> Probe:
+def from_prior(run: EvidenceRun, x: Data, num_draws: int) -> Probe:
     """Draws from the prior."""
     has_guide_density(run)  # here, because a capture cannot ask
 
@@ -52,10 +52,10 @@ def from_prior(run: Run, x: Data, num_draws: int) -> Probe:
         joint = log_joint(pair, x, latents)
         return torch.stack([joint.observed, _log_ratio(run, x, latents, joint.local)], 1)
 
-    return Probe(*collect(run, run.pair, x, "probe prior", log_weights, num_draws, (run.prior_pair,)).unbind(1))
+    return Probe(*collect(run, run.pair, x, "probe prior", log_weights, num_draws).unbind(1))
 
 
-def stretched(run: Run, x: Data, num_draws: int) -> Probe | None:
+def stretched(run: EvidenceRun, x: Data, num_draws: int) -> Probe | None:
     r"""Draws from the guide, stretched about its centre m: $u' = m + c (u - m)$ has the density $q(u) / c^d$.
 
     None where the latents are discrete or masked out in part, or the guide has no density.
@@ -108,11 +108,11 @@ def doubted(found: Estimate, largest: Tensor | None, probes: Sequence[Probe]) ->
     return found._replace(outcome=outcome)
 
 
-def _log_ratio(run: Run, x: Data, latents: dict[str, Tensor], local: Tensor) -> Tensor:
+def _log_ratio(run: EvidenceRun, x: Data, latents: dict[str, Tensor], local: Tensor) -> Tensor:
     return local - log_guide(run.pair, x, latents)[0] if has_guide_density(run) else torch.full_like(local, math.nan)
 
 
-def has_guide_density(run: Run) -> bool:
+def has_guide_density(run: EvidenceRun) -> bool:
     """Whether log q(z | x) can be evaluated at any z."""
     if run.guide_density is None:
         run.guide_density = True
@@ -124,7 +124,7 @@ def has_guide_density(run: Run) -> bool:
     return run.guide_density
 
 
-def _has_coordinates(run: Run) -> bool:
+def _has_coordinates(run: EvidenceRun) -> bool:
     try:
         unconstrained(run.pair, run.example)
     except PairError:

@@ -15,9 +15,9 @@ from .outcome import Outcome
 from .pareto import pareto_k
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
 from .probe import doubted, from_prior
+from .run import EvidenceRun
 from .series import Average, average, mean_of_series
 from .weights import INFINITE_VARIANCE_K, UNTRUSTED_K
-from ..execution.run import Run
 from ..hmc.options import HMC
 from ...core import Data, PpvaeError, unconstrained
 from ...core.errors import did_you_mean, try_one_of
@@ -84,16 +84,16 @@ class HMCDensity(EvidenceMethod):
         """The published protocol: one chain of 50 draws, 4 leapfrogs, 90 % acceptance, a kernel density."""
         return HMCDensity(50, 4, KernelDensity(), num_chains=1, num_warmup=200, target_acceptance=0.9, trust=True)
 
-    def check(self, run: Run) -> None:
+    def check(self, run: EvidenceRun) -> None:
         """Continuous latents, and enough draws for the density."""
         dim = unconstrained(run.pair, run.example).dim
         check_draws("HMCDensity", self.num_draws, self.num_chains, self._density.fewest_draws(dim), dim)
 
-    def memory(self, run: Run) -> Memory:
+    def memory(self, run: EvidenceRun) -> Memory:
         """All draws, and a gradient for every chain."""
         return posterior_memory(run, self.num_chains, self.num_draws)
 
-    def estimate(self, run: Run, x: Data) -> Estimate:
+    def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """Draws, fits, and the reciprocal estimator."""
         posterior = Posterior(run)
         options = HMC(self.num_leapfrog, target_acceptance=self.target_acceptance, jitter=JITTER)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .base import Memory
-from ..execution.run import Run
+from .run import EvidenceRun
 from ...core import Data, ModelGuidePair
 
 # The guide is run anew for every group of samples, so a group should not be small.
@@ -17,19 +17,18 @@ _ONE_BY_ONE = 8
 _STEADY = 5  # log-weights, their float64 copy and what the diagnostics make of it, in units of eight bytes
 
 
-def sampled_memory(run: Run, num_samples: int) -> Memory:
+def sampled_memory(run: EvidenceRun, num_samples: int) -> Memory:
     """The log-weights stay; at the least one lane is worked on."""
     return Memory(8.0 * _STEADY * num_samples + run.bytes_per_datum, run.bytes_per_lane, min(num_samples, _AT_ONCE))
 
 
 def collect(
-    run: Run,
+    run: EvidenceRun,
     pair: ModelGuidePair,
     x: Data,
     name: str,
     log_weights: Callable[[ModelGuidePair, Data, int], Tensor],
     num_samples: int,
-    others: Sequence[ModelGuidePair] = (),
 ) -> Tensor:
     """Log-weights [K, B] of a chunk, as many samples at a time as the memory holds.
 
@@ -40,7 +39,6 @@ def collect(
         name: of the captured function.
         log_weights: (pair, x, k) -> [k, B], or [k, *, B].
         num_samples: K.
-        others: further pairs that ``log_weights`` runs.
     """
     batch = run.batch_of(x)
     lanes = max(1, run.lanes // batch)
@@ -49,8 +47,7 @@ def collect(
     steps = -(-num_samples // lanes)
     size = -(-num_samples // steps)
     lanes = size * batch
-    pairs = [pair, *others]
-    call = run.capture(f"{name} x{size}", lambda x: log_weights(pair, x, size), pairs=pairs, calls=steps, lanes=lanes)
+    call = run.remember(f"{name} x{size}", lambda x: log_weights(pair, x, size), calls=steps, lanes=lanes)
     parts = []
     for _ in range(steps):
         parts.append(call(x))

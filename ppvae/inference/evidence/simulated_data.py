@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..execution.placement import dtype_of
-from ..execution.run import model_ready, pick, take, to
-from ...core import Data, DataError, ModelGuidePair, batch_size, simulate, structure
-from ...core.conditioning import held
+from .run import first_rows, model_ready
+from ..execution.placement import dtype_of, home_of, to
+from ...core import Data, DataError, ModelGuidePair, batch_size, rows_of, simulate, structure
+from ...core.conditioning import hold_sites
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
 
@@ -57,12 +57,11 @@ def simulate_data(
     """
     if num_data < 1:
         raise DataError(f"simulate_data: expected num_data of at least 1, found {num_data}")
-    home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
     like = model_ready(like.x if isinstance(like, SimulatedData) else like, dtype_of(pair), seed)
-    like = to(pick(like, torch.arange(num_data) % batch_size(like)), home)
+    like = to(rows_of(like, torch.arange(num_data) % batch_size(like)), home_of(pair))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        fixed = held(pair, take(like, 4), global_sites)
+        fixed = hold_sites(pair, first_rows(like, 4), global_sites)
         shape = structure(fixed, like)
         drawn = simulate(fixed, like)
     names = [info.name for info in shape.observed if info.scope == "local"]

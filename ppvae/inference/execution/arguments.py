@@ -6,7 +6,7 @@ import inspect
 import operator
 from typing import Any, get_args
 
-from ...core import ModelGuidePair, PpvaeError
+from ...core import ModelGuidePair, PairError, PpvaeError
 from ...core.errors import did_you_mean, try_one_of
 
 
@@ -45,3 +45,18 @@ def require_literal(name: str, value: Any, literal: Any) -> None:
     """Raise a PpvaeError where a word is none of those that a Literal allows."""
     if value not in get_args(literal):
         raise PpvaeError(f"unknown {name} {value!r}: {did_you_mean(str(value), get_args(literal))}")
+
+
+def one_of(names: list[str], asked: str | None, what: str) -> str:
+    """The name that was asked for, or the only one there is.
+
+    Raises:
+        PairError: there is none of that name, or several and none was named.
+    """
+    if asked is not None and asked not in names:
+        raise PairError(f"no {what} {asked!r}: {did_you_mean(asked, names)}")
+    if asked is None and len(names) != 1:
+        raise PairError(
+            f"the pair has {len(names)} {what}s" + (try_one_of(*(f"site={name!r}" for name in names)) if names else "")
+        )
+    return asked if asked is not None else names[0]

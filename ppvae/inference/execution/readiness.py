@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from .placement import dtype_of, like_pair
-from ...core import Data, ModelGuidePair, PairError, batch_size, check_pair, structure
+from ...core import Data, ModelGuidePair, PairError, batch_size, check_pair, rows_of, structure
 from ...core.checks import FixedSupports
 from ...core.errors import try_one_of
-from ...core.parts import parameter_for_each, rows_of, serves_part_of, waits_for_data
+from ...core.parts import parameter_for_each, serves_part_of, waits_for_data
 from ...data import Dataset
 
 VALIDATION_CHUNK = 1000

@@ -18,21 +18,19 @@ from .integrator import PhasePoint, leapfrog
 from .kernel import HMCInfo, hmc_kernel
 from .options import HMC, Options
 from .target import Start, posterior_target, start_chains, start_positions, start_variance
-from ..execution.budget import Footprint, data_per_chunk, footprint
-from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.memory import Footprint, data_per_chunk, footprint
+from ..execution.over_data import Chunk, over_chunks
+from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair, to
 from ..execution.readiness import check_all
 from ..execution.seeds import seed_of
-from ...core import Data, ModelGuidePair, PpvaeError, batch_size, structure, unconstrained
+from ...core import Data, ModelGuidePair, PpvaeError, batch_size, rows_of, unconstrained
 from ...core.compile import Mode, capture, state_of
-from ...core.conditioning import held
+from ...core.conditioning import hold_sites
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
-from ...data import as_dataset, chunks
+from ...data import as_dataset
 
 MEMORY_BUDGET = 2**28
-COMPILE_SECONDS = 15.0  # what Inductor takes on two cores, at most
-SAVED_PER_CALL = 5e-4  # seconds that a compiled leapfrog saves over an interpreted one, whatever its size
-SAVED_PER_BYTE = 1.5e-10  # and for every byte that the interpreter writes
 
 
 @overload
@@ -162,24 +160,27 @@ def sample_posterior(
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed_of(seed, "data"))
         data = like_pair(as_dataset(x, dtype=dtype_of(pair)).tensor(dtype=dtype_of(pair)), dtype_of(pair))
-        data = _each(data, lambda tensor: tensor.to(where))
+        data = to(data, where)
         whole = check_all(pair, data)
         work = _Work(pair, data, num_chains, options, start, global_sites, whole)
         calls = (num_warmup + num_samples) * _mean_length(options)
         prints = work.measure()
         size = data_per_chunk(memory_budget, prints["fixed"].peak, prints["datum"].peak, num_chains)
         size = batch_size(data) if whole else size
-        parts = list(chunks(batch_size(data), size, where))
-        mode = _mode(compile, calls * len(parts), prints["datum"].traffic * parts[0][0].shape[0])
+        num_chunks = -(-batch_size(data) // size)
+        mode = choose_mode(compile, calls * num_chunks, prints["datum"].traffic * min(size, batch_size(data)))
         done: list[ChunkDraws] = []
+
+        def visit(chunk: Chunk) -> ChunkDraws:
+            found = work.sample(chunk.rows, mode, f"{seed}/{chunk.number}", num_warmup, num_samples, bar)
+            return _first(found, chunk.valid)
+
         try:
-            with _Bar(len(parts), num_warmup + num_samples, progress) as bar:
-                for number, (index, valid) in enumerate(parts):
-                    chunk = work.sample(index, mode, f"{seed}/{number}", num_warmup, num_samples, bar)
-                    done.append(_first(chunk, valid))
+            with _Bar(num_chunks, num_warmup + num_samples, progress) as bar:
+                over_chunks(batch_size(data), size, visit, seed=seed, device=where, finished=done)
         except KeyboardInterrupt as interrupt:
             interrupt.partial = work.gather(done, seed) if done else None  # type: ignore[attr-defined]
-            interrupt.add_note(f"{len(done)} of {len(parts)} chunks of data were finished: see the attribute partial")
+            interrupt.add_note(f"{len(done)} of {num_chunks} chunks of data were finished: see the attribute partial")
             raise
         draws = work.gather(done, seed)
     if not bool(draws.ok.all()):
@@ -201,8 +202,8 @@ class _Work:
         whole: bool = False,
     ) -> None:
         self.whole = whole
-        first = x if whole else self._rows(x, torch.zeros(1, dtype=torch.int64))
-        pair = held(pair, first, global_sites)
+        first = x if whole else rows_of(x, torch.zeros(1, dtype=torch.int64))
+        pair = hold_sites(pair, first, global_sites)
         self.coordinates = unconstrained(pair, first)
         self.pair, self.x, self.num_chains, self.options, self.start = pair, x, num_chains, options, start
         self.target = posterior_target(pair, self.coordinates)
@@ -217,8 +218,7 @@ class _Work:
             compiled = mode == "compiled"
             bare = capture(leapfrog(self.target, value=False), mode=mode, name="the leapfrog") if compiled else None
             self._make_kernel = partial(hmc_kernel, step, jitter=self.options.jitter, inner=bare)
-        x = self._rows(self.x, index)
-        structure(self.pair, x)  # found once for this shape, before it is captured
+        x = rows_of(self.x, index)
         context = (self.state, x)
         torch.manual_seed(seed_of(seed, "start"))
         state, failed = start_chains(self.pair, x, self.coordinates, self.target, context, self.num_chains, self.start)
@@ -242,8 +242,7 @@ class _Work:
         found = []
         for size in (batch_size(self.x),) if self.whole else (2, 3):
             index = torch.arange(size).clamp(max=batch_size(self.x) - 1)
-            x = self._rows(self.x, index)
-            structure(self.pair, x)
+            x = rows_of(self.x, index)
             u = start_positions(self.pair, x, self.coordinates, self.num_chains, self.start).contiguous()
             point = PhasePoint(u, u, u[..., 0], u, torch.ones_like(u[..., 0], dtype=torch.bool))
             context = (self.state, x)
@@ -267,13 +266,9 @@ class _Work:
             inverse_mass=torch.cat([chunk.inverse_mass for chunk in done]),
             coordinates=self.coordinates,
             pair=self.pair,
-            x=_each(self.x, lambda tensor: tensor[: outcome.shape[1]]),
+            x=rows_of(self.x, torch.arange(outcome.shape[1])),
             seed=seed,
         )
-
-    @staticmethod
-    def _rows(x: Data, index: Tensor) -> Data:
-        return _each(x, lambda tensor: tensor.index_select(0, index.to(tensor.device)))
 
 
 class _Bar:
@@ -342,14 +337,6 @@ def _mean_length(options: Options) -> int:
     return options.num_leapfrog if isinstance(options, HMC) else 10
 
 
-def _mode(compile: Compile, calls: int, traffic: int) -> Mode:
-    """Compile where it saves more time than it takes; by the size of the work, so that a seed decides nothing else."""
-    if compile == "auto":
-        saved = calls * (SAVED_PER_CALL + SAVED_PER_BYTE * traffic)
-        return "compiled" if saved > COMPILE_SECONDS else "graph"
-    return choose_mode(compile, calls)
-
-
 def _side_by_side(parts: list[Tensor]) -> Tensor:
     """Parts [chain, draw, datum] joined along the data; an expanded axis stays a view."""
     if len(parts) == 1:
@@ -367,7 +354,3 @@ def _first(chunk: ChunkDraws, valid: int) -> ChunkDraws:
         return chunk
     stats = {name: value[:, :, :valid] for name, value in chunk.stats.items()}
     return ChunkDraws(chunk.u[:, :, :valid], stats, chunk.outcome[:, :valid], chunk.inverse_mass[:valid])
-
-
-def _each(x: Data, change: Any) -> Data:
-    return {key: change(value) for key, value in x.items()} if isinstance(x, Mapping) else change(x)

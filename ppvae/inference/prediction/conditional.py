@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .guide_mean import observed_site
 from .joint import require_simulable
 from ..evidence.outcome import Outcome
 from ..evidence.weights import from_weights
-from ..execution.over_data import Work, observed_site, positive, rows_like
-from ..execution.placement import Compile, choose_device, dtype_of
+from ..execution.arguments import require_whole
+from ..execution.over_data import OverData, rows_like
+from ..execution.placement import Compile, to
 from ...core import Data, ModelGuidePair, PpvaeError, simulate_given
 from ...core.errors import try_one_of
 
@@ -114,13 +116,13 @@ def predict_given(
     lengths = {name: len(value) for name, value in given.items()}
     if len(set(lengths.values())) > 1:
         raise PpvaeError(f"given: expected values of one length, found {lengths}")
-    positive("num_samples", num_samples)
-    positive("num_draws", num_draws)
-    where, dtype = choose_device(device), dtype_of(pair)
-    work = Work(pair, rows_like(like, next(iter(lengths.values())), dtype), device, seed)
+    require_whole("num_samples", num_samples, 1)
+    require_whole("num_draws", num_draws, 1)
+    rows = rows_like(like, next(iter(lengths.values())), pair)
+    work = OverData(pair, rows, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     name = observed_site(work, site, known=given)
-    require_simulable(work.pair, work.few)
-    values = {key: v.to(where, dtype if v.is_floating_point() else v.dtype) for key, v in given.items()}
+    require_simulable(work.pair, work.example)
+    values = to(given, work.device, work.dtype)
 
     def estimate(x: Data, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         means, log_w = simulate_given(work.pair, x, num_samples, known, name)
@@ -134,16 +136,16 @@ def predict_given(
         drawn = found[chosen, torch.arange(log_v.shape[1], device=log_v.device)]
         return {"mean": mean, "error": error, "drawn": drawn.movedim(0, 1), "log_w": log_w.movedim(0, 1)}
 
-    found = work.run(estimate, chunk_size, compile, beside=values)
-    told = from_weights(found["log_w"].mT)
-    outcome = told.outcome
-    outcome[(outcome == Outcome.OK) & (told.effective_sample_size < _ENOUGH)] = Outcome.UNRELIABLE
+    found = work.average(estimate, beside=values)
+    weights = from_weights(found["log_w"].mT)
+    outcome = weights.outcome
+    outcome[(outcome == Outcome.OK) & (weights.effective_sample_size < _ENOUGH)] = Outcome.UNRELIABLE
     return ConditionalPrediction(
         name,
         found["mean"],
         found["error"],
         found["drawn"].movedim(1, 0),
-        told.effective_sample_size,
-        told.pareto_k,
+        weights.effective_sample_size,
+        weights.pareto_k,
         outcome,
     )

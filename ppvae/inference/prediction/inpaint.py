@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,15 +9,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .guide_mean import observed_site
 from .joint import require_mean, require_simulable
-from ..execution.over_data import Work, observed_site
-from ..execution.placement import Compile, choose_mode
-from ..execution.seeds import chunk_seed
-from ...core import DataError, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate, structure
-from ...core.compile import bind, capture
-from ...core.conditioning import Rewired
+from ..execution.over_data import OverData
+from ..execution.placement import Compile
+from ...core import DataError, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate
+from ...core.conditioning import guide_as_model
 from ...core.modes import in_evaluation_mode
-from ...data import Dataset, chunks
+from ...data import Dataset
 
 
 @in_evaluation_mode
@@ -77,12 +75,12 @@ def inpaint(
         raise DataError(
             f"inpaint: the mask {list(mask.shape)} does not broadcast to the data {list(values.shape)}"
         ) from error
-    work = Work(pair, values.where(seen, torch.zeros_like(values)), device, seed)
+    blank = values.where(seen, torch.zeros_like(values))
+    work = OverData(pair, blank, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     name = observed_site(work, None)
-    require_simulable(work.pair, work.few)
-    require_mean(work.pair, work.few, name, {})
-    guide = _density_of_guide(work.pair)
-    structure(guide, work.few)
+    require_simulable(work.pair, work.example)
+    require_mean(work.pair, work.example, name, {})
+    guide = guide_as_model(work.pair)
 
     def log_weight(x: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         return (log_joint(work.pair, x, z).local - log_joint(guide, x, z).local)[0]
@@ -96,30 +94,20 @@ def inpaint(
         drawn = predict(work.pair, x, new, kind="sample", given={})[name][0]
         return torch.where(observed, x, drawn), predict(work.pair, x, new, given={})[name][0], new
 
-    mode = choose_mode(compile, num_steps * math.ceil(len(values) / chunk_size))
-    run = capture(bind(pair, lambda _, *args: step(*args)), mode=mode, name="a step of inpainting")
-    parts = []
-    with torch.no_grad(), torch.random.fork_rng():
-        for number, (index, valid) in enumerate(chunks(len(values), chunk_size, work.data.device)):
-            torch.manual_seed(chunk_seed(seed, number))
-            x = work.batch(index)
-            assert isinstance(x, Tensor)
-            observed = seen.to(x.device)[index]
-            structure(guide, x)
-            x = torch.where(observed, x, simulate(work.pair, x).observed[name])
-            z = draw(work.pair, x, 1).latents
-            total = torch.zeros_like(x)
-            for count in tqdm(range(num_steps), desc="inpaint", disable=None if progress else True):
-                x, mean, z = run(work.state, x, observed, z)
-                if count >= num_burn_in:
-                    total += mean
-            parts.append(torch.where(observed, x, total / (num_steps - num_burn_in))[:valid].cpu())
-    return torch.cat(parts)
+    run = work.capture(step, name="a step of inpainting", calls=num_steps * work.num_chunks)
 
+    def chain(x: Tensor, beside: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        observed = beside["seen"]
+        x = torch.where(observed, x, simulate(work.pair, x).observed[name])
+        z = draw(work.pair, x, 1).latents
+        total = torch.zeros_like(x)
+        for count in tqdm(range(num_steps), desc="inpaint", disable=None if progress else True):
+            x, mean, z = run(x, observed, z)
+            if count >= num_burn_in:
+                total += mean
+        return {"x": torch.where(observed, x, total / (num_steps - num_burn_in))}
 
-def _density_of_guide(pair: ModelGuidePair) -> ModelGuidePair:
-    """The guide as a model of its own, so that the waist's ``log_joint`` is log q(z | x)."""
-    return Rewired(pair, model=lambda x, n: pair.guide(x, n), guide=lambda x, n: pair.guide(x, n))
+    return work.run(chain, beside={"seen": seen.to(work.device)})["x"]
 
 
 def _like(flag: Tensor, value: Tensor) -> Tensor:

@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
 from ..evidence.over_weights import weight_draws
-from ..execution.over_data import one_of
-from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
-from ..execution.seeds import chunk_seed
+from ..execution.arguments import one_of
+from ..execution.over_data import OverData
+from ..execution.placement import Compile
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
-from ...core.compile import bind, capture, state_of
-from ...core.conditioning import Rewired
+from ...core.conditioning import at_values
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
-from ...data import as_dataset, chunks
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +78,8 @@ def predictive_moments(
         PairError: no global latents; an unknown site, or several and none named.
         PpvaeError: too few draws.
     """
-    where = choose_device(device)
-    pair.to(where)
-    dtype = dtype_of(pair)
-    dataset = as_dataset(data, dtype=dtype).to(where).drawn(seed, dtype=dtype)
-
-    def batch(index: Tensor) -> Data:
-        return like_pair(dataset.batch(index, dtype=dtype), dtype)
-
-    few = batch(torch.arange(min(2, len(dataset)), device=where))
+    work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
+    few = work.example
     shape = structure(pair, few)
     name = one_of([info.name for info in shape.observed], site, "observed site")
     if not shape.global_latents:
@@ -103,16 +93,11 @@ def predictive_moments(
             "predictive_moments: expected at least 2 draws of weights and of latents, found "
             f"{num_weights} and {num_latents}"
         )
-    holder: dict[str, Tensor] = {}
-    # One pair for all draws: its structure is found once, and the weights are arguments of what is captured.
-    fixed = Rewired(
-        pair,
-        model=lambda x, n: pyro.condition(pair.model, data=holder)(x, n),
-        guide=lambda x, n: pyro.condition(pair.guide, data=holder)(x, n),
-    )
+    values: dict[str, Tensor] = {}
+    fixed = at_values(pair, values)
 
     def given_weights(x: Data, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        holder.update(weights)
+        values.update(weights)
         z = draw(fixed, x, latents).latents
         local = {info.name: z[info.name] for info in shape.local_latents}
         mean = predict(fixed, x, local, kind="mean", sites=(name,))[name]
@@ -122,24 +107,13 @@ def predictive_moments(
         spread = mean.var(0)
         return mean.mean(0), noise.mean(0) + spread, spread / latents
 
-    found: list[list[Tensor]] = [[], [], []]
-    parts = list(chunks(len(dataset), chunk_size, where))
-    mode = choose_mode(compile, num_weights * len(parts))
-    run = capture(bind(pair, lambda _, *args: given_weights(*args)), mode=mode, name="prediction")
-    state = state_of(pair)
     drawn = weight_draws(pair, few, num_weights, seed)
-    with torch.no_grad(), torch.random.fork_rng():
-        for number, (index, valid) in enumerate(parts):
-            torch.manual_seed(chunk_seed(seed, number))
-            x = batch(index)
-            holder.update(drawn[0])
-            structure(fixed, x)
-            means, inner, noise = zip(
-                *(run(state, x, weights) for weights in drawn),
-                strict=True,
-            )
-            mean = torch.stack(means)
-            columns = (mean.mean(0), torch.stack(inner).mean(0), mean.var(0) - torch.stack(noise).mean(0))
-            for column, value in zip(found, columns, strict=True):
-                column.append(value[:valid].cpu())
-    return PredictiveMoments(*(torch.cat(column) for column in found))
+    call = work.capture(given_weights, name="prediction", calls=num_weights * work.num_chunks)
+
+    def moments(x: Data) -> dict[str, Tensor]:
+        means, inner, noise = zip(*(call(x, weights) for weights in drawn), strict=True)
+        mean = torch.stack(means)
+        epistemic = mean.var(0) - torch.stack(noise).mean(0)
+        return {"mean": mean.mean(0), "aleatoric": torch.stack(inner).mean(0), "epistemic": epistemic}
+
+    return PredictiveMoments(**work.run(moments))

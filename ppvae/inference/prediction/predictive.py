@@ -7,11 +7,20 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from .guide_mean import GuideMean, observed_site
 from .joint import require_mean, require_simulable
-from ..execution.arguments import require_literal
-from ..execution.over_data import GuideMean, Work, observed_site, one_of, positive, rows_like
-from ..execution.placement import Compile, choose_device, dtype_of
-from ...core import Data, ModelGuidePair, PairError, draw, predict, simulate, structure
+from ..execution.arguments import one_of, require_literal, require_whole
+from ..execution.over_data import OverData, rows_like
+from ..execution.placement import Compile, to
+from ...core import (
+    Data,
+    ModelGuidePair,
+    PairError,
+    draw,
+    predict,
+    simulate,
+    structure,
+)
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
 
@@ -54,8 +63,8 @@ def embed(
     >>> bool(torch.allclose(embed(pair, x), pair.posterior(x).mean, atol=1e-5))
     True
     """
-    work = Work(pair, data, device, seed)
-    shape = structure(work.pair, work.few)
+    work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
+    shape = structure(work.pair, work.example)
     name = one_of([i.name for i in shape.local_latents], site, "local latent site")
     if shape.site(name).family == "Categorical":
         raise PairError(
@@ -63,7 +72,7 @@ def embed(
             + try_one_of("OneHotCategorical, whose mean is the classes' probabilities")
         )
     means = GuideMean(work, num_samples)
-    found = work.run(lambda x: {"mean": means(x)[name]}, chunk_size, compile, means.passes, prepare=means.prepare)
+    found = work.average(lambda x: {"mean": means(x)[name]}, passes=means.passes)
     return found["mean"]
 
 
@@ -99,30 +108,30 @@ def reconstruct(
         PairError: an unknown site, several and none named, discrete latents without ``num_samples``, or a site whose
             distribution has no mean.
     """
-    work = Work(pair, data, device, seed)
-    shape = structure(work.pair, work.few)
+    work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
+    shape = structure(work.pair, work.example)
     name = observed_site(work, site)
-    require_mean(work.pair, work.few, name, None)
+    require_mean(work.pair, work.example, name, None)
     if num_samples is not None:
-        positive("num_samples", num_samples)
+        require_whole("num_samples", num_samples, 1)
 
         def average(x: Data) -> dict[str, Tensor]:
             return {"x": predict(work.pair, x, draw(work.pair, x, 1).latents, sites=(name,))[name][0]}
 
-        return work.run(average, chunk_size, compile, num_samples)["x"]
+        return work.average(average, passes=num_samples)["x"]
     for info in shape.model_latents:
         if info.is_discrete:
             raise PairError(
                 f"site {info.name!r} is discrete: its mean is no value of it" + try_one_of("num_samples=100")
             )
     means = GuideMean(work, 100)
-    latents = work.run(means, chunk_size, compile, means.passes, prepare=means.prepare)
-    beside = {key: value.to(work.data.device) for key, value in latents.items()}
+    latents = work.average(means, passes=means.passes)
+    beside = to(latents, work.device)
 
     def outcome(x: Data, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"x": predict(work.pair, x, z, sites=(name,))[name]}
 
-    return work.run(outcome, chunk_size, compile, beside=beside)["x"]
+    return work.average(outcome, beside=beside)["x"]
 
 
 @in_evaluation_mode
@@ -190,29 +199,28 @@ def decode(
             not have, or that depends on another observed site.
     """
     require_literal("kind", kind, Kind)
-    where = choose_device(device)
     if isinstance(latents, Mapping) and not latents:
         raise PairError(
             "latents: expected a value for every local latent site, found none"
             + try_one_of("generate, where the pair has no local latent site", "embed, for latents of data")
         )
     first = next(iter(latents.values())) if isinstance(latents, Mapping) else latents
-    work = Work(pair, rows_like(like, len(first), dtype_of(pair)), device, seed)
-    shape = structure(work.pair, work.few)
+    rows = rows_like(like, len(first), pair)
+    work = OverData(pair, rows, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
+    shape = structure(work.pair, work.example)
     if isinstance(latents, Tensor):
         latents = {one_of([info.name for info in shape.local_latents], None, "local latent site"): latents}
-    values = {key: value.to(where, work.dtype) for key, value in latents.items()}
-    fixed = {key: v.to(where, work.dtype if v.is_floating_point() else v.dtype) for key, v in (given or {}).items()}
+    values, fixed = (to(part, work.device, work.dtype) for part in (latents, given or {}))
     name = observed_site(work, site, known=fixed)
-    require_simulable(work.pair, work.few)
+    require_simulable(work.pair, work.example)
     if kind == "mean":
         size = shape.batch
-        require_mean(work.pair, work.few, name, {key: value[:size] for key, value in fixed.items()})
+        require_mean(work.pair, work.example, name, {key: value[:size] for key, value in fixed.items()})
 
     def outcome(x: Data, beside: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         return {"x": predict(work.pair, x, beside["z"], kind=kind, given=beside["given"], sites=(name,))[name]}
 
-    return work.run(outcome, chunk_size, compile, beside={"z": values, "given": fixed})["x"]
+    return work.average(outcome, beside={"z": values, "given": fixed})["x"]
 
 
 @in_evaluation_mode
@@ -247,13 +255,14 @@ def generate(
     Raises:
         PairError: as for :func:`decode`.
     """
-    positive("num", num)
+    require_whole("num", num, 1)
     require_literal("kind", kind, Kind)
-    work = Work(pair, rows_like(like, num, dtype_of(pair)), device, seed)
+    rows = rows_like(like, num, pair)
+    work = OverData(pair, rows, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     name = observed_site(work, site)
-    require_simulable(work.pair, work.few)
+    require_simulable(work.pair, work.example)
     if kind == "mean":
-        require_mean(work.pair, work.few, name, {})
+        require_mean(work.pair, work.example, name, {})
 
     def outcome(x: Data) -> dict[str, Tensor]:
         drawn = simulate(work.pair, x)
@@ -261,4 +270,4 @@ def generate(
             return {"x": drawn.observed[name]}
         return {"x": predict(work.pair, x, drawn.latents, given={}, sites=(name,))[name]}
 
-    return work.run(outcome, chunk_size, compile)["x"]
+    return work.average(outcome)["x"]

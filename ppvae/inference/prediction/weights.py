@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
-from ..execution.placement import dtype_of, like_pair
+from ..execution.placement import dtype_of, home_of, to
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
-from ...core.conditioning import Rewired, held
+from ...core.conditioning import guide_as_model, hold_sites
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
 from ...core.structure import to_pyro
@@ -145,7 +144,7 @@ def prune(
     }
     values = {name: moments[name].mean * kept[name] for name in moments}
     removed = sum(int((~kept[name]).sum()) for name in chosen)
-    return Pruning(values, kept, threshold, removed / len(ratios), held(pair, _one(pair, data), values))
+    return Pruning(values, kept, threshold, removed / len(ratios), hold_sites(pair, _one(pair, data), values))
 
 
 def _exact(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, WeightMoments]:
@@ -153,7 +152,7 @@ def _exact(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, WeightM
     shape = structure(pair, x)
     drawn = draw(pair, x, 1).latents
     values = {info.name: to_pyro(drawn[info.name], info, shape.nesting) for info in shape.guide_latents}
-    reader = Rewired(pair, model=lambda x, n: pyro.condition(pair.guide, data=values)(x, n), guide=lambda x, n: None)
+    reader = guide_as_model(pair, values)
     try:
         mean, variance = (predict(reader, x, {}, kind=kind) for kind in ("mean", "variance"))
     except PairError:
@@ -168,7 +167,4 @@ def _same(one: WeightMoments, other: WeightMoments) -> bool:
 
 def _one(pair: ModelGuidePair, data: Any) -> Data:
     dataset = as_dataset(data, dtype=dtype_of(pair)).take(1).drawn(0)
-    home = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
-    batch = dataset.batch(torch.arange(1), dtype=dtype_of(pair))
-    x = like_pair(batch, dtype_of(pair))
-    return x.to(home) if isinstance(x, Tensor) else {key: value.to(home) for key, value in x.items()}
+    return to(dataset.batch(torch.arange(1), dtype=dtype_of(pair)), home_of(pair), dtype_of(pair))

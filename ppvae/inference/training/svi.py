@@ -30,7 +30,7 @@ from .state import AnyCallback, Callback, Fit, Outcome, Row, TrainingState, as_c
 from ..elbo import ELBO, TraceMeanFieldELBO
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
 from ..execution.arguments import require_estimator, require_pair, require_whole
-from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.placement import WORTH_RECORDING, Compile, choose_device, choose_mode, dtype_of, like_pair
 from ..execution.readiness import VALIDATION_CHUNK, checked
 from ...core import FitError, ModelGuidePair, parameter_roles
 from ...core.errors import try_one_of
@@ -122,7 +122,7 @@ def fit(
         torch.manual_seed(seed)
         dtype = dtype_of(pair)
         size = batch_size or len(dataset)
-        mode = choose_mode(compile, num_epochs * len(batches))
+        mode = choose_mode(compile, max(WORTH_RECORDING, num_epochs * len(batches)))
         with evaluation_mode(pair):
             example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
             held_out = checked(pair, example, dataset, held_out, given=validation is not None)
@@ -145,7 +145,7 @@ def fit(
         watch = _validator(pair, estimator, held_out, mode) if held_out is not None else None
         if resume is not None:
             state.load_state_dict(resume)
-        changes = Changes(objective, made, example, [] if watch is None else [watch.captured])
+        changes = Changes(objective, made, example, [] if watch is None else [watch.terms.captured])
         run = _Run(state, objective, changes, watch, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
         found = run([as_callback(callback) for callback in callbacks], progress)
         state.keep_random_states()
@@ -160,7 +160,8 @@ def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> Bou
     # Pyro's estimators give no per-datum terms; the bound they estimate is the same.
     ours = elbo if isinstance(elbo, ELBO) else TraceMeanFieldELBO(on_missing_kl="sample")
     # An evaluation an epoch does not pay for a compiler run of its own.
-    return BoundEvaluator(pair, ours, "graph" if mode == "compiled" else mode, min(VALIDATION_CHUNK, len(data)))
+    mode = "graph" if mode == "compiled" else mode
+    return BoundEvaluator(pair, ours, calls=1, chunk_size=min(VALIDATION_CHUNK, len(data)), compile=mode)
 
 
 class _Run:

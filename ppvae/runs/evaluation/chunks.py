@@ -20,7 +20,7 @@ import torch
 
 from ..storage.atomic import make_folder, plain, sha256, write_bytes
 from ...core.errors import RunError
-from ...inference.evidence import Chunk, Estimate
+from ...inference.evidence import ChunkKey, Estimate
 
 _log = logging.getLogger("ppvae.runs")
 
@@ -49,7 +49,7 @@ class ChunkFiles:
         """How many chunks are kept under these conditions."""
         return len(self._found(f"{self._prefix}-"))
 
-    def get(self, chunk: Chunk) -> Estimate | None:
+    def get(self, chunk: ChunkKey) -> Estimate | None:
         """The estimate of a chunk; one whose file is damaged counts as absent, which is said."""
         known = self._about(chunk)
         for path in self._found(self._stem(known)):
@@ -66,7 +66,7 @@ class ChunkFiles:
         self._started = time.perf_counter()
         return None
 
-    def put(self, chunk: Chunk, estimate: Estimate) -> None:
+    def put(self, chunk: ChunkKey, estimate: Estimate) -> None:
         """Write the file of a chunk.
 
         Raises:
@@ -89,7 +89,7 @@ class ChunkFiles:
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
-    def _about(self, chunk: Chunk) -> dict[str, Any]:
+    def _about(self, chunk: ChunkKey) -> dict[str, Any]:
         return {"conditions": self.conditions, "chunk": chunk._asdict()}
 
     def _stem(self, about: Mapping[str, Any]) -> str:

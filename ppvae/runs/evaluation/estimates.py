@@ -19,7 +19,7 @@ from ...data import Dataset
 from ...inference import elbo
 from ...inference.elbo.evaluation import BoundEvaluator
 from ...inference.evidence import Evidence, EvidenceMethod
-from ...inference.execution.placement import choose_device, choose_mode, dtype_of, like_pair
+from ...inference.execution.placement import choose_device, dtype_of, like_pair
 
 REPEATS = 10
 """Independent evaluations of the bound, whose spread is its Monte Carlo error."""
@@ -93,8 +93,8 @@ def bound_row(
     except PairError:  # a discrete latent: nothing is differentiated here, but the estimator does not know
         estimator = elbo.TraceELBO()
     chunk = min(1000, len(data))
-    mode = choose_mode("auto", REPEATS * math.ceil(len(data) / chunk))
-    evaluator = BoundEvaluator(run.pair, estimator, mode, chunk, len(run.data))
+    calls = REPEATS * math.ceil(len(data) / chunk)
+    evaluator = BoundEvaluator(run.pair, estimator, calls=calls, chunk_size=chunk, num_data=len(run.data))
     found = evaluator(data, seed, num_repeats=REPEATS)
     columns = {name: getattr(found, name).double() for name in ("elbo", "reconstruction", "kl")}
     value = columns["elbo"]

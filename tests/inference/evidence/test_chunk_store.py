@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ppvae.core import ModelGuidePair, PpvaeError
-from ppvae.inference.evidence import Chunk, Estimate, Evidence, ImportanceSampling, log_evidence
+from ppvae.inference.evidence import ChunkKey, Estimate, Evidence, ImportanceSampling, log_evidence
 from ppvae.models import FactorAnalysis, bayesianise, bernoulli_vae
 
 
-class Memory(dict[Chunk, Estimate]):
+class Memory(dict[ChunkKey, Estimate]):
     """The smallest store."""
 
-    def put(self, chunk: Chunk, estimate: Estimate) -> None:
+    def put(self, chunk: ChunkKey, estimate: Estimate) -> None:
         self[chunk] = estimate
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ppvae.core import ModelGuidePair, PairError
 from ppvae.inference import evidence, inference_gaps, log_evidence
-from ppvae.inference.evidence import Chunk, Estimate, Evidence, Outcome
+from ppvae.inference.evidence import ChunkKey, Estimate, Evidence, Outcome
 from ppvae.inference.evidence.over_weights import average
 
 
@@ -105,8 +105,8 @@ def test_an_average_with_a_failed_draw_says_what_failed() -> None:
 
 
 def test_what_is_kept_belongs_to_the_weights_it_was_computed_at() -> None:
-    class Store(dict[Chunk, Estimate]):
-        def put(self, chunk: Chunk, estimate: Estimate) -> None:
+    class Store(dict[ChunkKey, Estimate]):
+        def put(self, chunk: ChunkKey, estimate: Estimate) -> None:
             self[chunk] = estimate
 
     pair, x, store = Shifted(0.3, 1.0), _data(3), Store()

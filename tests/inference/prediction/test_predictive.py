@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ppvae.core import DataError, ModelGuidePair, PairError, PpvaeError
 from ppvae.data import Dataset
+from ppvae.inference.evidence.run import model_ready
 from ppvae.inference.execution.over_data import Work, rows_like
 from ppvae.inference.execution.placement import Compile
-from ppvae.inference.execution.run import model_ready
 from ppvae.inference.prediction.predictive import decode, denoise, embed, generate, inpaint, reconstruct
 from ppvae.models import FactorAnalysis, bernoulli_vae
 

@@ -13,8 +13,8 @@ import torch
 from contracts.training import binary, quiet, small
 
 from ppvae.inference import Callback, TrainingState
-from ppvae.inference.training.state.interrupt import BetweenSteps
-from ppvae.inference.training.state.objective import Objective
+from ppvae.inference.training.interrupt import BetweenSteps
+from ppvae.inference.training.objective import Objective
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from torch.distributions import Normal
 
 from ppvae.core import ModelGuidePair, PpvaeError, scaled_total
 from ppvae.inference import KLWarmup, elbo, evaluate_bound
-from ppvae.inference.training.state.objective import Objective
+from ppvae.inference.training.objective import Objective
 from ppvae.models import FactorAnalysis, bernoulli_vae, gaussian_vae
 
 # --- equal to Pyro ---

@@ -1,8 +1,8 @@
-"""Where and how a method computes: the pair and its state, captured functions, memory, seeds, progress."""
+"""What a method needs while it runs: the pair at its global sites' values, captured functions, memory, progress."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -10,32 +10,22 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .placement import Compile
-from ...core import Data, ModelGuidePair, batch_size, draw, log_joint, structure
-from ...core.compile import Mode, bind, capture, state_of
-from ...core.conditioning import prior_as_guide
+from ..execution.execution import Execution, OnState
+from ..execution.placement import Compile, choose_device, dtype_of, home_of, to
+from ..execution.readiness import check_all
+from ...core import Data, ModelGuidePair, batch_size, draw, log_joint, rows_of
+from ...core.conditioning import hold_sites, prior_as_guide
 from ...data import Dataset, as_dataset
 from ...data.convert import require_finite
 
-# "auto" compiles what would move more than this many bytes: about twelve seconds of a CPU, against six of
-# compiling. A fixed number, not a stopwatch: a seeded run must give the same numbers, and modes differ in
-# rounding.
-_WORTH_COMPILING = 40e9
-# Recording takes as long as some tens of eager runs of a small pair.
-_WORTH_RECORDING = 10
 # More lanes at once than this leave the caches without gaining from wider matrix products.
 _LANES = 8192
 
 
-class Run:
+class EvidenceRun(Execution):
     """What a method needs while it runs.
 
     Attributes:
-        original: the pair that the caller gave.
-        pair: the same, its global sites held.
-        state: parameters and buffers, on the device.
-        device: where to compute.
-        dtype: of the parameters and data.
         memory_budget: bytes.
         bytes_per_lane: of the intermediate results of log joint and log q at one draw for one datum, all of
             them added up.
@@ -53,15 +43,11 @@ class Run:
         pair: ModelGuidePair,
         *,
         device: torch.device,
-        dtype: torch.dtype,
         compile: Compile,
         memory_budget: int,
-        tick: Callable[[float], None] = lambda amount: None,
     ) -> None:
-        self.original, self.pair = original, pair
-        self.device, self.dtype, self.compile = device, dtype, compile
+        super().__init__(original, pair, device=device, compile=compile)
         self.memory_budget = memory_budget
-        self.state = {name: value.to(device) for name, value in state_of(original).items()}
         self.bytes_per_lane = self.bytes_per_datum = 0.0
         self.lanes = 1
         self.example: Data = {}
@@ -69,61 +55,33 @@ class Run:
         self.truth: dict[str, Tensor] | None = None
         self.chunks = 1
         self.guide_density: bool | None = None
-        self.tick = tick
-        self._captured: dict[Any, Callable[..., Any]] = {}
+        self.tick: Callable[[float], None] = lambda amount: None
+        self._captured: dict[str, OnState] = {}
 
     def measure(self, x: Data) -> None:
         """Find the bytes per lane and per datum by a few eager draws, on the pair's own device."""
-        few = self.example = x if self.whole else take(x, min(4, batch_size(x)))
+        few = self.example = x if self.whole else first_rows(x, 4)
         batch = batch_size(few)
-        structure(self.pair, few)
         with torch.no_grad(), torch.random.fork_rng():
             one, three = (_allocated(self.pair, few, samples) for samples in (1, 3))
         self.bytes_per_lane = max((three - one) / (2 * batch), 64.0)
         self.bytes_per_datum = max(one / batch - self.bytes_per_lane, 0.0)
         self.lanes = int(min(_LANES, max(1, 0.5 * self.memory_budget // self.bytes_per_lane)))
 
-    def capture(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        *,
-        pairs: Sequence[ModelGuidePair] = (),
-        calls: int = 1,
-        lanes: int = 1,
-    ) -> Callable[..., Any]:
+    def remember(self, name: str, function: Callable[..., Any], *, calls: int = 1, lanes: int = 1) -> OnState:
         """``function(x, *tensors)`` as a captured function, remembered by its name.
 
         Args:
             name: of the function: one name is one function with one set of constants.
-            function: traceable; reads parameters through pairs that are the caller's or rewired from it.
-            pairs: those pairs, None for the one whose global sites are held.
+            function: traceable; reads parameters through the caller's pair, or pairs derived from it.
             calls: how often it will be called for one chunk of data.
-            lanes: on how many lanes, for the decision whether compiling pays.
+            lanes: on how many pairs of a sample and a datum.
         """
         if name not in self._captured:
-            mode = self._mode(calls * self.chunks, lanes)
-            # The state is put into the caller's pair, which the rewired ones read through.
-            call = capture(bind(self.original, lambda _, *args: function(*args)), mode=mode, name=name)
-            known: set[Any] = set()
-
-            def run(x: Data, *args: Any) -> Any:
-                shape = _shape(x)
-                if shape not in known:
-                    known.add(shape)
-                    for pair in pairs or (self.pair,):
-                        _know_structure(pair, x)
-                return call(self.state, x, *args)
-
-            self._captured[name] = run
+            self._captured[name] = self.capture(
+                function, name=name, calls=calls * self.chunks, bytes_per_call=lanes * self.bytes_per_lane
+            )
         return self._captured[name]
-
-    def _mode(self, calls: int, lanes: int) -> Mode:
-        if self.compile != "auto":
-            return self.compile
-        if calls < _WORTH_RECORDING:
-            return "eager"
-        return "compiled" if calls * lanes * self.bytes_per_lane > _WORTH_COMPILING else "graph"
 
     @cached_property
     def prior_pair(self) -> ModelGuidePair:
@@ -136,33 +94,9 @@ class Run:
         return batch_size(x)
 
 
-def _shape(x: Data) -> Any:
-    return tuple(x.shape) if isinstance(x, Tensor) else tuple((key, tuple(value.shape)) for key, value in x.items())
-
-
-def _know_structure(pair: ModelGuidePair, x: Data) -> None:
-    """Find the structure of a pair eagerly, on its own device, before anything is captured."""
-    parameter = next(pair.parameters(), None)
-    structure(pair, x if parameter is None else to(x, parameter.device))
-
-
-def take(x: Data, count: int) -> Data:
-    """The first data of a batch."""
-    return x[:count] if isinstance(x, Tensor) else {key: value[:count] for key, value in x.items()}
-
-
-def pick(x: Data, rows: Tensor) -> Data:
-    """The data of these rows."""
-    return x[rows] if isinstance(x, Tensor) else {key: value[rows] for key, value in x.items()}
-
-
-def to(x: Data, device: torch.device, dtype: torch.dtype | None = None) -> Data:
-    """A batch on a device, its floating-point members in a dtype."""
-
-    def move(value: Tensor) -> Tensor:
-        return value.to(device, dtype if dtype is not None and value.is_floating_point() else value.dtype)
-
-    return move(x) if isinstance(x, Tensor) else {key: move(value) for key, value in x.items()}
+def first_rows(x: Data, count: int) -> Data:
+    """The first data of a batch, at most so many."""
+    return rows_of(x, torch.arange(min(count, batch_size(x))))
 
 
 def model_ready(data: Any, dtype: torch.dtype, seed: int = 0) -> Data:
@@ -183,6 +117,32 @@ def model_ready(data: Any, dtype: torch.dtype, seed: int = 0) -> Data:
     dataset = as_dataset(data, dtype=dtype)
     generator = torch.Generator(device=dataset.device).manual_seed(seed)
     return to(dataset.tensor(generator, dtype=dtype), dataset.device, dtype)
+
+
+def prepare(
+    pair: ModelGuidePair,
+    data: Any,
+    seed: int,
+    device: str | torch.device,
+    compile: Compile,
+    memory_budget: int,
+    global_sites: Mapping[str, Tensor] | str | None,
+) -> tuple[EvidenceRun, Data]:
+    """The run, and all data as the model sees them: the pair checked, its global sites held, memory measured.
+
+    Arguments as for :func:`~.log_evidence.log_evidence`.
+    """
+    x = model_ready(data, dtype_of(pair), seed)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        here = to(x, home_of(pair))
+        whole = check_all(pair, here)
+        few = here if whole else first_rows(here, 4)
+        fixed = hold_sites(pair, few, global_sites)
+    run = EvidenceRun(pair, fixed, device=choose_device(device), compile=compile, memory_budget=memory_budget)
+    run.whole = whole
+    run.measure(few)
+    return run, x
 
 
 def _allocated(pair: ModelGuidePair, x: Data, samples: int) -> float:
