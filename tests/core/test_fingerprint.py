@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ppvae.core import ModelGuidePair, check_pair, draw, log_joint, structure
 from ppvae.core.compile import bind, state_of
-from ppvae.core.conditioning import Rewired, prior_as_guide
+from ppvae.core.conditioning import DerivedPair, prior_as_guide
 from ppvae.core.fingerprint import changed, fingerprint
 from ppvae.inference import log_evidence
 from ppvae.inference.evidence import PriorSampling
@@ -171,7 +171,7 @@ class Positive(ModelGuidePair):
 
 def test_a_swapped_prior_is_not_seen_as_the_old_one() -> None:
     pair, x = Positive(), torch.tensor([[1.0], [2.0]])
-    rewired = Rewired(pair, model=pair.model, guide=pair.guide)
+    rewired = DerivedPair(pair, model=pair.model, guide=pair.guide)
     for seen in (pair, rewired):
         assert structure(seen, x).site("z").family == "Normal"
     pair.prior = dist.Exponential(1.0)

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..evidence import BridgeSampling, Evidence, EvidenceMethod, log_evidence
 from ..evidence.posterior import Posterior
 from ..evidence.run import EvidenceRun, prepare
-from ..evidence.sampled import collect
+from ..evidence.sampled import collect, guide_weights
 from ..execution.over_data import Chunk, over_chunks
 from ..execution.placement import Compile, to
-from ...core import Data, DataError, ModelGuidePair, PpvaeError, batch_size, draw, log_joint, rows_of
+from ...core import Data, DataError, ModelGuidePair, PpvaeError, batch_size, rows_of
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
 
@@ -228,17 +228,12 @@ def _bounds(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """ELBO of the guide and of the best Gaussian, each with its standard error, [B]."""
     posterior = Posterior(run)
-    guide = collect(run, run.pair, x, "elbo", _log_weights, _EVALUATION).double()
+    guide = collect(run, run.pair, x, "elbo", guide_weights, _EVALUATION).double()
     q = _best_gaussian(posterior, x, family, num_steps, num_particles, learning_rate)
     noise = torch.randn(_EVALUATION, *q.loc.shape, dtype=q.loc.dtype, device=q.loc.device)
     best = (posterior.log_density(x, q.place(noise)) - q.log_prob(noise)).double()
     root = math.sqrt(_EVALUATION)
     return guide.mean(0), guide.std(0) / root, best.mean(0), best.std(0) / root
-
-
-def _log_weights(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
-    drawn = draw(pair, x, num_samples)
-    return log_joint(pair, x, drawn.latents).local - drawn.log_q
 
 
 def _best_gaussian(

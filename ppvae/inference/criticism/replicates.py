@@ -69,7 +69,8 @@ class Replicator(OverData):
             support = str(base)
             return {"x": to_canonical(value, shape.site(name), shape.nesting, 1)[0]}
 
-        return self.shape.site(name), support, self.run(values)["x"]
+        found = self.run(values)["x"]
+        return self.shape.site(name), support, found
 
     def each(
         self,

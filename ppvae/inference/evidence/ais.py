@@ -12,13 +12,15 @@ from torch import Tensor
 from .annealing import Path, Schedule, Start, anneal, check_options, check_path, path_memory, tune
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .outcome import Outcome
-from .probe import doubted, from_prior
+from .probe import MARGIN, doubted, from_prior
 from .run import EvidenceRun
+from .sampled import collect, guide_weights
 from .weights import from_weights, log_mean
 from ...core import Data
 
 _FEWEST = 3  # chains from the prior: of two, no spread is known
 _PRIOR_DRAWS = 100
+_GUIDE_DRAWS = 500
 _LEVEL = 0.995
 
 
@@ -107,12 +109,16 @@ class AIS(EvidenceMethod):
         estimate = from_weights(found.log_weights[: self.num_chains], info, run.dtype)
         if not path.others:
             return estimate
-        probes = [from_prior(run, x, max(_PRIOR_DRAWS, 2 * self.num_chains * self.num_temperatures))]
+        probe = [from_prior(run, x, max(_PRIOR_DRAWS, 2 * self.num_chains * self.num_temperatures))]
         others = found.log_weights[self.num_chains :]
         estimate.info["from_prior"] = log_mean(others)[0].to(run.dtype)
         low = _above(others, estimate)
         estimate = estimate._replace(outcome=torch.where(low, int(Outcome.MISSED_MASS), estimate.outcome))
-        return doubted(estimate, None, probes)
+        estimate = doubted(estimate, None, probe)
+        # Of a mode that the guide does not know, a few chains may not come by, and the total does not tell.
+        largest = collect(run, run.pair, x, "importance", guide_weights, _GUIDE_DRAWS).amax(0)
+        came_by = (found.log_ratio[: self.num_chains] > largest + MARGIN).any(0)
+        return doubted(estimate, torch.where(came_by, math.inf, largest), probe)
 
 
 def _above(log_weights: Tensor, estimate: Estimate) -> Tensor:

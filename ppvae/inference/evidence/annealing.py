@@ -165,11 +165,13 @@ class Annealed(NamedTuple):
         log_weights: [C, B], nats: forward, the sum of increments of log f; reverse, of decrements.
         acceptance: mean over chains and temperatures, [B].
         divergences: transitions that diverged, [B].
+        log_ratio: log f_1 - log f_0 where each chain ended, [C, B], nats: from the guide, log p(x, z) - log q(z | x).
     """
 
     log_weights: Tensor
     acceptance: Tensor
     divergences: Tensor
+    log_ratio: Tensor
 
 
 def pilot_chains(chains: int) -> int:
@@ -259,7 +261,8 @@ def anneal(
         acceptance += info.acceptance.mean(0) / total
         divergences += info.diverging.sum(0)
         path.run.tick(share / total)
-    return Annealed(log_weights, acceptance, divergences)
+    _, log_ratio = move(x, state.u, betas[0], betas[-1])
+    return Annealed(log_weights, acceptance, divergences, log_ratio)
 
 
 def check_path(run: EvidenceRun, x: Data, method: str, start: Start) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .probe import FROM_GUIDE, FROM_PRIOR, doubted, from_prior, has_guide_density, stretched
 from .run import EvidenceRun
-from .sampled import collect, sampled_memory
+from .sampled import collect, guide_weights, sampled_memory
 from .weights import from_weights
 from ..execution.arguments import require_whole
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_guide, log_joint, structure
@@ -94,7 +94,7 @@ class ImportanceSampling(EvidenceMethod):
             weigh = partial(_defensive, run.prior_pair, self.defensive)
             log_w = collect(run, run.pair, x, "defensive", weigh, self.num_samples)
         else:
-            log_w = collect(run, run.pair, x, "importance", _log_weights, self.num_samples)
+            log_w = collect(run, run.pair, x, "importance", guide_weights, self.num_samples)
         found = from_weights(log_w, dtype=run.dtype, smooth=self.smooth)
         if self.num_samples < 2:
             return found
@@ -103,11 +103,6 @@ class ImportanceSampling(EvidenceMethod):
         wider, prior = (max(_FEWEST, round(share * self.num_samples)) for share in (FROM_GUIDE, FROM_PRIOR))
         probes = [stretched(run, x, wider)] + ([] if self.defensive else [from_prior(run, x, prior)])
         return doubted(found, largest, [probe for probe in probes if probe is not None])
-
-
-def _log_weights(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
-    drawn = draw(pair, x, num_samples)
-    return log_joint(pair, x, drawn.latents).local - drawn.log_q
 
 
 def _defensive(prior: ModelGuidePair, share: float, pair: ModelGuidePair, x: Data, num: int) -> Tensor:

@@ -27,7 +27,7 @@ _CENTRE_DRAWS = 16
 _SIGMAS = 4.0
 _FEWEST = 10  # effective draws, for a standard error to be believed
 _LARGE = 0.002  # of p(x): mass that matters however small the standard error is
-_MARGIN = 0.7  # nats above the largest weight seen, below which a weight is not called new
+MARGIN = 0.7  # nats above the largest weight seen, below which a weight is not called new
 _MARKOV = math.log(200.0)
 
 
@@ -93,7 +93,7 @@ def missed(value: Tensor, error: Tensor, largest: Tensor | None, probe: Probe) -
     found = (ess > _FEWEST) & (above > _SIGMAS * (its_error.square() + error.square()).sqrt() + 1e-6)
     found |= above > _MARKOV
     if largest is not None:
-        new = probe.log_ratio.double() > largest.double() + _MARGIN  # False for NaN
+        new = probe.log_ratio.double() > largest.double() + MARGIN  # False for NaN
         unseen = weights.masked_fill(~new, -math.inf).logsumexp(0) - math.log(len(weights)) - value.double()
         found |= unseen > torch.maximum(error, torch.full_like(error, _LARGE)).log()
     return found & torch.isfinite(value)

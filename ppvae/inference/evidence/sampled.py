@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .base import Memory
 from .run import EvidenceRun
-from ...core import Data, ModelGuidePair
+from ...core import Data, ModelGuidePair, draw, log_joint
 
 # The guide is run anew for every group of samples, so a group should not be small.
 _AT_ONCE = 64
@@ -53,3 +53,9 @@ def collect(
         parts.append(call(x))
         run.tick(batch / steps)
     return torch.cat(parts)[:num_samples]
+
+
+def guide_weights(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
+    """log p(x, z) - log q(z | x) of draws from the guide, [K, B], nats."""
+    drawn = draw(pair, x, num_samples)
+    return log_joint(pair, x, drawn.latents).local - drawn.log_q

@@ -19,7 +19,7 @@ from ppvae.inference import decode, elbo, generate, inpaint, log_evidence_of_dat
 from ppvae.inference.criticism import posterior_checks
 from ppvae.inference.evidence import simulate_data
 from ppvae.inference.evidence.run import model_ready
-from ppvae.inference.execution.over_data import Work
+from ppvae.inference.execution.over_data import OverData
 from ppvae.inference.prediction import conditional as predict_given
 from ppvae.models import VAE, FactorAnalysis, bernoulli_vae
 from ppvae.networks import MLP
@@ -202,12 +202,12 @@ def test_an_infinite_mean_is_refused() -> None:
 def test_dynamic_binarisation_follows_the_seed_and_the_row_and_not_the_chunk() -> None:
     grey = Dataset(torch.full((300, 8), 0.5), value_space="unit", binarization="dynamic")
     pair = bernoulli_vae(8, latent_dim=2, hidden=(4,))
-    work = Work(pair, grey, "cpu", 3)
+    work = OverData(pair, grey, device="cpu", seed=3)
     first, second = work.batch(torch.arange(100)), work.batch(torch.arange(100, 200))
     assert isinstance(first, Tensor) and isinstance(second, Tensor)
     assert not torch.equal(first, second)
     assert torch.equal(work.batch(torch.arange(150, 200)), second[50:])
-    assert not torch.equal(Work(pair, grey, "cpu", 4).batch(torch.arange(100)), first)
+    assert not torch.equal(OverData(pair, grey, device="cpu", seed=4).batch(torch.arange(100)), first)
     # What evidence sees under the same seed, and all of it.
     whole = model_ready(grey, torch.float32, 3)
     assert isinstance(whole, Tensor) and torch.equal(work.batch(torch.arange(300)), whole)

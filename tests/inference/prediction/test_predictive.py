@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ppvae.core import DataError, ModelGuidePair, PairError, PpvaeError
 from ppvae.data import Dataset
 from ppvae.inference.evidence.run import model_ready
-from ppvae.inference.execution.over_data import Work, rows_like
+from ppvae.inference.execution.over_data import OverData, rows_like
 from ppvae.inference.execution.placement import Compile
 from ppvae.inference.prediction.predictive import decode, denoise, embed, generate, inpaint, reconstruct
 from ppvae.models import FactorAnalysis, bernoulli_vae
@@ -259,6 +259,6 @@ def test_float64_stays_float64() -> None:
     exact = pair.posterior(x).mean.detach()
     assert float((exact - pair.posterior(x.float().double()).mean.detach()).abs().max()) > 1e-9  # it would show
     for data in (x, x.numpy(), Dataset(x)):
-        assert torch.equal(Work(pair, data, "cpu", 0).batch(torch.arange(4)), x)
+        assert torch.equal(OverData(pair, data, device="cpu").batch(torch.arange(4)), x)
         assert torch.equal(model_ready(data, torch.float64), x)
     assert torch.equal(rows_like(x, 4, torch.float64).x, x)
