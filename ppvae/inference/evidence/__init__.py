@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .ais import AIS
 from .auto import Auto
-from .base import Bound, Estimate, Evidence, EvidenceMethod
+from .base import Bound, Estimate, Evidence, EvidenceMethod, Memory
 from .bdmc import BDMC
 from .bridge import BridgeSampling
 from .chunk_store import Chunk, ChunkStore
@@ -17,7 +17,9 @@ from .pareto import pareto_k, pareto_smoothed
 from .prior_sampling import PriorSampling
 from .psis import PSIS
 from .reciprocal import HMCDensity
+from .sampled import collect, sampled_memory
 from .simulated_data import SimulatedData, simulate_data
+from .weights import from_weights
 from .whole_data import log_evidence_of_data_set
 
 __all__ = [
@@ -38,14 +40,18 @@ __all__ = [
     "HMCDensity",
     "ImportanceSampling",
     "KernelDensity",
+    "Memory",
     "Outcome",
     "PSIS",
     "PriorSampling",
     "SimulatedData",
     "TruncatedGaussianDensity",
+    "collect",
+    "from_weights",
     "log_evidence",
     "log_evidence_of_data_set",
     "pareto_k",
     "pareto_smoothed",
+    "sampled_memory",
     "simulate_data",
 ]
