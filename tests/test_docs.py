@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import re
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import pyro
 import pytest
+from contracts.elbo import declared_facts
 
 from ppvae.inference import elbo, evidence
 
@@ -86,8 +88,8 @@ def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 # --- the tables ---
 
 
-def load_facts() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("facts", DOCS / "facts.py")
+def load_facts(path: str = "facts.py") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, DOCS / path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -95,15 +97,25 @@ def load_facts() -> ModuleType:
 
 
 def test_every_estimator_stands_in_the_table_with_its_facts() -> None:
-    header, rows = load_facts().estimator_table()
+    header, rows = load_facts("_ext/estimator_facts.py").estimator_table()
     found = {re.findall(r"\.(\w+)`", row[0])[0]: dict(zip(header, row, strict=True)) for row in rows}
     members = [getattr(elbo, name) for name in elbo.__all__]
-    expected = {m.__name__ for m in members if issubclass(m, elbo.ELBO) and m is not elbo.ELBO} if members else set()
+    expected = {m.__name__ for m in members if inspect.isclass(m) and issubclass(m, elbo.ELBO) and m is not elbo.ELBO}
     assert set(found) == expected and len(found) >= 9
     assert found["ScoreFunctionELBO"]["rsample"] == "–"
     assert found["TraceELBO"]["rsample"] == "yes"
     assert found["RenyiELBO"]["lower"] == "depends"
+    assert found["TraceMeanFieldELBO"]["per datum"] == "yes"
     assert found["TraceMeanFieldELBO"]["in a recipe"] == "trace-mean-field"
+
+
+def test_every_fact_that_estimators_declare_has_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = load_facts("_ext/estimator_facts.py")
+    assert set(facts.HEADS) == set(facts.declared_facts()) == set(declared_facts())
+    assert "serves_noise_per_datum" in facts.HEADS
+    monkeypatch.setitem(elbo.ELBO.__annotations__, "is_quick", "bool")
+    with pytest.raises(KeyError, match="is_quick"):
+        facts.estimator_table()
 
 
 def test_every_evidence_method_stands_in_the_table_with_its_side() -> None:
