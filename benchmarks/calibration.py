@@ -29,7 +29,9 @@ from ppvae.core import ModelGuidePair
 from ppvae.inference import evidence
 from ppvae.inference.evidence import Evidence, EvidenceMethod, Outcome, log_evidence
 
-ROUNDING = 1e-5  # nats, added to every standard error: log densities are differences of larger numbers
+# nats, added to every standard error: what is smaller than a thousandth of p(x) no method looks for (and log densities
+# are differences of larger numbers).
+RESOLUTION = 1e-3
 
 
 class NormalMixture(dist.MixtureSameFamily):
@@ -117,8 +119,8 @@ METHODS: dict[str, EvidenceMethod] = {
     "AIS": evidence.AIS(),
     "AIS(prior)": evidence.AIS(start="prior"),
     "BridgeSampling": evidence.BridgeSampling(),
-    "HMCDensity": evidence.HMCDensity(),
-    "HMCDensity(encoder)": evidence.HMCDensity(density="encoder"),
+    "RIS": evidence.RIS(),
+    "RIS(encoder)": evidence.RIS(density="encoder"),
     "Auto": evidence.Auto(),
 }
 
@@ -189,7 +191,7 @@ def data_of(name: str, guide: str, num_data: int) -> tuple[Known, dict[str, Tens
 
 def judge(found: Evidence, exact: Tensor) -> dict[str, Any]:
     """What the table says of one cell."""
-    error, scale = (found.log_evidence - exact).double(), found.standard_error.double() + ROUNDING
+    error, scale = (found.log_evidence - exact).double(), found.standard_error.double() + RESOLUTION
     ok = found.outcome == Outcome.OK
     z = (error / scale)[ok]
     beyond = int((z.abs() > 3).sum())

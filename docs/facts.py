@@ -1,6 +1,7 @@
-"""Tables of the documentation, read from the code: what each estimator declares, each method, each option.
+"""Tables of the documentation, read from the code: each method, each idiom, each option.
 
-Nothing here is typed by hand, and nothing needs Sphinx; the tests read these rows too.
+Nothing here is typed by hand, and nothing needs Sphinx; the tests read these rows too. That of the estimators is in
+``_ext/estimator_facts.py``.
 """
 
 from __future__ import annotations
@@ -14,26 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ppvae.inference import elbo, evidence
-from ppvae.runs.recipe.catalogue import elbo_entries, evidence_entries
+from ppvae.inference import evidence
+from ppvae.runs.recipe.catalogue import evidence_entries
 
 Row = list[str]
-
-FACTS = {
-    "is_lower_bound": "lower",
-    "needs_rsample": "rsample",
-    "tight_when_guide_exact": "tight",
-    "zero_variance_when_guide_exact": "noiseless",
-    "unbiased_gradient": "unbiased",
-    "supports_global_latents": "global",
-    "serves_scaled_sites": "scaled",
-}
-"""Attribute to the head of its column; the page says what each means."""
-
-
-def estimators() -> list[type[elbo.ELBO]]:
-    """Every estimator of ``ppvae.inference.elbo``."""
-    return [found for found in _members(elbo) if issubclass(found, elbo.ELBO) and found is not elbo.ELBO]
 
 
 def methods() -> list[type[evidence.EvidenceMethod]]:
@@ -43,16 +28,6 @@ def methods() -> list[type[evidence.EvidenceMethod]]:
         for found in _members(evidence)
         if issubclass(found, evidence.EvidenceMethod) and found is not evidence.EvidenceMethod
     ]
-
-
-def estimator_table() -> tuple[Row, list[Row]]:
-    """Header and rows: class, name in a recipe, and every declared fact."""
-    names = {entry.build: entry.name for entry in elbo_entries().values()}
-    rows = []
-    for found in estimators():
-        facts = [_yes_or_no(getattr(found, fact, None)) for fact in FACTS]
-        rows.append([_link(found), names.get(found, ""), *facts])
-    return ["estimator", "in a recipe", *FACTS.values()], rows
 
 
 def method_table() -> tuple[Row, list[Row]]:
@@ -126,10 +101,6 @@ def _members(module: Any) -> list[type]:
 def _link(found: type) -> str:
     package = re.sub(r"\.[a-z_]+$", "", found.__module__)
     return f":class:`~{package}.{found.__name__}`"
-
-
-def _yes_or_no(value: Any) -> str:
-    return {True: "yes", False: "–"}.get(value, "depends")
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import torch
 
 from ppvae.core import ModelGuidePair
-from ppvae.inference.evidence import AIS, BridgeSampling, HMCDensity, log_evidence
+from ppvae.inference.evidence import AIS, RIS, BridgeSampling, log_evidence
 
 weight = torch.tensor([[1.2, -0.4], [0.3, 0.9], [-0.8, 0.5], [0.1, 1.1]])
 
@@ -25,7 +25,11 @@ def main():
     pyro.set_rng_seed(0)
     x = torch.bernoulli(torch.full((100, 4), 0.6))
     pair = ModelGuidePair.from_callables(model, guide)
-    for method in (AIS(num_temperatures=50), HMCDensity(1000, num_leapfrog=5), BridgeSampling(1000, num_leapfrog=5)):
+    for method in (
+        AIS(num_temperatures=50),
+        RIS(1000, num_leapfrog=5),
+        BridgeSampling(1000, num_leapfrog=5),
+    ):
         found = log_evidence(pair, x, method=method, seed=1)
         print(found.summary())
         print(f"  acceptance {found.info['acceptance'].mean():.2f}, {found.info['divergences'].sum():.0f} divergences")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import io
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +14,7 @@ from typing import Any
 
 import pyro
 import pytest
-import torch
+from contracts.elbo import declared_facts
 
 from ppvae.inference import elbo, evidence
 
@@ -62,6 +60,10 @@ def same(shown: str, printed: str) -> bool:
     return True
 
 
+# What docs/extend says is done in a copy of the package: see test_extend.py.
+RUN = [p for p in PAGES if p.parent.name != "extend" and blocks(p.read_text(encoding="utf-8"))]
+
+
 def run(page: Path, root: Path = DOCS) -> dict[str, Any]:
     """Run a page's blocks in one namespace; a traceback names the page and the line in it."""
     pyro.set_rng_seed(0)
@@ -77,40 +79,17 @@ def run(page: Path, root: Path = DOCS) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of packages that a page shows in use
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p.read_text(encoding="utf-8"))], ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", RUN, ids=lambda p: p.stem)
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # what a block writes, it writes here
     run(page)
 
 
-# --- the inherited tests that the pages promise ---
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["model", "estimator", "evidence"])
-def test_what_a_page_adds_keeps_its_contract(name: str, tmp_path: Path) -> None:
-    """The page's Python as one test file: the test class of four lines runs its inherited tests."""
-    parts = blocks((DOCS / "extend" / f"{name}.md").read_text(encoding="utf-8"))
-    (tmp_path / f"test_{name}.py").write_text("\n\n".join(block.text for block in parts), encoding="utf-8")
-    command = ["-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-    done = subprocess.run(
-        [sys.executable, *command, "--rootdir", str(tmp_path), "-m", "not slow", str(tmp_path)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
-    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= 10
-    assert torch.get_num_threads() == 1
-
-
 # --- the tables ---
 
 
-def load_facts() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("facts", DOCS / "facts.py")
+def load_facts(path: str = "facts.py") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, DOCS / path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -118,21 +97,39 @@ def load_facts() -> ModuleType:
 
 
 def test_every_estimator_stands_in_the_table_with_its_facts() -> None:
-    header, rows = load_facts().estimator_table()
+    header, rows = load_facts("_ext/estimator_facts.py").estimator_table()
     found = {re.findall(r"\.(\w+)`", row[0])[0]: dict(zip(header, row, strict=True)) for row in rows}
     members = [getattr(elbo, name) for name in elbo.__all__]
-    expected = {m.__name__ for m in members if issubclass(m, elbo.ELBO) and m is not elbo.ELBO} if members else set()
+    expected = {m.__name__ for m in members if inspect.isclass(m) and issubclass(m, elbo.ELBO) and m is not elbo.ELBO}
     assert set(found) == expected and len(found) >= 9
     assert found["ScoreFunctionELBO"]["rsample"] == "–"
     assert found["TraceELBO"]["rsample"] == "yes"
     assert found["RenyiELBO"]["lower"] == "depends"
+    assert found["TraceMeanFieldELBO"]["per datum"] == "yes"
     assert found["TraceMeanFieldELBO"]["in a recipe"] == "trace-mean-field"
+
+
+def test_every_fact_that_estimators_declare_has_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = load_facts("_ext/estimator_facts.py")
+    assert set(facts.HEADS) == set(facts.declared_facts()) == set(declared_facts())
+    assert "serves_noise_per_datum" in facts.HEADS
+    monkeypatch.setitem(elbo.ELBO.__annotations__, "is_quick", "bool")
+    with pytest.raises(KeyError, match="is_quick"):
+        facts.estimator_table()
 
 
 def test_every_evidence_method_stands_in_the_table_with_its_side() -> None:
     _, rows = load_facts().method_table()
     found = {re.findall(r"\.(\w+)`", row[0])[0]: row[1:] for row in rows}
-    assert {"Exact", "PriorSampling", "ImportanceSampling", "HMCDensity", "AIS", "BDMC", "BridgeSampling"} <= set(found)
+    assert {
+        "Exact",
+        "PriorSampling",
+        "ImportanceSampling",
+        "RIS",
+        "AIS",
+        "BDMC",
+        "BridgeSampling",
+    } <= set(found)
     assert all(row[1] == getattr(evidence, name).bound for name, row in found.items())
     assert found["ImportanceSampling"] == ["importance-sampling", "lower", "``num_samples=1000``, ``defensive=0.0``"]
 
@@ -170,10 +167,13 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_every_page_is_in_the_contents() -> None:
-    text = (DOCS / "index.md").read_text(encoding="utf-8")
-    named = {name.strip() for block in re.findall(r"```\{toctree\}(.*?)```", text, re.DOTALL) for name in block.split()}
-    pages = {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES} - {"index"}
-    assert {p for p in pages if p not in named} == set()
+    named = {
+        (page.parent / name).resolve().with_suffix(".md")
+        for page in PAGES
+        for contents in re.findall(r"```\{toctree\}(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        for name in contents.split()
+    }
+    assert set(PAGES) - named == {DOCS / "index.md"}
 
 
 # --- the checks can fail ---

@@ -6,6 +6,7 @@ import html
 import re
 from typing import Any, ClassVar
 
+import estimator_facts
 import facts
 from docutils import nodes
 from docutils.utils.math import MathError
@@ -105,7 +106,7 @@ class Estimators(Generated):
     """The estimators with the facts that they declare."""
 
     def run(self) -> list[nodes.Node]:
-        header, rows = facts.estimator_table()
+        header, rows = estimator_facts.estimator_table()
         return self.table(header, rows)
 
 

@@ -27,7 +27,7 @@ METHODS = (
     *(f"importance-sampling:num_samples={count}" for count in (100, 1000, 5000)),
     "ais:num_temperatures=80,num_chains=12",
     "bridge-sampling:num_draws=300,num_warmup=150,num_chains=4",
-    "hmc-density:num_draws=300,num_warmup=150,num_chains=4",
+    "ris:num_draws=300,num_warmup=150,num_chains=4",
 )
 
 

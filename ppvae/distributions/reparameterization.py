@@ -250,7 +250,7 @@ class Reparameterized(ConditionalDistribution):
         values = {}
         for name, constraint in self.family.parameters.items():
             free: Tensor = self.layers[name](features)
-            free = free.reshape(*free.shape[:-1], *self.shapes[name])
+            free = free.reshape((*free.shape[:-1], *self.shapes[name]))
             values[name] = transform_to(constraint)(free)
         return _as_event(self.family, values, self.event_shape)
 

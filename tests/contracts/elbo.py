@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, get_type_hints
 
 import pyro
 import pytest
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from ppvae.core import ModelGuidePair, PairError, parameter_roles
 from ppvae.core.compile import Mode, bind, capture, state_of
 from ppvae.inference import fit
 from ppvae.inference.elbo import ELBO, BoundTerms, Trainee
-from ppvae.models import FactorAnalysis
+from ppvae.models import VAE, FactorAnalysis, bayesianise
 
+from .bayesian_pairs import exact_kl, exact_local, linear, widen
 from .elbo_oracles import (
     Bound,
     GlobalPair,
@@ -34,9 +37,35 @@ from .elbo_oracles import (
 
 PARTITIONS = ((12,), (6, 6), (4, 4, 4), (5, 7), (1,) * 12)
 
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def declared_facts() -> list[str]:
+    """What every estimator declares of itself: the attributes of the base class that are true or false."""
+    return [name for name, kind in get_type_hints(ELBO).items() if kind is bool]
+
+
+def proves(*facts: str) -> Callable[[Test], Test]:
+    """Mark a test of the contract: one of these facts, declared wrongly, makes it fail."""
+
+    def mark(test: Test) -> Test:
+        test.proves = facts  # type: ignore[attr-defined]
+        return test
+
+    return mark
+
+
+def proofs_of(fact: str) -> Iterator[Callable[..., None]]:
+    """The tests of the contract that are marked as proofs of a fact."""
+    for member in vars(ELBOContract).values():
+        if fact in getattr(member, "proves", ()):
+            yield member
+
 
 class ELBOContract:
     """Inherit, give :meth:`make` and :attr:`bound`, and an estimator has its tests.
+
+    Every fact that the estimator declares has a proof here, marked by :func:`proves`.
 
     Attributes:
         num_particles: K of the estimator that :meth:`make` makes; at most 2, so that the truth can be computed.
@@ -57,6 +86,7 @@ class ELBOContract:
 
     # --- values ---
 
+    @proves("tight_when_guide_exact", "zero_variance_when_guide_exact")
     def test_exact_guide(self, float64: torch.dtype) -> None:
         model = FactorAnalysis(4, 2)
         with torch.no_grad():
@@ -68,8 +98,8 @@ class ELBOContract:
             assert error.abs().max() < 1e-9
         else:
             assert error.std(0).min() > 1e-3
-        if elbo.tight_when_guide_exact:
-            assert bool((error.mean(0).abs() <= 4 * error.std(0) / len(error) ** 0.5 + 1e-9).all())
+        tight = bool((error.mean(0).abs() <= 4 * error.std(0) / len(error) ** 0.5 + 1e-9).all())
+        assert tight == elbo.tight_when_guide_exact
 
     def test_expected_value(self) -> None:
         pair, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
@@ -80,6 +110,7 @@ class ELBOContract:
         # Power: sharp enough to tell this value from log p(x), which a right bound is not on a wrong guide.
         assert bool((error < 0.3 * (log_evidence(pair, x) - truth).abs()).any())
 
+    @proves("is_lower_bound")
     def test_side_of_the_evidence(self) -> None:
         pair, x = linear_vae(wrong=self.wrong), some_data()
         gap = log_evidence(pair, x) - quadrature(pair, x, type(self).bound, self.num_particles)
@@ -94,6 +125,7 @@ class ELBOContract:
 
     # --- gradients ---
 
+    @proves("unbiased_gradient")
     @pytest.mark.parametrize("kl_weight", [1.0, 0.5])
     def test_mean_gradient(self, kl_weight: float) -> None:
         """It is the gradient of the expected bound, whose weights are tempered during KL warm-up."""
@@ -111,6 +143,7 @@ class ELBOContract:
         # Power: with half as much of the KL in the objective, as where its weight is applied twice, this test fails.
         assert self.z_scores(elbo, pair, x, exact, kl_weight=kl_weight / 2).max() > 6
 
+    @proves("needs_rsample", "unbiased_gradient")
     def test_discrete_latents_are_refused_or_right(self) -> None:
         pair, x, elbo = binary_vae(), some_data(), self.make()
         if elbo.needs_rsample:
@@ -128,6 +161,7 @@ class ELBOContract:
 
     # --- minibatches ---
 
+    @proves("supports_global_latents")
     @pytest.mark.parametrize("with_global", [False, True], ids=["local", "global"])
     def test_every_partition_gives_the_same(self, with_global: bool, float64: torch.dtype) -> None:
         pair, elbo = ReplayPair(with_global=with_global), self.make()
@@ -176,6 +210,7 @@ class ELBOContract:
                 elbo.terms(pair, x, 30)
             assert pair.heard() == {("model", 30), ("guide", 30)}
 
+    @proves("supports_global_latents")
     def test_global_latents_are_right(self) -> None:
         elbo = self.make()
         if not elbo.supports_global_latents:
@@ -196,6 +231,47 @@ class ELBOContract:
             found.append(torch.stack(draws).mean(0))
         sample = torch.stack(found)
         z = (sample.mean(0) - exact).abs() / (sample.std(0) / len(sample) ** 0.5).clamp_min(1e-12)
+        assert z.max() < 4
+
+    # --- weights that the programs put on sites, noise per datum ---
+
+    @proves("serves_scaled_sites")
+    def test_weighted_sites_are_refused_or_right(self) -> None:
+        """A weight on the latents of both programs is the weight of the KL; the reported bound is without it."""
+        plain, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
+        pair = _Weighted(plain, 0.25)
+        if not elbo.serves_scaled_sites:
+            with pytest.raises(PairError, match=r"site '[xz]' is weighted by the program"):
+                elbo.check(pair, x)
+            return
+        for each in (plain, pair):
+            elbo.check(each, x)
+        found, expected = self.seeded(elbo, pair, x), self.seeded(elbo, plain, x, kl_weight=0.25)
+        torch.testing.assert_close(found.local, expected.local, rtol=1e-12, atol=1e-12)
+        gradient = self.gradient(found, pair)
+        torch.testing.assert_close(gradient, self.gradient(expected, plain), rtol=1e-9, atol=1e-9)
+        # Power: without the weight it is another gradient.
+        assert self.distance(gradient, self.gradient(self.seeded(elbo, plain, x), plain)) > 1e-3
+
+    @proves("serves_noise_per_datum")
+    def test_noise_per_datum_is_refused_or_right(self) -> None:
+        elbo, (layer, x) = self.make(), linear()
+        pair = widen(bayesianise(layer, modules=["layer"], weight_noise="local-reparameterization"))
+        if not elbo.serves_noise_per_datum:
+            with pytest.raises(PairError, match="no such weight is ever drawn"):
+                elbo.check(pair, x)
+            return
+        elbo.check(pair, x)
+        kl = exact_kl(pair)
+        expected = exact_local(pair, x).sum() - kl
+        exact = torch.cat((expected.detach().reshape(1), self.flat(torch.autograd.grad(expected, _of(pair)))))
+        found = []
+        for _ in range(2 * self.groups):
+            terms = elbo.terms(pair, x)
+            torch.testing.assert_close(terms.global_, -kl)  # log q was asked for at no draw
+            found.append(torch.cat((terms.bound().detach().reshape(1), self.gradient(terms, pair))))
+        sample = torch.stack(found)
+        z = (sample.mean(0) - exact).abs() / (sample.std(0) / len(sample) ** 0.5).clamp_min(1e-9)
         assert z.max() < 4
 
     # --- uses ---
@@ -294,6 +370,25 @@ class ELBOContract:
         sample = torch.stack(found)
         error = (sample.std(0) / len(sample) ** 0.5).clamp_min(1e-12)
         return (sample.mean(0) - exact).abs() / error
+
+
+class _Weighted(ModelGuidePair):
+    """A VAE whose programs weight the latents (``poutine.scale``)."""
+
+    def __init__(self, pair: VAE, weight: float) -> None:
+        super().__init__()
+        self.pair = pair
+        self.weight = weight
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            with poutine.scale(scale=self.weight):
+                z = pyro.sample("z", self.pair.prior())
+            pyro.sample("x", self.pair.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data), poutine.scale(scale=self.weight):
+            pyro.sample("z", self.pair.posterior(x))
 
 
 def _of(pair: ModelGuidePair) -> list[Tensor]:

@@ -41,7 +41,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "dynamic, adagrad": {"data": {"binarize": "dynamic"}, "training": {"optimizer": "adagrad", "elbo": "trace"}},
 }
 METHODS = ["-k", "200", "--method", "ais:num_chains=2,num_temperatures=40"]
-METHODS += ["--method", "hmc-density:num_draws=40,num_chains=2,num_warmup=20,trust=true"]
+METHODS += ["--method", "ris:num_draws=40,num_chains=2,num_warmup=20,trust=true"]
 METHODS += ["--num-data", "100", "--chunk-size", "10"]
 
 

@@ -154,8 +154,8 @@ def test_options_come_from_the_signature() -> None:
     assert Entry("y", lambda x: x).options is None or "x" not in Entry("y", lambda x: x).options.model_fields  # type: ignore[union-attr]
     assert statable(object) is None
     assert statable(int | object | None) == int | None
-    assert [kebab(name) for name in ("HMCDensity", "AIS", "TraceMeanFieldELBO", "a_b")] == [
-        "hmc-density",
+    assert [kebab(name) for name in ("BridgeSampling", "AIS", "TraceMeanFieldELBO", "a_b")] == [
+        "bridge-sampling",
         "ais",
         "trace-mean-field-elbo",
         "a-b",

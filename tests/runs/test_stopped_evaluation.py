@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ppvae.core import RunError
-from ppvae.inference.evidence import AIS, EvidenceMethod, HMCDensity, ImportanceSampling, log_evidence
+from ppvae.inference.evidence import AIS, RIS, EvidenceMethod, ImportanceSampling, log_evidence
 from ppvae.report.html import build
 from ppvae.runs import Run, Stopped, load_run
 from ppvae.runs.evaluation.evaluation import Method, evaluate, evaluation, read_evaluation, read_per_datum, read_whole
@@ -30,7 +30,7 @@ IS = "importance-sampling:num_samples=6"
 METHODS: dict[str, type[EvidenceMethod]] = {
     IS: ImportanceSampling,
     "ais:num_chains=2,num_temperatures=6,num_leapfrog=2": AIS,
-    "hmc-density:num_draws=40,num_leapfrog=2,num_chains=2,num_warmup=5,trust=true": HMCDensity,
+    "ris:num_draws=40,num_leapfrog=2,num_chains=2,num_warmup=5,trust=true": RIS,
 }
 NUM_DATA, SIZE, CHUNKS = 30, 8, 4
 

@@ -3,6 +3,7 @@
 from .base import ELBO, BoundTerms, Trainee
 from .doubly_reparameterized import DoublyReparameterizedELBO
 from .importance_weighted import ImportanceWeightedELBO
+from .particles import Particles, log_mean_exp, pathwise, scored
 from .renyi import RenyiELBO
 from .reweighted_wake_sleep import ReweightedWakeSleep
 from .score_function import ScoreFunctionELBO
@@ -17,6 +18,7 @@ __all__ = [
     "BoundTerms",
     "DoublyReparameterizedELBO",
     "ImportanceWeightedELBO",
+    "Particles",
     "RenyiELBO",
     "ReweightedWakeSleep",
     "ScoreFunctionELBO",
@@ -24,4 +26,7 @@ __all__ = [
     "TraceELBO",
     "TraceMeanFieldELBO",
     "Trainee",
+    "log_mean_exp",
+    "pathwise",
+    "scored",
 ]

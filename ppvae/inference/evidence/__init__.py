@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .ais import AIS
 from .auto import Auto
-from .base import Bound, Estimate, Evidence, EvidenceMethod
+from .base import Bound, Estimate, Evidence, EvidenceMethod, Memory
 from .bdmc import BDMC
 from .bridge import BridgeSampling
 from .chunk_store import ChunkKey, ChunkStore
@@ -16,8 +16,11 @@ from .outcome import Outcome
 from .pareto import pareto_k, pareto_smoothed
 from .prior_sampling import PriorSampling
 from .psis import PSIS
-from .reciprocal import HMCDensity
+from .ris import RIS
+from .run import EvidenceRun
+from .sampled import collect, sampled_memory
 from .simulated_data import SimulatedData, simulate_data
+from .weights import from_weights
 from .whole_data import log_evidence_of_data_set
 
 __all__ = [
@@ -33,19 +36,24 @@ __all__ = [
     "Estimate",
     "Evidence",
     "EvidenceMethod",
+    "EvidenceRun",
     "Exact",
     "GaussianDensity",
-    "HMCDensity",
+    "RIS",
     "ImportanceSampling",
     "KernelDensity",
+    "Memory",
     "Outcome",
     "PSIS",
     "PriorSampling",
     "SimulatedData",
     "TruncatedGaussianDensity",
+    "collect",
+    "from_weights",
     "log_evidence",
     "log_evidence_of_data_set",
     "pareto_k",
     "pareto_smoothed",
+    "sampled_memory",
     "simulate_data",
 ]

@@ -15,7 +15,7 @@ from .densities import LogDensity, Normal
 from .outcome import Outcome
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
 from .probe import doubted, from_prior
-from .reciprocal import JITTER, PRIOR_DRAWS, check_chains, check_draws, flat, halves
+from .ris import JITTER, PRIOR_DRAWS, check_chains, check_draws, flat, halves
 from .run import EvidenceRun
 from .series import average, effective_draws
 from ..hmc.options import HMC

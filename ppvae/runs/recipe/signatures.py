@@ -95,8 +95,8 @@ def statable(annotation: Any) -> Any:
 def kebab(name: str) -> str:
     """The name in a recipe: ``ImportanceSampling`` is "importance-sampling", ``bernoulli_vae`` "bernoulli-vae".
 
-    >>> kebab("HMCDensity"), kebab("VIMCO"), kebab("factor_analysis")
-    ('hmc-density', 'vimco', 'factor-analysis')
+    >>> kebab("PriorSampling"), kebab("VIMCO"), kebab("factor_analysis")
+    ('prior-sampling', 'vimco', 'factor-analysis')
     """
     parts = re.sub(r"([A-Z]+)([A-Z][a-z])|([a-z0-9])([A-Z])", r"\1\3-\2\4", name)
     return parts.replace("_", "-").lower()

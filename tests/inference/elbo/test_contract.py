@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import pytest
 import torch
-from contracts.elbo import ELBOContract
+from contracts.elbo import ELBOContract, declared_facts, proofs_of
 from contracts.elbo_oracles import mean, power_mean
 from torch import nn
 
@@ -122,3 +125,44 @@ class TestScoreFunctionLearnedBaseline(ELBOContract):
     def make(self) -> elbo.ELBO:
         torch.manual_seed(2)
         return elbo.ScoreFunctionELBO(num_particles=2, baseline=LinearBaseline())
+
+
+# --- the facts ---
+
+FALSE_FACTS: dict[str, tuple[type[ELBOContract], bool]] = {
+    "is_lower_bound": (TestTrace, False),
+    "needs_rsample": (TestTrace, False),
+    "tight_when_guide_exact": (TestImportanceWeighted, False),
+    "zero_variance_when_guide_exact": (TestTraceMeanField, True),
+    "unbiased_gradient": (TestWake, True),
+    "supports_global_latents": (TestImportanceWeighted, True),
+    "serves_noise_per_datum": (TestTrace, True),
+    "serves_scaled_sites": (TestVIMCO, True),
+}
+"""Of every fact, an estimator and a value that is false of it."""
+
+
+@pytest.mark.parametrize("fact", declared_facts())
+def test_every_declared_fact_has_a_proof_that_can_fail(fact: str, float64: torch.dtype) -> None:
+    case, value = FALSE_FACTS[fact]
+    contract = case()
+    honest = contract.make()
+    assert getattr(honest, fact) is not value
+
+    def make() -> elbo.ELBO:
+        made = case().make()
+        setattr(made, fact, value)
+        return made
+
+    contract.make = make  # type: ignore[method-assign]
+    given: dict[str, Any] = {"float64": float64, "kl_weight": 1.0, "with_global": True}
+    proofs = list(proofs_of(fact))
+    assert proofs, f"{fact} has no proof in ELBOContract"
+    refuted = []
+    for proof in proofs:
+        arguments = {name: given[name] for name in inspect.signature(proof).parameters if name in given}
+        try:
+            proof(contract, **arguments)
+        except (Exception, pytest.fail.Exception):
+            refuted.append(proof.__name__)
+    assert refuted

@@ -16,6 +16,6 @@ def test_evaluate_by_mcmc(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     summaries = [line for line in lines if "mean over" in line]
     means = [float(line.split(": ")[1].split()[0]) for line in summaries]
-    assert [line.split()[0] for line in summaries] == ["AIS", "HMCDensity", "BridgeSampling"]
+    assert [line.split()[0] for line in summaries] == ["AIS", "RIS", "BridgeSampling"]
     assert max(means) - min(means) < 0.05
     assert sum("acceptance 0." in line for line in lines) == 3

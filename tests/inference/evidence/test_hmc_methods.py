@@ -16,11 +16,11 @@ from torch import Tensor
 from ppvae.core import PpvaeError
 from ppvae.data import load
 from ppvae.inference.evidence import (
+    RIS,
     BridgeSampling,
     EncoderDensity,
     EvidenceMethod,
     GaussianDensity,
-    HMCDensity,
     KernelDensity,
     Outcome,
     TruncatedGaussianDensity,
@@ -56,13 +56,13 @@ class TestGaussian(HMCContract):
     share = 0.6  # the posterior's logarithm has a tail that falls like exp(-exp(u)): lighter than any normal
 
     def make(self) -> EvidenceMethod:
-        return HMCDensity(800, 3, num_warmup=150)
+        return RIS(800, 3, num_warmup=150)
 
     def test_odd_chains_and_one_chain(self) -> None:
         pair, x = factor_analysis(num_data=20)
         exact = pair.log_evidence(x).detach()
         for chains in (1, 3):
-            found = self.run(pair, x, method=HMCDensity(300, 3, num_chains=chains, num_warmup=60, trust=True))
+            found = self.run(pair, x, method=RIS(300, 3, num_chains=chains, num_warmup=60, trust=True))
             assert bool(((found.log_evidence - exact).abs() < 6 * found.standard_error).all())
 
 
@@ -79,14 +79,14 @@ class TestTruncated(DensityContract):
     share = 0.9
 
     def make(self) -> EvidenceMethod:
-        return HMCDensity(800, 3, TruncatedGaussianDensity(), num_warmup=150)
+        return RIS(800, 3, TruncatedGaussianDensity(), num_warmup=150)
 
 
 class TestKernel(DensityContract):
     spread = (0.5, 1.5)
 
     def make(self) -> EvidenceMethod:
-        return HMCDensity(800, 3, KernelDensity(), num_warmup=150, trust=True)
+        return RIS(800, 3, KernelDensity(), num_warmup=150, trust=True)
 
     def test_result(self) -> None:
         pair, x = factor_analysis(num_data=5)
@@ -97,7 +97,7 @@ class TestEncoder(DensityContract):
     """A guide that is narrower than the posterior, as it must be here."""
 
     def make(self) -> EvidenceMethod:
-        return HMCDensity(800, 3, EncoderDensity(), num_warmup=150, trust=True)
+        return RIS(800, 3, EncoderDensity(), num_warmup=150, trust=True)
 
     def test_factor_analysis(self) -> None:
         pair, x = factor_analysis(shift=0.2, stretch=0.8)
@@ -105,12 +105,12 @@ class TestEncoder(DensityContract):
 
     def test_wider_than_the_posterior_is_refused(self) -> None:
         pair, x = factor_analysis(shift=1.0, stretch=2.0)
-        found = self.run(pair, x, method=HMCDensity(800, 3, "encoder", num_warmup=150))
+        found = self.run(pair, x, method=RIS(800, 3, "encoder", num_warmup=150))
         refused = found.outcome == Outcome.REFUSED_TAIL
         assert refused.double().mean() > 0.5
         assert found.log_evidence[refused].isnan().all()
         assert "refused: Pareto k above 0.7" in found.summary()
-        trusted = self.run(pair, x, method=HMCDensity(800, 3, "encoder", num_warmup=150, trust=True))
+        trusted = self.run(pair, x, method=RIS(800, 3, "encoder", num_warmup=150, trust=True))
         assert torch.isfinite(trusted.log_evidence).all()
         assert (trusted.outcome[refused] == Outcome.UNRELIABLE).all()
 
@@ -231,7 +231,7 @@ def test_chains_that_disagree_raise_the_error() -> None:
 
 def test_kernel_density_is_refused_in_five_dimensions() -> None:
     pair, x = FactorAnalysis(8, 5), torch.randn(4, 8)
-    method = HMCDensity(80, 3, "kernel", num_warmup=40)
+    method = RIS(80, 3, "kernel", num_warmup=40)
     found = log_evidence(pair, x, method=method, progress=False)
     assert (found.outcome == Outcome.REFUSED_DIMENSION).all()
     assert found.log_evidence.isnan().all()
@@ -242,7 +242,7 @@ def test_kernel_density_is_refused_in_five_dimensions() -> None:
 
 def test_options() -> None:
     with pytest.raises(PpvaeError, match=r"unknown density 'gausian': did you mean 'gaussian'"):
-        HMCDensity(density="gausian")
+        RIS(density="gausian")
     with pytest.raises(PpvaeError, match=r"shrink between 0 and 1, found 1.5"):
         GaussianDensity(1.5)
     with pytest.raises(PpvaeError, match=r"num_leapfrog of at least 1"):
@@ -270,7 +270,7 @@ def test_digits() -> None:
     model = FactorAnalysis.maximum_likelihood(digits.x, 5)
     pair, x = model.with_wrong_guide(shift=0.8, stretch=1.5), digits.test.x
     exact = pair.log_evidence(x).detach()
-    found = log_evidence(pair, x, method=HMCDensity(1000), progress=False)
+    found = log_evidence(pair, x, method=RIS(1000), progress=False)
     error = found.log_evidence - exact
     assert ((error.abs() < 3 * found.standard_error).double().mean()) >= 0.99
     assert abs(float(error.mean())) < 0.02
@@ -283,6 +283,6 @@ def test_the_papers_protocol() -> None:
     """1000 data, 50 draws, 4 leapfrogs, three latents, 100 units, 784 pixels; benchmarks/hmc.py has its time."""
     pair = bernoulli_vae(784, latent_dim=3, hidden=(100,))
     x = torch.bernoulli(torch.full((1000, 784), 0.2))
-    found = log_evidence(pair, x, method=HMCDensity.paper(), progress=False)
+    found = log_evidence(pair, x, method=RIS.paper(), progress=False)
     assert len(found) == 1000 and bool(found.estimated.all())
     assert torch.isfinite(found.log_evidence).all()

@@ -14,11 +14,11 @@ from torch import Tensor
 from ppvae.core import ModelGuidePair, PpvaeError
 from ppvae.inference.evidence import (
     AIS,
+    RIS,
     Auto,
     BridgeSampling,
     Evidence,
     EvidenceMethod,
-    HMCDensity,
     ImportanceSampling,
     Outcome,
     log_evidence,
@@ -61,7 +61,7 @@ def run(pair: ModelGuidePair, x: Tensor, method: EvidenceMethod, seed: int = 0) 
         ImportanceSampling(1000),
         AIS(60, 16, num_leapfrog=2),
         BridgeSampling(800, 3, num_warmup=60),
-        HMCDensity(800, 3, num_warmup=60),
+        RIS(800, 3, num_warmup=60),
     ],
 )
 def test_a_missed_mode_is_flagged(method: EvidenceMethod) -> None:
@@ -116,11 +116,11 @@ def test_gain_of_doubling_is_the_bias() -> None:
 def test_a_density_wider_than_its_draws_is_flagged() -> None:
     """The reciprocal average lacks what q has beyond the draws; its weights are bounded by what was seen."""
     pair, x = factor_analysis(shift=0.0, stretch=2.5, dtype=torch.float64, num_data=20)
-    found = run(pair, x, HMCDensity(320, 3, "encoder", num_warmup=60, trust=True))
+    found = run(pair, x, RIS(320, 3, "encoder", num_warmup=60, trust=True))
     assert not bool(found.trusted.any())
     assert float(found.info["uncovered"].min()) > 0.02
     fine, x = factor_analysis(shift=0.0, stretch=0.8, dtype=torch.float64, num_data=20)
-    found = run(fine, x, HMCDensity(320, 3, "encoder", num_warmup=60))
+    found = run(fine, x, RIS(320, 3, "encoder", num_warmup=60))
     assert float(found.info["uncovered"].max()) < 0.02
     assert float(found.info["rhat"].max()) < 1.3 and float(found.info["ess"].min()) > 25
 

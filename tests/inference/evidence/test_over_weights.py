@@ -95,7 +95,7 @@ def test_an_average_with_a_failed_draw_says_what_failed() -> None:
     def one(value: float, outcome: Outcome) -> Evidence:
         log_p = torch.tensor([value])
         column = torch.zeros_like(log_p)
-        return Evidence(log_p, column, column, column, "upper", torch.tensor([int(outcome)]), "HMCDensity")
+        return Evidence(log_p, column, column, column, "upper", torch.tensor([int(outcome)]), "RIS")
 
     found = average([one(math.nan, Outcome.DIVERGED), one(-3.0, Outcome.DOUBTFUL)], {})
     assert bool(found.log_evidence.isnan().all())

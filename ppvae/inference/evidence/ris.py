@@ -32,7 +32,7 @@ _MARGIN = 0.1  # nats
 
 
 @dataclass(frozen=True)
-class HMCDensity(EvidenceMethod):
+class RIS(EvidenceMethod):
     r"""AEVB (Kingma & Welling 2013, arXiv 1312.6114), appendix D: reciprocal importance sampling over HMC draws.
 
     $$\frac{1}{\hat p(x)} = \frac{1}{L} \sum_{l=1}^{L} \frac{q(z_l)}{p(x, z_l)},\qquad z_l \sim p(z \mid x)$$
@@ -75,19 +75,19 @@ class HMCDensity(EvidenceMethod):
     bound: ClassVar[Bound] = "upper"
 
     def __post_init__(self) -> None:
-        check_chains("HMCDensity", self.num_draws, self.num_chains, self.num_warmup, self.num_leapfrog)
+        check_chains("RIS", self.num_draws, self.num_chains, self.num_warmup, self.num_leapfrog)
         if isinstance(self.density, str) and self.density not in NAMED:
-            raise PpvaeError(f"HMCDensity: unknown density {self.density!r}: {did_you_mean(self.density, NAMED)}")
+            raise PpvaeError(f"RIS: unknown density {self.density!r}: {did_you_mean(self.density, NAMED)}")
 
     @staticmethod
-    def paper() -> HMCDensity:
+    def paper() -> RIS:
         """The published protocol: one chain of 50 draws, 4 leapfrogs, 90 % acceptance, a kernel density."""
-        return HMCDensity(50, 4, KernelDensity(), num_chains=1, num_warmup=200, target_acceptance=0.9, trust=True)
+        return RIS(50, 4, KernelDensity(), num_chains=1, num_warmup=200, target_acceptance=0.9, trust=True)
 
     def check(self, run: EvidenceRun) -> None:
         """Continuous latents, and enough draws for the density."""
         dim = unconstrained(run.pair, run.example).dim
-        check_draws("HMCDensity", self.num_draws, self.num_chains, self._density.fewest_draws(dim), dim)
+        check_draws("RIS", self.num_draws, self.num_chains, self._density.fewest_draws(dim), dim)
 
     def memory(self, run: EvidenceRun) -> Memory:
         """All draws, and a gradient for every chain."""
