@@ -116,6 +116,7 @@ METHODS: dict[str, EvidenceMethod] = {
     "PriorSampling": evidence.PriorSampling(),
     "ImportanceSampling": evidence.ImportanceSampling(),
     "ImportanceSampling(50)": evidence.ImportanceSampling(50),
+    "PSIS": evidence.PSIS(),
     "AIS": evidence.AIS(),
     "AIS(prior)": evidence.AIS(start="prior"),
     "BridgeSampling": evidence.BridgeSampling(),
