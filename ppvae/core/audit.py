@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import biject_to
@@ -60,7 +61,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             if part and batch_size(few) > 1:
                 _check_rows(pair, few, drawn)
         if pair.vectorizes:
-            _check_lanes(pair, few, drawn, apart)
+            _check_particles(pair, few, drawn, apart)
     pair._audited.add(sites)
 
 
@@ -81,7 +82,7 @@ def check_plates(shape: Structure) -> None:
 def check_priors(shape: Structure) -> None:
     """Every latent has a prior that integrates to one."""
     for info in shape.model_latents:
-        if info.family == "ImproperUniform":
+        if info.is_a(dist.ImproperUniform):
             raise PairError(
                 f"latent site {info.name!r} has an improper prior (ImproperUniform): log p(x, z) is known up to an "
                 "infinite constant, so that there is no evidence and no bound of it"
@@ -102,11 +103,11 @@ def check_guide(shape: Structure) -> None:
     points = [
         latent
         for info in shape.guide_latents
-        if info.family == "Delta"
+        if info.is_a(dist.Delta)
         for latent in shape.model_latents
         if latent.name == info.name and not latent.is_discrete
     ]
-    spread = [info for info in shape.guide if info.kind == "auxiliary" and info.family != "Delta"]
+    spread = [info for info in shape.guide if info.kind == "auxiliary" and not info.is_a(dist.Delta)]
     behind = sum(math.prod(info.batch_shape) * math.prod(info.event_shape) for info in spread)
     if sum(_dimensions(info) for info in points) > behind:
         raise PairError(
@@ -224,7 +225,7 @@ def _check_masks(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
             )
 
 
-def _check_lanes(pair: ModelGuidePair, few: Data, drawn: Draw, apart: dict[str, Tensor]) -> None:
+def _check_particles(pair: ModelGuidePair, few: Data, drawn: Draw, apart: dict[str, Tensor]) -> None:
     """Two particles at once must be what they are one at a time, in both programs; else they run one by one."""
     reason = ""
     try:

@@ -11,9 +11,9 @@ them are traceable: no ``.item()``, no branch on a tensor's value.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyro
 import torch
@@ -31,9 +31,10 @@ from .fingerprint import changed, fingerprint
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .structure import SiteInfo, Structure, entries_present, sample_shape, to_canonical, to_pyro
-from .terms import Draw, LogTerms, Sites, SiteTerm, Sums, join_lanes, join_sums, sum_log_probs, terms_of
+from .terms import Draw, LogTerms, Sites, SiteTerm, Sums, join_particles, join_sums, sum_log_probs, terms_of
 
 Latents = Mapping[str, Tensor]
+T = TypeVar("T")
 
 
 def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Structure:
@@ -92,16 +93,16 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
         num_data: N, handed to the programs; the result is not scaled by it.
     """
     shape = structure(pair, x)
-    values: list[dict[str, Tensor]] = []
-    present: list[dict[str, Tensor]] = []
-    sums: list[Sums] = []
-    for lanes in _lane_groups(pair, num_particles):
-        with local_parameters(pair):
-            sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
-            sums.append(sum_log_probs(sites, shape, lanes))
-        drawn = (info for info in shape.guide if info.kind != "observed")
-        values.append({i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, lanes) for i in drawn})
-        present.append({i.name: _present(sites[i.name], i, shape, lanes) for i in shape.guide_latents if i.masked})
+    drawn = [info for info in shape.guide if info.kind != "observed"]
+
+    def visit(group: slice) -> tuple[dict[str, Tensor], dict[str, Tensor], Sums]:
+        particles = _width(group)
+        sites = _run(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
+        values = {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, particles) for i in drawn}
+        present = {i.name: _present(sites[i.name], i, shape, particles) for i in shape.guide_latents if i.masked}
+        return values, present, sum_log_probs(sites, shape, particles)
+
+    values, present, sums = zip(*over_groups(pair, num_particles, visit), strict=True)
     joined, total = _join(values), join_sums(sums)
     auxiliary = {info.name: joined.pop(info.name) for info in shape.guide if info.kind == "auxiliary"}
     return Draw(joined, total.local, total.global_, total.tilt, auxiliary, _join(present))
@@ -122,19 +123,15 @@ def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
     """
     shape = structure(pair, x)
     sample_axes, total, flat = _flatten(latents, shape)
-    sums: list[Sums] = []
-    present: list[dict[str, Tensor]] = []
-    start = 0
-    for lanes in _lane_groups(pair, total):
-        values = {
-            info.name: to_pyro(flat[info.name][start : start + lanes], info, shape.nesting)
-            for info in shape.model_latents
-        }
-        start += lanes
-        with local_parameters(pair):
-            sites = _run(pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
-            sums.append(sum_log_probs(sites, shape, lanes, values))
-        present.append({info.name: _present(sites[info.name], info, shape, lanes) for info in shape.masked_latents})
+
+    def visit(group: slice) -> tuple[dict[str, Tensor], Sums]:
+        particles = _width(group)
+        values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
+        sites = _run(pair, "model", x, num_data, particles=particles, nesting=shape.nesting, substitute=values)
+        present = {info.name: _present(sites[info.name], info, shape, particles) for info in shape.masked_latents}
+        return present, sum_log_probs(sites, shape, particles, values)
+
+    present, sums = zip(*over_groups(pair, total, visit), strict=True)
 
     def unflattened(term: Tensor) -> Tensor:
         return term.reshape((*sample_axes, *term.shape[1:]))
@@ -183,22 +180,22 @@ def log_guide(
                 + try_one_of("TraceELBO, which needs no log q at given latents", "a guide without auxiliary sites")
             )
     sample_axes, total, flat = _flatten(latents, shape)
-    sums: list[Sums] = []
-    start = 0
-    for lanes in _lane_groups(pair, total):
+
+    def visit(group: slice) -> Sums:
+        particles = _width(group)
         values = {
-            info.name: to_pyro(flat[info.name][start : start + lanes], info, shape.nesting)
+            info.name: to_pyro(flat[info.name][group], info, shape.nesting)
             for info in shape.guide_latents
-            if not (given and info.family == "Delta")
+            if not (given and info.is_a(pyro.distributions.Delta))
         }
         for info in shape.guide:
             if info.name in given:
                 value = given[info.name].reshape(total, *given[info.name].shape[len(sample_axes) :])
-                values[info.name] = to_pyro(value[start : start + lanes], info, shape.nesting)
-        start += lanes
-        with local_parameters(pair):
-            sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=values)
-            sums.append(sum_log_probs(sites, shape, lanes))
+                values[info.name] = to_pyro(value[group], info, shape.nesting)
+        sites = _run(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting, substitute=values)
+        return sum_log_probs(sites, shape, particles)
+
+    sums = over_groups(pair, total, visit)
     found = join_sums(sums)
     return found.local.reshape(*sample_axes, found.local.shape[-1]), found.global_.reshape(sample_axes)
 
@@ -226,14 +223,16 @@ def site_terms(
         analytic: False to sample every KL.
     """
     shape = structure(pair, x)
-    groups = []
-    for lanes in _lane_groups(pair, num_particles):
-        with local_parameters(pair):
-            guide_sites = _run(pair, "guide", x, num_data, lanes=lanes, nesting=shape.nesting)
-            drawn = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
-            model_sites = _run(pair, "model", x, num_data, lanes=lanes, nesting=shape.nesting, substitute=drawn)
-            groups.append(terms_of(guide_sites, model_sites, shape, lanes, analytic))
-    return groups[0] if len(groups) == 1 else {name: join_lanes([g[name] for g in groups]) for name in groups[0]}
+
+    def visit(group: slice) -> dict[str, SiteTerm]:
+        particles = _width(group)
+        guide_sites = _run(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
+        drawn = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
+        model_sites = _run(pair, "model", x, num_data, particles=particles, nesting=shape.nesting, substitute=drawn)
+        return terms_of(guide_sites, model_sites, shape, particles, analytic)
+
+    groups = over_groups(pair, num_particles, visit)
+    return groups[0] if len(groups) == 1 else {name: join_particles([g[name] for g in groups]) for name in groups[0]}
 
 
 def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, Constraint, Tensor]]:
@@ -270,34 +269,44 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, C
 
 
 def _flatten(latents: Latents, shape: Structure) -> tuple[torch.Size, int, dict[str, Tensor]]:
-    """The sample axes of the latents, their product, and the latents with these axes flattened into lanes."""
+    """The sample axes of the latents, their product, and the latents with these axes flattened into particles."""
     shape.require_latents(latents)
     axes = {i.name: sample_shape(latents[i.name], i, shape.batch) for i in shape.model_latents}
     distinct = set(axes.values())
     if len(distinct) > 1:
         raise PairError(f"latents disagree in their sample axes: { {n: list(a) for n, a in axes.items()} }")
     sample_axes = next(iter(distinct), torch.Size())
-    lanes = sample_axes.numel()
-    flat = {name: latents[name].reshape(lanes, *latents[name].shape[len(sample_axes) :]) for name in axes}
-    return sample_axes, lanes, flat
+    particles = sample_axes.numel()
+    flat = {name: latents[name].reshape(particles, *latents[name].shape[len(sample_axes) :]) for name in axes}
+    return sample_axes, particles, flat
 
 
-def _join(groups: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Values of groups of lanes, one group after another."""
+def _join(groups: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Values of groups of particles, one group after another."""
     if len(groups) == 1:
         return groups[0]
     return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
 
 
-def _present(site: dict[str, Any], info: SiteInfo, shape: Structure, lanes: int) -> Tensor:
+def _present(site: dict[str, Any], info: SiteInfo, shape: Structure, particles: int) -> Tensor:
     """Which entries of a latent are not masked out, [L, B, *event]."""
     present = entries_present(site)
     everywhere = torch.ones_like(site["value"], dtype=torch.bool)
-    return to_canonical(everywhere if present is None else everywhere & present, info, shape.nesting, lanes)
+    return to_canonical(everywhere if present is None else everywhere & present, info, shape.nesting, particles)
 
 
-def _lane_groups(pair: ModelGuidePair, lanes: int) -> list[int]:
-    return [lanes] if pair.vectorizes else [1] * lanes
+def over_groups(pair: ModelGuidePair, num_particles: int, visit: Callable[[slice], T]) -> list[T]:
+    """What ``visit`` makes of each group of particles that the programs can be run with at once: all, or one by one."""
+    size = num_particles if pair.vectorizes else 1
+    found = []
+    for start in range(0, num_particles, size):
+        with local_parameters(pair):
+            found.append(visit(slice(start, start + size)))
+    return found
+
+
+def _width(group: slice) -> int:
+    return int(group.stop - group.start)
 
 
 def _run(
@@ -306,19 +315,19 @@ def _run(
     x: Data,
     num_data: int | None,
     *,
-    lanes: int = 1,
+    particles: int = 1,
     nesting: int = 0,
     substitute: Latents | None = None,
     freed: Collection[str] = (),
 ) -> Sites:
-    """Run one program and return its sample sites, the freed ones drawn; the lanes are one more plate on the left."""
+    """Run one program and return its sample sites, the freed ones drawn; particles are one more plate on the left."""
     program: Callable[..., Any] = getattr(pair, role)
     if freed:
         program = _Freed(freed)(program)
     if substitute is not None:
         program = poutine.condition(program, data=dict(substitute))
-    # One lane needs no axis, so that a program that does not broadcast still runs.
-    plate = pyro.plate("_lanes", lanes, dim=-nesting - 1) if lanes > 1 else contextlib.nullcontext()
+    # One particle needs no axis, so that a program that does not broadcast still runs.
+    plate = pyro.plate("_particles", particles, dim=-nesting - 1) if particles > 1 else contextlib.nullcontext()
     with plate:
         trace = poutine.trace(program).get_trace(x, num_data)
     nodes: dict[str, Any] = dict(trace.nodes)

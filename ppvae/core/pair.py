@@ -61,7 +61,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
 
     Attributes:
         vectorizes: whether the programs broadcast over one more plate on the left (particles, chains). Where a
-            program does not, :func:`ppvae.core.check_pair` sets it to False and the waist runs lane by lane.
+            program does not, :func:`ppvae.core.check_pair` sets it to False and the waist runs particle by particle.
     """
 
     vectorizes: bool = True

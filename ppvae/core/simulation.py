@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
-from .density import Latents, _flatten, _lane_groups, _run, structure
+from .density import Latents, _flatten, _run, _width, over_groups, structure
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
@@ -67,27 +68,27 @@ def predict(
         PairError: a mean or variance that the site's distribution does not have; a value for what is no observed site.
     """
     shape = structure(pair, x)
-    sample_axes, lanes, flat = _flatten(latents, shape)
+    sample_axes, particles, flat = _flatten(latents, shape)
     observed = _observed(shape, given or {})
     freed = frozenset() if given is None else _drawn_along(shape, given)
     asked = [i for i in shape.observed if 0 not in i.event_shape and (sites is None or i.name in sites)]
-    groups = []
-    start = 0
-    for width in _lane_groups(pair, lanes):
-        values = {i.name: to_pyro(flat[i.name][start : start + width], i, shape.nesting) for i in shape.model_latents}
+
+    def visit(group: slice) -> dict[str, Tensor]:
+        width = _width(group)
+        values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
         values |= _fixed(given or {}, observed, shape, width)
-        start += width
-        with local_parameters(pair):
-            found = _run(pair, "model", x, None, lanes=width, nesting=shape.nesting, substitute=values, freed=freed)
-        group = {}
+        sites = _run(pair, "model", x, None, particles=width, nesting=shape.nesting, substitute=values, freed=freed)
+        found = {}
         for info in asked:
-            site = found[info.name]
+            site = sites[info.name]
             if kind != "sample":
                 value = _moment(site["fn"], kind, info)
             else:
                 value = site["value"] if given is not None else site["fn"].sample()
-            group[info.name] = to_canonical(value, info, shape.nesting, width)
-        groups.append(group)
+            found[info.name] = to_canonical(value, info, shape.nesting, width)
+        return found
+
+    groups = over_groups(pair, particles, visit)
     return {
         info.name: torch.cat([g[info.name] for g in groups]).reshape((*sample_axes, *groups[0][info.name].shape[1:]))
         for info in asked
@@ -128,17 +129,18 @@ def simulate_given(
     # Where a weight may depend on what was drawn at the site, a mean in its place would not be the mean of anything.
     order = list(observed)
     depended_on = any(order.index(name) > order.index(site) for name in weighed)
-    values, weights = [], []
-    for width in _lane_groups(pair, num_particles):
+
+    def visit(group: slice) -> tuple[Tensor, Tensor]:
+        width = _width(group)
         fixed = _fixed(given, observed, shape, width)
-        with local_parameters(pair):
-            found = _run(pair, "model", x, None, lanes=width, nesting=shape.nesting, substitute=fixed, freed=freed)
-            terms = {name: term for name, term in found.items() if name in weighed}
-            weights.append(sum_log_probs(terms, shape, width)[0])
+        found = _run(pair, "model", x, None, particles=width, nesting=shape.nesting, substitute=fixed, freed=freed)
+        terms = {name: term for name, term in found.items() if name in weighed}
         value = found[site]["value"] if kind == "sample" else _moment(found[site]["fn"], kind, observed[site])
         if depended_on:
             value = found[site]["value"]
-        values.append(to_canonical(value, observed[site], shape.nesting, width))
+        return to_canonical(value, observed[site], shape.nesting, width), sum_log_probs(terms, shape, width)[0]
+
+    values, weights = zip(*over_groups(pair, num_particles, visit), strict=True)
     return torch.cat(values), torch.cat(weights)
 
 
@@ -152,9 +154,9 @@ def _observed(shape: Structure, given: Latents) -> dict[str, SiteInfo]:
     return observed
 
 
-def _fixed(given: Latents, observed: dict[str, SiteInfo], shape: Structure, lanes: int) -> dict[str, Tensor]:
+def _fixed(given: Latents, observed: dict[str, SiteInfo], shape: Structure, width: int) -> dict[str, Tensor]:
     return {
-        name: to_pyro(value.expand(lanes, *value.shape), observed[name], shape.nesting) for name, value in given.items()
+        name: to_pyro(value.expand(width, *value.shape), observed[name], shape.nesting) for name, value in given.items()
     }
 
 
@@ -165,17 +167,17 @@ def _drawn_along(shape: Structure, given: Collection[str]) -> frozenset[str]:
 
 def _moment(fn: Any, kind: str, info: SiteInfo) -> Tensor:
     try:
-        if info.family == "Categorical":  # PyTorch's says NaN
+        if info.is_a(Categorical):  # PyTorch's says NaN
             raise NotImplementedError
         value: Tensor = getattr(fn, kind)
     except (NotImplementedError, AttributeError) as error:
         raise PairError(
-            f"site {info.name!r}: expected a distribution that knows its {kind}, found {info.family}"
-            + (", whose classes are names and no numbers" if info.family == "Categorical" else "")
+            f"site {info.name!r}: expected a distribution that knows its {kind}, found {info.family_name}"
+            + (", whose classes are names and no numbers" if info.is_a(Categorical) else "")
             + try_one_of(
                 'kind="sample", where the verb has a kind: generate, decode',
                 "OneHotCategorical, whose mean is the classes' probabilities"
-                if info.family == "Categorical"
+                if info.is_a(Categorical)
                 else "a likelihood with a closed form, such as Normal, Beta or LogNormal",
             )
         ) from error

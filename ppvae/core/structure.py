@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import pyro.distributions as dist
 import torch
+import torch.distributions as td
 from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import constraints
@@ -29,7 +31,7 @@ class SiteInfo:
         batch_shape: Pyro's batch shape without particles, [*nested, B] for a local site.
         event_shape: shape of one event of the distribution.
         plates: names of the enclosing plates.
-        family: class name of the distribution.
+        family: class of the distribution, without what wraps it; :attr:`family_name` is what messages call it.
         support: where its values lie.
         has_rsample: whether gradients flow through its draws.
         is_discrete: whether its support is discrete.
@@ -47,7 +49,7 @@ class SiteInfo:
     batch_shape: tuple[int, ...]
     event_shape: tuple[int, ...]
     plates: tuple[str, ...]
-    family: str
+    family: type[Any]
     support: Constraint | None
     has_rsample: bool
     is_discrete: bool
@@ -57,6 +59,15 @@ class SiteInfo:
     scaled: bool = False
     masked: bool = False
     drawn_plates: tuple[str, ...] = ()
+
+    @property
+    def family_name(self) -> str:
+        """What messages call the distribution."""
+        return self.family.__name__
+
+    def is_a(self, *families: type[Any]) -> bool:
+        """Whether the site's distribution is of one of these classes."""
+        return issubclass(self.family, families)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -197,29 +208,29 @@ class Structure:
             if not info.has_rsample:
                 raise PairError(
                     f"{estimator} differentiates through the draws, but guide site {info.name!r} has a "
-                    f"{info.family}, expected a distribution with rsample" + try_one_of(alternatives)
+                    f"{info.family_name}, expected a distribution with rsample" + try_one_of(alternatives)
                 )
 
 
-def to_canonical(value: Tensor, info: SiteInfo, nesting: int, lanes: int) -> Tensor:
-    """From Pyro's [lane, *pad, *nested, B, *event] to [lane, B, *nested, *event]; a global site has no B."""
+def to_canonical(value: Tensor, info: SiteInfo, nesting: int, particles: int) -> Tensor:
+    """From Pyro's [particle, *pad, *nested, B, *event] to [particle, B, *nested, *event]; a global site has no B."""
     rank = len(info.batch_shape)
     event = value.shape[value.dim() - len(info.event_shape) :]
-    value = value.reshape(lanes, *info.batch_shape[:-1], -1, *event) if rank else value.reshape(lanes, *event)
+    value = value.reshape(particles, *info.batch_shape[:-1], -1, *event) if rank else value.reshape(particles, *event)
     if info.scope == "local":
         value = value.movedim(rank, 1)
     return value
 
 
 def to_pyro(value: Tensor, info: SiteInfo, nesting: int) -> Tensor:
-    """From [lane, B, *nested, *event] to Pyro's [lane, *pad, *nested, B, *event]; one lane stands without its axis."""
+    """From [particle, B, *nested, *event] to Pyro's [particle, *pad, *nested, B, *event]; a single one has no axis."""
     rank = len(info.batch_shape)
     if info.scope == "local":
         value = value.movedim(1, rank)
-    lanes, rest = value.shape[0], value.shape[1:]
-    if lanes == 1:
+    particles, rest = value.shape[0], value.shape[1:]
+    if particles == 1:
         return value.reshape(rest)
-    return value.reshape(lanes, *(1,) * (nesting - rank), *rest)
+    return value.reshape(particles, *(1,) * (nesting - rank), *rest)
 
 
 def _data_plate(model_sites: Sites, guide_sites: Sites) -> str | None:
@@ -239,7 +250,7 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
     fn, frames = site["fn"], site["cond_indep_stack"]
     data_frame = next((frame for frame in frames if frame.name == plate), None)
     kind: Literal["latent", "observed", "auxiliary"]
-    if _family(fn) == "Unit":
+    if isinstance(fn, dist.Unit):
         kind = "observed"  # pyro.factor, which marks itself as auxiliary
     elif site["infer"].get("is_auxiliary"):
         kind = "auxiliary"
@@ -255,11 +266,11 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
         batch_shape=tuple(fn.batch_shape),
         event_shape=tuple(fn.event_shape),
         plates=tuple(str(frame.name) for frame in frames),
-        family=_family(fn),
+        family=type(unwrapped(fn)),
         support=support,
         has_rsample=bool(fn.has_rsample),
         is_discrete=bool(getattr(support, "is_discrete", False)),
-        opted_out=_family(fn) == "Bernoulli" and not _base(fn)._validate_args,
+        opted_out=isinstance(unwrapped(fn), td.Bernoulli) and not unwrapped(fn)._validate_args,
         data_plate_dim=None if data_frame is None else data_frame.dim,
         data_plate_size=None if data_frame is None else int(data_frame.full_size or data_frame.size),
         scaled=_is_scaled(site),
@@ -286,7 +297,7 @@ def entries_present(site: Mapping[str, Any]) -> Tensor | None:
     present: Tensor | None = None
     if mask is not None and mask is not True:
         present = _with_axes(torch.as_tensor(mask), fn.event_dim)
-    while hasattr(fn, "base_dist") and type(fn).__name__ in _WRAPPERS:
+    while hasattr(fn, "base_dist") and isinstance(fn, _WRAPPERS):
         if isinstance(fn, MaskedDistribution) and fn._mask is not True:
             own = _with_axes(torch.as_tensor(fn._mask), fn.event_dim)
             present = own if present is None else present & own
@@ -309,17 +320,14 @@ def _support(fn: Any) -> Constraint | None:
     return cast("Constraint | None", support)
 
 
-def _family(fn: Any) -> str:
-    return type(_base(fn)).__name__
-
-
-def _base(fn: Any) -> Any:
-    while type(fn).__name__ in _WRAPPERS:
+def unwrapped(fn: Any) -> Any:
+    """A distribution without what adds axes to it or masks it."""
+    while isinstance(fn, _WRAPPERS):
         fn = fn.base_dist
     return fn
 
 
-_WRAPPERS = ("Independent", "ExpandedDistribution", "MaskedDistribution")
+_WRAPPERS = (td.Independent, dist.ExpandedDistribution, MaskedDistribution)
 
 
 def _bounds(support: Any) -> list[Tensor]:

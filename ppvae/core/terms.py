@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
@@ -14,7 +14,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from .structure import Structure, to_canonical
+from .structure import Structure, to_canonical, unwrapped
 
 Sites = dict[str, dict[str, Any]]
 
@@ -123,7 +123,7 @@ class Sums(NamedTuple):
     tilt: Tensor | None
 
 
-def sum_log_probs(sites: Sites, shape: Structure, lanes: int, latents: Container[str] = ()) -> Sums:
+def sum_log_probs(sites: Sites, shape: Structure, particles: int, latents: Container[str] = ()) -> Sums:
     """Sum of log densities over sites; those not among ``latents`` count as observed."""
     local: list[Tensor] = []
     global_: list[Tensor] = []
@@ -131,7 +131,7 @@ def sum_log_probs(sites: Sites, shape: Structure, lanes: int, latents: Container
     tilt: list[Tensor] = []
     for name, site in sites.items():
         log_prob = site["fn"].log_prob(site["value"])
-        term = _reduce(log_prob, site, shape, lanes)
+        term = _reduce(log_prob, site, shape, particles)
         if term.dim() == 1:
             global_.append(term)
             continue
@@ -139,7 +139,7 @@ def sum_log_probs(sites: Sites, shape: Structure, lanes: int, latents: Container
         if name not in latents:
             observed.append(term)
         if (weight := own_weight(site)) is not None:
-            tilt.append(_reduce((weight - 1) * log_prob, site, shape, lanes))
+            tilt.append(_reduce((weight - 1) * log_prob, site, shape, particles))
     terms = [*local, *global_]
     like = terms[0] if terms else torch.zeros(())
 
@@ -147,15 +147,15 @@ def sum_log_probs(sites: Sites, shape: Structure, lanes: int, latents: Container
         return functools.reduce(torch.add, parts) if parts else like.new_zeros(size)
 
     return Sums(
-        total(local, lanes, shape.batch),
-        total(global_, lanes),
-        total(observed, lanes, shape.batch),
+        total(local, particles, shape.batch),
+        total(global_, particles),
+        total(observed, particles, shape.batch),
         total(tilt) if tilt else None,
     )
 
 
-def join_sums(parts: list[Sums]) -> Sums:
-    """Groups of lanes, one after another."""
+def join_sums(parts: Sequence[Sums]) -> Sums:
+    """Groups of particles, one after another."""
     if len(parts) == 1:
         return parts[0]
     return Sums(*(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)))  # type: ignore[arg-type]
@@ -172,25 +172,25 @@ def own_weight(site: Mapping[str, Any]) -> Tensor | float | None:
     return cast("Tensor | float", weight)
 
 
-def _reduce(term: Tensor, site: dict[str, Any], shape: Structure, lanes: int) -> Tensor:
+def _reduce(term: Tensor, site: dict[str, Any], shape: Structure, particles: int) -> Tensor:
     """A site's log density, or KL, summed over nested plates: [L, B] if local, [L] if global.
 
     No scale enters: N / B is applied once, by scaled_total, and a weight of the program's own is no part of a density.
     """
     term = scale_and_mask(term, 1.0, site["mask"])
-    if lanes == 1:
+    if particles == 1:
         term = term.unsqueeze(0)
     if all(frame.name != shape.data_plate for frame in site["cond_indep_stack"]):
-        return term.reshape(term.shape[0], -1).sum(-1).expand(lanes)
-    return term.reshape(term.shape[0], -1, term.shape[-1]).sum(1).expand(lanes, shape.batch)
+        return term.reshape(term.shape[0], -1).sum(-1).expand(particles)
+    return term.reshape(term.shape[0], -1, term.shape[-1]).sum(1).expand(particles, shape.batch)
 
 
-def terms_of(guide: Sites, model: Sites, shape: Structure, lanes: int, analytic: bool) -> dict[str, SiteTerm]:
+def terms_of(guide: Sites, model: Sites, shape: Structure, particles: int, analytic: bool) -> dict[str, SiteTerm]:
     same_order = [i.name for i in shape.guide_latents] == [i.name for i in shape.model_latents]
     terms: dict[str, SiteTerm] = {}
     for name, site in {**guide, **model}.items():
-        log_p, tilt_p = _log_term(model.get(name), shape, lanes)
-        log_q, tilt_q = _log_term(guide.get(name), shape, lanes)
+        log_p, tilt_p = _log_term(model.get(name), shape, particles)
+        log_q, tilt_q = _log_term(guide.get(name), shape, particles)
         known = log_p if log_p is not None else log_q
         tilt = tilt_p if tilt_q is None else -tilt_q if tilt_p is None else tilt_p - tilt_q
         scope: Literal["local", "global"] = "local" if known is not None and known.dim() == 2 else "global"
@@ -205,7 +205,7 @@ def terms_of(guide: Sites, model: Sites, shape: Structure, lanes: int, analytic:
         if analytic:
             reason = "" if same_order else "the guide meets the latent sites in another order than the model"
             if same_order:
-                kl, per_dimension, reason = _closed_form(guide[name], model[name], site, shape, lanes)
+                kl, per_dimension, reason = _closed_form(guide[name], model[name], site, shape, particles)
         if kl is None:
             terms[name] = SiteTerm(name, scope, log_p, log_q, log_q - log_p, "sampled", reason, tilt=tilt)
         else:
@@ -215,30 +215,30 @@ def terms_of(guide: Sites, model: Sites, shape: Structure, lanes: int, analytic:
     return terms
 
 
-def _log_term(site: dict[str, Any] | None, shape: Structure, lanes: int) -> tuple[Tensor | None, Tensor | None]:
+def _log_term(site: dict[str, Any] | None, shape: Structure, particles: int) -> tuple[Tensor | None, Tensor | None]:
     """Log density of a site, and what its own weight adds to it."""
     if site is None:
         return None, None
     log_prob = site["fn"].log_prob(site["value"])
     weight = own_weight(site)
-    tilt = None if weight is None else _reduce((weight - 1) * log_prob, site, shape, lanes)
-    return _reduce(log_prob, site, shape, lanes), tilt
+    tilt = None if weight is None else _reduce((weight - 1) * log_prob, site, shape, particles)
+    return _reduce(log_prob, site, shape, particles), tilt
 
 
 def _closed_form(
-    guide: dict[str, Any], model: dict[str, Any], site: dict[str, Any], shape: Structure, lanes: int
+    guide: dict[str, Any], model: dict[str, Any], site: dict[str, Any], shape: Structure, particles: int
 ) -> tuple[Tensor | None, Tensor | None, str]:
     if _one_sided(guide, model):
         return None, None, "the site is scaled or masked on one side only"
     q, p = guide["fn"], model["fn"]
-    if isinstance(_base(q), Delta):
+    if isinstance(unwrapped(q), Delta):
         # Pyro's KL of a Delta drops its log_density, and with it the Jacobian of an autoguide.
         return None, None, "the guide's site is a Delta"
     try:
         kl = kl_divergence(q, p)
     except NotImplementedError:
         return None, None, f"no closed form is registered for KL({_describe(q)} || {_describe(p)})"
-    return _reduce(kl, guide, shape, lanes), _per_dimension(q, p, guide, shape, lanes), ""
+    return _reduce(kl, guide, shape, particles), _per_dimension(q, p, guide, shape, particles), ""
 
 
 def _one_sided(guide: dict[str, Any], model: dict[str, Any]) -> bool:
@@ -252,7 +252,7 @@ def _one_sided(guide: dict[str, Any], model: dict[str, Any]) -> bool:
     )
 
 
-def _per_dimension(q: Any, p: Any, site: dict[str, Any], shape: Structure, lanes: int) -> Tensor | None:
+def _per_dimension(q: Any, p: Any, site: dict[str, Any], shape: Structure, particles: int) -> Tensor | None:
     """KL before the event axes are summed, [L, B, *event], where both sides factorise over them."""
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
@@ -266,18 +266,14 @@ def _per_dimension(q: Any, p: Any, site: dict[str, Any], shape: Structure, lanes
     info = next(i for i in shape.guide if i.name == site["name"])
     # The base may have an event of its own (the classes of a OneHotCategorical), which its KL has no axes for.
     info = replace(info, event_shape=info.event_shape[:axes])
-    return to_canonical(kl, info, shape.nesting, lanes)
-
-
-def _base(fn: Any) -> Any:
-    return _base(fn.base_dist) if isinstance(fn, Independent) else fn
+    return to_canonical(kl, info, shape.nesting, particles)
 
 
 def _describe(fn: Any) -> str:
-    return type(_base(fn)).__name__
+    return type(unwrapped(fn)).__name__
 
 
-def join_lanes(terms: list[SiteTerm]) -> SiteTerm:
+def join_particles(terms: list[SiteTerm]) -> SiteTerm:
     def cat(field: str) -> Tensor | None:
         values = [getattr(term, field) for term in terms]
         return None if values[0] is None else torch.cat(values)

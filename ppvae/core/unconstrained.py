@@ -150,13 +150,13 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
             raise moving_support(info)
         if info.support is None:
             raise PairError(
-                f"latent site {info.name!r}: its distribution ({info.family}) does not say where its values lie, so "
-                "there is no bijection to unconstrained coordinates"
+                f"latent site {info.name!r}: its distribution ({info.family_name}) does not say where its values lie, "
+                "so there is no bijection to unconstrained coordinates"
                 + try_one_of("PriorSampling, ImportanceSampling", "a distribution with a `support`")
             )
         if info.is_discrete:
             raise PairError(
-                f"latent site {info.name!r} is discrete ({info.family}): it has no unconstrained coordinates"
+                f"latent site {info.name!r} is discrete ({info.family_name}): it has no unconstrained coordinates"
                 + try_one_of(
                     "sum it out by enumeration inside the model",
                     "use a method that needs no gradient in z: PriorSampling, ImportanceSampling",
@@ -166,7 +166,8 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
             transform = biject_to(info.support)
         except NotImplementedError:
             raise PairError(
-                f"latent site {info.name!r} ({info.family}): PyTorch knows no bijection to its support, {info.support}"
+                f"latent site {info.name!r} ({info.family_name}): PyTorch knows no bijection to its support, "
+                f"{info.support}"
                 + try_one_of("PriorSampling, ImportanceSampling", "a latent over the reals, transformed in the model")
             ) from None
         if info.masked and _base(info.support) is not constraints.real:

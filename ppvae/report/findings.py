@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 from ..core import ModelGuidePair, PpvaeError, simulate, site_terms, structure
 from ..core.modes import in_evaluation_mode
@@ -183,7 +184,7 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     attempt("samples", lambda: generate(pair, 96, like=data, seed=seed, device=device))
     latent = structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair))).local_latents
     # The numbers of categories are names: they have neither a mean nor a distance.
-    nominal = [info.name for info in latent if info.family == "Categorical"]
+    nominal = [info.name for info in latent if info.is_a(Categorical)]
     if nominal:
         notes.append(f"latents: site {nominal[0]!r} is a category, which has no place in a plane")
     else:

@@ -257,7 +257,7 @@ def test_predict_is_the_likelihoods_mean() -> None:
 def test_structure_says_what_is_where() -> None:
     shape = structure(GlobalWeight().double(), torch.randn(5, 3))
     assert [i.name for i in shape.global_latents] == ["w"] and [i.name for i in shape.local_latents] == ["z"]
-    assert shape.site("z").family == "Normal" and shape.site("z").has_rsample and not shape.site("z").is_discrete
+    assert shape.site("z").family_name == "Normal" and shape.site("z").has_rsample and not shape.site("z").is_discrete
     with pytest.raises(PairError, match="did you mean 'z'"):
         shape.site("zed")
     assert structure(Discrete().double(), torch.randn(5, 2)).site("k").is_discrete

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 from .replicates import Parts, Replicator
 from ..execution.arguments import one_of, require_whole
@@ -120,7 +121,7 @@ def aggregate_posterior(
     num = min(_MOST, -(-_ENOUGH // size)) if num_draws is None else num_draws
     require_whole("num_draws", num, 1)
     name = one_of([info.name for info in asked.shape.local_latents], site, "local latent site")
-    if asked.shape.site(name).family == "Categorical":
+    if asked.shape.site(name).is_a(Categorical):
         raise PairError(
             f"latent site {name!r} is categorical: its numbers are names, which have no mean and no order"
             + try_one_of(

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Categorical
 
 from .quantities import Quantity, default_quantities, evaluate_quantities
 from .replicates import Parts, Replicator
@@ -271,7 +272,7 @@ class _Realised:
     def _has_moments(self) -> bool:
         """Whether mean and variance are known and finite; of a coin, one rare outcome would outweigh all else."""
         info = self.asked.shape.site(self.name)
-        if info.family in ("Bernoulli", "Categorical"):
+        if info.is_a(Bernoulli, Categorical):
             return False
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 from ...core import PpvaeError
 from ...core.errors import try_one_of
@@ -35,7 +36,7 @@ def default_quantities(
     event = observed.shape[1:]
     many, several = event.numel() > 1, len(observed) > 1
     quantities: dict[str, Quantity] = {}
-    if info.family == "Categorical":
+    if info.is_a(Categorical):
         values, counts = observed.long().unique(return_counts=True)
         for value in values[counts.argsort(descending=True)[:_CLASSES]].tolist():
             quantities[f"share of class {value}"] = _share_of(value)

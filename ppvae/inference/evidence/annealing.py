@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 
 from .base import Memory
@@ -275,10 +276,10 @@ def check_path(run: EvidenceRun, x: Data, method: str, start: Start) -> None:
     if start == "prior":
         return
     for info in structure(run.pair, x).guide:
-        if info.kind == "auxiliary" or (info.kind == "latent" and info.family == "Delta"):
+        if info.kind == "auxiliary" or (info.kind == "latent" and info.is_a(Delta)):
             raise PairError(
                 f"{method}(start='guide') needs log q(z | x) at any z, which guide site {info.name!r} "
-                f"({info.family}, {info.kind}) does not give" + try_one_of(f"{method}(start='prior')")
+                f"({info.family_name}, {info.kind}) does not give" + try_one_of(f"{method}(start='prior')")
             )
 
 

@@ -256,7 +256,7 @@ def _slots(pair: ModelGuidePair, x: Data) -> tuple[_Slot, ...]:
                 + try_one_of("sample_posterior(pair, x, global_sites=...), which leaves it out of the target")
             )
         if info.is_discrete or info.support is None:
-            raise PairError(f"latent site {info.name!r} is discrete ({info.family}): it has no gradient to follow")
+            raise PairError(f"latent site {info.name!r} is discrete ({info.family_name}): it has no gradient to follow")
         transform = biject_to(info.support)
         full = (shape.batch, *info.shape) if info.scope == "local" else info.shape
         unconstrained = tuple(transform.inverse_shape(torch.Size(full)))

@@ -73,7 +73,7 @@ def require_mean(pair: ModelGuidePair, few: Data, site: str, given: Mapping[str,
         means = [predict(pair, few, z, given=given, sites=(site,))[site] for _ in range(repeats)]
     if not bool(torch.isfinite(means[0]).all()):
         raise PairError(
-            f"site {site!r}: expected a finite mean, found {shape.site(site).family}, whose mean is not"
+            f"site {site!r}: expected a finite mean, found {shape.site(site).family_name}, whose mean is not"
             + try_one_of('kind="sample", where the verb has a kind: generate, decode', "another likelihood")
         )
     if not all(torch.allclose(mean, means[0], rtol=1e-5, atol=1e-6) for mean in means[1:]):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.distributions import Categorical
 
 from .guide_mean import GuideMean, observed_site
 from .joint import require_mean, require_simulable
@@ -66,7 +67,7 @@ def embed(
     work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     shape = structure(work.pair, work.example)
     name = one_of([i.name for i in shape.local_latents], site, "local latent site")
-    if shape.site(name).family == "Categorical":
+    if shape.site(name).is_a(Categorical):
         raise PairError(
             f"site {name!r} is Categorical, and its classes are names: expected a latent that has a mean"
             + try_one_of("OneHotCategorical, whose mean is the classes' probabilities")
