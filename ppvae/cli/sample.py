@@ -29,7 +29,7 @@ def sample(
     import numpy as np
 
     from ..core.errors import RunError, try_one_of
-    from ..inference.prediction.predictive import generate
+    from ..inference.prediction import generate
     from ..runs import load_run
     from ..runs.storage.atomic import write_bytes
 

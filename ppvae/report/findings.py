@@ -26,7 +26,7 @@ from ..inference import (
 from ..inference.criticism import aggregate_posterior, posterior_checks
 from ..inference.evidence import Outcome
 from ..inference.execution.placement import dtype_of, like_pair
-from ..inference.prediction.predictive import decode, embed, generate, reconstruct
+from ..inference.prediction import decode, embed, generate, reconstruct
 from ..runs import Run
 from ..runs.evaluation.evaluation import read_whole
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppvae.inference import AggregatePosterior
-from ppvae.inference.criticism import aggregate_posterior, posterior_checks
+from ppvae.inference import AggregatePosterior, aggregate_posterior, posterior_checks
 from ppvae.inference.criticism.posterior_checks import PosteriorChecks, PredictiveCheck
 from ppvae.report import findings, write_report
 from ppvae.report.figures.checks import PANELS, _row, aggregate_table, check_table, checked, predictive

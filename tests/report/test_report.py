@@ -20,7 +20,7 @@ from matplotlib.image import imread
 
 from ppvae.core import DataError, RunError
 from ppvae.data import Dataset
-from ppvae.inference.prediction.predictive import decode, embed
+from ppvae.inference.prediction import decode, embed
 from ppvae.report import write_comparison, write_report
 from ppvae.report.figures.charts import in_plane, label_of
 from ppvae.report.figures.checks import checked

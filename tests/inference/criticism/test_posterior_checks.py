@@ -16,7 +16,7 @@ from torch import Tensor
 from ppvae.core import ModelGuidePair, PairError, PpvaeError
 from ppvae.data import Dataset
 from ppvae.distributions import Categorical, DiagonalNormal, StandardNormal
-from ppvae.inference.criticism import aggregate_posterior, posterior_checks
+from ppvae.inference import aggregate_posterior, posterior_checks
 from ppvae.inference.criticism.posterior_checks import PredictiveCheck, Source
 from ppvae.models import VAE, FactorAnalysis, bayesianise, bernoulli_vae
 from ppvae.networks import MLP

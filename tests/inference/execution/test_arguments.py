@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from ppvae.core import ModelGuidePair, PpvaeError
-from ppvae.inference import decode, elbo, evaluate_bound, fit, generate, inpaint
-from ppvae.inference.criticism import aggregate_posterior, posterior_checks
+from ppvae.inference import aggregate_posterior, decode, elbo, evaluate_bound, fit, generate, inpaint, posterior_checks
 from ppvae.models import FactorAnalysis
 
 X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))

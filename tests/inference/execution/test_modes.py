@@ -18,6 +18,7 @@ from ppvae.cli.main import app
 from ppvae.core import ModelGuidePair, check_pair
 from ppvae.core.modes import evaluation_mode, in_evaluation_mode
 from ppvae.inference import (
+    aggregate_posterior,
     compare_elbos,
     decode,
     denoise,
@@ -30,10 +31,11 @@ from ppvae.inference import (
     inference_gaps,
     inpaint,
     log_evidence,
+    posterior_checks,
     reconstruct,
     sample_posterior,
+    site_report,
 )
-from ppvae.inference.criticism import aggregate_posterior, posterior_checks, site_report
 from ppvae.inference.evidence import AIS, ImportanceSampling, simulate_data
 
 

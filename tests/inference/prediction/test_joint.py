@@ -15,12 +15,19 @@ from torch import Tensor
 from ppvae.core import ModelGuidePair, PairError, PpvaeError
 from ppvae.data import Dataset
 from ppvae.distributions import Categorical, DiagonalNormal, StandardNormal
-from ppvae.inference import decode, elbo, generate, inpaint, log_evidence_of_data_set, reconstruct
-from ppvae.inference.criticism import posterior_checks
+from ppvae.inference import (
+    decode,
+    elbo,
+    generate,
+    inpaint,
+    log_evidence_of_data_set,
+    posterior_checks,
+    predict_given,
+    reconstruct,
+)
 from ppvae.inference.evidence import simulate_data
 from ppvae.inference.evidence.run import model_ready
 from ppvae.inference.execution.over_data import OverData
-from ppvae.inference.prediction import conditional as predict_given
 from ppvae.models import VAE, FactorAnalysis, bernoulli_vae
 from ppvae.networks import MLP
 

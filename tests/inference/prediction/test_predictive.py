@@ -16,7 +16,7 @@ from ppvae.data import Dataset
 from ppvae.inference.evidence.run import model_ready
 from ppvae.inference.execution.over_data import OverData, rows_like
 from ppvae.inference.execution.placement import Compile
-from ppvae.inference.prediction.predictive import decode, denoise, embed, generate, inpaint, reconstruct
+from ppvae.inference.prediction import decode, denoise, embed, generate, inpaint, reconstruct
 from ppvae.models import FactorAnalysis, bernoulli_vae
 
 MODES: tuple[Compile, ...] = ("eager", "graph")
@@ -261,4 +261,4 @@ def test_float64_stays_float64() -> None:
     for data in (x, x.numpy(), Dataset(x)):
         assert torch.equal(OverData(pair, data, device="cpu").batch(torch.arange(4)), x)
         assert torch.equal(model_ready(data, torch.float64), x)
-    assert torch.equal(rows_like(x, 4, torch.float64).x, x)
+    assert torch.equal(rows_like(x, 4, pair).x, x)

@@ -10,8 +10,7 @@ from torch.distributions import Normal
 
 from ppvae.core import PpvaeError, log_guide
 from ppvae.distributions import DiagonalNormal
-from ppvae.inference import fit, fit_mcem
-from ppvae.inference.elbo import wake_sleep
+from ppvae.inference import fit, fit_mcem, wake_sleep
 from ppvae.models import FactorAnalysis
 from ppvae.networks import MLP
 

@@ -27,8 +27,8 @@ from ppvae.inference import (
     fit,
     fit_mcem,
     sample_posterior,
+    site_report,
 )
-from ppvae.inference.criticism import site_report
 from ppvae.models import FactorAnalysis, bernoulli_vae, gaussian_vae
 
 
