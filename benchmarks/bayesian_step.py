@@ -20,7 +20,7 @@ from torch import Tensor
 from ppvae.core import ModelGuidePair, structure
 from ppvae.core.compile import Mode
 from ppvae.inference import elbo
-from ppvae.inference.training.state.objective import Objective
+from ppvae.inference.training.objective import Objective
 from ppvae.models import bayesianise, bernoulli_vae
 
 RESULTS = Path(__file__).parent / "results"

@@ -29,7 +29,7 @@ from ppvae.core.compile import MODES, Mode
 from ppvae.data import load
 from ppvae.distributions import Bernoulli, ConditionalDistribution
 from ppvae.inference import compare_elbos, elbo, evidence, fit, log_evidence
-from ppvae.inference.training.state.objective import Objective
+from ppvae.inference.training.objective import Objective
 from ppvae.models import VAE, bernoulli_vae
 from ppvae.networks import MLP
 

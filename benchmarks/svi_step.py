@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ppvae.core import structure
 from ppvae.inference import elbo
-from ppvae.inference.training.state.objective import Objective
+from ppvae.inference.training.objective import Objective
 from ppvae.models import bernoulli_vae
 
 RESULTS = Path(__file__).parent / "results"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ppvae.cli.main import app
 from ppvae.inference import elbo
-from ppvae.inference.comparison.result.compare import compare_elbos
+from ppvae.inference.comparison.compare import compare_elbos
 from ppvae.runs import load_run
 
 SMALL = ["--set", "data.num_train=200", "--set", "model.hidden=[8]", "--set", "training.compile=eager"]

@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 from ppvae.cli.demo import demo
 from ppvae.cli.main import app
 from ppvae.runs import load_run, read_history
-from ppvae.runs.evaluation.evaluation.evaluation import Method
-from ppvae.runs.evaluation.evaluation.evaluation import evaluate as run_evaluation
+from ppvae.runs.evaluation.evaluation import Method
+from ppvae.runs.evaluation.evaluation import evaluate as run_evaluation
 
 SMALL = ["--set", "data.num_train=200", "--set", "model.hidden=[8]", "--set", "training.compile=eager"]
 

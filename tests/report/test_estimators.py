@@ -12,8 +12,8 @@ from matplotlib import rc_context
 from torch import Tensor
 
 from ppvae.inference import elbo
-from ppvae.inference.comparison.result.compare import compare_along_run, compare_elbos
-from ppvae.inference.comparison.result.divergences import fit_normal
+from ppvae.inference.comparison.compare import compare_along_run, compare_elbos
+from ppvae.inference.comparison.divergences import fit_normal
 from ppvae.report.figures import estimators
 from ppvae.report.figures.theme import DARK, LIGHT
 

@@ -16,7 +16,7 @@ from ppvae.report.figures.charts import curves
 from ppvae.report.figures.theme import LIGHT
 from ppvae.report.findings import Findings, find, on_common_data, tightest
 from ppvae.runs import Recipe, Run, member_of, train
-from ppvae.runs.evaluation.evaluation.evaluation import Method, evaluate
+from ppvae.runs.evaluation.evaluation import Method, evaluate
 
 PAIRS = """
 import pyro

@@ -31,7 +31,7 @@ from ppvae.report.findings import ACTIVE, FINE, find
 from ppvae.report.html.build import render
 from ppvae.report.html.page import number
 from ppvae.runs import Recipe, Run, load_run, train
-from ppvae.runs.evaluation.evaluation.evaluation import Method, evaluate
+from ppvae.runs.evaluation.evaluation import Method, evaluate
 
 VOID = {"meta", "img", "source", "br", "link", "input"}
 

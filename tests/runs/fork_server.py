@@ -15,7 +15,7 @@ import sklearn.datasets  # noqa: F401  what the children need, imported once
 import torch
 
 import ppvae.cli.fit
-import ppvae.runs.evaluation.evaluation.evaluation  # noqa: F401
+import ppvae.runs.evaluation.evaluation  # noqa: F401
 from ppvae.cli.main import app
 from ppvae.inference import TrainingState
 from ppvae.runs.training import history, run

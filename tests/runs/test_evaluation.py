@@ -11,7 +11,7 @@ from ppvae.core import DataError, RunError
 from ppvae.inference import evaluate_bound
 from ppvae.inference.evidence import ImportanceSampling, log_evidence
 from ppvae.runs import Recipe, Run, load_run, train
-from ppvae.runs.evaluation.evaluation.evaluation import (
+from ppvae.runs.evaluation.evaluation import (
     REPEATS,
     Method,
     describe,

@@ -23,7 +23,7 @@ from contracts.runs import assert_whole, left_over, same
 from ppvae.core import RunError
 from ppvae.inference import Callback, TrainingState
 from ppvae.runs import Recipe, Run, RunFolder, Stopped, load_run, resume, train
-from ppvae.runs.recipe.recipe.catalogue import elbo_entries
+from ppvae.runs.recipe.catalogue import elbo_entries
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.folder import create
 from ppvae.runs.training import history

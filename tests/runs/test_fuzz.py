@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from ppvae.core import PpvaeError, RunError
 from ppvae.runs import Recipe, Run, resume, train
-from ppvae.runs.recipe.recipe.catalogue import SCHEDULES, build, build_model, elbo_entries
+from ppvae.runs.recipe.catalogue import SCHEDULES, build, build_model, elbo_entries
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.training.forensics import read_dump, replay
 from ppvae.runs.training.run import prepare

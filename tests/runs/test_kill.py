@@ -24,7 +24,7 @@ import pytest
 from contracts.runs import assert_whole, left_over, same
 
 from ppvae.runs import Recipe, RunFolder
-from ppvae.runs.evaluation.evaluation.evaluation import read_per_datum
+from ppvae.runs.evaluation.evaluation import read_per_datum
 from ppvae.runs.storage import checkpoint as checkpoints
 
 TINY: dict[str, Any] = {

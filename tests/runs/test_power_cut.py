@@ -17,7 +17,7 @@ from contracts.runs import assert_whole, same
 from ppvae.core import RunError
 from ppvae.inference import Callback, TrainingState
 from ppvae.runs import Recipe, Run, RunFolder, load_run, resume, train
-from ppvae.runs.evaluation.evaluation.evaluation import Method, evaluate, read_whole
+from ppvae.runs.evaluation.evaluation import Method, evaluate, read_whole
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.atomic import make_folder, write_bytes, write_json
 from ppvae.runs.training import history

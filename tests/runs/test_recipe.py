@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from ppvae import models
 from ppvae.core import RunError
 from ppvae.runs import Recipe
-from ppvae.runs.recipe.recipe.catalogue import elbo_entries, evidence_entries, model_entries
-from ppvae.runs.recipe.recipe.recipe import merged
-from ppvae.runs.recipe.recipe.signatures import Entry, kebab, statable, stated
+from ppvae.runs.recipe.catalogue import elbo_entries, evidence_entries, model_entries
+from ppvae.runs.recipe.recipe import merged
+from ppvae.runs.recipe.signatures import Entry, kebab, statable, stated
 
 FULL: dict[str, Any] = {
     "model": {"name": "gaussian-vae", "latent_dim": 3, "hidden": [7, 5], "scale": 0.5},

@@ -13,8 +13,8 @@ from ppvae.inference.evidence import ImportanceSampling, log_evidence, simulate_
 from ppvae.inference.execution.seeds import seed_of
 from ppvae.report.html.build import simulation_check as shown_check
 from ppvae.runs import Recipe, Run, member_of, train
-from ppvae.runs.evaluation.evaluation.evaluation import Method, evaluate, read_evaluation
-from ppvae.runs.evaluation.evaluation.simulation_check import sentence
+from ppvae.runs.evaluation.evaluation import Method, evaluate, read_evaluation
+from ppvae.runs.evaluation.simulation_check import sentence
 
 BDMC = "bdmc:num_temperatures=8,num_chains=4,num_leapfrog=2"
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ppvae.core import PpvaeError
 from ppvae.inference import elbo, evidence
-from ppvae.inference.comparison.result.compare import compare_along_run, compare_elbos
-from ppvae.inference.comparison.result.gradient_noise import GradientNoise
+from ppvae.inference.comparison.compare import compare_along_run, compare_elbos
+from ppvae.inference.comparison.gradient_noise import GradientNoise
 from ppvae.inference.execution.memory import peak_memory
 from ppvae.models import FactorAnalysis
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppvae.core import PpvaeError
-from ppvae.inference.comparison.result.divergences import divergences, fit_normal
+from ppvae.inference.comparison.divergences import divergences, fit_normal
 
 INTERVAL = (-12.0, 12.0)
 
