@@ -61,7 +61,7 @@ EXCEPTIONS: set[tuple[str, str, str]] = {
 
 # What each room may import of other people's packages, at the top of a file or inside a function.
 ARRAYS = {"torch", "pyro", "numpy"}
-REPORTING = {"arviz", "xarray", "matplotlib"}
+REPORTING = {"arviz", "xarray", "matplotlib", "jinja2", "markupsafe"}
 THIRD_PARTY: dict[str, set[str]] = {
     "core": ARRAYS,
     "networks": {"torch"},

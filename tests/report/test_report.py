@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def test_what_was_run_is_told(run: Run, html: str) -> None:
     assert run.info["data"]["test"][:16] in text
     assert f"ppvae fit {run.folder.recipe} --out NEW_FOLDER" in text
     for line in run.recipe.to_toml().splitlines():
-        assert line in html.replace("&quot;", '"')
+        assert line in unescape(html)
 
 
 def test_the_page_loads_nothing(html: str) -> None:
