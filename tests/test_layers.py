@@ -68,7 +68,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "distributions": {"torch", "pyro", "zuko"},
     "data": {"torch", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "pooch", "tqdm", "rich"},
     "models": ARRAYS | {"sklearn"},  # maximum likelihood of factor analysis
-    "inference": ARRAYS | {"scipy", "tqdm"},
+    "inference": ARRAYS | {"scipy", "pandas", "tqdm"},
     "runs": ARRAYS | {"filelock", "safetensors", "pydantic", "tomli_w", "tensorboard", "mlflow", "wandb"},
     "report": ARRAYS | REPORTING | {"scipy", "pandas", "h5py", "h5netcdf"},
     "cli": ARRAYS | {"typer", "click", "rich", "tqdm", "pydantic"},
