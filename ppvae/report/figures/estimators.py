@@ -18,6 +18,7 @@ from .theme import LABELS, LIGHT, Theme, canvas, draw
 from ..arviz.export import to_arviz
 from ...inference.comparison.divergences import LogDensity, NormalFit
 from ...inference.comparison.result import Comparison
+from ...runs.storage.atomic import make_folder, write_bytes
 
 
 def bounds(found: Comparison, theme: Theme) -> Figure:
@@ -152,16 +153,19 @@ def save_figures(found: Comparison, folder: str | Path, *, theme: Theme = LIGHT)
 
     Returns:
         the files.
+
+    Raises:
+        RunError: they cannot be written.
     """
     where = Path(folder)
-    where.mkdir(parents=True, exist_ok=True)
+    make_folder(where)
     charts: dict[str, Any] = {"bounds": bounds, "gradient_noise": gradient_noise, "cost": cost}
     if len(found.checkpoints) > 1:
         charts["along_run"] = along_run
     written = []
     for name, chart in charts.items():
         path = where / f"{name}.png"
-        path.write_bytes(draw(chart, found, theme=theme))
+        write_bytes(path, draw(chart, found, theme=theme))
         written.append(path)
     return written
 

@@ -19,9 +19,8 @@ from ..figures.pictures import Picture, pictures_of
 from ..figures.theme import LABELS
 from ..findings import FINE, Findings, find, kind_of, on_common_data, tightest
 from ... import __version__
-from ...core.errors import RunError
 from ...runs import Run
-from ...runs.storage.atomic import write_bytes, write_text
+from ...runs.storage.atomic import make_folder, write_bytes, write_text
 from ...runs.storage.folder import REPORT_LOCK, locked
 
 
@@ -51,10 +50,7 @@ def write_report(
 def _write(run: Run, found: Findings, out: Path | None) -> Path:
     pictures = {**pictures_of(found), **checked(found), **compared(found)}
     folder = run.folder.figures
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    make_folder(folder)
     for picture in pictures.values():
         if picture.name in COMPARED:
             continue  # their files stand in the folder of the comparison
