@@ -31,6 +31,7 @@ from ppvae.report.figures.theme import DARK, LIGHT
 from ppvae.report.findings import ACTIVE, FINE, find
 from ppvae.report.html.build import render
 from ppvae.report.html.page import number
+from ppvae.report.html.tables import simulation_table
 from ppvae.runs import Recipe, Run, load_run, train
 from ppvae.runs.evaluation.evaluation import Method, evaluate
 
@@ -327,6 +328,14 @@ def test_hostile_folders_are_text(run: Run, tmp_path: Path) -> None:
         assert "©" not in told
         assert not any("onerror" in attributes for _, attributes in page.elements)
     assert hostile("device") in "".join(Page(text).words)
+
+
+def test_hostile_labels_of_a_check_by_simulation_are_text() -> None:
+    row = {"label": hostile("label"), "is_sandwich": False, "num_trusted": 3, "seconds": 1.0}
+    row |= {"below": [(0.1, 0.01), (0.2, 0.01)], "gap": [0.1, 0.2]}
+    text = simulation_table({"simulation_check": {"num_data": 3, "levels": [0.5, 0.9], "rows": [row]}})
+    assert_only_text(text, Page(""), ["label"])
+    assert "90% quantile" in text and simulation_table({}) == simulation_table(None) == ""
 
 
 def test_several_runs_side_by_side(run: Run, tmp_path: Path) -> None:
