@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from ppvae.core import ModelGuidePair
 from ppvae.data import load
 from ppvae.distributions.weight_priors import NormalPrior
 from ppvae.inference import KLWarmup, elbo, evaluate_bound, evidence, fit, log_evidence
+from ppvae.inference.comparison.statistics import mean_and_error
 from ppvae.models import BayesianPair, bayesianise, bernoulli_vae
 
 RESULTS = Path(__file__).parent / "results"
@@ -117,11 +117,7 @@ def measure(setting: Setting, pair: ModelGuidePair, seed: int) -> dict[str, floa
 
 def summary(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     """Mean and standard error over seeds."""
-    result = {}
-    for key in rows[0]:
-        values = torch.tensor([row[key] for row in rows], dtype=torch.float64)
-        result[key] = [float(values.mean()), float(values.std() / math.sqrt(len(values)))]
-    return result
+    return {key: [*mean_and_error(torch.tensor([row[key] for row in rows], dtype=torch.float64))] for key in rows[0]}
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from ppvae.core import ModelGuidePair, structure
 from ppvae.core.compile import Mode
 from ppvae.inference import elbo
+from ppvae.inference.comparison.statistics import seconds_of
 from ppvae.inference.training.objective import Objective
 from ppvae.models import bayesianise, bernoulli_vae
 
@@ -71,16 +71,8 @@ def main() -> None:
             steps = {"plain": step_of(bernoulli_vae(784, latent_dim=20, hidden=(500,)), x, mode)}
             for scheme in SCHEMES:
                 steps[scheme] = step_of(bayesianise(base, weight_noise=scheme), x, mode)  # type: ignore[arg-type]
-            for step in steps.values():
-                for _ in range(5):
-                    step()
-            best = dict.fromkeys(steps, math.inf)
-            for _ in range(options.rounds):
-                for name, step in steps.items():
-                    start = time.perf_counter()
-                    for _ in range(options.steps):
-                        step()
-                    best[name] = min(best[name], (time.perf_counter() - start) / options.steps * 1e3)
+            taken = seconds_of(steps, options.rounds, calls=options.steps, warm_up=1)
+            best = {name: 1e3 * min(times) for name, times in taken.items()}
             print(f"M = {batch}, {mode}")
             for name, value in best.items():
                 print(f"  {name:<26}{value:8.3f} ms  {value / best['plain']:5.2f}", flush=True)

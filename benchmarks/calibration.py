@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import Tensor
 from ppvae.core import ModelGuidePair
 from ppvae.inference import evidence
 from ppvae.inference.evidence import Evidence, EvidenceMethod, Outcome, log_evidence
+from ppvae.runs.storage.atomic import make_folder, write_text
 
 # nats, added to every standard error: what is smaller than a thousandth of p(x) no method looks for (and log densities
 # are differences of larger numbers).
@@ -240,14 +240,6 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str) -> None:
-    """Under a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def main() -> None:
     """Run the cells that are not kept, and write the tables."""
     here = Path(__file__).parent / "results"
@@ -261,6 +253,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=here)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    make_folder(options.work)
+    make_folder(options.out)
     results = []
     for target, guide in cells():
         if target not in options.targets or guide not in options.guides:
@@ -275,11 +269,11 @@ def main() -> None:
             if any(before.get(field) != value for field, value in key.items()):
                 found = log_evidence(pair, x, method=method, seed=options.seed, device="cpu", progress=False)
                 before = key | judge(found, exact)
-                write(kept, json.dumps(before))
+                write_text(kept, json.dumps(before))
                 print(table([before]).splitlines()[-1], flush=True)
             results.append(before)
-    write(options.out / "calibration.json", json.dumps(results, indent=1) + "\n")
-    write(options.out / "calibration.md", table(results))
+    write_text(options.out / "calibration.json", json.dumps(results, indent=1) + "\n")
+    write_text(options.out / "calibration.md", table(results))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from ppvae.core.compile import MODES, Mode
 from ppvae.data import load
 from ppvae.distributions import Bernoulli, ConditionalDistribution
 from ppvae.inference import compare_elbos, elbo, evidence, fit, log_evidence
+from ppvae.inference.comparison.statistics import mean_and_error, seconds_of
 from ppvae.inference.training.objective import Objective
 from ppvae.models import VAE, bernoulli_vae
 from ppvae.networks import MLP
@@ -91,16 +93,7 @@ def cost(rounds: int) -> list[dict[str, Any]]:
             steps[name, mode] = our_step(estimator, x, mode)
     for name, estimator in PYRO.items():
         steps[name, "pyro"] = pyro_step(estimator, x)
-    for step in steps.values():
-        step()
-        step()
-    taken: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
-    for _ in range(rounds):
-        for key, step in steps.items():
-            started = time.perf_counter()
-            step()
-            taken[key].append(time.perf_counter() - started)
-    median = {key: 1e3 * sorted(times)[rounds // 2] for key, times in taken.items()}
+    median = {key: 1e3 * statistics.median(times) for key, times in seconds_of(steps, rounds).items()}
     rows = []
     for name in ESTIMATORS:
         row: dict[str, Any] = {"estimator": name}
@@ -190,9 +183,7 @@ def training(epochs: int) -> list[dict[str, Any]]:
         if reference is None:
             reference = found.log_evidence
         elif name.startswith("IWAE"):
-            gain = found.log_evidence - reference
-            row["gain_over_elbo"] = float(gain.mean())
-            row["gain_standard_error"] = float(gain.std()) / len(gain) ** 0.5
+            row["gain_over_elbo"], row["gain_standard_error"] = mean_and_error(found.log_evidence - reference)
         rows.append(row)
         print("  " + "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{v}" for k, v in row.items()), flush=True)
     return rows

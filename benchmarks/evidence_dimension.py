@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ppvae.inference.comparison.statistics import mean_and_error
 from ppvae.inference.evidence import Evidence, ImportanceSampling, PriorSampling, log_evidence
 from ppvae.models import FactorAnalysis
 
@@ -29,12 +30,13 @@ def pair_and_data(latent_dim: int, num_data: int) -> tuple[FactorAnalysis, torch
 def row(latent_dim: int, found: Evidence, exact: torch.Tensor, num_samples: int) -> dict[str, object]:
     """One line of the table; the error's own standard error is its spread over data."""
     error = (found.log_evidence - exact).double()
+    mean, standard_error = mean_and_error(error)
     return {
         "latent_dim": latent_dim,
         "method": found.method,
         "num_samples": num_samples,
-        "mean_error": f"{error.mean():.4f}",
-        "mean_error_se": f"{error.std() / len(error) ** 0.5:.4f}",
+        "mean_error": f"{mean:.4f}",
+        "mean_error_se": f"{standard_error:.4f}",
         "root_mean_square": f"{error.square().mean().sqrt():.4f}",
         "median_ess": f"{found.effective_sample_size.median():.1f}",
         "median_pareto_k": f"{found.pareto_k.median():.2f}",

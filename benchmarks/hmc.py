@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
@@ -27,6 +26,7 @@ from ppvae.core import ModelGuidePair, structure, unconstrained
 from ppvae.core.compile import Mode, capture, state_of
 from ppvae.data import load
 from ppvae.inference import fit
+from ppvae.inference.comparison.statistics import seconds_of
 from ppvae.inference.hmc import HMC, sample_posterior
 from ppvae.inference.hmc.integrator import leapfrog
 from ppvae.inference.hmc.kernel import HMCParameters, draw_noise, hmc_kernel, initial_state
@@ -147,16 +147,9 @@ def contest(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
         "Pyro jit, one datum": (pyro_hmc(pair, x, True), 1),
         "NumPyro vmap": (numpyro_hmc(pair, x), NUM_DATA),
     }
-    runners = {name: (run, number) for name, (run, number) in contestants.items() if run is not None}
-    for run, _ in runners.values():
-        for _ in range(3):
-            run()
-    best = dict.fromkeys(runners, math.inf)
-    for _ in range(rounds):
-        for name, (run, number) in runners.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], (time.perf_counter() - start) / (LEAPFROGS * number) * 1e3)
+    runners = {name: run for name, (run, _) in contestants.items() if run is not None}
+    taken = seconds_of(runners, rounds, warm_up=3)
+    best = {name: 1e3 * min(times) / (LEAPFROGS * contestants[name][1]) for name, times in taken.items()}
     mine = best["ppvae compiled"]
     ratios = {
         "Pyro / ours": best["Pyro, one datum"] / mine,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from ppvae.core import structure
 from ppvae.inference import elbo
+from ppvae.inference.comparison.statistics import seconds_of
 from ppvae.inference.training.objective import Objective
 from ppvae.models import bernoulli_vae
 
@@ -158,17 +158,8 @@ def contest(batch: int, rounds: int, steps: int) -> dict[str, float]:
         "NumPyro jitted": numpyro_step(x),
     }
     steppers = {name: step for name, step in contestants.items() if step is not None}
-    for step in steppers.values():
-        for _ in range(10):
-            step()
-    best = dict.fromkeys(steppers, math.inf)
-    for _ in range(rounds):
-        for name, step in steppers.items():
-            start = time.perf_counter()
-            for _ in range(steps):
-                step()
-            best[name] = min(best[name], (time.perf_counter() - start) / steps * 1e3)
-    return best
+    taken = seconds_of(steppers, rounds, calls=steps, warm_up=1)
+    return {name: 1e3 * min(times) for name, times in taken.items()}
 
 
 def main() -> None:

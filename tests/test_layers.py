@@ -61,15 +61,15 @@ EXCEPTIONS: set[tuple[str, str, str]] = {
 
 # What each room may import of other people's packages, at the top of a file or inside a function.
 ARRAYS = {"torch", "pyro", "numpy"}
-REPORTING = {"arviz", "xarray", "matplotlib"}
+REPORTING = {"arviz", "xarray", "matplotlib", "jinja2", "markupsafe"}
 THIRD_PARTY: dict[str, set[str]] = {
     "core": ARRAYS,
     "networks": {"torch"},
     "distributions": {"torch", "pyro", "zuko"},
     "data": {"torch", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "pooch", "tqdm", "rich"},
     "models": ARRAYS | {"sklearn"},  # maximum likelihood of factor analysis
-    "inference": ARRAYS | {"scipy", "tqdm"},
-    "runs": ARRAYS | {"safetensors", "pydantic", "tomli_w", "tensorboard", "mlflow", "wandb"},
+    "inference": ARRAYS | {"scipy", "pandas", "tqdm"},
+    "runs": ARRAYS | {"filelock", "safetensors", "pydantic", "tomli_w", "tensorboard", "mlflow", "wandb"},
     "report": ARRAYS | REPORTING | {"scipy", "pandas", "h5py", "h5netcdf"},
     "cli": ARRAYS | {"typer", "click", "rich", "tqdm", "pydantic"},
 }

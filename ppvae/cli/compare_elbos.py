@@ -49,6 +49,7 @@ def compare_elbos(
     from ..core.errors import RunError, did_you_mean
     from ..runs import load_run
     from ..runs.recipe.catalogue import build, elbo_entries, parsed
+    from ..runs.storage.atomic import make_folder, write_json, write_text
 
     entries = elbo_entries()
     if estimator and "list" in estimator:
@@ -70,9 +71,9 @@ def compare_elbos(
             raise RunError(f"--part {name!r}: {did_you_mean(name, parts)}")
         found = _compare(loaded, parts[name], chosen, repeats, num_data, seed, device, json)
     folder = out or run / "comparison"
-    folder.mkdir(parents=True, exist_ok=True)
-    found.to_json(folder / "comparison.json")
-    found.to_csv(folder / "comparison.csv")
+    make_folder(folder)
+    write_json(folder / "comparison.json", found.to_dict())
+    write_text(folder / "comparison.csv", found.tidy().to_csv(index=False))
     from ..report.figures.estimators import save_figures
 
     figures = save_figures(found, folder)

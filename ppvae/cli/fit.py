@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .common import Force, Json, Pair, Threads, emit, options_of, pair_of, say, threads, verb
+
+if TYPE_CHECKING:
+    from ..runs import Run
 
 _MODEL, _TRAINING = "Model and data", "Training"
 
@@ -80,26 +83,14 @@ def fit(
 
     Ctrl-C saves the state; --resume goes on from there to the numbers of a run that was never interrupted.
     """
-    from ..core.errors import RunError, try_one_of
     from ..runs import Recipe, loggers_again, loggers_of, train
     from ..runs import resume as go_on
     from ..runs.recipe.catalogue import elbo_entries, model_entries, parsed
     from ..runs.recipe.recipe import merged
-    from ..runs.recipe.source import digest_of, split_spec
 
     if "list" in (model, elbo):
         _list(model_entries() if model == "list" else elbo_entries(), json)
         return
-    changes: dict[str, Any] = {
-        "model": {"name": model} if model is not None else {},
-        "data": _given(source=data, binarize=binarize),
-        "training": _given(num_epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate),
-        **_given(seed=seed, device=device),
-    }
-    if bayesian:
-        changes["bayesian"] = {"modules": list(bayesian)}
-    if elbo is not None:
-        changes["training"]["elbo"] = parsed(elbo_entries(), elbo, "--elbo", "estimator")
     if resume is not None:
         others = {
             "RECIPE": recipe,
@@ -117,32 +108,59 @@ def fit(
             "--seed": seed,
             "--device": device,
         }
-        given = [key for key, value in others.items() if value is not None]
-        if given:
-            raise RunError(
-                f"--resume goes on with the recipe of {resume}; {', '.join(given)} has no place beside it"
-                + try_one_of("--epochs N for more epochs", f"a new run: ppvae fit {resume} {given[-1]} ... --out OTHER")
-            )
+        _refuse_beside(resume, _given(**others))
         with threads(threads_):
             trackers = loggers_again(resume, logger or ())
             run = go_on(resume, num_epochs=epochs, pair=pair_of(pair), force=force, callbacks=trackers)
     else:
         if recipe is None and model is None and pair is None:
             raise typer.BadParameter("give a RECIPE, --model, --pair or --resume")
-        values = Recipe.read(recipe).to_dict() if recipe is not None else {}
-        if pair is not None:
-            file, _ = split_spec(pair)
-            values["model"] = {"pair": pair, "sha256": digest_of(file)}
+        training = _given(num_epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate)
+        if elbo is not None:
+            training["elbo"] = parsed(elbo_entries(), elbo, "--elbo", "estimator")
+        changes: dict[str, Any] = {
+            "model": _given(name=model),
+            "data": _given(source=data, binarize=binarize),
+            "training": training,
+            "bayesian": _given(modules=list(bayesian) if bayesian else None),
+            **_given(seed=seed, device=device),
+        }
         for text in set_ or []:
             changes = merged(changes, _setting(text))
-        chosen = Recipe.from_dict(merged(values, {key: value for key, value in changes.items() if value != {}}))
+        values = merged(_start(recipe, pair), {key: value for key, value in changes.items() if value != {}})
+        chosen = Recipe.from_dict(values)
         folder = out or Path("runs") / f"{chosen.model_name}-{Path(chosen.data.source).stem}"
         with threads(threads_):
             trackers = loggers_of(folder, logger or (), chosen)
             run = train(chosen, folder, pair=pair_of(pair), overwrite=overwrite, callbacks=trackers)
-    last = run.history[-1]
+    _tell(run, json)
+
+
+def _refuse_beside(resume: Path, given: Mapping[str, Any]) -> None:
+    from ..core.errors import RunError, try_one_of
+
+    if given:
+        raise RunError(
+            f"--resume goes on with the recipe of {resume}; {', '.join(given)} has no place beside it"
+            + try_one_of("--epochs N for more epochs", f"a new run: ppvae fit {resume} {[*given][-1]} ... --out OTHER")
+        )
+
+
+def _start(recipe: Path | None, pair: str | None) -> dict[str, Any]:
+    """The recipe that the options change."""
+    from ..runs import Recipe
+    from ..runs.recipe.source import digest_of, split_spec
+
+    values = Recipe.read(recipe).to_dict() if recipe is not None else {}
+    if pair is not None:
+        file, _ = split_spec(pair)
+        values["model"] = {"pair": pair, "sha256": digest_of(file)}
+    return values
+
+
+def _tell(run: Run, json: bool) -> None:
     best = run.info.get("best_epoch")
-    shown = run.history[best - 1] if best else last
+    shown = run.history[best - 1] if best else run.history[-1]
     if json:
         emit({"run": str(run.folder.path), "parameters": run.parameters, **run.info, "metrics": shown})
         return

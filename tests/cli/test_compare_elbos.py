@@ -60,6 +60,7 @@ def test_what_is_wrong_is_said_in_one_line(run: Path) -> None:
         (["--estimator", "vimc"], "did you mean 'vimco'"),
         (["--estimator", "trace:particles=3"], "particles"),
         (["--part", "tset"], "did you mean 'test'"),
+        (["--estimator", "trace", "--repeats", "4", "--out", str(run / "recipe.toml" / "x")], "cannot be made"),
     ):
         done = CliRunner().invoke(app, ["compare-elbos", str(run), *words])
         assert done.exit_code == 1

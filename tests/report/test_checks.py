@@ -13,10 +13,11 @@ import torch
 from ppvae.inference import AggregatePosterior, aggregate_posterior, posterior_checks
 from ppvae.inference.criticism.posterior_checks import PosteriorChecks, PredictiveCheck
 from ppvae.report import findings, write_report
-from ppvae.report.figures.checks import PANELS, _row, aggregate_table, check_table, checked, predictive
+from ppvae.report.figures.checks import PANELS, checked, predictive
 from ppvae.report.figures.theme import LIGHT, draw
 from ppvae.report.findings import CHECKED, find
 from ppvae.report.html.build import render
+from ppvae.report.html.tables import _row, aggregate_table, check_table
 from ppvae.runs import Recipe, Run, train
 
 CATEGORIES = """

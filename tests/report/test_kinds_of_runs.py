@@ -70,6 +70,14 @@ class Weights(ModelGuidePair):
 """
 
 
+DIGITS: dict[str, Any] = {
+    "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [6]},
+    "data": {"source": "digits", "num_train": 100, "binarize": "static"},
+    "training": {"num_epochs": 1, "batch_size": 50, "compile": "eager"},
+    "device": "cpu",
+}
+
+
 def run_of(folder: Path, name: str) -> Run:
     folder.mkdir(exist_ok=True)
     file, rows = folder / "pairs.py", folder / "rows.npy"
@@ -105,17 +113,20 @@ def test_a_category_has_a_report_and_no_mean(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("modules", [["likelihood"], None])
 def test_weights_that_are_held_are_told(modules: list[str] | None, tmp_path: Path) -> None:
-    values: dict[str, Any] = {
-        "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [6]},
-        "data": {"source": "digits", "num_train": 100, "binarize": "static"},
-        "training": {"num_epochs": 1, "batch_size": 50, "compile": "eager"},
-        "device": "cpu",
-    }
+    values = dict(DIGITS)
     values |= {} if modules is None else {"bayesian": {"modules": modules}}
     run = train(Recipe.from_dict(values), tmp_path / "run", progress=False)
     evaluate(run, [Method.parse("importance-sampling:num_samples=5")], num_data=20, say=lambda line: None)
     text = write_report(run).read_text(encoding="utf-8")
     assert ("log p(x | w) with the weights w held at their posterior mean" in text) == (modules is not None)
+
+
+def test_estimates_that_can_be_trusted_on_no_datum_have_a_report(tmp_path: Path) -> None:
+    run = train(Recipe.from_dict(DIGITS), tmp_path / "run", progress=False)
+    methods = [Method.parse(f"{name}-sampling:num_samples=5") for name in ("prior", "importance")]
+    rows = evaluate(run, methods, num_data=20, progress=False)["estimates"]
+    assert [row["num_trusted"] for row in rows] == [20, 0, 0]
+    assert 'id="sandwich"' not in write_report(run).read_text(encoding="utf-8")
 
 
 def test_a_pair_of_global_latents_alone_has_a_report(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ppvae.report.figures.theme import DARK, LIGHT
 from ppvae.report.findings import ACTIVE, FINE, find
 from ppvae.report.html.build import render
 from ppvae.report.html.page import number
+from ppvae.report.html.tables import simulation_table
 from ppvae.runs import Recipe, Run, load_run, train
 from ppvae.runs.evaluation.evaluation import Method, evaluate
 
@@ -111,7 +113,7 @@ def test_what_was_run_is_told(run: Run, html: str) -> None:
     assert run.info["data"]["test"][:16] in text
     assert f"ppvae fit {run.folder.recipe} --out NEW_FOLDER" in text
     for line in run.recipe.to_toml().splitlines():
-        assert line in html.replace("&quot;", '"')
+        assert line in unescape(html)
 
 
 def test_the_page_loads_nothing(html: str) -> None:
@@ -326,6 +328,14 @@ def test_hostile_folders_are_text(run: Run, tmp_path: Path) -> None:
         assert "©" not in told
         assert not any("onerror" in attributes for _, attributes in page.elements)
     assert hostile("device") in "".join(Page(text).words)
+
+
+def test_hostile_labels_of_a_check_by_simulation_are_text() -> None:
+    row = {"label": hostile("label"), "is_sandwich": False, "num_trusted": 3, "seconds": 1.0}
+    row |= {"below": [(0.1, 0.01), (0.2, 0.01)], "gap": [0.1, 0.2]}
+    text = simulation_table({"simulation_check": {"num_data": 3, "levels": [0.5, 0.9], "rows": [row]}})
+    assert_only_text(text, Page(""), ["label"])
+    assert "90% quantile" in text and simulation_table({}) == simulation_table(None) == ""
 
 
 def test_several_runs_side_by_side(run: Run, tmp_path: Path) -> None:

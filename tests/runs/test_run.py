@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,11 +147,36 @@ def test_a_folder_that_cannot_be_written(small: Recipe, tmp_path: Path) -> None:
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     folder = create(tmp_path / "run")
     with locked(folder):
-        with pytest.raises(RunError, match="another process is writing here"):
+        with pytest.raises(RunError, match=rf"another process is writing here \(process {os.getpid()}\)"):
             with locked(RunFolder(tmp_path / "run")):
                 pass
     with locked(folder):
         pass
+
+
+def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
+    folder = create(tmp_path / "run")
+    code = (
+        "import pathlib, time\n"
+        "from ppvae.runs.storage.folder import RunFolder, locked\n"
+        f"with locked(RunFolder(pathlib.Path({str(folder.path)!r}))):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(100)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=rf"\(process {holder.pid}\)"), locked(folder):
+            pass
+        holder.kill()
+    with locked(folder):
+        pass
+
+
+def test_runs_are_there_without_fcntl() -> None:
+    """As on Windows, which has no such module."""
+    code = "import sys; sys.modules['fcntl'] = None\nimport ppvae.runs; print(ppvae.runs.Recipe.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "Recipe\n"
 
 
 def test_a_failed_run_says_so(small: Recipe, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from ppvae.core import RunError
 from ppvae.inference.evidence import AIS, RIS, EvidenceMethod, ImportanceSampling, log_evidence
 from ppvae.report.html import build
 from ppvae.runs import Run, Stopped, load_run
-from ppvae.runs.evaluation.evaluation import Method, evaluate, evaluation, read_evaluation, read_per_datum, read_whole
-from ppvae.runs.evaluation.evaluation import chunks as chunk_files
-from ppvae.runs.evaluation.evaluation import files as evaluation_files
+from ppvae.runs.evaluation import chunks as chunk_files
+from ppvae.runs.evaluation import evaluation
+from ppvae.runs.evaluation import files as evaluation_files
+from ppvae.runs.evaluation.evaluation import Method, evaluate, read_evaluation, read_per_datum, read_whole
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.atomic import sha256
 from ppvae.runs.storage.folder import EVALUATION_LOCK, REPORT_LOCK, RunFolder, locked

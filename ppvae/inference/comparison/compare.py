@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from statistics import median
 from typing import Any, Literal
 
 import pyro.infer.elbo
@@ -15,12 +17,14 @@ from tqdm import tqdm
 
 from .gradient_noise import GradientNoise
 from .result import BlockRow, Comparison, EstimatorRow
+from .statistics import mean_and_error, seconds_of, variance_and_error
 from ..elbo import ELBO, Trainee
 from ..evidence import EvidenceMethod, ImportanceSampling, log_evidence
 from ..execution.memory import peak_memory
 from ..execution.placement import Compile, choose_mode, dtype_of
 from ..training.objective import Objective
 from ...core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, parameter_roles, structure
+from ...core.compile import Mode
 from ...core.errors import did_you_mean, try_one_of
 from ...core.modes import in_evaluation_mode
 from ...data import as_dataset
@@ -155,18 +159,7 @@ def _measure(
     block_rows: list[BlockRow] = []
     values: dict[tuple[str, str], Tensor] = {}
     about = ""
-    objectives = {
-        name: Objective(
-            chosen.pair,
-            elbo,
-            num_data=chosen.num_data,
-            weight_prior=None,
-            prior_names=frozenset(),
-            clip_norm=None,
-            mode=chosen.mode,
-        )
-        for name, elbo in chosen.estimators.items()
-    }
+    objectives = {name: _objective(chosen, name, chosen.mode) for name in chosen.estimators}
     for objective in objectives.values():
         objective.check(chosen.x)
     seconds = _seconds(chosen, objectives)
@@ -175,104 +168,86 @@ def _measure(
         for label, state in states.items():
             if state is not None:
                 chosen.pair.load_state_dict(dict(state))
-            truth, error, about = _truth(chosen, reference)
+            truth, about = _truth(chosen, reference)
             for name, objective in objectives.items():
-                row, blocks, found = _one(chosen, name, label, objective, truth, error, seconds[name], bar)
-                rows.append(row)
-                block_rows += blocks
+                found, noise, memory = _repeated(chosen, name, objective, bar)
+                pyros = not isinstance(chosen.estimators[name], ELBO)
+                mode = "eager" if pyros or objective.fell_back.startswith("eager") else chosen.mode
+                rows.append(_estimator_row((name, label), found, truth, seconds[name], memory, mode))
+                block_rows += _block_rows((name, label), noise, seconds[name])
                 values[label, name] = found
     return Comparison(tuple(rows), tuple(block_rows), values, about, chosen.num_repeats, chosen.size, chosen.seed)
 
 
-def _one(
-    chosen: _Chosen,
-    name: str,
-    label: str,
-    objective: Objective,
-    truth: float,
-    truth_error: float,
-    seconds: float,
-    bar: Any,
-) -> tuple[EstimatorRow, list[BlockRow], Tensor]:
-    elbo = chosen.estimators[name]
+def _objective(chosen: _Chosen, name: str, mode: Mode) -> Objective:
+    return Objective(
+        chosen.pair,
+        chosen.estimators[name],
+        num_data=chosen.num_data,
+        weight_prior=None,
+        prior_names=frozenset(),
+        clip_norm=None,
+        mode=mode,
+    )
+
+
+def _repeated(chosen: _Chosen, name: str, objective: Objective, bar: Any) -> tuple[Tensor, GradientNoise, int]:
+    """The bounds of all repeats, [R], their gradients' noise, and the most bytes that one eager step holds."""
     weight = torch.ones((), dtype=dtype_of(chosen.pair), device=chosen.device)
     prefix = "pair." if isinstance(objective.trained, Trainee) else ""
     noise = GradientNoise(chosen.blocks, chosen.num_repeats)
     bounds = []
     with torch.random.fork_rng(devices=chosen.forked):
-        _fill_baseline(chosen, elbo)
+        _fill_baseline(chosen, chosen.estimators[name])
         for repeat in range(chosen.num_repeats):
             torch.manual_seed(_seed(chosen.seed, repeat))
             step = objective(chosen.x, weight)
             bounds.append(float(step.metrics[0]))
             noise.add({name.removeprefix(prefix): gradient for name, gradient in step.gradients.items()})
             bar.update(1)
-        eager = Objective(
-            chosen.pair,
-            elbo,
-            num_data=chosen.num_data,
-            weight_prior=None,
-            prior_names=frozenset(),
-            clip_norm=None,
-            mode="eager",
-        )
+        eager = _objective(chosen, name, "eager")
         memory = peak_memory(lambda: eager(chosen.x, weight), chosen.device)
-    found = torch.tensor(bounds, dtype=torch.float64)
-    count = len(found)
-    variance = float(found.var())
-    fourth = float((found - found.mean()).pow(4).mean())
-    variance_error = math.sqrt(max(fourth - variance**2 * (count - 3) / (count - 1), 0.0) / count)
-    bound, bound_error = float(found.mean()), math.sqrt(variance / count)
-    mode = "eager" if objective.fell_back.startswith("eager") or not isinstance(elbo, ELBO) else chosen.mode
-    row = EstimatorRow(
-        estimator=name,
-        checkpoint=label,
+    return torch.tensor(bounds, dtype=torch.float64), noise, memory
+
+
+def _estimator_row(
+    at: tuple[str, str], found: Tensor, truth: tuple[float, float], seconds: float, memory: int, mode: str
+) -> EstimatorRow:
+    bound, bound_error = mean_and_error(found)
+    variance, variance_error = variance_and_error(found)
+    return EstimatorRow(
+        *at,
         bound=bound,
         bound_error=bound_error,
         variance=variance,
         variance_error=variance_error,
-        bias=bound - truth,
-        bias_error=math.hypot(bound_error, truth_error),
+        bias=bound - truth[0],
+        bias_error=math.hypot(bound_error, truth[1]),
         seconds=seconds,
         peak_memory=memory,
         cost_adjusted_variance=variance * seconds,
         mode=mode,
     )
-    blocks = [
-        BlockRow(
-            estimator=name,
-            checkpoint=label,
-            block=block,
-            num_parameters=found_block.num_parameters,
-            signal=found_block.signal,
-            variance=found_block.variance,
-            variance_error=found_block.variance_error,
-            snr=found_block.snr,
-            snr_error=found_block.snr_error,
-            cost_adjusted_variance=found_block.variance * seconds,
-        )
-        for block, found_block in noise.statistics().items()
+
+
+def _block_rows(at: tuple[str, str], noise: GradientNoise, seconds: float) -> list[BlockRow]:
+    return [
+        BlockRow(*at, block, cost_adjusted_variance=found.variance * seconds, **asdict(found))
+        for block, found in noise.statistics().items()
     ]
-    return row, blocks, found
 
 
 def _seconds(chosen: _Chosen, objectives: Mapping[str, Objective]) -> dict[str, float]:
-    """Median time of one step of each; the steps take turns, so that what else the machine does is shared out."""
+    """Median time of one step of each."""
     weight = torch.ones((), dtype=dtype_of(chosen.pair), device=chosen.device)
-    taken: dict[str, list[float]] = {name: [] for name in objectives}
+    steps = {name: partial(objective, chosen.x, weight) for name, objective in objectives.items()}
     with torch.random.fork_rng(devices=chosen.forked):
         torch.manual_seed(chosen.seed)
-        for turn in range(TURNS + 2):  # the first two are for capture and caches
-            for name, objective in objectives.items():
-                started = _now(chosen.device)
-                objective(chosen.x, weight)
-                elapsed = _now(chosen.device) - started
-                if turn > 1:
-                    taken[name].append(elapsed)
-    return {name: sorted(times)[len(times) // 2] for name, times in taken.items()}
+        taken = seconds_of(steps, TURNS, device=chosen.device)
+    return {name: median(times) for name, times in taken.items()}
 
 
-def _truth(chosen: _Chosen, reference: Reference) -> tuple[float, float, str]:
+def _truth(chosen: _Chosen, reference: Reference) -> tuple[tuple[float, float], str]:
     """Mean of log p(x) over the batch, its standard error, and what it is in words."""
     exact = getattr(chosen.pair, "log_evidence", None)
     if isinstance(reference, str):
@@ -285,21 +260,21 @@ def _truth(chosen: _Chosen, reference: Reference) -> tuple[float, float, str]:
             )
         if callable(exact):
             with torch.no_grad():
-                return float(exact(chosen.x).double().mean()), 0.0, "the exact log p(x)"
+                return (float(exact(chosen.x).double().mean()), 0.0), "the exact log p(x)"
         if chosen.has_global:
-            return math.nan, math.nan, ""
+            return (math.nan, math.nan), ""
         reference = ImportanceSampling(5000)
     if reference is None:
-        return math.nan, math.nan, ""
+        return (math.nan, math.nan), ""
     if isinstance(reference, Tensor):
         if reference.shape != (chosen.size,):
             raise PpvaeError(f"reference: expected log p(x) of shape [{chosen.size}], found {list(reference.shape)}")
-        return float(reference.double().mean()), 0.0, "given values of log p(x)"
+        return (float(reference.double().mean()), 0.0), "given values of log p(x)"
     found = log_evidence(chosen.pair, chosen.x, method=reference, seed=chosen.seed, progress=False)
     # Over all data, as the bounds that are held against it: of those that cannot be trusted it is said how many.
     trusted = int(found.trusted.sum())
     told = "" if trusted == len(found) else f" (to be trusted on {trusted} of {len(found)} data)"
-    return found.mean_of_all, found.mean_of_all_standard_error, f"{reference!r}{told}"
+    return (found.mean_of_all, found.mean_of_all_standard_error), f"{reference!r}{told}"
 
 
 def _fill_baseline(chosen: _Chosen, elbo: pyro.infer.elbo.ELBO) -> None:
@@ -357,12 +332,6 @@ def _blocks(pair: ModelGuidePair, x: Data, blocks: Mapping[str, Sequence[str]] |
 
 def _seed(seed: int, repeat: int) -> int:
     return (seed * 1_000_003 + repeat * 7919 + 104_729) % 2**63
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _one_batch(x: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Data:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-TIDY = ("checkpoint", "estimator", "block", "quantity", "value", "standard_error", "unit")
+# The quantities of the tidy data, with their units.
+_OF_ESTIMATORS = {
+    "bound": "nats/datum",
+    "bias": "nats/datum",
+    "variance": "nats^2",
+    "seconds": "s/step",
+    "peak_memory": "bytes",
+    "cost_adjusted_variance": "nats^2 s",
+}
+_OF_BLOCKS = {
+    "signal": "nats/datum",
+    "variance": "(nats/datum)^2",
+    "snr": "1",
+    "cost_adjusted_variance": "(nats/datum)^2 s",
+}
 
 
 @dataclass(frozen=True)
@@ -123,28 +136,25 @@ class Comparison:
                 return row
         raise KeyError((estimator, block, checkpoint))
 
-    def tidy(self) -> list[dict[str, Any]]:
-        """One record for each number: checkpoint, estimator, block, quantity, value, standard_error, unit."""
-        records: list[dict[str, Any]] = []
+    @property
+    def checkpoints(self) -> list[str]:
+        """The labels of the states, in their order; one that is empty where there is one state."""
+        return list(dict.fromkeys(row.checkpoint for row in self.estimators))
 
-        def add(where: Sequence[str], quantity: str, value: float, error: float, unit: str) -> None:
-            records.append(dict(zip(TIDY, (*where, quantity, value, error, unit), strict=True)))
+    def truth(self, checkpoint: str = "") -> float:
+        """What the bias is against at a checkpoint, nats per datum; NaN where there is no reference."""
+        return next(row.bound - row.bias for row in self.estimators if row.checkpoint == checkpoint)
 
-        for row in self.estimators:
-            where = (row.checkpoint, row.estimator, "")
-            add(where, "bound", row.bound, row.bound_error, "nats/datum")
-            add(where, "bias", row.bias, row.bias_error, "nats/datum")
-            add(where, "variance", row.variance, row.variance_error, "nats^2")
-            add(where, "seconds", row.seconds, math.nan, "s/step")
-            add(where, "peak_memory", row.peak_memory, math.nan, "bytes")
-            add(where, "cost_adjusted_variance", row.cost_adjusted_variance, math.nan, "nats^2 s")
-        for block in self.blocks:
-            where = (block.checkpoint, block.estimator, block.block)
-            add(where, "gradient_signal", block.signal, math.nan, "nats/datum")
-            add(where, "gradient_variance", block.variance, block.variance_error, "(nats/datum)^2")
-            add(where, "gradient_snr", block.snr, block.snr_error, "1")
-            add(where, "gradient_cost_adjusted_variance", block.cost_adjusted_variance, math.nan, "(nats/datum)^2 s")
-        return records
+    def tidy(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each number.
+
+        Its columns: checkpoint, estimator, block, quantity, value, standard_error, unit.
+        """
+        import pandas as pd
+
+        frames = [_tidy(self.estimators, _OF_ESTIMATORS)]
+        frames += [_tidy(self.blocks, _OF_BLOCKS, "gradient_")] if self.blocks else []
+        return pd.concat(frames, ignore_index=True)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain numbers, strings, lists and dictionaries; a number that is not finite becomes None."""
@@ -158,75 +168,73 @@ class Comparison:
         }
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`tidy` as CSV; an empty field where there is no number."""
-        temporary = Path(path).with_name(Path(path).name + ".part")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, TIDY)
-            writer.writeheader()
-            for record in self.tidy():
-                writer.writerow({key: "" if value != value else value for key, value in record.items()})
-        temporary.replace(path)
+        """Write :meth:`tidy` as CSV, in place; an empty field where there is no number."""
+        self.tidy().to_csv(path, index=False)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`to_dict` as JSON."""
-        temporary = Path(path).with_name(Path(path).name + ".part")
-        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        """Write :meth:`to_dict` as JSON, in place."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def table(self) -> str:
         """Both tables as text."""
-        marked = any(row.checkpoint for row in self.estimators)
-        first: list[list[str]] = [
-            ["estimator", "bound", "bias", "variance", "ms/step", "MB", "variance x s"],
-            *(
-                [
-                    _name(row, marked),
-                    _with_error(row.bound, row.bound_error),
-                    _with_error(row.bias, row.bias_error),
-                    f"{row.variance:.3g}",
-                    f"{1e3 * row.seconds:.2f}",
-                    f"{row.peak_memory / 1e6:.2f}",
-                    f"{row.cost_adjusted_variance:.3g}",
-                ]
-                for row in self.estimators
-            ),
-        ]
-        second: list[list[str]] = [
-            ["estimator", "block", "signal", "gradient variance", "signal-to-noise", "variance x s"],
-            *(
-                [
-                    _name(block, marked),
-                    block.block,
-                    f"{block.signal:.3g}",
-                    f"{block.variance:.3g} ± {block.variance_error:.1g}",
-                    f"{block.snr:.3g} ± {block.snr_error:.1g}",
-                    f"{block.cost_adjusted_variance:.3g}",
-                ]
-                for block in self.blocks
-            ),
-        ]
         about = f"{self.num_repeats} repeats on {self.num_data} data, seed {self.seed}; nats per datum"
         if self.reference:
             about += f"; bias against {self.reference}"
-        return "\n".join((about, "", *_aligned(first), "", *_aligned(second)))
+        first = _text(
+            self.estimators,
+            {
+                "bound": lambda row: _with_error(row.bound, row.bound_error),
+                "bias": lambda row: _with_error(row.bias, row.bias_error),
+                "variance": lambda row: f"{row.variance:.3g}",
+                "ms/step": lambda row: f"{1e3 * row.seconds:.2f}",
+                "MB": lambda row: f"{row.peak_memory / 1e6:.2f}",
+                "variance x s": lambda row: f"{row.cost_adjusted_variance:.3g}",
+            },
+        )
+        second = _text(
+            self.blocks,
+            {
+                "block": lambda row: row.block,
+                "signal": lambda row: f"{row.signal:.3g}",
+                "gradient variance": lambda row: f"{row.variance:.3g} ± {row.variance_error:.1g}",
+                "signal-to-noise": lambda row: f"{row.snr:.3g} ± {row.snr_error:.1g}",
+                "variance x s": lambda row: f"{row.cost_adjusted_variance:.3g}",
+            },
+        )
+        return "\n\n".join((about, first, second))
 
     def __repr__(self) -> str:
         return self.table()
 
 
-def _name(row: EstimatorRow | BlockRow, marked: bool) -> str:
-    return f"{row.checkpoint}: {row.estimator}" if marked else row.estimator
+def _tidy(rows: Sequence[Any], units: Mapping[str, str], prefix: str = "") -> Any:
+    import pandas as pd
+
+    frame = pd.DataFrame([{"block": "", **asdict(row)} for row in rows])
+    parts = [
+        frame[["checkpoint", "estimator", "block"]].assign(
+            quantity=prefix + name,
+            value=frame[name].astype(float),
+            standard_error=frame.get(f"{name}_error", math.nan),
+            unit=unit,
+        )
+        for name, unit in units.items()
+    ]
+    return pd.concat(parts).sort_index(kind="stable")  # the quantities of a row together
+
+
+def _text(rows: Sequence[Any], columns: Mapping[str, Callable[[Any], str]]) -> str:
+    import pandas as pd
+
+    names = [f"{row.checkpoint}: {row.estimator}" if row.checkpoint else row.estimator for row in rows]
+    frame = pd.DataFrame({name: [cell(row) for row in rows] for name, cell in columns.items()}, index=names)
+    return str(frame.rename_axis(columns="estimator").to_string())
 
 
 def _with_error(value: float, error: float) -> str:
     if math.isnan(value):
         return "–"
     return f"{value:.3f}" if math.isnan(error) else f"{value:.3f} ± {error:.1g}"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

@@ -18,18 +18,20 @@ from .theme import LABELS, LIGHT, Theme, canvas, draw
 from ..arviz.export import to_arviz
 from ...inference.comparison.divergences import LogDensity, NormalFit
 from ...inference.comparison.result import Comparison
+from ...runs.storage.atomic import make_folder, write_bytes
 
 
 def bounds(found: Comparison, theme: Theme) -> Figure:
     """The ladder: every estimator's bound with two standard errors, and the reference where there is one."""
-    rows = [row for row in found.estimators if row.checkpoint == found.estimators[-1].checkpoint]
+    last = found.checkpoints[-1]
+    rows = [row for row in found.estimators if row.checkpoint == last]
     figure, (axes,) = canvas(theme, 7.2, 0.9 + 0.36 * len(rows))
     places = range(len(rows) - 1, -1, -1)
     values = [row.bound for row in rows]
     errors = [2 * row.bound_error for row in rows]
     axes.errorbar(values, list(places), xerr=errors, fmt="o", color=theme.first, capsize=3, linewidth=1.4)
     if found.reference:
-        truth = rows[0].bound - rows[0].bias
+        truth = found.truth(last)
         axes.axvline(truth, color=theme.second, linewidth=1.4)
         axes.annotate(
             f"log p(x) {truth:.2f}".replace("-", "−"),
@@ -47,7 +49,7 @@ def bounds(found: Comparison, theme: Theme) -> Figure:
 
 def gradient_noise(found: Comparison, theme: Theme) -> Figure:
     """The gradient's signal-to-noise ratio of every estimator, block by block."""
-    last = found.blocks[-1].checkpoint
+    last = found.checkpoints[-1]
     names = list(dict.fromkeys(row.block for row in found.blocks))
     estimators = list(dict.fromkeys(row.estimator for row in found.estimators))
     figure, all_axes = canvas(theme, 1.9 + 2.8 * len(names), 0.9 + 0.36 * len(estimators), len(names))
@@ -79,7 +81,7 @@ def gradient_noise(found: Comparison, theme: Theme) -> Figure:
 def cost(found: Comparison, theme: Theme, *, block: str | None = None) -> Figure:
     """Time of a step against the variance of the gradient of one block: towards the lower left is better."""
     block = block or found.blocks[0].block
-    last = found.blocks[-1].checkpoint
+    last = found.checkpoints[-1]
     figure, (axes,) = canvas(theme, 6.4, 4.2)
     for index, row in enumerate(r for r in found.estimators if r.checkpoint == last):
         of_block = found.block(row.estimator, block, last)
@@ -99,7 +101,7 @@ def cost(found: Comparison, theme: Theme, *, block: str | None = None) -> Figure
 def along_run(found: Comparison, theme: Theme, *, block: str | None = None) -> Figure:
     """Bound and signal-to-noise ratio at every checkpoint of a training run."""
     block = block or found.blocks[0].block
-    labels = list(dict.fromkeys(row.checkpoint for row in found.estimators))
+    labels = found.checkpoints
     numeric = all(_is_number(label) for label in labels)
     places = [float(label) for label in labels] if numeric else list(range(len(labels)))
     figure, (left, right) = canvas(theme, 9.6, 3.6, 2)
@@ -132,8 +134,8 @@ def forward_and_reverse(
     axes.fill_between(grid.numpy(), density.numpy(), color=theme.rule)
     names = {"reverse": "KL(q ‖ p): seeks a mode", "forward": "KL(p ‖ q): covers the mass"}
     for fit, colour in zip(fits, (theme.first, theme.second), strict=False):
-        q = np.exp(-0.5 * ((grid.numpy() - fit.loc) / fit.scale) ** 2) / (fit.scale * math.sqrt(2 * math.pi))
-        axes.plot(grid.numpy(), q, color=colour, label=names[fit.divergence])
+        q = torch.distributions.Normal(fit.loc, fit.scale).log_prob(grid).exp()
+        axes.plot(grid.numpy(), q.numpy(), color=colour, label=names[fit.divergence])
     _without_zero_margin(axes)
     axes.set_xlabel("z")
     axes.set_ylabel("density")
@@ -151,16 +153,19 @@ def save_figures(found: Comparison, folder: str | Path, *, theme: Theme = LIGHT)
 
     Returns:
         the files.
+
+    Raises:
+        RunError: they cannot be written.
     """
     where = Path(folder)
-    where.mkdir(parents=True, exist_ok=True)
+    make_folder(where)
     charts: dict[str, Any] = {"bounds": bounds, "gradient_noise": gradient_noise, "cost": cost}
-    if len({row.checkpoint for row in found.estimators}) > 1:
+    if len(found.checkpoints) > 1:
         charts["along_run"] = along_run
     written = []
     for name, chart in charts.items():
         path = where / f"{name}.png"
-        path.write_bytes(draw(chart, found, theme=theme))
+        write_bytes(path, draw(chart, found, theme=theme))
         written.append(path)
     return written
 
@@ -171,7 +176,7 @@ def comparison_to_arviz(found: Comparison) -> Any:
     ``arviz.summary`` then gives mean, Monte Carlo error and interval of every estimator's bound. The first
     checkpoint's values are taken where there are several.
     """
-    first = found.estimators[0].checkpoint
+    first = found.checkpoints[0]
     names = [row.estimator for row in found.estimators if row.checkpoint == first]
     values = np.stack([found.values[first, name].numpy() for name in names], -1)[None]
     return to_arviz(

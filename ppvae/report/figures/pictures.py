@@ -220,7 +220,8 @@ def _estimates(found: Findings) -> Picture | None:
 
 
 def _sandwich(found: Findings) -> Picture | None:
-    columns = columns_of(found)
+    # An estimate that can be trusted on no datum has no values, and two may have none in common.
+    columns = {key: values for key, values in columns_of(found).items() if bool(torch.isfinite(values).any())}
     rows = [] if found.evaluation is None else [r for r in found.evaluation["estimates"] if r["key"] in columns]
     if len(rows) < 3:
         return None
@@ -232,6 +233,9 @@ def _sandwich(found: Findings) -> Picture | None:
         for row in rows
         if row["key"] != reference["key"]
     }
+    gaps = {key: (side, gap) for key, (side, gap) in gaps.items() if bool(torch.isfinite(gap).any())}
+    if not gaps:
+        return None
     name = charts.label_of(reference["label"])
     evaluated = "" if found.evaluation is None else kind_of(found.evaluation["data"]["part"])
     told = "; ".join(f"{key} {float(gap[torch.isfinite(gap)].median()):+.2f}" for key, (_, gap) in gaps.items())

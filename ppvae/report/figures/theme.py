@@ -86,7 +86,6 @@ class Theme:
 
 LIGHT = Theme("light", "#ffffff", "#1d2430", "#667085", "#e4e7ec", "#2d6cb5", "#d96c1f", True)
 DARK = Theme("dark", "#171a21", "#e9eaee", "#9aa3b2", "#323845", "#7db4ee", "#f3a365", False)
-THEMES = (LIGHT, DARK)
 
 
 def canvas(theme: Theme, width: float = 7.2, height: float = 3.6, columns: int = 1) -> tuple[Figure, list[Axes]]:

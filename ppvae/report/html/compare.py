@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from .page import figure, number, page, table
+from .page import fill, number
 from ..figures import charts
 from ..figures.pictures import Picture
 from ..figures.theme import DARK, LIGHT, draw
@@ -38,37 +37,26 @@ def write_comparison(runs: Sequence[Run], *, out: Path | None = None) -> Path:
 def render(runs: Sequence[Run]) -> str:
     """The page."""
     names = _names(runs)
-    parts = [
-        f'<header><p class="eyebrow">ppvae · comparison</p><h1>{len(runs)} runs side by side</h1>'
-        '<p class="lead">All numbers are in nats per datum; up is better.</p></header>'
-    ]
     evaluations = [read_evaluation(run.folder) for run in runs]
-    rows = _estimates(evaluations)
-    if rows:
-        parts += [
-            "<h2>Estimates of log p(x)</h2>",
-            table([("estimate", False), *((name, True) for name in names)], rows),
-        ]
-        seen = {str(e["data"]["fingerprint"]) for e in evaluations if e is not None}
-        if len(seen) > 1:
-            parts.append('<p class="warn">The runs were evaluated on different data: their numbers do not compare.</p>')
-    histories = {name: run.history for name, run in zip(names, runs, strict=True) if run.history}
-    if histories:
-        light, dark = (draw(charts.curves, histories, theme=theme) for theme in (LIGHT, DARK))
-        alt = "; ".join(
-            f"{name} ends at {history[-1]['elbo_train']:.2f} in training" for name, history in histories.items()
-        )
-        picture = Picture(
-            "curves",
-            "Learning curves",
-            f"Line chart of the bound: {alt}.",
-            _which(histories),
-            light,
-            dark,
-        )
-        parts += ["<h2>How they learnt</h2>", figure(picture)]
-    parts += ["<h2>What differs</h2>", table([("key", False), *((name, False) for name in names)], _differences(runs))]
-    return page("Comparison", "\n".join(parts))
+    return fill(
+        "comparison.html",
+        title="Comparison",
+        names=names,
+        estimates=_estimates(evaluations),
+        num_data_sets=len({str(e["data"]["fingerprint"]) for e in evaluations if e is not None}),
+        curves=_curves({name: run.history for name, run in zip(names, runs, strict=True) if run.history}),
+        differences=_differences(runs),
+    )
+
+
+def _curves(histories: Mapping[str, Sequence[charts.Row]]) -> Picture | None:
+    if not histories:
+        return None
+    light, dark = (draw(charts.curves, histories, theme=theme) for theme in (LIGHT, DARK))
+    alt = "; ".join(
+        f"{name} ends at {history[-1]['elbo_train']:.2f} in training" for name, history in histories.items()
+    )
+    return Picture("curves", "Learning curves", f"Line chart of the bound: {alt}.", _which(histories), light, dark)
 
 
 def _which(histories: Mapping[str, Sequence[charts.Row]]) -> str:
@@ -83,13 +71,13 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(run.folder.path) for run in runs]
 
 
-def _estimates(evaluations: Sequence[Mapping[str, Any] | None]) -> list[list[str]]:
+def _estimates(evaluations: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, list[str]]]:
     tables = [{} if e is None else {row["key"]: row for row in e["estimates"]} for e in evaluations]
     labels = {key: row["label"] for rows in tables for key, row in rows.items()}
     result = []
     for key, label in labels.items():
         cells = ["–" if key not in rows else _cell(rows[key]) for rows in tables]
-        result.append([escape(label.replace("_", " ")), *cells])
+        result.append((label.replace("_", " "), cells))
     return result
 
 
@@ -100,7 +88,7 @@ def _cell(row: Mapping[str, Any]) -> str:
     return f"{shown}, over the {of_data(row)} that can be trusted ({of_all(row)})"
 
 
-def _differences(runs: Sequence[Run]) -> list[list[str]]:
+def _differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     flat = [
         {
             **_flat(run.recipe.to_dict()),
@@ -111,10 +99,10 @@ def _differences(runs: Sequence[Run]) -> list[list[str]]:
     ]
     keys = dict.fromkeys(key for values in flat for key in values)
     return [
-        [escape(key), *(escape(str(values.get(key, "–"))) for values in flat)]
+        (key, [str(values.get(key, "–")) for values in flat])
         for key in keys
         if len({str(values.get(key)) for values in flat}) > 1
-    ] or [["nothing", *("" for _ in runs)]]
+    ] or [("nothing", [""] * len(runs))]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

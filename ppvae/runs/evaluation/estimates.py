@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..recipe.catalogue import build, evidence_entries, parsed
+from ..recipe.signatures import words_of
 from ..training.run import Run
 from ...core import PairError
 from ...data import Dataset
@@ -68,7 +68,7 @@ class Method:
         if self.table["name"] == "importance-sampling":
             share = self.table["defensive"]
             return f"L_{self.table['num_samples']}" + (f", defensive {share:g}" if share else "")
-        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", evidence_entries()[self.table["name"]].build.__name__)
+        words = words_of(evidence_entries()[self.table["name"]].build.__name__)
         return " ".join([words[0], *(word if word.isupper() else word.lower() for word in words[1:])])
 
     def make(self) -> EvidenceMethod:

@@ -92,14 +92,22 @@ def statable(annotation: Any) -> Any:
     return None
 
 
+def words_of(name: str) -> list[str]:
+    """The words of a name in camel or snake case; nothing of it is left out.
+
+    >>> words_of("HMCDensity"), words_of("SMC2"), words_of("factor_analysis")
+    (['HMC', 'Density'], ['SMC2'], ['factor', 'analysis'])
+    """
+    return re.sub(r"([A-Z]+)([A-Z][a-z])|([a-z0-9])([A-Z])", r"\1\3 \2\4", name).replace("_", " ").split()
+
+
 def kebab(name: str) -> str:
     """The name in a recipe: ``ImportanceSampling`` is "importance-sampling", ``bernoulli_vae`` "bernoulli-vae".
 
     >>> kebab("PriorSampling"), kebab("VIMCO"), kebab("factor_analysis")
     ('prior-sampling', 'vimco', 'factor-analysis')
     """
-    parts = re.sub(r"([A-Z]+)([A-Z][a-z])|([a-z0-9])([A-Z])", r"\1\3-\2\4", name)
-    return parts.replace("_", "-").lower()
+    return "-".join(words_of(name)).lower()
 
 
 def entries_of(module: Any, *, given: Iterable[str] = (), of: type | None = None, suffix: str = "") -> dict[str, Entry]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from . import checkpoint
 from .atomic import make_folder, read_json, write_json, write_text
@@ -224,20 +225,24 @@ def locked(folder: RunFolder, name: str = TRAINING_LOCK) -> Iterator[None]:
         RunError: another process holds it.
     """
     path = folder.path / name
+    # Beside the lock, as some systems let nobody else read a file that is locked; for messages only.
+    process = folder.path / f"{name}.process"
+    lock = FileLock(path, timeout=0)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        lock.acquire()
+    except Timeout:
+        holder = ""
+        with contextlib.suppress(OSError):
+            holder = process.read_text(encoding="ascii", errors="replace").strip()
+        who = f" (process {holder})" if holder else ""
+        raise RunError(f"{folder.path}: another process is {_LOCKS[name]}{who}" + _REMEDIES[name]) from None
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
-            who = f" (process {holder})" if holder else ""
-            raise RunError(f"{folder.path}: another process is {_LOCKS[name]}{who}" + _REMEDIES[name]) from None
-        with contextlib.suppress(OSError):  # a full disk; the number is for messages only
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
+        with contextlib.suppress(OSError):  # a full disk
+            process.write_text(str(os.getpid()), encoding="ascii")
         yield
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            process.unlink(missing_ok=True)
+        lock.release()

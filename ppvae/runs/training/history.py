@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TextIO
@@ -224,11 +224,3 @@ class StopOnSignal(Callback):
 
 def _line(row: Row) -> str:
     return json.dumps(plain(row), allow_nan=False) + "\n"
-
-
-def last_row(rows: Iterable[Row]) -> Row:
-    """The last row, or an empty one."""
-    last: Row = {}
-    for row in rows:
-        last = row
-    return last

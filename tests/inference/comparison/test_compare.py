@@ -153,7 +153,15 @@ def test_files_and_table(tmp_path: Path) -> None:
     found.to_json(tmp_path / "a.json")
     with (tmp_path / "a.csv").open(encoding="utf-8") as file:
         records = list(csv.DictReader(file))
-    assert len(records) == len(found.tidy()) == 2 * 6 + 4 * 4
+    frame = found.tidy()
+    assert [*frame.columns] == [*records[0]]
+    assert len(records) == len(frame) == 2 * 6 + 4 * 4
+    assert [*frame["quantity"][:7]] == [
+        *("bound", "bias", "variance", "seconds", "peak_memory", "cost_adjusted_variance", "bound")
+    ]
+    (noise,) = frame.query("quantity == 'gradient_variance' and block == 'guide' and estimator == @IWAE").itertuples()
+    block = found.block(IWAE, "guide")
+    assert (noise.value, noise.standard_error, noise.unit) == (block.variance, block.variance_error, "(nats/datum)^2")
     bias = next(r for r in records if r["quantity"] == "bias" and r["estimator"] == IWAE)
     assert float(bias["value"]) == found.row(IWAE).bias
     assert bias["unit"] == "nats/datum"
@@ -162,7 +170,9 @@ def test_files_and_table(tmp_path: Path) -> None:
     assert content["estimators"][1]["bound"] == found.row(IWAE).bound
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json"]
     text = found.table()
-    assert ELBO in text
+    assert [line.split("(")[0] for line in text.splitlines()[3:5]] == ["TraceELBO", "ImportanceWeightedELBO"]
+    assert found.truth() == pytest.approx(found.row(IWAE).bound - found.row(IWAE).bias)
+    assert found.checkpoints == [""]
     assert "nats per datum; bias against ImportanceSampling" in text
 
 

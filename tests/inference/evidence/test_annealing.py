@@ -26,7 +26,7 @@ from ppvae.inference.evidence import (
     simulate_data,
 )
 from ppvae.inference.evidence.annealing import Path, anneal, temperatures, tune
-from ppvae.inference.execution.prepare import prepare
+from ppvae.inference.evidence.run import prepare
 from ppvae.models import FactorAnalysis
 
 

@@ -28,8 +28,8 @@ from ppvae.inference.evidence import (
 )
 from ppvae.inference.evidence.densities import Normal
 from ppvae.inference.evidence.posterior import Posterior
+from ppvae.inference.evidence.run import prepare
 from ppvae.inference.evidence.series import average, effective_draws
-from ppvae.inference.execution.prepare import prepare
 from ppvae.inference.hmc.options import HMC
 from ppvae.models import FactorAnalysis, bernoulli_vae
 

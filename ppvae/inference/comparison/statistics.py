@@ -1,0 +1,63 @@
+"""What a comparison says of repeated numbers and of repeated steps: means, variances, seconds, with their errors."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Key = TypeVar("Key")
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """The mean of independent values, [R], and its standard error."""
+    values = values.double()
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
+
+
+def variance_and_error(values: Tensor) -> tuple[float, float]:
+    r"""The variance of independent values, [R], and its standard error $\sqrt{(m_4 - s^4 (R-3)/(R-1)) / R}$."""
+    values = values.double()
+    count, variance = len(values), float(values.var())
+    fourth = float((values - values.mean()).pow(4).mean())
+    return variance, math.sqrt(max(fourth - variance**2 * (count - 3) / (count - 1), 0.0) / count)
+
+
+def seconds_of(
+    steps: Mapping[Key, Callable[[], object]],
+    rounds: int,
+    *,
+    calls: int = 1,
+    warm_up: int = 2,
+    device: torch.device | None = None,
+) -> dict[Key, list[float]]:
+    """Seconds of one call of each step, round by round.
+
+    The steps take turns, so that what else the machine does is shared out.
+
+    Args:
+        steps: what is called.
+        rounds: how often each has its turn.
+        calls: how often it is called then; their mean counts.
+        warm_up: rounds before, for capture and caches, that do not count.
+        device: where the steps run; a GPU is waited for.
+    """
+    taken: dict[Key, list[float]] = {key: [] for key in steps}
+    for turn in range(warm_up + rounds):
+        for key, step in steps.items():
+            started = _now(device)
+            for _ in range(calls):
+                step()
+            if turn >= warm_up:
+                taken[key].append((_now(device) - started) / calls)
+    return taken
+
+
+def _now(device: torch.device | None) -> float:
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
