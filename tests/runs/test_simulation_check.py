@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from ppvae.cli.main import app
 from ppvae.inference.evidence import ImportanceSampling, log_evidence, simulate_data
 from ppvae.inference.execution.seeds import seed_of
-from ppvae.report.html.build import simulation_check as shown_check
+from ppvae.report.html.tables import simulation_table
 from ppvae.runs import Recipe, Run, member_of, train
 from ppvae.runs.evaluation.evaluation import Method, evaluate, read_evaluation
 from ppvae.runs.evaluation.simulation_check import sentence
@@ -70,9 +70,9 @@ def test_it_is_kept_told_and_shown(factors: Run) -> None:
     evaluate(factors, methods[1:], num_data=5, progress=False)
     kept = read_evaluation(factors.folder)
     assert kept is not None and kept["simulation_check"] == first["simulation_check"]
-    html = shown_check(first["simulation_check"])
+    html = simulation_table(first)
     assert "Would they have found the truth on data like these?" in html and "BDMC, its lower bound" in html
-    assert html.count("6 of 6") == 2 and shown_check(None) == ""
+    assert html.count("6 of 6") == 2 and simulation_table(None) == ""
 
 
 def test_the_command_line_serves_bdmc(factors: Run) -> None:
