@@ -29,9 +29,9 @@ class FitError(PpvaeError):
         parameter: the first parameter whose value or gradient is not finite, if it was one.
         step: the step, from 0.
         indices: rows of the data set in that batch.
-        scene: what the step started from, enough to replay it: the state of the pair and of the estimator, the batch,
-            the random state, the weight of the KL and the parameters under a weight prior, by name; empty where the
-            error is not about a step.
+        snapshot: what the step started from, enough to replay it: the state of the pair and of the estimator, the
+            batch, the random state, the weight of the KL and the parameters under a weight prior, by name; empty where
+            the error is not about a step.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class FitError(PpvaeError):
         parameter: str | None = None,
         step: int | None = None,
         indices: tuple[int, ...] = (),
-        scene: Mapping[str, Any] | None = None,
+        snapshot: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.site, self.parameter, self.step, self.indices = site, parameter, step, indices
-        self.scene: Mapping[str, Any] = scene or {}
+        self.snapshot: Mapping[str, Any] = snapshot or {}
 
 
 class RunError(PpvaeError):

@@ -40,7 +40,7 @@ CHECKED = 300
 
 
 @dataclass(frozen=True, eq=False)
-class Findings:
+class ReportData:
     """What the trained pair says.
 
     Attributes:
@@ -110,7 +110,7 @@ def kind_of(part: str) -> str:
     return "training" if part == "train" else "held-out"
 
 
-def columns_of(found: Findings) -> dict[str, Tensor]:
+def columns_of(found: ReportData) -> dict[str, Tensor]:
     """The estimates of every datum by the key of their method, float64, [N]; NaN where they cannot be trusted."""
     rows = [] if found.evaluation is None else found.evaluation["estimates"]
     result = {}
@@ -123,7 +123,7 @@ def columns_of(found: Findings) -> dict[str, Tensor]:
     return result
 
 
-def on_common_data(found: Findings) -> tuple[list[dict[str, Any]], int]:
+def on_common_data(found: ReportData) -> tuple[list[dict[str, Any]], int]:
     """The rows of the evaluation, their means over the data on which every method can be trusted; how many these are.
 
     A mean over other data is another number: a method that refuses the hard ones would look better than it is. A method
@@ -159,7 +159,7 @@ def tightest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return max(lower, key=lambda row: float(row["mean"]), default=None) if len(lower) > 1 else None
 
 
-def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) -> Findings:
+def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) -> ReportData:
     """Ask the pair of a run everything that a report shows; with HMC chains for so many data."""
     part = run.held_out
     data = run.part(part)
@@ -232,7 +232,7 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
             attempt("fine", lambda: _fine(pair, reach, data, device))
             found["fine_range"] = reach
     evaluation, per_datum = read_whole(run.folder)
-    return Findings(run, part, data, main, **found, evaluation=evaluation, per_datum=per_datum, notes=tuple(notes))
+    return ReportData(run, part, data, main, **found, evaluation=evaluation, per_datum=per_datum, notes=tuple(notes))
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ppvae.core import ModelGuidePair, PairError, parameter_roles
 from ppvae.core.compile import Mode, bind, capture, state_of
 from ppvae.inference import fit
-from ppvae.inference.elbo import ELBO, BoundTerms, Trainee
+from ppvae.inference.elbo import ELBO, BoundTerms, PairWithEstimator
 from ppvae.models import VAE, FactorAnalysis, bayesianise
 
 from .bayesian_pairs import exact_kl, exact_local, linear, widen
@@ -286,7 +286,7 @@ class ELBOContract:
     def check_mode(self, mode: Mode) -> None:
         pair, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
         elbo.check(pair, x)
-        both = Trainee(pair, elbo)
+        both = PairWithEstimator(pair, elbo)
 
         def step(state: dict[str, Tensor], x: Tensor) -> Any:
             with torch.enable_grad():

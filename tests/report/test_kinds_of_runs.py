@@ -14,7 +14,7 @@ from ppvae.cli.evaluate import show
 from ppvae.report import write_comparison, write_report
 from ppvae.report.figures.charts import curves
 from ppvae.report.figures.theme import LIGHT
-from ppvae.report.findings import Findings, find, on_common_data, tightest
+from ppvae.report.findings import ReportData, find, on_common_data, tightest
 from ppvae.runs import Recipe, Run, member_of, train
 from ppvae.runs.evaluation.evaluation import Method, evaluate
 
@@ -137,7 +137,7 @@ def test_a_pair_of_global_latents_alone_has_a_report(tmp_path: Path) -> None:
     assert "Reconstructions" in write_report(run).read_text(encoding="utf-8")
 
 
-def _evaluated(values: dict[str, tuple[str, list[float], list[int]]]) -> Findings:
+def _evaluated(values: dict[str, tuple[str, list[float], list[int]]]) -> ReportData:
     """An evaluation of three data: key to side, estimates and outcomes."""
     rows, columns = [], {}
     for key, (side, numbers, outcome) in values.items():
@@ -150,7 +150,7 @@ def _evaluated(values: dict[str, tuple[str, list[float], list[int]]]) -> Finding
         columns[f"{key}/outcome"] = torch.tensor(outcome)
     evaluation = {"estimates": rows, "data": {"part": "test", "num_data": 3}}
     nothing: Any = None
-    return Findings(nothing, "test", nothing, torch.zeros(3, 1), evaluation=evaluation, per_datum=columns)
+    return ReportData(nothing, "test", nothing, torch.zeros(3, 1), evaluation=evaluation, per_datum=columns)
 
 
 def test_means_are_compared_over_the_data_that_all_can_be_trusted_on() -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .gradient_noise import GradientNoise
 from .result import BlockRow, Comparison, EstimatorRow
 from .statistics import mean_and_error, seconds_of, variance_and_error
-from ..elbo import ELBO, Trainee
+from ..elbo import ELBO, PairWithEstimator
 from ..evidence import EvidenceMethod, ImportanceSampling, log_evidence
 from ..execution.memory import peak_memory
 from ..execution.placement import Compile, choose_mode, dtype_of
@@ -194,7 +194,7 @@ def _objective(chosen: _Chosen, name: str, mode: Mode) -> Objective:
 def _repeated(chosen: _Chosen, name: str, objective: Objective, bar: Any) -> tuple[Tensor, GradientNoise, int]:
     """The bounds of all repeats, [R], their gradients' noise, and the most bytes that one eager step holds."""
     weight = torch.ones((), dtype=dtype_of(chosen.pair), device=chosen.device)
-    prefix = "pair." if isinstance(objective.trained, Trainee) else ""
+    prefix = "pair." if isinstance(objective.trained, PairWithEstimator) else ""
     noise = GradientNoise(chosen.blocks, chosen.num_repeats)
     bounds = []
     with torch.random.fork_rng(devices=chosen.forked):

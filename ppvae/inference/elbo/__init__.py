@@ -1,6 +1,6 @@
 """ELBO estimators, one file each; all are subclasses of ``pyro.infer.elbo.ELBO``."""
 
-from .base import ELBO, BoundTerms, Trainee
+from .base import ELBO, BoundTerms, PairWithEstimator
 from .doubly_reparameterized import DoublyReparameterizedELBO
 from .importance_weighted import ImportanceWeightedELBO
 from .particles import Particles, log_mean_exp, pathwise, scored
@@ -25,7 +25,7 @@ __all__ = [
     "StickingTheLandingELBO",
     "TraceELBO",
     "TraceMeanFieldELBO",
-    "Trainee",
+    "PairWithEstimator",
     "log_mean_exp",
     "pathwise",
     "scored",

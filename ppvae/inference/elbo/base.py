@@ -72,7 +72,8 @@ class ELBO(pyro.infer.elbo.ELBO):
         serves_scaled_sites: weights that the programs themselves put on local sites (``poutine.scale``) enter the
             objective, as in Pyro's own estimators; the reported bound is without them.
         module: what the estimator itself learns or remembers, None for most. A trainer ascends the objective in its
-            parameters beside the pair's (see :class:`Trainee`), and carries ``BoundTerms.buffers`` to the next step.
+            parameters beside the pair's (see :class:`PairWithEstimator`), and carries ``BoundTerms.buffers`` on to
+            the next step.
     """
 
     is_lower_bound: bool
@@ -233,7 +234,7 @@ class _StockPair(ModelGuidePair):
             owner.accept(estimator)
 
 
-class Trainee(nn.Module):
+class PairWithEstimator(nn.Module):
     """A pair and, beside it, what an estimator itself learns or remembers: what is captured and optimised together.
 
     Args:

@@ -144,6 +144,16 @@ class Evidence:
         return self.estimated & (self.outcome == Outcome.OK)
 
     @property
+    def upper(self) -> Tensor | None:
+        """The upper bound of every datum, [B], nats, from a method with two sides (:class:`~.bdmc.BDMC`); else None."""
+        return self.info.get("upper")
+
+    @property
+    def upper_standard_error(self) -> Tensor | None:
+        """Monte Carlo standard error of :attr:`upper`, [B], nats."""
+        return self.info.get("upper_standard_error")
+
+    @property
     def mean(self) -> float:
         """Mean of log p(x_b) over the trusted data (:meth:`summary` says how many), nats; NaN where there are none.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
-from .densities import LogDensity, Normal
+from .densities import FittedNormal, LogDensity
 from .outcome import Outcome
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
 from .probe import doubted, from_prior
@@ -111,7 +111,7 @@ def both_ways(draws: Draws, log_density: LogDensity, max_iterations: int) -> Bri
     usable = torch.ones_like(draws.good[0])
     for fit, rest in halves(draws, crossed=True):
         keep = flat(fit.good.unsqueeze(1).expand(fit.log_density.shape))
-        proposal = Normal.of_draws(flat(fit.u), keep, 1.0)
+        proposal = FittedNormal.of_draws(flat(fit.u), keep, 1.0)
         other = proposal.sample(rest.u.shape[0] * rest.u.shape[1], draws.u)
         log_ratio = log_density(other.nan_to_num(0.0)).double() - proposal.log_prob(other)
         inside = rest.log_density - proposal.log_prob(flat(rest.u)).reshape(rest.log_density.shape)

@@ -83,7 +83,7 @@ class GaussianDensity(Density):
 
     def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
         """A normal of the draws' mean and shrunk covariance."""
-        normal = Normal.of_draws(u, keep, self.shrink)
+        normal = FittedNormal.of_draws(u, keep, self.shrink)
         return Fitted(normal.log_prob, lambda num: normal.sample(num, u))
 
 
@@ -104,7 +104,7 @@ class TruncatedGaussianDensity(Density):
 
     def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
         """A normal of the draws' mean and covariance inside the ellipsoid, minus infinity in nats outside."""
-        normal, dim = Normal.of_draws(u, keep, 1.0), u.shape[-1]
+        normal, dim = FittedNormal.of_draws(u, keep, 1.0), u.shape[-1]
         square = dim + 1.0 if self.radius is None else self.radius**2
         half = torch.tensor([dim / 2, square / 2], dtype=torch.float64)
         log_mass = float(torch.special.gammainc(half[0], half[1]).log())
@@ -138,7 +138,7 @@ class KernelDensity(Density):
         dim = u.shape[-1]
         h = count.double() ** (-1 / (dim + 4)) if self.bandwidth is None else torch.full_like(count, 1.0).double()
         h = h if self.bandwidth is None else h * self.bandwidth
-        normal = Normal.of_draws(u, keep, 1.0)
+        normal = FittedNormal.of_draws(u, keep, 1.0)
         centres = normal.whiten(u) / h[:, None]
         log_norm = normal.log_norm - dim * h.log() - count.log()
         outside = (~keep).T.unsqueeze(1)  # [B, 1, n]
@@ -179,7 +179,7 @@ class EncoderDensity(Density):
         return Fitted(lambda u: posterior.log_encoder(x, u), lambda num: posterior.start(x, num))
 
 
-class Normal:
+class FittedNormal:
     """A multivariate normal for every datum.
 
     Args:
@@ -193,7 +193,7 @@ class Normal:
         self.log_norm = -diagonal.log().sum(-1) - 0.5 * loc.shape[-1] * math.log(2 * math.pi)
 
     @staticmethod
-    def of_draws(u: Tensor, keep: Tensor, shrink: float) -> Normal:
+    def of_draws(u: Tensor, keep: Tensor, shrink: float) -> FittedNormal:
         """Of the mean and ``shrink`` times the covariance of draws u [n, B, d]; NaN where that is singular."""
         u, weight = u.double(), keep.double().unsqueeze(-1)
         count = weight.sum(0).clamp(min=2)
@@ -203,7 +203,7 @@ class Normal:
         scale_tril, info = torch.linalg.cholesky_ex(covariance)
         broken = (info > 0)[:, None, None]
         eye = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
-        return Normal(loc.masked_fill(broken[..., 0], math.nan), torch.where(broken, eye, scale_tril))
+        return FittedNormal(loc.masked_fill(broken[..., 0], math.nan), torch.where(broken, eye, scale_tril))
 
     def whiten(self, u: Tensor) -> Tensor:
         """L^-1 (u - m), [m, B, d]."""

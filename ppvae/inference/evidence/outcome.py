@@ -1,4 +1,4 @@
-"""What became of one datum's estimate: a small number whose text is its message."""
+"""What became of one datum's estimate: a small number with its message."""
 
 from __future__ import annotations
 
@@ -10,61 +10,57 @@ class Outcome(IntEnum):
 
     A failure is a value: one datum's trouble never stops the others.
 
+    Attributes:
+        message: what happened, and what may be done about it.
+        has_estimate: whether there is a number at all.
+
     >>> Outcome(3).message
     'not estimated: the run was interrupted before this datum'
     """
 
-    OK = 0
-    UNRELIABLE = 1
-    NOT_FINITE = 2
-    INTERRUPTED = 3
-    REFUSED_TAIL = 4
-    REFUSED_DIMENSION = 5
-    DIVERGED = 6
-    NOT_CONVERGED = 7
-    DOUBTFUL = 8
-    LOOSE = 9
-    MISSED_MASS = 10
-    CHAINS_DISAGREE = 11
-    TOO_FEW_DRAWS = 12
+    message: str
+    has_estimate: bool
 
-    @property
-    def message(self) -> str:
-        """What happened, and what may be done about it."""
-        return _MESSAGES[self]
+    def __new__(cls, value: int, message: str = "", has_estimate: bool = True) -> Outcome:
+        """A code with what is known of it."""
+        made = int.__new__(cls, value)
+        made._value_ = value
+        made.message, made.has_estimate = message, has_estimate
+        return made
 
-    @property
-    def has_estimate(self) -> bool:
-        """Whether there is a number at all."""
-        return self not in _WITHOUT
-
-
-_MESSAGES = {
-    Outcome.OK: "the estimate stands",
-    Outcome.UNRELIABLE: "Pareto k above 0.7: a tail so heavy that the standard error means little",
-    Outcome.NOT_FINITE: "no estimate: the density was infinite, zero everywhere or not a number",
-    Outcome.INTERRUPTED: "not estimated: the run was interrupted before this datum",
-    Outcome.REFUSED_TAIL: "refused: Pareto k above 0.7, the reciprocal weights may have infinite variance "
-    "(more draws, a truncated density, or trust=True)",
-    Outcome.REFUSED_DIMENSION: "refused: this density is not to be trusted in so many dimensions "
-    "(another density, BridgeSampling or AIS, or trust=True)",
-    Outcome.DIVERGED: "no estimate: every chain diverged (smaller steps, longer warm-up, float64)",
-    Outcome.NOT_CONVERGED: "the iteration had not settled when it was stopped (more iterations, more draws)",
-    Outcome.DOUBTFUL: "Pareto k between 0.5 and 0.7: the variance may be infinite, and the standard error too small",
-    Outcome.LOOSE: "loose: a few of the weights carry the sum, or its mass lies where no draw came, so that the bound "
-    "is off to its own side by an unknown amount (AIS with more temperatures, a better guide, more draws)",
-    Outcome.MISSED_MASS: "draws from the prior or from a wider guide found mass that the method's own draws did not: "
-    "the estimate is low (AIS(start='prior'), ImportanceSampling(defensive=0.5), a guide with more modes)",
-    Outcome.CHAINS_DISAGREE: "chains from the guide and chains from the prior ended in different places, as in modes "
-    "that no chain crosses between, where more iterations do not help (AIS(start='prior'), "
-    "ImportanceSampling(defensive=0.5); a longer warm-up where the posterior has one mode)",
-    Outcome.TOO_FEW_DRAWS: "too few effective draws to tell how good the estimate is (more draws)",
-}
-
-_WITHOUT = (
-    Outcome.NOT_FINITE,
-    Outcome.INTERRUPTED,
-    Outcome.REFUSED_TAIL,
-    Outcome.REFUSED_DIMENSION,
-    Outcome.DIVERGED,
-)
+    OK = 0, "the estimate stands"
+    UNRELIABLE = 1, "Pareto k above 0.7: a tail so heavy that the standard error means little"
+    NOT_FINITE = 2, "no estimate: the density was infinite, zero everywhere or not a number", False
+    INTERRUPTED = 3, "not estimated: the run was interrupted before this datum", False
+    REFUSED_TAIL = (
+        4,
+        "refused: Pareto k above 0.7, the reciprocal weights may have infinite variance (more draws, a truncated "
+        "density, or trust=True)",
+        False,
+    )
+    REFUSED_DIMENSION = (
+        5,
+        "refused: this density is not to be trusted in so many dimensions (another density, BridgeSampling or AIS, or "
+        "trust=True)",
+        False,
+    )
+    DIVERGED = 6, "no estimate: every chain diverged (smaller steps, longer warm-up, float64)", False
+    NOT_CONVERGED = 7, "the iteration had not settled when it was stopped (more iterations, more draws)"
+    DOUBTFUL = 8, "Pareto k between 0.5 and 0.7: the variance may be infinite, and the standard error too small"
+    LOOSE = (
+        9,
+        "loose: a few of the weights carry the sum, or its mass lies where no draw came, so that the bound is off to "
+        "its own side by an unknown amount (AIS with more temperatures, a better guide, more draws)",
+    )
+    MISSED_MASS = (
+        10,
+        "draws from the prior or from a wider guide found mass that the method's own draws did not: the estimate is "
+        "low (AIS(start='prior'), ImportanceSampling(defensive=0.5), a guide with more modes)",
+    )
+    CHAINS_DISAGREE = (
+        11,
+        "chains from the guide and chains from the prior ended in different places, as in modes that no chain crosses "
+        "between, where more iterations do not help (AIS(start='prior'), ImportanceSampling(defensive=0.5); a longer "
+        "warm-up where the posterior has one mode)",
+    )
+    TOO_FEW_DRAWS = 12, "too few effective draws to tell how good the estimate is (more draws)"

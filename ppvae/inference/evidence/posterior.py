@@ -12,8 +12,7 @@ from torch import Tensor
 from .base import Memory
 from .outcome import Outcome
 from .run import EvidenceRun
-from ..hmc.chains import Outcome as LaneOutcome
-from ..hmc.chains import sample_chunk
+from ..hmc.chains import LaneOutcome, sample_chunk
 from ..hmc.diagnostics import ess, rhat
 from ..hmc.integrator import PhasePoint, leapfrog, value_and_gradient
 from ..hmc.kernel import HMCInfo, HMCState, hmc_kernel

@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo in pure torch, one lane for every chain and datum."""
 
-from .chains import Outcome
+from .chains import LaneOutcome
 from .draws import PosteriorDraws
 from .global_posterior import GlobalDraws, sample_global_posterior
 from .options import HMC, ChEES
@@ -10,7 +10,7 @@ __all__ = [
     "HMC",
     "ChEES",
     "GlobalDraws",
-    "Outcome",
+    "LaneOutcome",
     "PosteriorDraws",
     "sample_global_posterior",
     "sample_posterior",

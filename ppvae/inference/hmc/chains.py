@@ -29,26 +29,26 @@ MakeKernel = Callable[[int], Kernel]
 """The kernel of a transition with so many leapfrogs."""
 
 
-class Outcome(IntEnum):
-    """How a lane ended."""
+class LaneOutcome(IntEnum):
+    """How a lane ended.
 
-    OK = 0
-    DIVERGENT = 1
-    STUCK = 2
-    NO_START = 3
+    Attributes:
+        message: what it means, and what to try.
+    """
 
-    @property
-    def message(self) -> str:
-        """What it means, and what to try."""
-        return _MESSAGES[self]
+    message: str
 
+    def __new__(cls, value: int, message: str = "") -> LaneOutcome:
+        """A code with its message."""
+        made = int.__new__(cls, value)
+        made._value_ = value
+        made.message = message
+        return made
 
-_MESSAGES = {
-    Outcome.OK: "sampled",
-    Outcome.DIVERGENT: "every trajectory diverged: a smaller step size, a longer warm-up, or float64 may help",
-    Outcome.STUCK: "no proposal was accepted: a longer warm-up or a start at the prior may help",
-    Outcome.NO_START: "the density or its gradient was not finite at the start, in 10 tries; its draws are NaN",
-}
+    OK = 0, "sampled"
+    DIVERGENT = 1, "every trajectory diverged: a smaller step size, a longer warm-up, or float64 may help"
+    STUCK = 2, "no proposal was accepted: a longer warm-up or a start at the prior may help"
+    NO_START = 3, "the density or its gradient was not finite at the start, in 10 tries; its draws are NaN"
 
 
 class ChunkDraws(NamedTuple):
@@ -57,7 +57,7 @@ class ChunkDraws(NamedTuple):
     Attributes:
         u: unconstrained positions, [chain, draw, datum, d].
         stats: by name, [chain, draw, datum].
-        outcome: of :class:`Outcome`, int64 [chain, datum].
+        outcome: of :class:`LaneOutcome`, int64 [chain, datum].
         inverse_mass: frozen, [datum, d].
     """
 
@@ -175,10 +175,10 @@ def sample_chunk(
         lengths[index] = count
         accepted |= info.accepted
         report(info, False)
-    outcome = torch.full(failed.shape, int(Outcome.OK), device=u.device)
-    outcome[~accepted] = int(Outcome.STUCK)
-    outcome[stats["diverging"].all(1)] = int(Outcome.DIVERGENT)
-    outcome[failed] = int(Outcome.NO_START)
+    outcome = torch.full(failed.shape, int(LaneOutcome.OK), device=u.device)
+    outcome[~accepted] = int(LaneOutcome.STUCK)
+    outcome[stats["diverging"].all(1)] = int(LaneOutcome.DIVERGENT)
+    outcome[failed] = int(LaneOutcome.NO_START)
     u.masked_fill_(failed[:, None, :, None], torch.nan)
     # These two are the same in every draw, or in every lane: views, not copies.
     stats["step_size"] = frozen.parameters.step_size.unsqueeze(1).expand(u.shape[:-1])

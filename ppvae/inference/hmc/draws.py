@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .chains import Outcome
+from .chains import LaneOutcome
 from .diagnostics import ess, rhat
 from ...core import Data, ModelGuidePair, Unconstrained, log_joint, predict, structure
 from ...core.modes import evaluation_mode
@@ -43,7 +43,7 @@ class PosteriorDraws:
         unconstrained: positions u, [chain, draw, datum, d].
         stats: name to [chain, draw, datum]: ``acceptance`` (probability), ``energy`` and ``log_density`` (nats;
             the latter of u, Jacobian included), ``step_size``, ``diverging`` (bool), ``num_leapfrog``.
-        outcome: how every lane ended, codes of :class:`~.chains.Outcome`, [chain, datum].
+        outcome: how every lane ended, codes of :class:`~.chains.LaneOutcome`, [chain, datum].
         inverse_mass: the frozen diagonal, an estimate of the variances of u, [datum, d].
         coordinates: the map from u to latents.
         pair: whose posterior it is, its global sites held at the values that were asked for.
@@ -72,16 +72,16 @@ class PosteriorDraws:
     @property
     def ok(self) -> Tensor:
         """Which lanes were sampled as they should be, bool [chain, datum]."""
-        return self.outcome == int(Outcome.OK)
+        return self.outcome == int(LaneOutcome.OK)
 
     def summary(self) -> str:
         """Acceptance, divergences and failed lanes in one line."""
         acceptance = self.stats["acceptance"][:, :].movedim(1, 2)[self.ok]
         mean = float(acceptance.double().mean()) if acceptance.numel() else float("nan")
         parts = [f"acceptance {mean:.2f}", f"{int(self.stats['diverging'].sum())} divergences"]
-        for code in Outcome:
+        for code in LaneOutcome:
             number = int((self.outcome == int(code)).sum())
-            if code is not Outcome.OK and number:
+            if code is not LaneOutcome.OK and number:
                 parts.append(f"{number} of {self.outcome.numel()} lanes: {code.message}")
         return ", ".join(parts)
 

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from tqdm import tqdm
 
 from .options import DEFAULT_BATCH_SIZE, MakeOptimizer, make_optimizer, rows_per_step
-from .state import Outcome, Row
+from .state import FitOutcome, Row
 from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from ..hmc.integrator import leapfrog, value_and_gradient
 from ..hmc.kernel import HMCParameters, HMCState, draw_noise, hmc_kernel
@@ -52,7 +52,7 @@ def fit_mcem(
     device: str = "auto",
     compile: Compile = "auto",
     progress: bool = True,
-) -> tuple[list[Row], Outcome]:
+) -> tuple[list[Row], FitOutcome]:
     r"""Train the model of a pair by Monte Carlo EM (Kingma & Welling 2013, arXiv 1312.6114, appendix E).
 
     $$z_b \leftarrow \text{one HMC transition for } p_\theta(z \mid x_b),\qquad
@@ -145,8 +145,8 @@ def fit_mcem(
                 )
                 bar.set_postfix_str(f"log p(x, z) {mean[0]:.2f} nats/datum, acceptance {mean[1]:.2f}")
         except KeyboardInterrupt:
-            return rows, Outcome("interrupted", f"interrupted in epoch {len(rows) + 1}")
-    return rows, Outcome("completed", f"completed {num_epochs} epochs")
+            return rows, FitOutcome("interrupted", f"interrupted in epoch {len(rows) + 1}")
+    return rows, FitOutcome("completed", f"completed {num_epochs} epochs")
 
 
 class _Update:

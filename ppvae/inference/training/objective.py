@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..elbo import ELBO, Trainee
+from ..elbo import ELBO, PairWithEstimator
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, local_parameters, site_terms, structure
 from ...core.compile import Captured, Mode, bind, capture, unchanged
 from ...core.errors import try_one_of
@@ -92,7 +92,7 @@ class Objective:
         # What is trained: the pair, and beside it what the estimator itself learns, a baseline for instance.
         self.trained: nn.Module = pair
         if isinstance(elbo, ELBO) and elbo.module is not None:
-            self.trained = Trainee(pair, elbo)
+            self.trained = PairWithEstimator(pair, elbo)
         self.collect()
         self._pure = bind(self.trained, self._bound)
         self._step = capture(self._gradient, mode=mode, name="the training step")
@@ -168,7 +168,7 @@ class Objective:
 
     def _bound(self, trained: nn.Module, x: Data, kl_weight: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Objective and metrics, per datum, and the estimator's new buffers."""
-        pair = trained.pair if isinstance(trained, Trainee) else cast(ModelGuidePair, trained)
+        pair = trained.pair if isinstance(trained, PairWithEstimator) else cast(ModelGuidePair, trained)
         if isinstance(self.elbo, ELBO):
             terms = self.elbo.terms(pair, x, self.num_data, kl_weight=kl_weight)
             global_ = terms.global_ / self.num_data

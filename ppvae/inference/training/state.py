@@ -19,7 +19,7 @@ Row: TypeAlias = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FitOutcome:
     """How a run ended: a value whose text is its message.
 
     Attributes:
@@ -47,7 +47,7 @@ class Fit:
     """
 
     history: list[Row]
-    outcome: Outcome
+    outcome: FitOutcome
     best_epoch: int | None
     state: TrainingState
 

@@ -26,7 +26,7 @@ from .options import (
     make_optimizer,
     rows_per_step,
 )
-from .state import AnyCallback, Callback, Fit, Outcome, Row, TrainingState, as_callback
+from .state import AnyCallback, Callback, Fit, FitOutcome, Row, TrainingState, as_callback
 from ..elbo import ELBO, TraceMeanFieldELBO
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
 from ..execution.arguments import require_estimator, require_pair, require_whole
@@ -187,7 +187,7 @@ class _Run:
 
     def __call__(self, callbacks: list[Callback], progress: bool) -> Fit:
         state = self.state
-        outcome = Outcome("completed", f"completed {self.num_epochs} epochs")
+        outcome = FitOutcome("completed", f"completed {self.num_epochs} epochs")
         bar: Any = tqdm(
             total=self.num_epochs,
             initial=state.epoch,
@@ -211,11 +211,11 @@ class _Run:
                 while state.epoch < self.num_epochs:
                     self._epoch(callbacks, bar)
                     if state.stop_reason:
-                        outcome = Outcome("early stopping", state.stop_reason)
+                        outcome = FitOutcome("early stopping", state.stop_reason)
                         break
         except KeyboardInterrupt:
             where = "inside the step after" if self.interruptions.inside else "after"
-            outcome = Outcome("interrupted", f"interrupted in epoch {state.epoch + 1}, {where} step {state.step}")
+            outcome = FitOutcome("interrupted", f"interrupted in epoch {state.epoch + 1}, {where} step {state.step}")
         finally:
             bar.close()
             for callback in callbacks:
@@ -345,7 +345,7 @@ class _Run:
             parameter=found.parameter,
             step=state.step,
             indices=tuple(index.tolist()),
-            scene={
+            snapshot={
                 "pair": {name: value.detach().clone() for name, value in state.pair.state_dict().items()},
                 "batch": dict(x) if isinstance(x, Mapping) else {"x": x},
                 "mapping": isinstance(x, Mapping),

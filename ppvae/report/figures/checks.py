@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .pictures import Picture
 from .theme import DARK, LIGHT, Theme, draw
-from ..findings import Findings
+from ..findings import ReportData
 from ...inference import AggregatePosterior, PosteriorChecks, PredictiveCheck
 
 PANELS = 6
@@ -25,7 +25,7 @@ TAIL = 0.01
 CHECKED = ("predictive_checks", "aggregate_posterior")
 
 
-def checked(found: Findings) -> dict[str, Picture]:
+def checked(found: ReportData) -> dict[str, Picture]:
     """The pictures that there are, by name."""
     made = (_predictive(found), _aggregate(found))
     return {picture.name: picture for picture in made if picture is not None}
@@ -86,7 +86,7 @@ def _titled(axes: Axes, name: str, told: str, theme: Theme) -> None:
     axes.text(0, 1.03, told, transform=axes.transAxes, fontsize=9, color=theme.muted, va="bottom")
 
 
-def _predictive(found: Findings) -> Picture | None:
+def _predictive(found: ReportData) -> Picture | None:
     checks = found.checks
     shown = [] if checks is None else _drawable(checks)
     if checks is None or not shown:
@@ -104,7 +104,7 @@ def _predictive(found: Findings) -> Picture | None:
     )
 
 
-def _aggregate(found: Findings) -> Picture | None:
+def _aggregate(found: ReportData) -> Picture | None:
     aggregated = found.aggregate
     if aggregated is None:
         return None

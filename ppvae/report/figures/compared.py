@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from .pictures import Picture
-from ..findings import Findings
+from ..findings import ReportData
 
 COMPARED = ("compared_bounds", "compared_noise", "compared_cost")
 
 
-def compared(found: Findings) -> dict[str, Picture]:
+def compared(found: ReportData) -> dict[str, Picture]:
     """The figures that ``ppvae compare-elbos`` left in the run folder."""
     folder = found.run.folder.path / "comparison"
     result = {}

@@ -14,7 +14,7 @@ from .chains import chains as charts_of_chains
 from .images import as_images, grid
 from .theme import DARK, LIGHT, Theme, draw
 from .weights import weight_noise
-from ..findings import ACTIVE, GRID, Findings, columns_of, kind_of, on_common_data
+from ..findings import ACTIVE, GRID, ReportData, columns_of, kind_of, on_common_data
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Picture:
     pixels: bool = False
 
 
-def pictures_of(found: Findings) -> dict[str, Picture]:
+def pictures_of(found: ReportData) -> dict[str, Picture]:
     """All figures that this run has, by name."""
     made = [make(found) for make in _ALL]
     return {picture.name: picture for picture in made if picture is not None}
@@ -58,7 +58,7 @@ def _tiles(name: str, title: str, alt: str, caption: str, images: Tensor, column
     return Picture(name, title, alt, caption, one(LIGHT), one(DARK), pixels=True)
 
 
-def _learning_curve(found: Findings) -> Picture | None:
+def _learning_curve(found: ReportData) -> Picture | None:
     history = found.run.history
     if not history:
         return None
@@ -79,7 +79,7 @@ def _learning_curve(found: Findings) -> Picture | None:
     )
 
 
-def _bound_parts(found: Findings) -> Picture | None:
+def _bound_parts(found: ReportData) -> Picture | None:
     history = found.run.history
     if not history or "kl_train" not in history[-1]:
         return None
@@ -95,7 +95,7 @@ def _bound_parts(found: Findings) -> Picture | None:
     )
 
 
-def _reconstructions(found: Findings) -> Picture | None:
+def _reconstructions(found: ReportData) -> Picture | None:
     if found.reconstructed is None:
         return None
     before, after = as_images(found.x, found.data), as_images(found.reconstructed, found.data)
@@ -126,7 +126,7 @@ def _reconstructions(found: Findings) -> Picture | None:
     )
 
 
-def _samples(found: Findings) -> Picture | None:
+def _samples(found: ReportData) -> Picture | None:
     images = None if found.samples is None else as_images(found.samples, found.data)
     if images is None:
         return None
@@ -141,7 +141,7 @@ def _samples(found: Findings) -> Picture | None:
     )
 
 
-def _manifold(found: Findings) -> Picture | None:
+def _manifold(found: ReportData) -> Picture | None:
     if found.manifold is None:
         return None
     images = as_images(found.manifold.flatten(0, 1), found.data)
@@ -159,7 +159,7 @@ def _manifold(found: Findings) -> Picture | None:
     )
 
 
-def _latents(found: Findings) -> Picture | None:
+def _latents(found: ReportData) -> Picture | None:
     if found.latents is None:
         return None
     behind = None
@@ -182,7 +182,7 @@ def _latents(found: Findings) -> Picture | None:
     )
 
 
-def _kl(found: Findings) -> Picture | None:
+def _kl(found: ReportData) -> Picture | None:
     if found.kl is None:
         return None
     active = found.active
@@ -201,7 +201,7 @@ def _kl(found: Findings) -> Picture | None:
     )
 
 
-def _estimates(found: Findings) -> Picture | None:
+def _estimates(found: ReportData) -> Picture | None:
     rows, count = on_common_data(found)
     if found.evaluation is None or not rows:
         return None
@@ -219,7 +219,7 @@ def _estimates(found: Findings) -> Picture | None:
     )
 
 
-def _sandwich(found: Findings) -> Picture | None:
+def _sandwich(found: ReportData) -> Picture | None:
     # An estimate that can be trusted on no datum has no values, and two may have none in common.
     columns = {key: values for key, values in columns_of(found).items() if bool(torch.isfinite(values).any())}
     rows = [] if found.evaluation is None else [r for r in found.evaluation["estimates"] if r["key"] in columns]
@@ -252,7 +252,7 @@ def _sandwich(found: Findings) -> Picture | None:
     )
 
 
-def _per_datum(found: Findings) -> Picture | None:
+def _per_datum(found: ReportData) -> Picture | None:
     best = _best_estimate(found)
     if best is None:
         return None
@@ -272,7 +272,7 @@ def _per_datum(found: Findings) -> Picture | None:
     )
 
 
-def _extremes(found: Findings) -> Picture | None:
+def _extremes(found: ReportData) -> Picture | None:
     best, images = _best_estimate(found), as_images(found.x, found.data)
     if best is None or images is None or len(best[1]) < 40:
         return None
@@ -292,7 +292,7 @@ def _extremes(found: Findings) -> Picture | None:
     )
 
 
-def _best_estimate(found: Findings) -> tuple[str, Tensor] | None:
+def _best_estimate(found: ReportData) -> tuple[str, Tensor] | None:
     """The truth of every datum shown where it is known, else the largest of the lower bounds that all data have."""
     if found.evaluation is None or found.evaluation["data"]["part"] != found.part:
         return None
@@ -317,7 +317,7 @@ def _spread(labels: Tensor | None, count: int) -> Tensor:
     return torch.arange(min(30, count))
 
 
-def _chains(found: Findings) -> Picture | None:
+def _chains(found: ReportData) -> Picture | None:
     draws = found.chains
     if draws is None:
         return None
@@ -337,7 +337,7 @@ def _chains(found: Findings) -> Picture | None:
     )
 
 
-def _weight_noise(found: Findings) -> Picture | None:
+def _weight_noise(found: ReportData) -> Picture | None:
     if not found.signal_to_noise:
         return None
     values = torch.cat([value.flatten() for value in found.signal_to_noise.values()])
@@ -353,7 +353,7 @@ def _weight_noise(found: Findings) -> Picture | None:
     )
 
 
-def _uncertainty(found: Findings) -> Picture | None:
+def _uncertainty(found: ReportData) -> Picture | None:
     if found.moments is None:
         return None
     spread = found.moments.epistemic.clamp(min=0).sqrt()
@@ -375,7 +375,7 @@ def _uncertainty(found: Findings) -> Picture | None:
     )
 
 
-_ALL: tuple[Callable[[Findings], Picture | None], ...] = (
+_ALL: tuple[Callable[[ReportData], Picture | None], ...] = (
     _estimates,
     _sandwich,
     _learning_curve,

@@ -17,7 +17,7 @@ from ..figures.compared import COMPARED, compared
 from ..figures.images import as_images
 from ..figures.pictures import Picture, pictures_of
 from ..figures.theme import LABELS
-from ..findings import FINE, Findings, find, kind_of, on_common_data, tightest
+from ..findings import FINE, ReportData, find, kind_of, on_common_data, tightest
 from ... import __version__
 from ...runs import Run
 from ...runs.storage.atomic import make_folder, write_bytes, write_text
@@ -47,7 +47,7 @@ def write_report(
         return _write(run, find(run, seed=seed, device=device, chains_for=chains_for), out)
 
 
-def _write(run: Run, found: Findings, out: Path | None) -> Path:
+def _write(run: Run, found: ReportData, out: Path | None) -> Path:
     pictures = {**pictures_of(found), **checked(found), **compared(found)}
     folder = run.folder.figures
     make_folder(folder)
@@ -60,7 +60,7 @@ def _write(run: Run, found: Findings, out: Path | None) -> Path:
     return path
 
 
-def render(found: Findings, pictures: Mapping[str, Picture]) -> str:
+def render(found: ReportData, pictures: Mapping[str, Picture]) -> str:
     """The page of one run."""
     run = found.run
     return fill(
@@ -87,7 +87,7 @@ def render(found: Findings, pictures: Mapping[str, Picture]) -> str:
     )
 
 
-def _headline(found: Findings) -> list[dict[str, Any]]:
+def _headline(found: ReportData) -> list[dict[str, Any]]:
     """The large numbers: each with its name, its error where it has one, and a note."""
     tiles: list[dict[str, Any]] = []
     rows, count = on_common_data(found)
@@ -115,7 +115,7 @@ def _headline(found: Findings) -> list[dict[str, Any]]:
     return tiles
 
 
-def _commands(found: Findings) -> list[tuple[str, str]]:
+def _commands(found: ReportData) -> list[tuple[str, str]]:
     """What is to be called to have the numbers again, and what it gives."""
     run = found.run
     pair = f" --pair {run.recipe.model['pair']}" if "pair" in run.recipe.model else ""
@@ -130,7 +130,7 @@ def _commands(found: Findings) -> list[tuple[str, str]]:
     ]
 
 
-def _walk(found: Findings) -> dict[str, Any] | None:
+def _walk(found: ReportData) -> dict[str, Any] | None:
     """The interactive manifold, where there are two latent dimensions and pictures."""
     if found.fine is None or found.latents is None or found.fine_range is None:
         return None

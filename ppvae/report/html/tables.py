@@ -8,7 +8,7 @@ from typing import Any
 
 from .page import fill, number
 from ..figures.checks import TAIL, furthest
-from ..findings import Findings
+from ..findings import ReportData
 from ...inference import PredictiveCheck
 from ...runs.evaluation.simulation_check import sentence
 
@@ -44,7 +44,7 @@ def simulation_table(evaluation: Mapping[str, Any] | None) -> str:
     )
 
 
-def check_table(found: Findings) -> str:
+def check_table(found: ReportData) -> str:
     """What was compared, in words and as a table; empty where nothing was."""
     if found.checks is None:
         return ""
@@ -68,7 +68,7 @@ def check_table(found: Findings) -> str:
     )
 
 
-def aggregate_table(found: Findings) -> str:
+def aggregate_table(found: ReportData) -> str:
     """Moments of the aggregate posterior and of the prior; empty where there is none."""
     aggregated = found.aggregate
     if aggregated is None:

@@ -135,7 +135,7 @@ def evaluate(
     ):
         where = choose_device(device)
         under = _conditions(run, data, seed, where)
-        book = _Book(run, part, data, under, write)
+        book = _EvaluationRecord(run, part, data, under, write)
         if again:
             book.drop(["elbo", *(method.key for method in methods)])
         if not book.keeps("elbo", under, say):
@@ -201,7 +201,7 @@ def evaluate(
         return book.values
 
 
-class _Book:
+class _EvaluationRecord:
     """The estimates so far, kept in the run folder."""
 
     def __init__(self, run: Run, part: str, data: Dataset, under: Mapping[str, Any], write: bool) -> None:

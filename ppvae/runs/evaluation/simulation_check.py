@@ -110,7 +110,8 @@ def sentence(row: Mapping[str, Any], num_data: int) -> str:
 
 
 def _row(method: Method, found: Evidence, both: Evidence) -> dict[str, Any]:
-    upper = both.info["upper"].double()
+    assert both.upper is not None
+    upper = both.upper.double()
     fine = found.trusted & both.estimated & torch.isfinite(upper)
     value = found.log_evidence.double()
     gap, short = (upper - value)[fine], (both.log_evidence.double() - value)[fine]

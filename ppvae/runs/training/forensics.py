@@ -47,9 +47,9 @@ def save_dump(folder: RunFolder, recipe: Recipe, error: FitError) -> Path | None
     Returns:
         the record that :func:`replay` takes; None where the error is not about a step.
     """
-    if not error.scene or error.step is None:
+    if not error.snapshot or error.step is None:
         return None
-    state = {**error.scene, "indices": list(error.indices), "step": error.step}
+    state = {**error.snapshot, "indices": list(error.indices), "step": error.step}
     where = folder.path / "dumps"
     checkpoint.save(where, KIND, error.step, state, {"recipe": recipe.to_dict(), "message": str(error).splitlines()[0]})
     return checkpoint.found(where, KIND)[0]

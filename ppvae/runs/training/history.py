@@ -24,7 +24,7 @@ from ...inference import Callback, TrainingState
 Row = dict[str, float]
 
 
-class Begun(Callback):
+class EpochCounter(Callback):
     """Counts the epochs that came to their end: none, where the state that training was to go on from is bad."""
 
     def __init__(self) -> None:

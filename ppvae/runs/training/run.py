@@ -15,7 +15,7 @@ import torch
 from pyro.distributions import Normal
 
 from .forensics import save_dump
-from .history import Begun, Checkpoints, MetricsFile, Row, StopOnSignal, Stopped, read_history
+from .history import Checkpoints, EpochCounter, MetricsFile, Row, StopOnSignal, Stopped, read_history
 from .provenance import about_run, clock, compare
 from .restore import restore
 from ..recipe.catalogue import SCHEDULES, build, build_model, elbo_entries
@@ -323,7 +323,7 @@ def _train(
     checkpoints = Checkpoints(folder.checkpoints, table.num_epochs, about)
     stop = StopOnSignal(checkpoints.save)
     spent = float(info.get("seconds", 0.0))
-    begun = Begun()
+    begun = EpochCounter()
     ours = [begun, MetricsFile(folder.metrics), checkpoints, *callbacks, stop]
     try:
         with stop:

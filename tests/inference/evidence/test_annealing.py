@@ -109,11 +109,11 @@ class TestBDMC(EvidenceContract):
         data = simulate_data(pair, x, 400, seed=5)
         found = self.run(pair, data, method=BDMC(4, 4, num_leapfrog=1))
         exact = pair.log_evidence(data.x).detach()
-        below, above = found.log_evidence - exact, found.info["upper"] - exact
+        below, above = found.log_evidence - exact, found.upper - exact
         for value, sign in ((below, 1), (above, -1)):
             assert sign * float(value.mean()) < 5 * float(value.std()) / 400**0.5
         width = found.info["width"]
-        torch.testing.assert_close(width, found.info["upper"] - found.log_evidence, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(width, found.upper - found.log_evidence, rtol=1e-4, atol=1e-4)
         # Wide enough here that the two sides are told apart: the width is more than its error.
         assert float(width.mean()) > 5 * float(width.std()) / 400**0.5
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import ppvae.inference.hmc.sample as verb
 from ppvae.core import ModelGuidePair, PairError, PpvaeError, log_joint, simulate, structure, unconstrained
 from ppvae.core.compile import state_of
-from ppvae.inference.hmc import HMC, ChEES, Outcome, PosteriorDraws, sample_posterior
+from ppvae.inference.hmc import HMC, ChEES, LaneOutcome, PosteriorDraws, sample_posterior
 from ppvae.inference.hmc.integrator import Target, leapfrog
 from ppvae.inference.hmc.kernel import HMCParameters, draw_noise, hmc_kernel, initial_state
 from ppvae.inference.hmc.target import posterior_target
@@ -227,7 +227,7 @@ def test_an_infinite_density_is_an_outcome_of_its_lanes_alone() -> None:
     x = torch.tensor([[0.5], [1000.0], [-0.5]])
     with pytest.warns(RuntimeWarning, match="4 of 12 lanes: the density or its gradient was not finite at the start"):
         draws = quick(Blow(), x, num_samples=50, num_warmup=50)
-    assert (draws.outcome == int(Outcome.NO_START)).all(0).tolist() == [False, True, False]
+    assert (draws.outcome == int(LaneOutcome.NO_START)).all(0).tolist() == [False, True, False]
     assert bool(draws.samples["z"][:, :, 1].isnan().all())
     assert bool(torch.isfinite(draws.samples["z"][:, :, [0, 2]]).all())
     assert bool(draws.rhat()["z"][1].isnan())
@@ -263,7 +263,7 @@ def test_all_lanes_divergent_is_said() -> None:
             num_warmup=0,
             num_samples=5,
         )
-    assert (draws.outcome == int(Outcome.DIVERGENT)).all()
+    assert (draws.outcome == int(LaneOutcome.DIVERGENT)).all()
     assert "nan" in draws.summary()
 
 
