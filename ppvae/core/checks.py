@@ -16,7 +16,7 @@ from .density import observed_support, structure
 from .errors import PairError, did_you_mean, place_of, try_one_of
 from .modes import in_evaluation_mode
 from .pair import Data, ModelGuidePair, batch_size
-from .structure import SiteInfo, Structure
+from .structure import PYRO_DISTRIBUTIONS, SiteInfo, Structure
 
 _log = logging.getLogger("ppvae.check")
 
@@ -57,6 +57,7 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
         raise PairError(
             f"{type(pair).__name__} fails on a batch of shape {_shapes(x)}: {type(error).__name__}: {error}"
             + place_of(error)
+            + (PYRO_DISTRIBUTIONS if "object is not callable" in str(error) else "")
         ) from error
     check_guide(shape)
     _check_sites(shape)

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 import torch.distributions as td
 from pyro.distributions import MaskedDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -18,6 +19,11 @@ from .errors import PairError, did_you_mean, try_one_of
 from .pair import DATA_PLATE
 
 Sites = Mapping[str, Mapping[str, Any]]
+PYRO_DISTRIBUTIONS = try_one_of(
+    "the distribution of that name in pyro.distributions",
+    "class Mine(TheirDistribution, pyro.distributions.torch_distribution.TorchDistributionMixin)",
+)
+"""What to do with a distribution of another library's, such as torch.distributions' or zuko's."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +254,11 @@ def _data_plate(model_sites: Sites, guide_sites: Sites) -> str | None:
 
 def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> SiteInfo:
     fn, frames = site["fn"], site["cond_indep_stack"]
+    if not isinstance(fn, TorchDistributionMixin):
+        raise PairError(
+            f"site {site['name']!r}: expected a distribution of Pyro's, found {type(fn).__module__}.{type(fn).__name__}, "
+            "which has no draws for a sample statement" + PYRO_DISTRIBUTIONS
+        )
     data_frame = next((frame for frame in frames if frame.name == plate), None)
     kind: Literal["latent", "observed", "auxiliary"]
     if isinstance(fn, dist.Unit):

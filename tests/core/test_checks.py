@@ -299,3 +299,29 @@ def test_of_many_names_the_nearest_are_listed() -> None:
     assert hint.startswith("did you mean 'decoder.layers.7.weight'?") and "(40 in all)" in hint
     assert hint.count("decoder") < 12
     assert did_you_mean("b", ["a", "c"]) == "Known: a, c"
+
+
+@pytest.mark.parametrize("role", ["model", "guide"])
+def test_a_distribution_that_is_not_pyros_is_named(role: str) -> None:
+    """Those of torch.distributions and of zuko: raw, they end in "object is not callable"."""
+
+    class Foreign(ModelGuidePair):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = torch.nn.Parameter(torch.zeros(()))
+
+        def _latent(self, size: int, here: str) -> Any:
+            library = torch.distributions if here == role else dist
+            return library.Normal(self.loc.expand(size), 1.0)
+
+        def model(self, x: Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                z = pyro.sample("z", self._latent(len(x), "model"))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(self, x: Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                pyro.sample("z", self._latent(len(x), "guide"))
+
+    with pytest.raises(PairError, match=r"Normal(?s:.*)the distribution of that name in pyro\.distributions"):
+        check_pair(Foreign(), torch.randn(4))
