@@ -255,9 +255,10 @@ def _data_plate(model_sites: Sites, guide_sites: Sites) -> str | None:
 def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> SiteInfo:
     fn, frames = site["fn"], site["cond_indep_stack"]
     if not isinstance(fn, TorchDistributionMixin):
+        found = f"{type(fn).__module__}.{type(fn).__name__}"
         raise PairError(
-            f"site {site['name']!r}: expected a distribution of Pyro's, found {type(fn).__module__}.{type(fn).__name__}, "
-            "which has no draws for a sample statement" + PYRO_DISTRIBUTIONS
+            f"site {site['name']!r}: expected a distribution of Pyro's, found {found}, which a sample statement cannot "
+            "draw from" + PYRO_DISTRIBUTIONS
         )
     data_frame = next((frame for frame in frames if frame.name == plate), None)
     kind: Literal["latent", "observed", "auxiliary"]

@@ -46,10 +46,10 @@ def log_evidence_of_data_set(
     Raises:
         PpvaeError: no draws of weights and latents together, or fewer draws than a full covariance needs.
 
-    >>> from ppvae.inference import sample_posterior
+    >>> from ppvae.inference import sample_global_posterior
     >>> from ppvae.models import bayesianise, FactorAnalysis
     >>> pair = bayesianise(FactorAnalysis.from_parameters([0.0], [[1.0]], [0.5]), modules=["loc"])
-    >>> draws = sample_posterior(pair, torch.ones(2, 1), sites="global", num_samples=50, num_warmup=50, progress=False)
+    >>> draws = sample_global_posterior(pair, torch.ones(2, 1), num_samples=50, num_warmup=50, progress=False)
     >>> len(log_evidence_of_data_set(pair, draws))
     1
     """
@@ -57,7 +57,7 @@ def log_evidence_of_data_set(
         raise PpvaeError(
             f"log_evidence_of_data_set: expected draws of all sites given all data, found {type(draws).__name__}"
             + try_one_of(
-                'draws = sample_posterior(pair, data, sites="global"), and log_evidence_of_data_set(pair, draws)',
+                "draws = sample_global_posterior(pair, data), and log_evidence_of_data_set(pair, draws)",
                 "log_evidence(pair, data), for the evidence of every datum",
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from .chains import ChunkDraws, MakeKernel, sample_chunk
 from .draws import PosteriorDraws
-from .global_posterior import GlobalDraws, sample_global_posterior
 from .integrator import PhasePoint, leapfrog
 from .kernel import HMCInfo, hmc_kernel
 from .options import HMC, Options
@@ -33,44 +32,11 @@ from ...data import as_dataset
 MEMORY_BUDGET = 2**28
 
 
-@overload
-def sample_posterior(
-    pair: ModelGuidePair,
-    x: Any,
-    *,
-    sites: Literal["local"] = "local",
-    num_samples: int = 1000,
-    num_warmup: int = 500,
-    num_chains: int = 4,
-    num_leapfrog: int | None = None,
-    kernel: Options | None = None,
-    start: Start = "guide",
-    global_sites: Mapping[str, Tensor] | Literal["mean"] | None = None,
-    seed: int = 0,
-    device: str | torch.device = "auto",
-    compile: Compile = "auto",
-    memory_budget: int = MEMORY_BUDGET,
-    progress: bool = True,
-) -> PosteriorDraws: ...
-@overload
-def sample_posterior(
-    pair: ModelGuidePair,
-    x: Any,
-    *,
-    sites: Literal["global"],
-    num_samples: int = 1000,
-    num_warmup: int = 500,
-    num_chains: int = 4,
-    seed: int = 0,
-    compile: Compile = "auto",
-    progress: bool = True,
-) -> GlobalDraws: ...
 @in_evaluation_mode
 def sample_posterior(
     pair: ModelGuidePair,
     x: Any,
     *,
-    sites: Literal["local", "global"] = "local",
     num_samples: int = 1000,
     num_warmup: int = 500,
     num_chains: int = 4,
@@ -83,7 +49,7 @@ def sample_posterior(
     compile: Compile = "auto",
     memory_budget: int = MEMORY_BUDGET,
     progress: bool = True,
-) -> PosteriorDraws | GlobalDraws:
+) -> PosteriorDraws:
     r"""Sample $p(z \mid x_b)$ of every datum by Hamiltonian Monte Carlo, every chain of every datum a lane of its own.
 
     Each lane has its own step size, accept decision and divergence flag; the diagonal mass is estimated per datum,
@@ -94,13 +60,12 @@ def sample_posterior(
     and its number. Ctrl-C raises KeyboardInterrupt, whose attribute ``partial`` holds the PosteriorDraws of the
     chunks that were finished (the first data), or None.
 
-    With ``sites="global"`` the global latents, such as weights, and the latents of all data are sampled together, by
-    Pyro's NUTS: :func:`sample_global_posterior`, which has its options.
+    Global latents, such as weights, are held at a value; together with the latents of all data they are sampled by
+    :func:`sample_global_posterior`.
 
     Args:
         pair: the pair; its local latents are sampled, and must be continuous.
         x: the data, [N, *event]: a Dataset, a tensor, an array or a mapping of such.
-        sites: "local" for the latents of every datum, or "global" for the global sites and all latents together.
         num_samples: draws per chain.
         num_warmup: transitions before them, in which step size and mass are adapted; zero only with a step size in
             ``kernel``.
@@ -117,7 +82,7 @@ def sample_posterior(
 
     Returns:
         Draws by site, statistics of the sampler, and an outcome for every lane: a lane that failed says so there,
-        stops no other, and is named in one RuntimeWarning. For ``sites="global"``, :class:`GlobalDraws`.
+        stops no other, and is named in one RuntimeWarning.
 
     Raises:
         PairError: the pair breaks its contract, the data its support; a discrete local latent, none at all, or global
@@ -131,20 +96,6 @@ def sample_posterior(
     >>> draws.samples["z"].shape, draws.stats["acceptance"].shape
     (torch.Size([2, 5, 3, 1]), torch.Size([2, 5, 3]))
     """
-    if sites not in ("local", "global"):
-        raise PpvaeError(f"sites: expected 'local' or 'global', found {sites!r}")
-    if sites == "global":
-        _refuse_lanes(num_leapfrog=num_leapfrog, kernel=kernel, global_sites=global_sites)
-        return sample_global_posterior(
-            pair,
-            x,
-            num_samples=num_samples,
-            num_warmup=num_warmup,
-            num_chains=num_chains,
-            seed=seed,
-            compile=compile,
-            progress=progress,
-        )
     options = _options(num_leapfrog, kernel, num_warmup)
     for name, value, least in (
         ("num_samples", num_samples, 1),
@@ -321,16 +272,6 @@ def _options(num_leapfrog: int | None, kernel: Options | None, num_warmup: int) 
             + try_one_of("num_warmup=200 or more", "kernel=HMC(num_leapfrog=..., step_size=0.1) to give it by hand")
         )
     return options
-
-
-def _refuse_lanes(**given: object) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise PpvaeError(
-                f'{name} is for sites="local", where every datum has chains of its own; sites="global" has one state '
-                "of all sites and is sampled by Pyro's NUTS"
-                + try_one_of(f"leave {name} out", "sample_global_posterior, which has NUTS' and HMC's options")
-            )
 
 
 def _mean_length(options: Options) -> int:

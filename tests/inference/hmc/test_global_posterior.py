@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppvae.core import PairError, PpvaeError, log_joint
 from ppvae.distributions.weight_priors import HorseshoePrior
-from ppvae.inference import GlobalDraws, sample_global_posterior, sample_posterior
+from ppvae.inference import GlobalDraws, sample_global_posterior
 from ppvae.inference.hmc.diagnostics import ess
 from ppvae.models import bayesianise
 
@@ -99,15 +99,3 @@ def test_refuses() -> None:
     mixed = bayesianise(Discrete(), modules=["means"])
     with pytest.raises(PairError, match="latent site 'k' is discrete"):
         sample_global_posterior(mixed, torch.randn(4, 2))
-
-
-def test_the_one_verb_leads_here() -> None:
-    pair, x = GlobalWeight().double(), torch.randn(3, 3, dtype=torch.float64)
-    options: Any = {"num_samples": 5, "num_warmup": 5, "num_chains": 1, "seed": 4, "progress": False}
-    found = sample_posterior(pair, x, sites="global", **options)
-    assert isinstance(found, GlobalDraws)
-    assert torch.equal(found.samples["w"], sample_global_posterior(pair, x, **options).samples["w"])
-    with pytest.raises(PpvaeError, match=r"num_leapfrog is for sites=\"local\"(.|\n)*sample_global_posterior"):
-        sample_posterior(pair, x, sites="global", num_leapfrog=3)  # type: ignore[call-overload]
-    with pytest.raises(PpvaeError, match="expected 'local' or 'global', found 'globla'"):
-        sample_posterior(pair, x, sites="globla")  # type: ignore[call-overload]
