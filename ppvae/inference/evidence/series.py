@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..hmc.diagnostics import autocovariance
+
 
 class Average(NamedTuple):
     """Log of an average of weights; each [B], float64.
@@ -42,11 +44,12 @@ def average(log_weights: Tensor, good: Tensor) -> Average:
 
 
 def mean_of_series(values: Tensor, good: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean over the good chains of a series [C, n, B], the variance of that mean, and the ESS: each [B]."""
-    keep = good.unsqueeze(1)
-    count = (good.sum(0) * values.shape[1]).clamp(min=1)
+    """Mean over the good chains of a series [C, n, B, *], the variance of that mean, and the ESS: each [B, *]."""
+    tail = (1,) * (values.dim() - 3)
+    keep = good.unsqueeze(1).reshape(len(good), 1, -1, *tail)
+    count = (good.sum(0) * values.shape[1]).clamp(min=1).reshape(-1, *tail)
     mean = torch.where(keep, values, 0.0).sum((0, 1)) / count
-    covariance = _autocovariance(torch.where(keep, values - mean, 0.0)).sum(0) / count  # [n, B]
+    covariance = autocovariance(torch.where(keep, values - mean, 0.0), 1).sum(0) / count  # [n, B, *]
     tau = _initial_monotone(covariance / covariance[:1].clamp(min=1e-300))
     variance = covariance[0] / (count - 1).clamp(min=1) * tau
     return mean, variance, count / tau
@@ -54,21 +57,7 @@ def mean_of_series(values: Tensor, good: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 def effective_draws(values: Tensor, good: Tensor) -> Tensor:
     """Effective sample size of the mean of a series [C, n, B, d], the median over d: [B], float64."""
-    keep = good.unsqueeze(1).unsqueeze(-1)
-    count = (good.sum(0) * values.shape[1]).clamp(min=1)
-    values = values.double()
-    mean = (values * keep).sum((0, 1)) / count.unsqueeze(-1)
-    covariance = _autocovariance(torch.where(keep, values - mean, 0.0)).sum(0) / count.unsqueeze(-1)
-    tau = _initial_monotone(covariance / covariance[:1].clamp(min=1e-300))
-    return (count.unsqueeze(-1) / tau).median(-1).values
-
-
-def _autocovariance(centred: Tensor) -> Tensor:
-    """Sums of products at every lag, [C, n, *scalars], by FFT padded so that lags do not wrap around."""
-    size = 2 ** math.ceil(math.log2(2 * centred.shape[1]))
-    spectrum: Tensor = torch.fft.rfft(centred, n=size, dim=1)
-    products: Tensor = torch.fft.irfft(spectrum * spectrum.conj(), n=size, dim=1)
-    return products[:, : centred.shape[1]]
+    return mean_of_series(values.double(), good)[2].median(-1).values
 
 
 def _initial_monotone(rho: Tensor) -> Tensor:

@@ -52,6 +52,14 @@ def ess(draws: Tensor) -> Tensor:
     return _blockwise(_ess, draws)
 
 
+def autocovariance(centred: Tensor, dim: int) -> Tensor:
+    """Sums of products of centred series at every lag along an axis, by FFT padded so that lags do not wrap around."""
+    num = centred.shape[dim]
+    size = 2 ** math.ceil(math.log2(2 * num))
+    spectrum: Tensor = torch.fft.rfft(centred, n=size, dim=dim)
+    return torch.fft.irfft(spectrum * spectrum.conj(), n=size, dim=dim).narrow(dim, 0, num)
+
+
 def _blockwise(function: Callable[[Tensor], Tensor], draws: Tensor) -> Tensor:
     """Apply to [rows, 2 chains, half the draws] in blocks of rows, so that memory stays small."""
     scalars = draws.shape[2:]
@@ -104,9 +112,7 @@ def _ess(split: Tensor) -> Tensor:
     _, chains, num = values.shape
     total = chains * num
     centred = values - values.mean(-1, keepdim=True)
-    # The autocovariance by FFT, padded so that lags do not wrap around.
-    spectrum = torch.fft.rfft(centred, n=2 ** math.ceil(math.log2(2 * num)))
-    covariance = torch.fft.irfft(spectrum * spectrum.conj())[..., :num].mean(1) / num
+    covariance = autocovariance(centred, -1).mean(1) / num
     within = covariance[:, :1] * num / (num - 1)
     spread = within * (num - 1) / num
     if chains > 1:
