@@ -77,6 +77,7 @@ VERB: dict[str, Callable[[ModelGuidePair, Tensor, Idiom], None]] = {
 }
 
 
+LONG = {"guide-particles"}  # runs particle by particle
 # Chains take seconds: of these idioms they are run in the default suite, of the others among the slow tests.
 CORE = {"plain", "scale-both", "auto-mvn", "mask", "bounded-by-global", "mixture-prior"}
 
@@ -86,7 +87,7 @@ def cases() -> Iterator[Any]:
     for name, idiom in IDIOMS.items():
         for verb in VERBS:
             chains = verb in ("ais", "bridge", "sample") and verb not in idiom.verdicts and name not in CORE
-            yield pytest.param(name, verb, marks=pytest.mark.slow if chains else (), id=f"{name}-{verb}")
+            yield pytest.param(name, verb, marks=pytest.mark.slow if chains or name in LONG else (), id=f"{name}-{verb}")
 
 
 @pytest.mark.parametrize(("name", "verb"), list(cases()))

@@ -25,7 +25,7 @@ from ppvae.models import FactorAnalysis, bernoulli_vae
 from ppvae.report.arviz.export import read_netcdf, to_arviz, write_netcdf
 from ppvae.report.arviz.groups import evidence_groups, export_arviz, guide_groups, prior_groups
 
-EXPORT = Path(str(ppvae.__file__)).parent / "report" / "arviz_export.py"
+EXPORT = Path(str(ppvae.__file__)).parent / "report" / "arviz" / "export.py"
 OTHER = "PPVAE_ARVIZ1_PYTHON"
 
 

@@ -20,7 +20,7 @@ SAVED_PER_CALL = 5e-4  # seconds, whatever its size
 SAVED_PER_BYTE = 1.5e-10  # and for every byte that the interpreter writes
 TYPICAL_BYTES = 3.3e6
 COMPILE_SECONDS = 10.0  # what Inductor takes, on two cores
-WORTH_RECORDING = 10  # recording takes as long as some tens of eager runs of a small pair
+WORTH_RECORDING = 50  # recording a small pair takes as long as some tens of its eager runs
 
 
 def choose_device(device: str | torch.device) -> torch.device:

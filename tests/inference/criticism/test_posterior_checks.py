@@ -57,6 +57,7 @@ def test_prior_checks_of_the_right_model_are_uniform(factors: FactorAnalysis) ->
         assert stats.kstest(jitter.numpy(), "uniform").pvalue > 1e-4, name
 
 
+@pytest.mark.slow
 def test_posterior_checks_are_conservative_by_as_much_as_theory_says(float64: torch.dtype) -> None:
     r"""One factor, x_i = z + noise, i = 1, 2, and T the mean of all values.
 
@@ -83,6 +84,7 @@ def test_data_one_by_one_are_uniform_too(factors: FactorAnalysis) -> None:
     assert stats.kstest(wrong.numpy(), "uniform").pvalue < 1e-6
 
 
+@pytest.mark.slow
 def test_the_errors_are_those_of_repeated_runs(factors: FactorAnalysis) -> None:
     """A skewed quantity, of data that lie in the tail."""
     x = factors.marginal().sample((30,)).detach() * 1.15

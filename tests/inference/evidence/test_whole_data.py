@@ -31,6 +31,7 @@ def test_bayesian_regression(scale: float) -> None:
     assert abs(float(exact - conjugate(bayes, x, 1.3 - scale)[2])) > 20 * float(found.standard_error)
 
 
+@pytest.mark.slow
 def test_weights_and_latents_together() -> None:
     """Factor analysis whose mean has a prior: all data are one normal."""
     pair = FactorAnalysis.from_parameters([0.2, -0.1], [[1.0], [-0.6]], [0.5, 0.8]).double()
