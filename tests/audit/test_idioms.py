@@ -87,7 +87,8 @@ def cases() -> Iterator[Any]:
     for name, idiom in IDIOMS.items():
         for verb in VERBS:
             chains = verb in ("ais", "bridge", "sample") and verb not in idiom.verdicts and name not in CORE
-            yield pytest.param(name, verb, marks=pytest.mark.slow if chains or name in LONG else (), id=f"{name}-{verb}")
+            marks = pytest.mark.slow if chains or name in LONG else ()
+            yield pytest.param(name, verb, marks=marks, id=f"{name}-{verb}")
 
 
 @pytest.mark.parametrize(("name", "verb"), list(cases()))
