@@ -26,7 +26,7 @@ from ppvae.inference.evidence import (
     TruncatedGaussianDensity,
     log_evidence,
 )
-from ppvae.inference.evidence.densities import Normal
+from ppvae.inference.evidence.densities import FittedNormal
 from ppvae.inference.evidence.posterior import Posterior
 from ppvae.inference.evidence.run import prepare
 from ppvae.inference.evidence.series import average, effective_draws
@@ -178,13 +178,13 @@ def test_draws_left_out_do_not_count() -> None:
 
 def test_normal_of_draws() -> None:
     u = torch.randn(50, 2, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64)
-    normal = Normal.of_draws(u, torch.ones(50, 2, dtype=torch.bool), 0.8)
+    normal = FittedNormal.of_draws(u, torch.ones(50, 2, dtype=torch.bool), 0.8)
     for b in range(2):
         expected = torch.distributions.MultivariateNormal(u[:, b].mean(0), 0.8 * u[:, b].T.cov())
         torch.testing.assert_close(normal.log_prob(u)[:, b], expected.log_prob(u[:, b]))
     drawn = normal.sample(40_000, u)
     torch.testing.assert_close(drawn[:, 0].T.cov(), 0.8 * u[:, 0].T.cov(), rtol=0.1, atol=0.1)
-    flat = Normal.of_draws(torch.ones(50, 1, 3), torch.ones(50, 1, dtype=torch.bool), 1.0)
+    flat = FittedNormal.of_draws(torch.ones(50, 1, 3), torch.ones(50, 1, dtype=torch.bool), 1.0)
     assert flat.log_prob(torch.zeros(2, 1, 3)).isnan().all()
 
 
