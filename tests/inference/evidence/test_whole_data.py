@@ -11,10 +11,10 @@ from torch.distributions import MultivariateNormal
 
 from ppvae.core import PpvaeError
 from ppvae.distributions.weight_priors import NormalPrior
-from ppvae.inference import log_evidence_of_data_set, sample_posterior
+from ppvae.inference import log_evidence_of_data_set, sample_global_posterior
 from ppvae.models import FactorAnalysis, bayesianise
 
-OPTIONS: dict[str, Any] = {"sites": "global", "num_warmup": 100, "num_chains": 2, "progress": False}
+OPTIONS: dict[str, Any] = {"num_warmup": 100, "num_chains": 2, "progress": False}
 
 
 @pytest.mark.parametrize("scale", [0.3, pytest.param(1.0, marks=pytest.mark.slow)])
@@ -22,7 +22,7 @@ def test_bayesian_regression(scale: float) -> None:
     pair, x = linear(out=1)
     bayes = bayesianise(pair, modules=["layer"], prior=NormalPrior(scale))
     exact = conjugate(bayes, x, scale)[2]
-    draws = sample_posterior(bayes, x, num_samples=300, seed=1, **OPTIONS)
+    draws = sample_global_posterior(bayes, x, num_samples=300, seed=1, **OPTIONS)
     found = log_evidence_of_data_set(bayes, draws)
     assert len(found) == 1 and found.bound == "consistent" and bool(found.estimated.all())
     assert float(found.standard_error) < 0.05
@@ -40,7 +40,7 @@ def test_weights_and_latents_together() -> None:
     one = pair.marginal().covariance_matrix.detach()
     covariance = torch.block_diag(one, one, one) + torch.eye(2, dtype=torch.float64).repeat(3, 3)
     exact = float(MultivariateNormal(torch.zeros(6, dtype=torch.float64), covariance).log_prob(x.flatten()))
-    draws = sample_posterior(bayes, x, num_samples=250, seed=2, **OPTIONS)
+    draws = sample_global_posterior(bayes, x, num_samples=250, seed=2, **OPTIONS)
     assert draws.unconstrained.shape == (2, 250, 5)
     found = log_evidence_of_data_set(bayes, draws, seed=5)
     assert float(found.standard_error) < 0.05
@@ -52,7 +52,7 @@ def test_weights_and_latents_together() -> None:
 def test_too_few_draws() -> None:
     pair, x = linear(out=1)
     bayes = bayesianise(pair, modules=["layer"])
-    draws = sample_posterior(bayes, x, num_samples=2, **{**OPTIONS, "num_warmup": 5})
+    draws = sample_global_posterior(bayes, x, num_samples=2, **{**OPTIONS, "num_warmup": 5})
     with pytest.raises(
         PpvaeError, match=r"fitted to half of the draws, which are 2: expected at least 8\n(.|\n)*num_sam"
     ):
