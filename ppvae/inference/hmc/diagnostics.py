@@ -57,7 +57,8 @@ def autocovariance(centred: Tensor, dim: int) -> Tensor:
     num = centred.shape[dim]
     size = 2 ** math.ceil(math.log2(2 * num))
     spectrum: Tensor = torch.fft.rfft(centred, n=size, dim=dim)
-    return torch.fft.irfft(spectrum * spectrum.conj(), n=size, dim=dim).narrow(dim, 0, num)
+    products: Tensor = torch.fft.irfft(spectrum * spectrum.conj(), n=size, dim=dim)
+    return products.narrow(dim, 0, num)
 
 
 def _blockwise(function: Callable[[Tensor], Tensor], draws: Tensor) -> Tensor:
