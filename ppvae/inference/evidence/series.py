@@ -31,8 +31,9 @@ def average(log_weights: Tensor, good: Tensor) -> Average:
     $$\mathrm{var}(\bar w) \approx \frac{\hat\sigma^2}{N} \hat\tau,\qquad \hat\tau = 1 + 2 \sum_t \hat\rho_t$$
 
     with Geyer's (1992) initial monotone sequence over autocorrelations averaged over chains, about the common mean, so
-    that chains which disagree raise the error; and the variance of the chains' own means where these
-    differ by more than that explains (a chi-square test at 1 %). $\hat\tau$ is at least 1: antithetic draws are not counted as more than independent.
+    that chains which disagree raise the error; and the variance of the chains' own means, where these differ by more
+    than that explains (a chi-square test at 1 %). $\hat\tau$ is at least 1: antithetic draws are not counted as more
+    than independent.
 
     Args:
         log_weights: log w, [C, n, B], nats.
