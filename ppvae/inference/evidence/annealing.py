@@ -93,13 +93,13 @@ class Path:
             drawn = [draw(self.pair, x, first)] + ([draw(prior, x, self.others)] if self.others else [])
             return torch.cat([space.refill(space.unconstrain(one.latents), one.present) for one in drawn])
 
-        call = self.run.remember(f"start x{chains}", start_of)
+        call = self.run.remember(f"start {self.start} x{chains} {self.others}", start_of)
         return _tensor(call(x)).contiguous()
 
     def unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
         """Coordinates [1, B, d] of given latents [B, *event]."""
         lane = {name: value.unsqueeze(0) for name, value in latents.items()}
-        return _tensor(self.run.remember("unconstrain", self._unconstrain)(x, lane))
+        return _tensor(self.run.remember(f"unconstrain {self.start}", self._unconstrain)(x, lane))
 
     def _unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
         space = unconstrained(self.pair, x)
@@ -141,9 +141,9 @@ class Path:
     def functions(self, chains: int, batch: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The captured move between temperatures, ``move(x, u, beta, new)``, and the captured leapfrog step."""
         lanes, moves = 3 * chains * batch, len(self.betas) - 1
-        move = self.run.remember("anneal", self._move, calls=moves, lanes=lanes)
+        move = self.run.remember(f"anneal {self.start}", self._move, calls=moves, lanes=lanes)
         steps = moves * self.num_leapfrog
-        step = self.run.remember("leapfrog", self._leapfrog, calls=steps, lanes=lanes)
+        step = self.run.remember(f"leapfrog {self.start}", self._leapfrog, calls=steps, lanes=lanes)
         return move, step
 
 

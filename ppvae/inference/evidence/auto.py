@@ -21,7 +21,8 @@ from ...core.errors import try_one_of
 @dataclass(frozen=True)
 class Auto(EvidenceMethod):
     r"""Importance sampling for all data; for those whose outcome is not OK or whose standard error is above the target,
-    ten times the draws, then AIS, then bridge sampling, until the target or the budget is reached.
+    ten times the draws, then AIS from the guide, bridge sampling, and AIS from the prior, which needs no guide that
+    knows all modes, until the target or the budget is reached.
 
     ``info["stage"]`` says for each datum by which of the methods in ``info["stages"]`` it was estimated, from 0. Bounds
     and unbounded estimates stand side by side, and a rule that looks at the estimate chooses which: on neither side of
@@ -53,12 +54,14 @@ class Auto(EvidenceMethod):
     def _ladder(self) -> list[tuple[EvidenceMethod, float]]:
         """Methods with their cost, in density evaluations."""
         ais, bridge = AIS(), BridgeSampling()
+        annealing = 1.25 * 3 * ais.num_chains * ais.num_temperatures * (ais.num_leapfrog + 1)
         chains, per_chain = bridge.num_chains, bridge.num_warmup + bridge.num_draws // bridge.num_chains
         return [
             (ImportanceSampling(1000), 1.3e3),
             (ImportanceSampling(10_000), 1.3e4),
-            (ais, 2 * 1.25 * 3 * ais.num_chains * ais.num_temperatures * (ais.num_leapfrog + 1)),
+            (ais, 2 * annealing),
             (bridge, 3.0 * chains * per_chain * bridge.num_leapfrog),
+            (AIS(start="prior"), 2 * annealing),
         ]
 
     def usable(self, run: EvidenceRun) -> list[EvidenceMethod]:

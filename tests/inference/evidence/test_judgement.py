@@ -168,3 +168,15 @@ def test_auto_does_as_much_as_is_needed(monkeypatch: pytest.MonkeyPatch) -> None
     assert all("ImportanceSampling" in stage for stage in discrete.info["stages"])
     with pytest.raises(PpvaeError, match="positive target_error"):
         Auto(target_error=0.0)
+
+
+def test_auto_ends_with_annealing_from_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no guide that knows both modes; its path is not that of annealing from the guide, in the same run."""
+    from_guide, from_prior = AIS(60, 16, num_leapfrog=3), AIS(60, 16, num_leapfrog=3, start="prior")
+    monkeypatch.setattr(Auto, "_ladder", [(ImportanceSampling(200), 2e2), (from_guide, 1e4), (from_prior, 1e4)])
+    pair, x, exact = folded(20)
+    found = run(pair, x, Auto(target_error=0.2))
+    assert float((found.info["stage"] == 2).double().mean()) > 0.4
+    error, ok = (found.log_evidence - exact).abs(), found.trusted
+    assert float(ok.double().mean()) > 0.8
+    assert float((error[ok] / found.standard_error[ok]).square().mean().sqrt()) < 1.5
