@@ -70,7 +70,8 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
             if known.has_bounds:  # at other latents, are they where they were?
                 known = replace(known, moving=known.moved(_found(pair, x, num_data)))
         pair._structures[key] = known
-        pair._read = fingerprint(pair) if free else None
+        if free:  # a bound function adds to what was known when the programs were last looked at
+            pair._read = fingerprint(pair)
     assert isinstance(known, Structure)
     return known
 

@@ -192,3 +192,19 @@ def test_bound_tensors_are_no_change() -> None:
     bind(pair, lambda pair: log_joint(pair, x, latents))(state_of(pair))
     assert pair._structures == known
     assert all(pair._structures[key] is known[key] for key in known)
+
+
+def test_what_a_bound_function_finds_is_kept_and_asks_for_no_second_audit() -> None:
+    pair, x = Positive(), torch.randn(3, 1)
+    pair.eval()
+    check_pair(pair, x)
+    audited = set(pair._audited)
+    assert audited
+    bind(pair, lambda pair: structure(pair, x[:2]))(state_of(pair))
+    assert len(pair._structures) > 1
+    structure(pair, x)
+    assert pair._audited == audited and len(pair._structures) > 1
+    pair.prior = dist.Exponential(1.0)
+    bind(pair, lambda pair: structure(pair, x[:1]))(state_of(pair))  # reads the new prior: what is older is older still
+    structure(pair, x)
+    assert not pair._audited

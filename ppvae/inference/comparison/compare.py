@@ -21,7 +21,7 @@ from .statistics import mean_and_error, seconds_of, variance_and_error
 from ..elbo import ELBO, PairWithEstimator
 from ..evidence import EvidenceMethod, ImportanceSampling, log_evidence
 from ..execution.memory import peak_memory
-from ..execution.placement import Compile, choose_mode, dtype_of
+from ..execution.placement import Compile, choose_mode, dtype_of, home_of
 from ..training.objective import Objective
 from ...core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, parameter_roles, structure
 from ...core.compile import Mode
@@ -135,7 +135,7 @@ class _Chosen:
         if num_repeats < 4:
             raise PpvaeError(f"num_repeats: a variance needs at least 4, found {num_repeats}")
         self.pair, self.num_repeats, self.seed = pair, num_repeats, seed
-        self.device = next((p.device for p in pair.parameters()), torch.device("cpu"))
+        self.device = home_of(pair)
         self.x: Data = _one_batch(x, dtype_of(pair), self.device, seed)
         self.forked = [self.device] if self.device.type == "cuda" else []
         self.size = batch_size(self.x)

@@ -24,7 +24,6 @@ class Replicator(OverData):
     """A pair and data, all of which are gone through many times.
 
     Attributes:
-        x: all rows as the model sees them.
         shape: the pair's structure.
         pair: the pair at the weights of this replicate; the pair itself where it has no global latents.
         weights: the global latents' values, for further programs of the same pair.
@@ -34,7 +33,6 @@ class Replicator(OverData):
         self, pair: ModelGuidePair, data: Any, *, device: str, seed: int, chunk_size: int, compile: Compile
     ) -> None:
         super().__init__(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
-        self.x = self.batch(torch.arange(len(self), device=self.device))
         check_pair(pair, self.example)
         self.shape = structure(pair, self.example)
         self.names = [info.name for info in self.shape.global_latents]
@@ -45,7 +43,7 @@ class Replicator(OverData):
     def draw_weights(self) -> Parts:
         """Put other weights, drawn from the guide, in their place."""
         if self.names:
-            latents = draw(self.original, rows_of(self.x, torch.zeros(1, dtype=torch.int64)), 1).latents
+            latents = draw(self.original, self.batch(torch.zeros(1, dtype=torch.int64)), 1).latents
             self.weights.update({name: latents[name][0] for name in self.names})
         return {name: self.weights[name] for name in self.names}
 
@@ -103,7 +101,7 @@ class Replicator(OverData):
         def one(chunk: Chunk) -> None:
             nonlocal waiting
             index = chunk.rows % size
-            found = call(rows_of(self.x, index), weights, rows_of(beside or {}, index))
+            found = call(self.batch(index), weights, rows_of(beside or {}, index))
             waiting.append({key: value[: chunk.valid].cpu() for key, value in found.items()})
             waiting = _handed_over(waiting, size, visit)
 

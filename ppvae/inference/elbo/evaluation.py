@@ -107,7 +107,7 @@ class BoundEvaluator(Execution):
         if num_repeats > 1:
             means = elbo.mean(1) + global_ / (self.num_data or len(data))
             first = torch.arange(min(self.chunk_size, len(data)), device=data.device)
-            shared = bool(structure(self.pair, data.batch(first, dtype=self.dtype)).global_latents)
+            shared = bool(structure(self.pair, self._batch(data, first)).global_latents)
             spread = means.var(0) if shared else elbo.var(0).sum() / len(data) ** 2
             error = float((spread / num_repeats).sqrt())
         dtype = columns[0].dtype
@@ -120,12 +120,14 @@ class BoundEvaluator(Execution):
             error,
         )
 
+    def _batch(self, data: Dataset, rows: Tensor) -> Data:
+        return like_pair(data.batch(rows, dtype=self.dtype), self.dtype)
+
     def _once(self, data: Dataset, seed: int, progress: bool) -> tuple[Tensor, float]:
         """Bound, reconstruction and KL of every datum, [3, N], and the global part."""
 
         def visit(chunk: Chunk) -> tuple[Tensor, float]:
-            x = like_pair(data.batch(chunk.rows, dtype=self.dtype), self.dtype)
-            *local, global_ = self.terms(x)
+            *local, global_ = self.terms(self._batch(data, chunk.rows))
             return torch.stack(local)[:, : chunk.valid].cpu(), float(global_) * chunk.valid / len(data)
 
         bar = "ELBO" if progress else None

@@ -39,7 +39,8 @@ class AIS(EvidenceMethod):
 
     From the guide, a quarter as many chains walk from the prior as well. They do not enter the estimate
     (``info["from_prior"]`` is theirs): where they see significantly more, the guide's chains have missed a mode, and
-    the outcome says so.
+    the outcome says so. So it does where single draws from the prior find mass that 500 draws of the guide did not, and
+    at which no chain ended.
 
     Limitations: the standard error comes from C chains; where fewer than half of them carry the weight the outcome is
     "loose": use more temperatures. The cost is C (T + 1) (L + 1) gradients per datum, plus the pilot's, and a quarter.
@@ -114,7 +115,6 @@ class AIS(EvidenceMethod):
         estimate.info["from_prior"] = log_mean(others)[0].to(run.dtype)
         low = _above(others, estimate)
         estimate = estimate._replace(outcome=torch.where(low, int(Outcome.MISSED_MASS), estimate.outcome))
-        estimate = doubted(estimate, None, probe)
         # Of a mode that the guide does not know, a few chains may not come by, and the total does not tell.
         largest = collect(run, run.pair, x, "importance", guide_weights, _GUIDE_DRAWS).amax(0)
         came_by = (found.log_ratio[: self.num_chains] > largest + MARGIN).any(0)

@@ -31,9 +31,8 @@ def average(log_weights: Tensor, good: Tensor) -> Average:
     $$\mathrm{var}(\bar w) \approx \frac{\hat\sigma^2}{N} \hat\tau,\qquad \hat\tau = 1 + 2 \sum_t \hat\rho_t$$
 
     with Geyer's (1992) initial monotone sequence over autocorrelations averaged over chains, about the common mean, so
-    that chains which disagree raise the error; and the variance of the chains' own means, where these differ by more
-    than that explains (a chi-square test at 1 %). $\hat\tau$ is at least 1: antithetic draws are not counted as more
-    than independent.
+    that chains which disagree raise the error. $\hat\tau$ is at least 1: antithetic draws are not counted as more than
+    independent.
 
     Args:
         log_weights: log w, [C, n, B], nats.
@@ -53,17 +52,7 @@ def mean_of_series(values: Tensor, good: Tensor) -> tuple[Tensor, Tensor, Tensor
     covariance = autocovariance(torch.where(keep, values - mean, 0.0), 1).sum(0) / count  # [n, B, *]
     tau = _initial_monotone(covariance / covariance[:1].clamp(min=1e-300))
     variance = covariance[0] / (count - 1).clamp(min=1) * tau
-    # Chains that hardly ever cross between modes have short autocorrelations, and means further apart than these say.
-    others = (good.sum(0) - 1).clamp(min=1).double().reshape(-1, *tail)
-    apart = torch.where(keep[:, 0], values.mean(1) - mean, 0.0).square().sum(0) / (others * (others + 1))
-    variance = torch.where(apart > _chi_square(others) / others * variance, apart, variance)
-    return mean, variance, torch.minimum(count / tau, covariance[0] / variance.clamp(min=1e-300))
-
-
-def _chi_square(freedom: Tensor) -> Tensor:
-    """The 99 % quantile for so many degrees of freedom (Wilson & Hilferty 1931)."""
-    share = 2 / (9 * freedom)
-    return freedom * (1 - share + 2.326 * share.sqrt()) ** 3
+    return mean, variance, count / tau
 
 
 def effective_draws(values: Tensor, good: Tensor) -> Tensor:

@@ -129,16 +129,12 @@ class OverData(Execution):
         visit: Callable[..., Mapping[str, Tensor]],
         *,
         beside: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        progress: str | None = None,
     ) -> dict[str, Tensor]:
         """``visit(batch[, beside])`` for all data: name to [N, ...], on the CPU.
 
         Args:
             visit: of a batch, and these rows of ``beside``, to tensors [M, ...].
             beside: tensors [N, ...], or mappings of such.
-            seed: of the noise; None for the seed of the data.
-            progress: what a bar on a terminal is called; None for no bar.
         """
 
         def one(chunk: Chunk) -> dict[str, Tensor]:
@@ -146,16 +142,8 @@ class OverData(Execution):
             found = visit(self.batch(chunk.rows), *more)
             return {key: value[: chunk.valid].cpu() for key, value in found.items()}
 
-        return joined(
-            over_chunks(
-                len(self),
-                self.chunk_size,
-                one,
-                seed=self.seed if seed is None else seed,
-                device=self.device,
-                progress=progress,
-            )
-        )
+        parts = over_chunks(len(self), self.chunk_size, one, seed=self.seed, device=self.device)
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def average(
         self, function: Callable[..., dict[str, Tensor]], *, passes: int = 1, beside: Mapping[str, Any] | None = None
@@ -171,11 +159,6 @@ class OverData(Execution):
             return {key: value / passes for key, value in found.items()} if passes > 1 else found
 
         return self.run(mean, beside=beside)
-
-
-def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Parts side by side along the data."""
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def rows_like(like: Any, num: int, pair: ModelGuidePair) -> Dataset:

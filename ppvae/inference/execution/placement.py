@@ -13,12 +13,11 @@ from ...core.compile import MODES, Mode
 
 Compile = Literal["auto", "eager", "graph", "compiled"]
 
-# What a call saves against an interpreted one: measured on leapfrogs of many sizes, and on AEVB's step (784-500-20,
-# M = 100), which moves about three megabytes. By the size of the work and not by a stopwatch: a seeded run must give
+# What a call saves against an interpreted one. By the size of the work and not by a stopwatch: a seeded run must give
 # the same numbers, and modes differ in rounding.
-SAVED_PER_CALL = 5e-4  # seconds, whatever its size
+SAVED_PER_CALL = 5e-4  # seconds, of a leapfrog of any size
 SAVED_PER_BYTE = 1.5e-10  # and for every byte that the interpreter writes
-TYPICAL_BYTES = 3.3e6
+SAVED_PER_STEP = 1e-3  # of AEVB's step (784-500-20, M = 100), for a function whose bytes nobody knows
 COMPILE_SECONDS = 10.0  # what Inductor takes, on two cores
 WORTH_RECORDING = 50  # recording a small pair takes as long as some tens of its eager runs
 
@@ -54,7 +53,7 @@ def choose_mode(compile: str, calls: int, bytes_per_call: float | None = None) -
     if compile == "auto":
         if calls < WORTH_RECORDING:
             return "eager"
-        saved = SAVED_PER_CALL + SAVED_PER_BYTE * (TYPICAL_BYTES if bytes_per_call is None else bytes_per_call)
+        saved = SAVED_PER_STEP if bytes_per_call is None else SAVED_PER_CALL + SAVED_PER_BYTE * bytes_per_call
         return "compiled" if calls * saved >= COMPILE_SECONDS else "graph"
     for mode in MODES:
         if compile == mode:

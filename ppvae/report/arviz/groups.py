@@ -16,7 +16,7 @@ from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
 from ...data import Dataset, as_dataset
 from ...inference import Evidence, PosteriorDraws
-from ...inference.execution.placement import dtype_of, like_pair
+from ...inference.execution.placement import dtype_of, home_of, like_pair
 from ...inference.hmc.draws import Groups
 
 BLOCK = 2**24  # draws times numbers of x worked on at once
@@ -202,8 +202,7 @@ def evidence_groups(results: Mapping[str, Evidence]) -> Groups:
 
 def _prepared(pair: ModelGuidePair, data: Any, seed: int) -> tuple[Dataset, Data]:
     dtype = dtype_of(pair)
-    device = next((parameter.device for parameter in pair.parameters()), torch.device("cpu"))
-    dataset = as_dataset(data, dtype=dtype).to(device)
+    dataset = as_dataset(data, dtype=dtype).to(home_of(pair))
     return dataset, like_pair(dataset.drawn(seed, dtype=dtype).tensor(dtype=dtype), dtype)
 
 

@@ -29,7 +29,7 @@ from ppvae.inference.evidence import (
 from ppvae.inference.evidence.densities import FittedNormal
 from ppvae.inference.evidence.posterior import Posterior
 from ppvae.inference.evidence.run import prepare
-from ppvae.inference.evidence.series import average, effective_draws, mean_of_series
+from ppvae.inference.evidence.series import average, effective_draws
 from ppvae.inference.hmc.options import HMC
 from ppvae.models import FactorAnalysis, bernoulli_vae
 
@@ -215,22 +215,8 @@ def test_errors_count_autocorrelation() -> None:
     assert abs(float(effective_draws(values.unsqueeze(-1), good).mean()) / true_ess - 1) < 0.15
     scaled = (found.log_mean - 0.005) / found.relative_variance.sqrt()
     assert 0.85 < float(scaled.square().mean().sqrt()) < 1.2
-    single = good.clone()
-    single[2:] = False
-    found = average(0.1 * values, single)
-    naive = average(0.1 * values[:, torch.randperm(draws)], single)  # the same numbers, their order lost
+    naive = average(0.1 * values[:, torch.randperm(draws)], good)  # the same numbers, their order lost
     assert float(naive.relative_variance.mean()) < 0.3 * float(found.relative_variance.mean())
-
-
-def test_chains_that_never_cross_have_an_honest_error() -> None:
-    """Every chain stays in the mode it began in: its draws, about a level of their own, are independent."""
-    torch.manual_seed(0)
-    mode = (torch.rand(8, 1, 400) < 0.5).double()
-    values = 0.3 * torch.randn(8, 500, 400, dtype=torch.float64) + 0.2 * mode
-    mean, variance, ess = mean_of_series(values, torch.ones(8, 400, dtype=torch.bool))
-    seen = mode.sum((0, 1)).sub(4).abs() < 3  # chains in both
-    assert 0.6 < float(((mean - 0.1) / variance.sqrt())[seen].square().mean().sqrt()) < 1.3
-    assert float(ess[seen].median()) < 200  # of 4000 draws
 
 
 def test_chains_that_disagree_raise_the_error() -> None:
