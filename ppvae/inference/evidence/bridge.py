@@ -14,8 +14,7 @@ from .base import Bound, Estimate, EvidenceMethod, Memory
 from .densities import FittedNormal, LogDensity
 from .outcome import Outcome
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
-from .probe import doubted, from_prior
-from .ris import JITTER, PRIOR_DRAWS, check_chains, check_draws, flat, halves
+from .ris import JITTER, check_chains, check_draws, doubted_by_prior, flat, halves
 from .run import EvidenceRun
 from .series import average, effective_draws
 from ..hmc.options import HMC
@@ -86,7 +85,7 @@ class BridgeSampling(EvidenceMethod):
         info = {name: item.to(run.dtype) for name, item in draws.info.items()}
         outcome = judge_mixing(found.outcome, draws)
         estimate = Estimate(value, error, ess, torch.full_like(value, math.nan), outcome, info)
-        return doubted(estimate, None, [from_prior(run, x, PRIOR_DRAWS * self.num_draws)])
+        return doubted_by_prior(estimate, run, x, draws)
 
 
 class Bridged(NamedTuple):

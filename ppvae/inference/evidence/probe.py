@@ -8,7 +8,7 @@ p(x) in any region, whatever the method saw. An unbiased estimate exceeds c time
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,7 +36,8 @@ class Probe(NamedTuple):
 
     Attributes:
         log_weights: log p(x, z) - log r(z) at draws from r: the mean of their exponentials is unbiased for p(x).
-        log_ratio: log p(x, z) - log q(z | x) there; NaN where the guide has no density.
+        log_ratio: log p(x, z) - log q(z | x) there, or with a density of its own in place of q; NaN where that cannot
+            be evaluated.
     """
 
     log_weights: Tensor
@@ -53,6 +54,22 @@ def from_prior(run: EvidenceRun, x: Data, num_draws: int) -> Probe:
         return torch.stack([joint.observed, _log_ratio(run, x, latents, joint.local)], 1)
 
     return Probe(*collect(run, run.pair, x, "probe prior", log_weights, num_draws).unbind(1))
+
+
+def from_prior_against(run: EvidenceRun, x: Data, num_draws: int, log_density: Callable[[Tensor], Tensor]) -> Probe:
+    """Draws from the prior, and their ratios to a density of unconstrained coordinates, u [n, B, d] to [n, B], nats."""
+
+    def log_weights(pair: ModelGuidePair, x: Data, num: int) -> Tensor:
+        space, latents = unconstrained(pair, x), draw(run.prior_pair, x, num).latents
+        u = space.unconstrain(latents)
+        observed, there = log_joint(pair, x, latents).observed, space.log_joint(pair, x, u).log_density
+        return torch.cat([torch.stack([observed, there], -1), u], -1)  # [n, B, 2 + d]
+
+    def ratio(part: Tensor) -> Tensor:
+        log_g = log_density(part[..., 2:]).to(part.dtype)
+        return torch.stack([part[..., 0], part[..., 1] - log_g], 1)
+
+    return Probe(*collect(run, run.pair, x, "probe prior at", log_weights, num_draws, ratio).unbind(1))
 
 
 def stretched(run: EvidenceRun, x: Data, num_draws: int) -> Probe | None:
@@ -83,8 +100,8 @@ def missed(value: Tensor, error: Tensor, largest: Tensor | None, probe: Probe) -
     Args:
         value: the estimate of log p(x), [B], nats.
         error: its standard error, [B].
-        largest: the largest log weight log p(x, z) - log q(z | x) among the method's draws, [B]: where a draw of the
-            probe exceeds it, the method has not been. None where the method has no such weights.
+        largest: the largest log ratio, as the probe has it, among the method's draws, [B]: where a draw of the probe
+            exceeds it, the method has not been. None where the method has no such weights.
         probe: the draws from elsewhere.
     """
     weights, error = probe.log_weights.double().nan_to_num(nan=-math.inf), error.double().nan_to_num()

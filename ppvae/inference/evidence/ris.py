@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
-from .densities import NAMED, Density, Fitted, KernelDensity
+from .densities import NAMED, Density, Fitted, FittedNormal, KernelDensity
 from .outcome import Outcome
 from .pareto import pareto_k
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
-from .probe import doubted, from_prior
+from .probe import doubted, from_prior_against
 from .run import EvidenceRun
 from .series import Average, average, mean_of_series
 from .weights import INFINITE_VARIANCE_K, UNTRUSTED_K
@@ -25,7 +25,7 @@ from ...core.errors import did_you_mean, try_one_of
 # Half-width of the factor on step sizes. Weights depend on the distance from the centre, which trajectories of just
 # half a period leave as it was; over such a range of lengths none is singled out.
 JITTER = 0.5
-PRIOR_DRAWS = 5  # from the prior, for each draw of the posterior: each costs a fiftieth of one
+_PRIOR_DRAWS = 5  # from the prior, for each draw of the posterior: each costs a fiftieth of one
 _COVERAGE_DRAWS = 200
 _LARGE = 0.02  # of q: mass that matters
 _MARGIN = 0.1  # nats
@@ -121,10 +121,10 @@ class RIS(EvidenceMethod):
         worst = torch.where(worst == -math.inf, math.nan, worst)
         info = draws.info | {"uncovered": uncovered}
         found = self._judged(-value, error, ess, worst, usable, draws.u.shape[-1], info, run.dtype)
-        loose = (found.outcome == Outcome.OK) & (uncovered > torch.maximum(2 * error, torch.full_like(error, _LARGE)))
+        loose = (found.outcome == Outcome.OK) & (uncovered > torch.maximum(error, torch.full_like(error, _LARGE)))
         found = found._replace(outcome=torch.where(loose, int(Outcome.LOOSE), found.outcome))
         found = found._replace(outcome=judge_mixing(found.outcome, draws))
-        return doubted(found, None, [from_prior(run, x, PRIOR_DRAWS * self.num_draws)])
+        return doubted_by_prior(found, run, x, draws)
 
     def _judged(
         self,
@@ -166,6 +166,15 @@ def halves(draws: Draws, *, crossed: bool) -> list[tuple[Draws, Draws]]:
             for part in (slice(0, chains // 2), slice(chains // 2, None))
         )
     return [(first, second), (second, first)] if crossed else [(first, second)]
+
+
+def doubted_by_prior(found: Estimate, run: EvidenceRun, x: Data, draws: Draws) -> Estimate:
+    """The estimate, MISSED_MASS where draws from the prior find more than it, or mass where no chain has been: where
+    log p exceeds the log density of a normal fitted to the chains by more than it does at any of their draws."""
+    u, keep = flat(draws.u), _keep(draws)
+    normal = FittedNormal.of_draws(u, keep, 1.0)
+    largest = (flat(draws.log_density) - normal.log_prob(u)).masked_fill(~keep, -math.inf).amax(0)
+    return doubted(found, largest, [from_prior_against(run, x, _PRIOR_DRAWS * len(u), normal.log_prob)])
 
 
 def _uncovered(posterior: Posterior, x: Data, log_q: Fitted, seen: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ def collect(
     name: str,
     log_weights: Callable[[ModelGuidePair, Data, int], Tensor],
     num_samples: int,
+    keep: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> Tensor:
     """Log-weights [K, B] of a chunk, as many samples at a time as the memory holds.
 
@@ -37,8 +38,9 @@ def collect(
         pair: the caller's, or rewired from it.
         x: the chunk, [B, *event].
         name: of the captured function.
-        log_weights: (pair, x, k) -> [k, B], or [k, *, B].
+        log_weights: (pair, x, k) -> [k, B], or [k, *, B]; [k, B, *] where ``keep`` takes it.
         num_samples: K.
+        keep: what stays of a group of samples, [k, *, B] of what ``log_weights`` gave.
     """
     batch = run.batch_of(x)
     lanes = max(1, run.lanes // batch)
@@ -50,7 +52,7 @@ def collect(
     call = run.remember(f"{name} x{size}", lambda x: log_weights(pair, x, size), calls=steps, lanes=lanes)
     parts = []
     for _ in range(steps):
-        parts.append(call(x))
+        parts.append(keep(call(x)))
         run.tick(batch / steps)
     return torch.cat(parts)[:num_samples]
 

@@ -23,7 +23,11 @@ from ppvae.inference.evidence import (
     Outcome,
     log_evidence,
 )
+from ppvae.inference.evidence.base import Estimate
 from ppvae.inference.evidence.over_weights import average
+from ppvae.inference.evidence.posterior import Draws, Posterior
+from ppvae.inference.evidence.ris import doubted_by_prior
+from ppvae.inference.evidence.run import prepare
 from ppvae.inference.evidence.weights import from_weights, gain_of_doubling
 
 NOISE = 0.3
@@ -70,6 +74,43 @@ def test_a_missed_mode_is_flagged(method: EvidenceMethod) -> None:
     wrong = ~((found.log_evidence - exact).abs() < 3 * found.standard_error + 1e-3)
     assert not bool((wrong & found.trusted).any())
     assert bool((found.outcome != Outcome.OK).any())
+
+
+class SmallMode(ModelGuidePair):
+    """z ~ 0.96 N(-2.5, 0.5) + 0.04 N(2.5, 0.5), x ~ N(z, 4): of the posterior a per cent or two in the second mode."""
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            parts = dist.Normal(x.new_tensor([-2.5, 2.5]), 0.5)
+            z = pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(x.new_tensor([0.96, 0.04])), parts))
+            pyro.sample("x", dist.Normal(z, 4.0), obs=x[:, 0])
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            pyro.sample("z", dist.Normal(x[:, 0], 1.0))
+
+
+def test_a_small_mode_where_no_chain_came_is_flagged() -> None:
+    """Of 2000 draws from the prior the second mode gets eighty; their total has an error of one per cent."""
+    pair, x = SmallMode().double(), torch.tensor([[-3.0], [-2.0]], dtype=torch.float64)
+    means, noise = torch.tensor([-2.5, 2.5], dtype=torch.float64), torch.tensor([0.96, 0.04], dtype=torch.float64).log()
+    logits = noise + dist.Normal(means, (0.25 + 16.0) ** 0.5).log_prob(x)  # [B, 2]
+    precision = 1 / 0.25 + 1 / 16
+    loc, scale = (means / 0.25 + x / 16) / precision, precision**-0.5
+    setting, batch = prepare(pair, x, 0, "cpu", "eager", 2**28, None)
+    torch.manual_seed(0)
+    for both in (False, True):
+        share = torch.softmax(logits, -1)[:, 1].expand(4, 100, 2) if both else torch.zeros(4, 100, 2).double()
+        second = torch.rand(4, 100, 2, dtype=torch.float64) < share
+        u = torch.where(second, loc[:, 1], loc[:, 0]) + scale * torch.randn(4, 100, 2, dtype=torch.float64)
+        log_p = Posterior(setting).log_density(batch, u.flatten(0, 1).unsqueeze(-1)).unflatten(0, (4, 100))
+        draws = Draws(u.unsqueeze(-1), log_p, torch.ones(4, 2, dtype=torch.bool), {})
+        value = logits.logsumexp(-1) if both else logits[:, 0]
+        zero = torch.zeros(2, dtype=torch.int64)
+        found = doubted_by_prior(
+            Estimate(value, torch.full_like(value, 0.01), value, value, zero, {}), setting, batch, draws
+        )
+        assert bool((found.outcome == (Outcome.OK if both else Outcome.MISSED_MASS)).all())
 
 
 def test_a_defensive_proposal_sees_both_modes() -> None:
