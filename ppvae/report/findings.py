@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,80 +159,82 @@ def tightest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return max(lower, key=lambda row: float(row["mean"]), default=None) if len(lower) > 1 else None
 
 
+class _Attempts:
+    """What could be found, by name, and a line for each of the others: a pair may lack what a figure needs."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+        self.notes: list[str] = []
+
+    def __call__(
+        self,
+        name: str,
+        make: Callable[[], Any],
+        refusals: tuple[type[Exception], ...] = (PpvaeError, NotImplementedError),
+    ) -> None:
+        try:
+            self.found[name] = make()
+        except refusals as error:
+            self.notes.append(f"{name}: {(str(error) or type(error).__name__).splitlines()[0]}")
+
+
 def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) -> ReportData:
     """Ask the pair of a run everything that a report shows; with HMC chains for so many data."""
-    part = run.held_out
+    pair, part, attempt = run.pair, run.held_out, _Attempts()
     data = run.part(part)
-    data = data.take(min(SHOWN, len(data)))
-    data = data.drawn(seed)
+    data = data.take(min(SHOWN, len(data))).drawn(seed)
     whole = data.tensor()
     main = whole if isinstance(whole, Tensor) else whole[data.main]
-    found: dict[str, Any] = {}
-    notes: list[str] = []
-
-    def attempt(
-        name: str, make: Any, refusals: tuple[type[Exception], ...] = (PpvaeError, NotImplementedError)
-    ) -> None:
-        # A pair may lack what a figure needs (no latent site, discrete latents); the page then says so.
-        try:
-            found[name] = make()
-        except refusals as error:
-            notes.append(f"{name}: {(str(error) or type(error).__name__).splitlines()[0]}")
-
-    pair = run.pair
-    attempt("reconstructed", lambda: reconstruct(pair, data, seed=seed, device=device))
-    attempt("samples", lambda: generate(pair, 96, like=data, seed=seed, device=device))
-    latent = structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair))).local_latents
-    # The numbers of categories are names: they have neither a mean nor a distance.
-    nominal = [info.name for info in latent if info.is_a(Categorical)]
-    if nominal:
-        notes.append(f"latents: site {nominal[0]!r} is a category, which has no place in a plane")
-    else:
-        attempt("latents", lambda: _rows(embed(pair, data, seed=seed, device=device)))
+    options: dict[str, Any] = {"seed": seed, "device": device}
+    attempt("reconstructed", lambda: reconstruct(pair, data, **options))
+    attempt("samples", lambda: generate(pair, 96, like=data, **options))
     if chains_for > 0:
         few = data.take(min(chains_for, len(data)))
-        attempt(
-            "chains",
-            lambda: sample_posterior(
-                pair,
-                few,
-                num_samples=250,
-                num_warmup=200,
-                global_sites="mean",
-                seed=seed,
-                device=device,
-                progress=False,
-            ),
-        )
-    if structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair))).global_latents:
+        draws: dict[str, Any] = {"num_samples": 250, "num_warmup": 200, "global_sites": "mean", "progress": False}
+        attempt("chains", lambda: sample_posterior(pair, few, **draws, **options))
+    shape = structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair)))
+    if shape.global_latents:
         attempt("signal_to_noise", lambda: signal_to_noise(pair, data))
-        attempt("moments", lambda: predictive_moments(pair, data.take(min(20, len(data))), seed=seed, device=device))
-    # Draws of any likelihood and any guide: whatever they refuse must not cost the rest of the page.
+        attempt("moments", lambda: predictive_moments(pair, data.take(min(20, len(data))), **options))
+    _find_checks(attempt, pair, data, options)
+    # The numbers of categories are names: they have neither a mean nor a distance.
+    nominal = [info.name for info in shape.local_latents if info.is_a(Categorical)]
+    if nominal:
+        attempt.notes.append(f"latents: site {nominal[0]!r} is a category, which has no place in a plane")
+    elif shape.local_latents:
+        _find_latents(attempt, run, data, options)
+    evaluation, per_datum = read_whole(run.folder)
+    found, notes = attempt.found, tuple(attempt.notes)
+    return ReportData(run, part, data, main, **found, evaluation=evaluation, per_datum=per_datum, notes=notes)
+
+
+def _find_checks(attempt: _Attempts, pair: ModelGuidePair, data: Dataset, options: dict[str, Any]) -> None:
+    """Predictive checks: draws of any likelihood and any guide, whose refusals must not cost the rest of the page."""
     few = data.take(min(CHECKED, len(data)))
-    options: dict[str, Any] = {"seed": seed, "device": device}
     attempt("checks", lambda: posterior_checks(pair, few, **options), (Exception,))
-    attempt(
-        "latent_checks",
-        lambda: posterior_checks(pair, few, source="posterior", statistics={}, num_replicates=100, **options),
-        (Exception,),
-    )
-    if latent and not nominal:
-        attempt("aggregate", lambda: aggregate_posterior(pair, data, **options), (Exception,))
-    if "latents" in found:
+    latent: dict[str, Any] = {"source": "posterior", "statistics": {}, "num_replicates": 100}
+    attempt("latent_checks", lambda: posterior_checks(pair, few, **latent, **options), (Exception,))
+
+
+def _find_latents(attempt: _Attempts, run: Run, data: Dataset, options: dict[str, Any]) -> None:
+    """Where the data lie among the latents, beside the prior, and the manifold of two dimensions."""
+    pair, seed, device, found = run.pair, options["seed"], options["device"], attempt.found
+    attempt("latents", lambda: _rows(embed(pair, data, **options)))
+    attempt("aggregate", lambda: aggregate_posterior(pair, data, **options), (Exception,))
+    if "latents" not in found:
+        return
+    if run.held_out != "train":
         train = run.part("train")
         train = train.take(min(SHOWN, len(train)))
-        if part != "train":
-            attempt("train_latents", lambda: _rows(embed(pair, train, seed=seed, device=device)))
-        attempt("prior", lambda: _prior(pair, data, seed))
-        found["active"] = found["latents"].var(0) if len(data) > 1 else None
-        attempt("kl", lambda: _kl(pair, data, seed))
-        if found["latents"].shape[1] == 2 and "prior" in found:
-            attempt("manifold", lambda: _manifold(pair, found["prior"], data, device))
-            reach = _range(found)
-            attempt("fine", lambda: _fine(pair, reach, data, device))
-            found["fine_range"] = reach
-    evaluation, per_datum = read_whole(run.folder)
-    return ReportData(run, part, data, main, **found, evaluation=evaluation, per_datum=per_datum, notes=tuple(notes))
+        attempt("train_latents", lambda: _rows(embed(pair, train, **options)))
+    attempt("prior", lambda: _prior(pair, data, seed))
+    found["active"] = found["latents"].var(0) if len(data) > 1 else None
+    attempt("kl", lambda: _kl(pair, data, seed))
+    if found["latents"].shape[1] == 2 and "prior" in found:
+        attempt("manifold", lambda: _manifold(pair, found["prior"], data, device))
+        reach = _range(found)
+        attempt("fine", lambda: _fine(pair, reach, data, device))
+        found["fine_range"] = reach
 
 
 def _rows(values: Tensor) -> Tensor:

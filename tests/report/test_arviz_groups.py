@@ -21,11 +21,11 @@ import ppvae
 from ppvae.core import DataError, PpvaeError, draw, log_joint
 from ppvae.data import Dataset
 from ppvae.inference import evidence, log_evidence, sample_posterior
+from ppvae.inference_data import read_netcdf, to_arviz, write_netcdf
 from ppvae.models import FactorAnalysis, bernoulli_vae
-from ppvae.report.arviz.export import read_netcdf, to_arviz, write_netcdf
 from ppvae.report.arviz.groups import evidence_groups, export_arviz, guide_groups, prior_groups
 
-EXPORT = Path(str(ppvae.__file__)).parent / "report" / "arviz" / "export.py"
+EXPORT = Path(str(ppvae.__file__)).parent / "inference_data.py"
 OTHER = "PPVAE_ARVIZ1_PYTHON"
 
 

@@ -166,7 +166,7 @@ class PosteriorDraws:
             posterior_predictive: likewise.
         """
         # The one place where inference reaches into the report room: ArviZ takes over a second to import.
-        from ...report.arviz.export import to_arviz
+        from ...inference_data import to_arviz
 
         found = self.groups(log_likelihood=log_likelihood, posterior_predictive=posterior_predictive)
         return to_arviz(found.groups, found.dims, found.coords, found.attrs)

@@ -89,7 +89,7 @@ class GlobalDraws:
         """The draws as ArviZ wants them: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x)."""
         # ArviZ takes over a second to import.
         from ... import __version__
-        from ...report.arviz.export import to_arviz
+        from ...inference_data import to_arviz
 
         data = dict(self.x) if isinstance(self.x, Mapping) else {"x": self.x}
         parts: list[tuple[str, list[str], dict[str, Tensor]]] = [
@@ -173,61 +173,52 @@ def sample_global_posterior(
     slots = _slots(pair, data)
     potential = _potential(pair, data, slots, choose_mode(compile, (num_warmup + num_samples) * 2**4))
     columns: list[Tensor] = []
-    stats: dict[str, list[Tensor]] = {"log_density": [], "diverging": [], "step_size": []}
-    acceptance = []
+    watches: list[_Watch] = []
+    shared: dict[str, Any] = {"target_accept_prob": target_acceptance, "full_mass": full_mass}
     for chain in range(num_chains):
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(chunk_seed(seed, chain))
             start = _start(pair, data, slots, potential)
-            if kernel == "nuts":
-                made: Any = NUTS(
-                    potential_fn=potential,
-                    target_accept_prob=target_acceptance,
-                    max_tree_depth=max_tree_depth,
-                    full_mass=full_mass,
-                )
-            else:
-                made = HMC(
-                    potential_fn=potential,
-                    trajectory_length=trajectory_length,
-                    target_accept_prob=target_acceptance,
-                    full_mass=full_mass,
-                )
-            bar = tqdm(
-                total=num_warmup + num_samples,
-                desc=f"chain {chain + 1}",
-                disable=None if progress else True,
-                leave=False,
+            made: NUTS | HMC = (
+                NUTS(potential_fn=potential, max_tree_depth=max_tree_depth, **shared)
+                if kernel == "nuts"
+                else HMC(potential_fn=potential, trajectory_length=trajectory_length, **shared)
             )
-            watch = _Watch(bar, num_samples)
-            run = MCMC(
-                made,
-                num_samples=num_samples,
-                warmup_steps=num_warmup,
-                initial_params={"u": start},
-                hook_fn=watch,
-                disable_progbar=True,
-                disable_validation=None,
-            )
-            run.run()
-            bar.close()
-        columns.append(run.get_samples()["u"].detach())
-        for name in stats:
-            stats[name].append(torch.tensor(watch.columns[name]))
-        acceptance.append(watch.acceptance)
+            u, watch = _chain(made, start, num_samples, num_warmup, f"chain {chain + 1}" if progress else None)
+        columns.append(u)
+        watches.append(watch)
     unconstrained = torch.stack(columns)
     with torch.no_grad():
         samples = _latents(unconstrained, slots)[0]
     return GlobalDraws(
         samples,
-        {name: torch.stack(values) for name, values in stats.items()},
+        {name: torch.tensor([watch.columns[name] for watch in watches]) for name in watches[0].columns},
         unconstrained,
-        torch.tensor(acceptance),
+        torch.tensor([watch.acceptance for watch in watches]),
         tuple(slot.info.name for slot in slots if slot.info.scope == "global"),
         data,
         kernel.upper(),
         seed,
     )
+
+
+def _chain(
+    kernel: NUTS | HMC, start: Tensor, num_samples: int, num_warmup: int, name: str | None
+) -> tuple[Tensor, _Watch]:
+    """One chain by Pyro: its draws [draw, d] and what was seen of them; under a bar of this name, or None for none."""
+    with tqdm(total=num_warmup + num_samples, desc=name, disable=None if name else True, leave=False) as bar:
+        watch = _Watch(bar, num_samples)
+        run = MCMC(
+            kernel,
+            num_samples=num_samples,
+            warmup_steps=num_warmup,
+            initial_params={"u": start},
+            hook_fn=watch,
+            disable_progbar=True,
+            disable_validation=None,
+        )
+        run.run()
+    return run.get_samples()["u"].detach(), watch
 
 
 @in_evaluation_mode

@@ -24,12 +24,13 @@ from ...core import (
     FitError,
     ModelGuidePair,
     PpvaeError,
+    batch_size,
     check_pair,
     log_joint,
     parameter_roles,
     unconstrained,
 )
-from ...core.compile import bind, capture, state_of
+from ...core.compile import Mode, bind, capture, state_of
 from ...core.modes import evaluation_mode
 from ...data import Minibatches, as_dataset
 
@@ -100,16 +101,11 @@ def fit_mcem(
         if shape.global_latents:
             raise PpvaeError(f"Monte Carlo EM draws local latents only; {shape.global_latents[0].name!r} is global")
         coordinates = unconstrained(pair, example)
-        target = posterior_target(pair, coordinates)
         mode = choose_mode(compile, num_epochs * len(batches) * num_leapfrog)
-        evaluate = capture(value_and_gradient(target), mode=mode, name="the posterior's density")
-        kernel = hmc_kernel(capture(leapfrog(target), mode=mode, name="the leapfrog step"), num_leapfrog, jitter=0.2)
+        chains = _Chains(pair, coordinates, num_leapfrog, target_acceptance, mode)
         update = _Update(pair, coordinates, weight_prior, len(dataset), mode, example)
         made = make_optimizer(optimizer, learning_rate, update.parameters.values())
-        with evaluation_mode(pair):
-            drawn = [start_positions(pair, example, coordinates, 1, "prior")[0] for _ in range(0, len(dataset), size)]
-        u = torch.cat(drawn)[: len(dataset)].clone()
-        log_step = math.log(0.1)
+        chains.start(example, len(dataset))
         bar = tqdm(range(num_epochs), unit="epoch", disable=None if progress else True)
         started = time.perf_counter()
         try:
@@ -118,20 +114,9 @@ def fit_mcem(
                 for _ in range(len(batches)):
                     index = batches.next_index()
                     x = like_pair(dataset.batch(index, batches.generator, dtype=dtype), dtype)
-                    context: tuple[Any, ...] = (state_of(pair), x)
-                    lanes = u[index].unsqueeze(0).contiguous()
-                    scales = HMCParameters(
-                        torch.full(lanes.shape[:-1], math.exp(log_step), dtype=dtype, device=where),
-                        torch.ones_like(lanes[0]),
-                    )
-                    with evaluation_mode(pair):  # what is drawn from is one density, without dropout's noise
-                        state = HMCState(lanes, *evaluate(lanes, *context))
-                        state, info = kernel(state, draw_noise(lanes), scales, *context)
-                    acceptance = float(info.acceptance.mean())
-                    log_step += _GAIN * (acceptance - target_acceptance)
-                    u[index] = state.u[0]
+                    u, acceptance = chains.move(x, index)
                     for _ in range(num_updates):
-                        value = update(x, state.u[0], made)
+                        value = update(x, u, made)
                     sums += torch.tensor([value, acceptance], dtype=torch.float64)
                 mean = (sums / len(batches)).tolist()
                 rows.append(
@@ -139,7 +124,7 @@ def fit_mcem(
                         "epoch": epoch + 1,
                         "log_joint_train": mean[0],
                         "acceptance": mean[1],
-                        "step_size": math.exp(log_step),
+                        "step_size": chains.step_size,
                         "seconds": time.perf_counter() - started,
                     }
                 )
@@ -147,6 +132,46 @@ def fit_mcem(
         except KeyboardInterrupt:
             return rows, FitOutcome("interrupted", f"interrupted in epoch {len(rows) + 1}")
     return rows, FitOutcome("completed", f"completed {num_epochs} epochs")
+
+
+class _Chains:
+    """The E-step: one HMC chain for every datum, kept from one visit to the next, and the step size that they share."""
+
+    def __init__(
+        self, pair: ModelGuidePair, coordinates: Any, num_leapfrog: int, target_acceptance: float, mode: Mode
+    ) -> None:
+        target = posterior_target(pair, coordinates)
+        self._evaluate = capture(value_and_gradient(target), mode=mode, name="the posterior's density")
+        step = capture(leapfrog(target), mode=mode, name="the leapfrog step")
+        self._kernel = hmc_kernel(step, num_leapfrog, jitter=0.2)
+        self.pair, self.coordinates, self.target_acceptance = pair, coordinates, target_acceptance
+        self.log_step = math.log(0.1)
+
+    def start(self, example: Data, num_data: int) -> None:
+        """Every chain at a draw from the prior, which does not depend on the datum."""
+        size = batch_size(example)
+        with evaluation_mode(self.pair):
+            drawn = [
+                start_positions(self.pair, example, self.coordinates, 1, "prior")[0] for _ in range(0, num_data, size)
+            ]
+        self.u = torch.cat(drawn)[:num_data].clone()
+
+    def move(self, x: Data, index: Tensor) -> tuple[Tensor, float]:
+        """One transition of the chains of these data: where they are then, [M, d], and the mean acceptance."""
+        context: tuple[Any, ...] = (state_of(self.pair), x)
+        u = self.u[index].unsqueeze(0).contiguous()
+        scales = HMCParameters(u.new_full(u.shape[:-1], self.step_size), torch.ones_like(u[0]))
+        with evaluation_mode(self.pair):  # what is drawn from is one density, without dropout's noise
+            state, info = self._kernel(HMCState(u, *self._evaluate(u, *context)), draw_noise(u), scales, *context)
+        acceptance = float(info.acceptance.mean())
+        self.log_step += _GAIN * (acceptance - self.target_acceptance)
+        self.u[index] = state.u[0]
+        return state.u[0], acceptance
+
+    @property
+    def step_size(self) -> float:
+        """That of the next transition."""
+        return math.exp(self.log_step)
 
 
 class _Update:

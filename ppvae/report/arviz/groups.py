@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .export import to_arviz
 from ... import __version__
 from ...core import Data, DataError, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate, structure
 from ...core.errors import try_one_of
@@ -18,6 +17,7 @@ from ...data import Dataset, as_dataset
 from ...inference import Evidence, PosteriorDraws
 from ...inference.execution.placement import dtype_of, home_of, like_pair
 from ...inference.hmc.draws import Groups
+from ...inference_data import to_arviz
 
 BLOCK = 2**24  # draws times numbers of x worked on at once
 

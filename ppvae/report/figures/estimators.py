@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .theme import LABELS, LIGHT, Theme, canvas, draw
-from ..arviz.export import to_arviz
 from ...inference.comparison.divergences import LogDensity, NormalFit
 from ...inference.comparison.result import Comparison
+from ...inference_data import to_arviz
 from ...runs.storage.atomic import make_folder, write_bytes
 
 

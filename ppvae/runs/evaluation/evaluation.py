@@ -120,15 +120,17 @@ def evaluate(
     if num_data is not None:
         data = data.take(min(num_data, len(data)))
     words = ["ppvae", "evaluate", str(run.folder.path), *options, "--part", part]
-    words += [] if num_data is None else ["--num-data", str(num_data)]
-    words += ["--seed", str(seed), "--threads", str(torch.get_num_threads())]
-    words += [] if device == "auto" else ["--device", device]
-    words += [] if weights is None else ["--weights", str(weights)]
-    words += [] if chunk_size is None else ["--chunk-size", str(chunk_size)]
+    words += _set_options(
+        num_data=num_data,
+        seed=seed,
+        threads=torch.get_num_threads(),
+        device=None if device == "auto" else device,
+        weights=weights,
+        chunk_size=chunk_size,
+    )
     command = shlex.join(words)
     words += [word for method in named for word in ("--method", method.text)]
-    words += [] if simulate is None else ["--check-by-simulation", str(simulate)]
-    whole_command = shlex.join(words)
+    whole_command = shlex.join(words + _set_options(check_by_simulation=simulate))
     with (
         locked(run.folder, EVALUATION_LOCK) if write else nullcontext(),
         _stopping(run.folder, whole_command, write),
@@ -141,38 +143,16 @@ def evaluate(
         if not book.keeps("elbo", under, say):
             row, columns = bound_row(run, data, seed, device, command)
             book.add({**row, "conditions": under}, columns, say)
-        if bool(methods or sandwich) and _holds_weights(run):
-            sites: str | int | None = weights or "mean"
-            if weights is None:
-                say(
-                    "weights are held at the mean of their posterior: log p(x | w), not averaged over w "
-                    "(--weights 10 averages over ten draws)"
-                )
-        elif weights is not None:
-            raise PairError(
-                "weights: the pair has no posterior over weights to average over"
-                + try_one_of("leave --weights out", "ppvae fit --bayesian likelihood")
-            )
-        else:
-            sites = None
+        sites = _weights_to_hold(run, weights, say) if methods or sandwich or weights is not None else None
+        place: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
         size = CHUNK if chunk_size is None and where.type == "cpu" else chunk_size
         under = {**under, "chunk_size": size, "global_sites": sites}
         if sandwich is not None and simulate is not None:
             whole = {**under, "simulated": simulate, "methods": [method.key for method in (sandwich, *methods)]}
             if again or not book.keeps_check(whole, say):
-                check = check_by_simulation(
-                    run,
-                    data,
-                    methods,
-                    sandwich,
-                    simulate,
-                    seed=seed,
-                    device=device,
-                    weights=None if sites is None else "mean",
-                    progress=progress,
-                    chunk_size=size,
-                    say=say,
-                )
+                held = None if sites is None else "mean"
+                common: dict[str, Any] = {"weights": held, "chunk_size": size, "say": say, **place}
+                check = check_by_simulation(run, data, methods, sandwich, simulate, **common)
                 book.add_check({**check, "conditions": whole, "command": whole_command})
         for method in methods:
             files = ChunkFiles(run.folder.chunks, {**under, "method": method.table})
@@ -182,16 +162,9 @@ def evaluate(
                 continue
             if write and len(files):
                 say(f"{method.label}: going on; chunks that are finished: {len(files)}")
+            kept = files if write else None
             found = log_evidence(
-                run.pair,
-                data,
-                method=method.make(),
-                seed=seed,
-                device=device,
-                progress=progress,
-                global_sites=sites,
-                chunk_size=size,
-                kept=files if write else None,
+                run.pair, data, method=method.make(), global_sites=sites, chunk_size=size, kept=kept, **place
             )
             if bool((found.outcome == Outcome.INTERRUPTED).any()):
                 raise KeyboardInterrupt
@@ -199,6 +172,33 @@ def evaluate(
             book.add({**row, "conditions": under}, columns, say)
             files.discard()
         return book.values
+
+
+def _set_options(**options: int | str | None) -> list[str]:
+    """Words of a command line: the options that have a value."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _weights_to_hold(run: Run, weights: int | None, say: Say) -> str | int | None:
+    """What ``log_evidence(global_sites=)`` gets: so many draws of the weights, their mean, or None for a pair without.
+
+    Raises:
+        PairError: draws were asked for, and the pair has no posterior over weights.
+    """
+    if _holds_weights(run):
+        if weights is None:
+            say(
+                "weights are held at the mean of their posterior: log p(x | w), not averaged over w "
+                "(--weights 10 averages over ten draws)"
+            )
+        return weights or "mean"
+    if weights is not None:
+        raise PairError(
+            "weights: the pair has no posterior over weights to average over"
+            + try_one_of("leave --weights out", "ppvae fit --bayesian likelihood")
+        )
+    return None
 
 
 class _EvaluationRecord:
