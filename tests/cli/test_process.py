@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,22 +51,36 @@ def test_version() -> None:
     assert done.stdout.startswith("ppvae ")
 
 
+def stopped_by(number: signal.Signals, words: list[str], ready: Callable[[], bool]) -> tuple[int, str, str]:
+    """Run the command, send it a signal once it is ready: status, stdout and stderr. It never outlives this."""
+    with subprocess.Popen(
+        [*COMMAND, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        # A shell's background jobs, of which pytest may be one, ignore Ctrl-C, and so would their children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < deadline and not ready():
+                time.sleep(0.05)
+            process.send_signal(number)
+            stdout, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    return process.returncode, stdout, stderr
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_the_run(tmp_path: Path, number: signal.Signals, status: int) -> None:
     out = tmp_path / "run"
     words = ["fit", "--model", "bernoulli-vae", "--epochs", "1000000", "--set", "training.compile=eager"]
     words += ["--set", "data.num_train=200", "--set", "model.hidden=[8]", "--out", str(out)]
-    with subprocess.Popen(
-        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    ) as process:
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            if (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text().count("\n") > 2:
-                break
-            time.sleep(0.05)
-        process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == status, stderr
+    metrics = out / "metrics.jsonl"
+    code, stdout, stderr = stopped_by(number, words, lambda: metrics.exists() and metrics.read_text().count("\n") > 2)
+    assert code == status, stderr
     assert stdout == ""
     assert "its state is saved; go on with: ppvae fit --resume" in stderr
     assert "Traceback" not in stderr
@@ -81,17 +97,9 @@ def test_a_signal_keeps_what_is_evaluated(tmp_path: Path, number: signal.Signals
     # Far longer than this test waits: it can only end by the signal.
     method = "ais:num_chains=2,num_temperatures=1000,num_leapfrog=50"
     words = ["evaluate", str(out), "--method", method, "--chunk-size", "1", "-k", "7", "--threads", "1"]
-    with subprocess.Popen(
-        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    ) as process:
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            if (out / "evaluation.json").exists() and "L_7" in (out / "evaluation.json").read_text():
-                break
-            time.sleep(0.05)
-        process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == status, stderr
+    file = out / "evaluation.json"
+    code, stdout, stderr = stopped_by(number, words, lambda: file.exists() and "L_7" in file.read_text())
+    assert code == status, stderr
     assert stdout == ""
     assert f"what is finished is kept; go on with: ppvae evaluate {out} --part test --seed 0" in stderr
     assert "Traceback" not in stderr
