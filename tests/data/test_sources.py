@@ -342,6 +342,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_file_of_gigabytes_is_mapped_and_not_read(tmp_path: Path) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("peak memory is read from /proc, which this system does not have")

@@ -57,7 +57,8 @@ def converge(pair: BayesianPair, x: dict[str, Tensor], num_epochs: int = 3500) -
     )
 
 
-@pytest.mark.parametrize("make", [orthogonal_regression, pytest.param(correlated_regression, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [orthogonal_regression, correlated_regression])
 def test_svi_finds_the_conjugate_posterior_and_evidence(make: object) -> None:
     pair, x = make()  # type: ignore[operator]
     mean, covariance, evidence = conjugate(pair, x)
@@ -72,6 +73,7 @@ def test_svi_finds_the_conjugate_posterior_and_evidence(make: object) -> None:
     assert analytic.std() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_family_without_the_truth_stays_below() -> None:
     pair, x = correlated_regression("diagonal")
     _, covariance, evidence = conjugate(pair, x)
@@ -100,7 +102,7 @@ def test_a_family_without_the_truth_stays_below() -> None:
 @pytest.mark.parametrize(
     "scheme",
     [
-        "shared",
+        pytest.param("shared", marks=pytest.mark.slow),
         "local-reparameterization",
         pytest.param("per-datum", marks=pytest.mark.slow),
         pytest.param("flipout", marks=pytest.mark.slow),

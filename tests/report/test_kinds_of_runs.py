@@ -111,7 +111,7 @@ def test_a_category_has_a_report_and_no_mean(tmp_path: Path) -> None:
     write_report(run)
 
 
-@pytest.mark.parametrize("modules", [["likelihood"], None])
+@pytest.mark.parametrize("modules", [pytest.param(["likelihood"], marks=pytest.mark.slow), None])
 def test_weights_that_are_held_are_told(modules: list[str] | None, tmp_path: Path) -> None:
     values = dict(DIGITS)
     values |= {} if modules is None else {"bayesian": {"modules": modules}}

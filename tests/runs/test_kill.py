@@ -173,6 +173,7 @@ def numbers(run: Path) -> list[dict[str, Any]]:
     return [{name: row[name] for name in names} for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_while_training(ppvae: Ppvae, tmp_path: Path) -> None:
     killed_fit(ppvae, tmp_path, {"training": {"num_epochs": 12}}, kills=3, seed=1)
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .annealing import Path, Schedule, Start, anneal, check_options, check_path, path_memory, tune
+from .annealing import Path, Schedule, Start, anneal, check_options, check_path, judge_path, path_memory, tune
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .outcome import Outcome
 from .probe import MARGIN, doubted, from_prior
@@ -108,6 +108,7 @@ class AIS(EvidenceMethod):
         found = anneal(path, x, tuning, chains, 0.5 * batch)
         info = {"acceptance": found.acceptance, "divergences": found.divergences}
         estimate = from_weights(found.log_weights[: self.num_chains], info, run.dtype)
+        estimate = judge_path(estimate, found.stretches[:, : self.num_chains])
         if not path.others:
             return estimate
         probe = [from_prior(run, x, max(_PRIOR_DRAWS, 2 * self.num_chains * self.num_temperatures))]

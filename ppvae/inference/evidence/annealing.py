@@ -16,7 +16,8 @@ import torch
 from pyro.distributions import Delta
 from torch import Tensor
 
-from .base import Memory
+from .base import Estimate, Memory
+from .outcome import Outcome
 from .run import EvidenceRun
 from ..hmc.adaptation import start_dual_averaging, update_dual_averaging
 from ..hmc.integrator import PhasePoint, leapfrog
@@ -31,6 +32,8 @@ _PILOT_CHAINS = (4, 16)  # at least and at most; within these, as many as the ru
 _SETTLE = 20  # transitions at the first temperature of the pilot
 _GAIN = 0.5  # of the logarithm of the step size, for each unit of acceptance
 _FORGET = 0.1  # share of the newest transition in the running variance
+_STRETCHES, _TRANSITIONS = 20, 10  # of a path at most, and of the shortest stretch
+_PREDICTED_ESS, _SEEN_ESS = 0.4, 0.3  # of the number of chains, at the least
 _JITTER = 0.5
 _GRADIENT = 4.0  # memory of a gradient over that of the density alone
 
@@ -164,12 +167,14 @@ class Annealed(NamedTuple):
 
     Attributes:
         log_weights: [C, B], nats: forward, the sum of increments of log f; reverse, of decrements.
+        stretches: the same by stretches of the path, [G, C, B].
         acceptance: mean over chains and temperatures, [B].
         divergences: transitions that diverged, [B].
         log_ratio: log f_1 - log f_0 where each chain ended, [C, B], nats: from the guide, log p(x, z) - log q(z | x).
     """
 
     log_weights: Tensor
+    stretches: Tensor
     acceptance: Tensor
     divergences: Tensor
     log_ratio: Tensor
@@ -248,22 +253,52 @@ def anneal(
     u, groups = path.draw(x, chains), path.groups(chains)
     if truth is not None:
         u = path.unconstrain(x, truth).expand_as(u).contiguous()
-    state, log_weights = move(x, u, betas[0], betas[0]) if truth is None else move(x, u, betas[-1], betas[-1])
-    log_weights = log_weights.double()
-    acceptance, divergences = log_weights.new_zeros(u.shape[1]), log_weights.new_zeros(u.shape[1])
+    state, nothing = move(x, u, betas[0], betas[0]) if truth is None else move(x, u, betas[-1], betas[-1])
+    count = min(_STRETCHES, max(1, total // _TRANSITIONS))
+    stretches = torch.zeros(count, *nothing.shape, dtype=torch.float64, device=u.device)
+    acceptance, divergences = stretches.new_zeros(u.shape[1]), stretches.new_zeros(u.shape[1])
     for t in range(total) if truth is None else reversed(range(total)):
         if truth is None:
             state, increment = move(x, state.u, betas[t], betas[t + 1])
-            log_weights += increment
+            stretches[t * count // total] += increment
         state, info = _transition(kernel, state, groups, tuning.step_size[t], tuning.inverse_mass[t], betas[t + 1])
         if truth is not None:
             state, increment = move(x, state.u, betas[t + 1], betas[t])
-            log_weights += increment
+            stretches[t * count // total] += increment
         acceptance += info.acceptance.mean(0) / total
         divergences += info.diverging.sum(0)
         path.run.tick(share / total)
     _, log_ratio = move(x, state.u, betas[0], betas[-1])
-    return Annealed(log_weights, acceptance, divergences, log_ratio)
+    return Annealed(stretches.sum(0), stretches, acceptance, divergences, log_ratio)
+
+
+def judge_path(found: Estimate, stretches: Tensor) -> Estimate:
+    r"""The estimate of chains from one start, judged by the variance of log w along the path, which is in ``info``.
+
+    $$\hat\sigma^2 = \sum_g \mathrm{var}_c(s_g) + 2 \sum_g \mathrm{cov}_c(s_g, s_{g+1}),\qquad
+      \mathrm{se}^2 \ge \frac{e^{\hat\sigma^2} - 1}{C},\qquad \log w_c = \sum_g s_{gc}$$
+
+    A few chains' own weights look equal by chance just where none of them has a large one. Stretches of the path far
+    from each other are independent, so that the sum over them has many times the degrees of freedom; the error is that
+    of log-normal weights. Chains in different modes differ along all of the path: they are seen by their weights.
+
+    Args:
+        found: of these chains' weights, each [B].
+        stretches: sums of increments over stretches of the path, s [G, C, B], nats.
+    """
+    chains = stretches.shape[1]
+    centred = stretches - stretches.mean(1, keepdim=True)
+    variance = centred.square().sum((0, 1)) + 2 * (centred[1:] * centred[:-1]).sum((0, 1))
+    variance = (variance / max(1, chains - 1)).clamp(min=0.0)
+    error = torch.maximum(found.standard_error.double(), (torch.expm1(variance) / chains).sqrt())
+    judged = (found.outcome == Outcome.OK) | (found.outcome == Outcome.LOOSE) | (found.outcome == Outcome.UNRELIABLE)
+    steady = ((-variance).exp() >= _PREDICTED_ESS) & (found.effective_sample_size >= _SEEN_ESS * chains)
+    outcome = torch.where(steady, int(Outcome.OK), int(Outcome.LOOSE))
+    return found._replace(
+        standard_error=error.to(found.standard_error.dtype),  # NaN, unknown, stays so
+        outcome=torch.where(judged, outcome, found.outcome),
+        info=found.info | {"log_weight_variance": variance.to(found.standard_error.dtype)},
+    )
 
 
 def check_path(run: EvidenceRun, x: Data, method: str, start: Start) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .annealing import Path, Schedule, Start, anneal, check_options, check_path, path_memory, tune
+from .annealing import Path, Schedule, Start, anneal, check_options, check_path, judge_path, path_memory, tune
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .run import EvidenceRun
 from .weights import from_weights, log_mean
@@ -103,4 +103,4 @@ class BDMC(EvidenceMethod):
             "acceptance": 0.5 * (forward.acceptance + reverse.acceptance),
             "divergences": forward.divergences + reverse.divergences,
         }
-        return from_weights(forward.log_weights, info, run.dtype)
+        return judge_path(from_weights(forward.log_weights, info, run.dtype), forward.stretches)

@@ -49,7 +49,8 @@ def log_evidence_of_data_set(
     >>> from ppvae.inference import sample_global_posterior
     >>> from ppvae.models import bayesianise, FactorAnalysis
     >>> pair = bayesianise(FactorAnalysis.from_parameters([0.0], [[1.0]], [0.5]), modules=["loc"])
-    >>> draws = sample_global_posterior(pair, torch.ones(2, 1), num_samples=50, num_warmup=50, progress=False)
+    >>> options = dict(num_samples=20, num_warmup=10, num_chains=2, progress=False)
+    >>> draws = sample_global_posterior(pair, torch.ones(2, 1), **options)
     >>> len(log_evidence_of_data_set(pair, draws))
     1
     """

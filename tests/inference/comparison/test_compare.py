@@ -265,6 +265,7 @@ def laws(counts: list[int], num_repeats: int) -> dict[str, tuple[float, float]]:
     return result
 
 
+@pytest.mark.slow
 def test_signal_to_noise_laws(float64: torch.dtype) -> None:
     """The guide's falls as K^(-1/2) and the model's rises as K^(1/2) under IWAE (Rainforth et al. 2018); under DReG
     the guide's does not fall (Tucker et al. 2018)."""

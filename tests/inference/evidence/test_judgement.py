@@ -23,6 +23,7 @@ from ppvae.inference.evidence import (
     Outcome,
     log_evidence,
 )
+from ppvae.inference.evidence.annealing import judge_path
 from ppvae.inference.evidence.base import Estimate
 from ppvae.inference.evidence.over_weights import average
 from ppvae.inference.evidence.posterior import Draws, Posterior
@@ -142,6 +143,30 @@ def test_few_weights_are_judged_too() -> None:
     assert bool(found.standard_error[found.effective_sample_size < 4].isnan().all())  # not "one nat at most"
     good = from_weights(0.3 * log_w / 3)
     assert bool((good.outcome == Outcome.OK).all())
+
+
+def test_chains_of_a_path_are_judged_along_the_path() -> None:
+    """Sixteen log-normal weights of variance s^2, twenty stretches each: the stretches tell s^2, the weights do not."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(21, 16, 4000, generator=generator, dtype=torch.float64)
+    for variance, share in ((2.0, 0.0), (0.3, 1.0)):
+        stretches = (variance / 78) ** 0.5 * (noise[1:] + noise[:-1])  # neighbours are correlated
+        alone = from_weights(stretches.sum(0) - variance / 2)  # of mean one
+        found = judge_path(alone, stretches)
+        told = float((found.outcome == Outcome.OK).double().mean())
+        assert abs(told - share) < 0.005
+        assert float(found.info["log_weight_variance"].mean()) == pytest.approx(variance, rel=0.05)
+        by_weights = (alone.outcome == Outcome.OK) | (alone.effective_sample_size >= 0.6 * 16)
+        if share == 0.0:
+            assert float(by_weights.double().mean()) > 0.01
+            lucky = found.log_evidence[by_weights] / alone.standard_error[by_weights]
+            assert float(lucky.square().mean().sqrt()) > 1.5  # equal by chance where the large weights are missing
+        else:
+            scaled = found.log_evidence / found.standard_error
+            assert 0.9 < float(scaled.square().mean().sqrt()) < 1.1
+    two_modes = torch.zeros(10, 16, 1, dtype=torch.float64)
+    two_modes[:, :3] = 0.3  # three chains in a mode of larger weights
+    assert int(judge_path(from_weights(two_modes.sum(0)), two_modes).outcome) == Outcome.LOOSE
 
 
 def test_gain_of_doubling_is_the_bias() -> None:

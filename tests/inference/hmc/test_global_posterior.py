@@ -22,7 +22,10 @@ def flat(draws: GlobalDraws, names: tuple[str, ...]) -> Tensor:
     return torch.cat([draws.samples[name].flatten(2) for name in names], -1)
 
 
-@pytest.mark.parametrize(("kernel", "options"), [("nuts", {"num_warmup": 150}), ("hmc", {"num_warmup": 300})])
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [pytest.param("nuts", {"num_warmup": 150}, marks=pytest.mark.slow), ("hmc", {"num_warmup": 300})],
+)
 def test_conjugate_regression(kernel: Any, options: dict[str, int]) -> None:
     pair, x = linear(out=1)
     # Noise per datum is for training alone: the density at given weights is the model's.

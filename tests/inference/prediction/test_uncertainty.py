@@ -82,6 +82,7 @@ def test_evidence_averaged_over_weights() -> None:
     assert bool((found.log_evidence >= found.info["uncorrected"]).all())
 
 
+@pytest.mark.slow
 def test_evidence_averaged_over_weights_in_closed_form() -> None:
     """x = z w + noise: p(x | w) is normal for every coordinate; its mean over q(w) by a fine grid."""
     torch.manual_seed(5)

@@ -35,7 +35,7 @@ def test_the_callers_random_state_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
-@pytest.mark.parametrize("stop_at", [2, 5, 8])
+@pytest.mark.parametrize("stop_at", [2, 5, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_goes_on_bit_for_bit_from_any_step(optimizer: str, stop_at: int) -> None:
     data = load("digits", binarize="dynamic").take(300)
     options: dict[str, Any] = {
