@@ -33,6 +33,7 @@ _SETTLE = 20  # transitions at the first temperature of the pilot
 _GAIN = 0.5  # of the logarithm of the step size, for each unit of acceptance
 _FORGET = 0.1  # share of the newest transition in the running variance
 _STRETCHES, _TRANSITIONS = 20, 10  # of a path at most, and of the shortest stretch
+_MANY = 40  # chains
 _PREDICTED_ESS, _SEEN_ESS = 0.4, 0.3  # of the number of chains, at the least
 _JITTER = 0.5
 _GRADIENT = 4.0  # memory of a gradient over that of the density alone
@@ -280,7 +281,8 @@ def judge_path(found: Estimate, stretches: Tensor) -> Estimate:
 
     A few chains' own weights look equal by chance just where none of them has a large one. Stretches of the path far
     from each other are independent, so that the sum over them has many times the degrees of freedom; the error is that
-    of log-normal weights. Chains in different modes differ along all of the path: they are seen by their weights.
+    of log-normal weights. Chains in different modes differ along all of the path: they are seen by their weights. So is
+    everything from forty chains on, whose weights need not be log-normal.
 
     Args:
         found: of these chains' weights, each [B].
@@ -290,6 +292,9 @@ def judge_path(found: Estimate, stretches: Tensor) -> Estimate:
     centred = stretches - stretches.mean(1, keepdim=True)
     variance = centred.square().sum((0, 1)) + 2 * (centred[1:] * centred[:-1]).sum((0, 1))
     variance = (variance / max(1, chains - 1)).clamp(min=0.0)
+    found = found._replace(info=found.info | {"log_weight_variance": variance.to(found.standard_error.dtype)})
+    if chains >= _MANY:
+        return found
     error = torch.maximum(found.standard_error.double(), (torch.expm1(variance) / chains).sqrt())
     judged = (found.outcome == Outcome.OK) | (found.outcome == Outcome.LOOSE) | (found.outcome == Outcome.UNRELIABLE)
     steady = ((-variance).exp() >= _PREDICTED_ESS) & (found.effective_sample_size >= _SEEN_ESS * chains)
@@ -297,7 +302,6 @@ def judge_path(found: Estimate, stretches: Tensor) -> Estimate:
     return found._replace(
         standard_error=error.to(found.standard_error.dtype),  # NaN, unknown, stays so
         outcome=torch.where(judged, outcome, found.outcome),
-        info=found.info | {"log_weight_variance": variance.to(found.standard_error.dtype)},
     )
 
 
