@@ -61,6 +61,7 @@ def same(shown: str, printed: str) -> bool:
 
 
 # What docs/extend says is done in a copy of the package: see test_extend.py.
+LONG = {"tutorial", "bayesian"}  # a minute each
 RUN = [p for p in PAGES if p.parent.name != "extend" and blocks(p.read_text(encoding="utf-8"))]
 
 
@@ -79,7 +80,9 @@ def run(page: Path, root: Path = DOCS) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of packages that a page shows in use
-@pytest.mark.parametrize("page", RUN, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=pytest.mark.slow if p.stem in LONG else (), id=p.stem) for p in RUN]
+)
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # what a block writes, it writes here
     run(page)

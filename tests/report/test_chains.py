@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from ppvae.report import write_report
@@ -28,6 +29,7 @@ def test_by_hand() -> None:
     assert rank_counts(u)[0].tolist() == [2.0] * 7 + [1.0] + [0.0] * 7
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_chains_and_the_comparison(tmp_path: Path) -> None:
     recipe = Recipe.from_dict(
         {

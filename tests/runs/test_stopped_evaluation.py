@@ -90,7 +90,9 @@ def kept_files(run: Run) -> list[Path]:
     return sorted(run.folder.chunks.iterdir()) if run.folder.chunks.exists() else []
 
 
-@pytest.mark.parametrize("text", METHODS)
+@pytest.mark.parametrize(
+    "text", [pytest.param(text, marks=pytest.mark.slow if kind is AIS else ()) for text, kind in METHODS.items()]
+)
 def test_stopped_at_every_chunk(run: Run, count: list[int], text: str) -> None:
     whole = go(run, text)
     assert len(count) == CHUNKS
