@@ -42,7 +42,8 @@ class AIS(EvidenceMethod):
     the outcome says so. So it does where single draws from the prior find mass that 500 draws of the guide did not, and
     at which no chain ended.
 
-    Limitations: the standard error comes from C chains; where fewer than half of them carry the weight the outcome is
+    Limitations: the standard error comes from C chains, and below forty from the variance of log w along the path too
+    (:func:`~.annealing.judge_path`); where it says that fewer than 0.4 C chains carry the weight the outcome is
     "loose": use more temperatures. The cost is C (T + 1) (L + 1) gradients per datum, plus the pilot's, and a quarter.
 
     Args:
