@@ -43,7 +43,7 @@ class AIS(EvidenceMethod):
     at which no chain ended.
 
     Limitations: the standard error comes from C chains, and below forty from the variance of log w along the path too
-    (:func:`~.annealing.judge_path`); where it says that fewer than 0.4 C chains carry the weight the outcome is
+    (:func:`~.annealing.judge_path`); where it says that fewer than 0.3 C chains carry the weight the outcome is
     "loose": use more temperatures. The cost is C (T + 1) (L + 1) gradients per datum, plus the pilot's, and a quarter.
 
     Args:

@@ -34,7 +34,7 @@ _GAIN = 0.5  # of the logarithm of the step size, for each unit of acceptance
 _FORGET = 0.1  # share of the newest transition in the running variance
 _STRETCHES, _TRANSITIONS = 20, 10  # of a path at most, and of the shortest stretch
 _MANY = 40  # chains
-_PREDICTED_ESS, _SEEN_ESS = 0.4, 0.3  # of the number of chains, at the least
+_FEWEST = 0.3  # effective chains, of all, at the least: by the path and by the weights
 _JITTER = 0.5
 _GRADIENT = 4.0  # memory of a gradient over that of the density alone
 
@@ -297,7 +297,7 @@ def judge_path(found: Estimate, stretches: Tensor) -> Estimate:
         return found
     error = torch.maximum(found.standard_error.double(), (torch.expm1(variance) / chains).sqrt())
     judged = (found.outcome == Outcome.OK) | (found.outcome == Outcome.LOOSE) | (found.outcome == Outcome.UNRELIABLE)
-    steady = ((-variance).exp() >= _PREDICTED_ESS) & (found.effective_sample_size >= _SEEN_ESS * chains)
+    steady = ((-variance).exp() >= _FEWEST) & (found.effective_sample_size >= _FEWEST * chains)
     outcome = torch.where(steady, int(Outcome.OK), int(Outcome.LOOSE))
     return found._replace(
         standard_error=error.to(found.standard_error.dtype),  # NaN, unknown, stays so
