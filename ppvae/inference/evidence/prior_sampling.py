@@ -23,8 +23,8 @@ class PriorSampling(EvidenceMethod):
 
     Unbiased in p, so a lower bound in log p, in expectation.
 
-    Limitations: the number of draws that it needs grows exponentially with KL(posterior || prior), which is
-    why it fails from a few informative dimensions on (``benchmarks/evidence_dimension.py``); Pareto k tells.
+    Limitations: the number of draws that it needs grows exponentially with KL(posterior || prior), so that it fails
+    from a few informative dimensions on (``benchmarks/evidence_dimension.py``), as Pareto k shows.
 
     Args:
         num_samples: K, draws per datum.
@@ -49,5 +49,5 @@ class PriorSampling(EvidenceMethod):
 
 
 def _log_likelihood(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
-    # The guide is the model: what `draw` calls log q holds the likelihood as well, and is not needed.
+    # The guide is the model here, so that the log q of `draw` contains the likelihood; it is not used.
     return log_joint(pair, x, draw(pair, x, num_samples).latents).observed
