@@ -15,7 +15,7 @@ from .probe import FROM_GUIDE, FROM_PRIOR, from_prior, from_wide_guide, has_guid
 from .run import EvidenceRun
 from .sampled import collect, guide_weights, sampled_memory
 from .weights import from_weights
-from ..execution.arguments import require_whole
+from ..execution.arguments import require_integer
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_guide, log_joint, structure
 from ...core.errors import try_one_of
 
@@ -64,7 +64,7 @@ class ImportanceSampling(EvidenceMethod):
     smooth: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_whole("ImportanceSampling: num_samples", self.num_samples, 1)
+        require_integer("ImportanceSampling: num_samples", self.num_samples, 1)
         if not 0 <= self.defensive < 1:
             raise PpvaeError(
                 f"ImportanceSampling: expected defensive, a share of the draws, at least 0 and below 1, found "

@@ -213,7 +213,7 @@ def _all_chunks(
     with tqdm(total=num_data, desc=method.name, unit="datum", disable=None if progress else True) as bar:
         run.tick = _advance(bar)
         try:
-            over_chunks(num_data, size, estimate, seed=seed, device=run.device, finished=parts)
+            over_chunks(num_data, size, estimate, seed=seed, device=run.device, results=parts)
         except KeyboardInterrupt:
             if not parts or store is not None:
                 raise

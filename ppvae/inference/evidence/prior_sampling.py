@@ -11,7 +11,7 @@ from .base import Bound, Estimate, EvidenceMethod, Memory
 from .run import EvidenceRun
 from .sampled import collect, sampled_memory
 from .weights import from_weights
-from ..execution.arguments import require_whole
+from ..execution.arguments import require_integer
 from ...core import Data, ModelGuidePair, draw, log_joint
 
 
@@ -37,7 +37,7 @@ class PriorSampling(EvidenceMethod):
     bound: ClassVar[Bound] = "lower"
 
     def __post_init__(self) -> None:
-        require_whole("PriorSampling: num_samples", self.num_samples, 1)
+        require_integer("PriorSampling: num_samples", self.num_samples, 1)
 
     def memory(self, run: EvidenceRun) -> Memory:
         """The log-weights stay; latents do not."""

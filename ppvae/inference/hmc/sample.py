@@ -128,7 +128,7 @@ def sample_posterior(
 
         try:
             with _Bar(num_chunks, num_warmup + num_samples, progress) as bar:
-                over_chunks(batch_size(data), size, visit, seed=seed, device=where, finished=done)
+                over_chunks(batch_size(data), size, visit, seed=seed, device=where, results=done)
         except KeyboardInterrupt as interrupt:
             interrupt.partial = work.gather(done, seed) if done else None  # type: ignore[attr-defined]
             interrupt.add_note(f"{len(done)} of {num_chunks} chunks of data were finished: see the attribute partial")

@@ -13,7 +13,7 @@ from .guide_mean import observed_site
 from .joint import require_simulable
 from ..evidence.outcome import Outcome
 from ..evidence.weights import from_weights
-from ..execution.arguments import require_whole
+from ..execution.arguments import require_integer
 from ..execution.over_data import OverData, rows_like
 from ..execution.placement import Compile, to
 from ...core import Data, ModelGuidePair, PpvaeError, simulate_given
@@ -116,8 +116,8 @@ def predict_given(
     lengths = {name: len(value) for name, value in given.items()}
     if len(set(lengths.values())) > 1:
         raise PpvaeError(f"given: expected values of one length, found {lengths}")
-    require_whole("num_samples", num_samples, 1)
-    require_whole("num_draws", num_draws, 1)
+    require_integer("num_samples", num_samples, 1)
+    require_integer("num_draws", num_draws, 1)
     rows = rows_like(like, next(iter(lengths.values())), pair)
     work = OverData(pair, rows, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     name = observed_site(work, site, known=given)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from ..execution.arguments import one_of, require_whole
+from ..execution.arguments import one_of, require_integer
 from ..execution.over_data import OverData
 from ...core import Data, PairError, draw, predict, structure
 from ...core.conditioning import guide_as_model
@@ -18,7 +18,7 @@ class GuideMean:
     """An estimate of every local latent's mean, to be averaged over ``passes`` calls (one where it is exact)."""
 
     def __init__(self, work: OverData, num_samples: int) -> None:
-        require_whole("num_samples", num_samples, 1)
+        require_integer("num_samples", num_samples, 1)
         self.pair = work.pair
         self.drawn: dict[str, Tensor] = {}
         self.reader = guide_as_model(work.pair, self.drawn)

@@ -10,7 +10,7 @@ from torch.distributions import Categorical
 
 from .guide_mean import GuideMean, observed_site
 from .joint import require_mean, require_simulable
-from ..execution.arguments import one_of, require_literal, require_whole
+from ..execution.arguments import one_of, require_integer, require_literal
 from ..execution.over_data import OverData, rows_like
 from ..execution.placement import Compile, to
 from ...core import (
@@ -114,7 +114,7 @@ def reconstruct(
     name = observed_site(work, site)
     require_mean(work.pair, work.example, name, None)
     if num_samples is not None:
-        require_whole("num_samples", num_samples, 1)
+        require_integer("num_samples", num_samples, 1)
 
         def average(x: Data) -> dict[str, Tensor]:
             return {"x": predict(work.pair, x, draw(work.pair, x, 1).latents, sites=(name,))[name][0]}
@@ -256,7 +256,7 @@ def generate(
     Raises:
         PairError: as for :func:`decode`.
     """
-    require_whole("num", num, 1)
+    require_integer("num", num, 1)
     require_literal("kind", kind, Kind)
     rows = rows_like(like, num, pair)
     work = OverData(pair, rows, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)

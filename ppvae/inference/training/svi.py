@@ -29,9 +29,9 @@ from .options import (
 from .state import AnyCallback, Callback, Fit, FitOutcome, Row, TrainingState, as_callback
 from ..elbo import ELBO, TraceMeanFieldELBO
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
-from ..execution.arguments import require_estimator, require_pair, require_whole
+from ..execution.arguments import require_estimator, require_integer, require_pair
 from ..execution.placement import WORTH_RECORDING, Compile, choose_device, choose_mode, dtype_of, like_pair
-from ..execution.readiness import VALIDATION_CHUNK, checked
+from ..execution.readiness import VALIDATION_CHUNK, check_training
 from ...core import FitError, ModelGuidePair, parameter_roles
 from ...core.errors import try_one_of
 from ...core.modes import evaluation_mode
@@ -104,10 +104,10 @@ def fit(
     """
     require_pair(pair, "fit")
     require_estimator(elbo)
-    require_whole("num_epochs", num_epochs, 0)
-    require_whole("seed", seed, 0)
+    require_integer("num_epochs", num_epochs, 0)
+    require_integer("seed", seed, 0)
     if batch_size is not None:
-        require_whole("batch_size", batch_size, 1)
+        require_integer("batch_size", batch_size, 1)
     where = choose_device(device)
     pair.to(where)
     dataset = as_dataset(data, dtype=dtype_of(pair)).to(where)
@@ -125,7 +125,7 @@ def fit(
         mode = choose_mode(compile, max(WORTH_RECORDING, num_epochs * len(batches)))
         with evaluation_mode(pair):
             example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
-            held_out = checked(pair, example, dataset, held_out, given=validation is not None)
+            held_out = check_training(pair, example, dataset, held_out, explicit=validation is not None)
             if isinstance(estimator, ELBO):
                 estimator.check(pair, example)
             names = _names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
