@@ -194,7 +194,7 @@ def _objective(setup: _Setup, name: str, mode: Mode) -> Objective:
 def _repeat(setup: _Setup, name: str, objective: Objective, bar: Any) -> tuple[Tensor, GradientNoise, int]:
     """The bounds of all repeats, [R], their gradients' noise, and the peak memory of one eager step, in bytes."""
     weight = torch.ones((), dtype=dtype_of(setup.pair), device=setup.device)
-    prefix = "pair." if isinstance(objective.trained, PairWithEstimator) else ""
+    prefix = "pair." if isinstance(objective.module, PairWithEstimator) else ""
     noise = GradientNoise(setup.blocks, setup.num_repeats)
     bounds = []
     with torch.random.fork_rng(devices=setup.devices):

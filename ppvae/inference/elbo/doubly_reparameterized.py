@@ -39,18 +39,18 @@ class DoublyReparameterizedELBO(ELBO):
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
     ) -> BoundTerms:
         """The terms of the importance-weighted bound with DReG gradients; see :meth:`ELBO.terms`."""
-        drawn = draw(pair, x, self.num_particles, num_data)
+        draws = draw(pair, x, self.num_particles, num_data)
         weights: list[Tensor] = []
-        latents = {name: _scaled(value, weights) for name, value in drawn.latents.items()}
-        fixed = {name: value.detach() for name, value in drawn.latents.items()}
+        latents = {name: _scale_gradient(value, weights) for name, value in draws.latents.items()}
+        constants = {name: value.detach() for name, value in draws.latents.items()}
         joint = log_joint(pair, x, latents, num_data)
         log_q, global_log_q = log_guide(pair, x, latents, num_data)
-        score, _ = log_guide(pair, x, fixed, num_data)
+        score, _ = log_guide(pair, x, constants, num_data)
         # As in sticking the landing: what is left of log q's gradient goes through the draws.
         p = Particles(joint, log_q - (score - score.detach()), global_log_q)
         objective = p.tempered(kl_weight)
-        normalized = objective.detach().softmax(0)  # once more on the way back: one is in the objective's own gradient
-        weights.append(1 - kl_weight + kl_weight * normalized)
+        shares = objective.detach().softmax(0)  # once more on the way back: one is in the objective's own gradient
+        weights.append(1 - kl_weight + kl_weight * shares)
         global_ = joint.global_.mean(0)
         return BoundTerms(
             local=log_mean_exp(p.log_w),
@@ -62,7 +62,7 @@ class DoublyReparameterizedELBO(ELBO):
         )
 
 
-def _scaled(value: Tensor, weights: list[Tensor]) -> Tensor:
+def _scale_gradient(value: Tensor, weights: list[Tensor]) -> Tensor:
     """The draws [K, B, *event]; the gradient that comes back is multiplied by the weights [K, B], known by then."""
     value = value.view_as(value)
     if value.requires_grad:

@@ -85,8 +85,8 @@ class BoundEvaluator(Execution):
         self.chunk_size, self.num_data = chunk_size, num_data
 
         def terms(x: Data) -> tuple[Tensor, ...]:
-            found = elbo.terms(pair, x, num_data)
-            return found.local, found.reconstruction, found.kl, found.global_
+            bound = elbo.terms(pair, x, num_data)
+            return bound.local, bound.reconstruction, bound.kl, bound.global_
 
         self.terms = self.capture(terms, name="the evaluation of the bound", calls=calls)
 
@@ -99,17 +99,17 @@ class BoundEvaluator(Execution):
         self.refresh()  # another device, other parameters
         data = data.drawn(seed, dtype=self.dtype)
         with evaluation_mode(self.pair):
-            found = [self._once(data, chunk_seed(seed, repeat), progress) for repeat in range(num_repeats)]
-        columns, parts = zip(*found, strict=True)
+            results = [self._evaluate(data, chunk_seed(seed, repeat), progress) for repeat in range(num_repeats)]
+        columns, parts = zip(*results, strict=True)
         elbo, reconstruction, kl = torch.stack(columns).double().unbind(1)
         global_ = torch.tensor(parts, dtype=torch.float64)
         error = math.nan
         if num_repeats > 1:
             means = elbo.mean(1) + global_ / (self.num_data or len(data))
             first = torch.arange(min(self.chunk_size, len(data)), device=data.device)
-            shared = bool(structure(self.pair, self._batch(data, first)).global_latents)
-            spread = means.var(0) if shared else elbo.var(0).sum() / len(data) ** 2
-            error = float((spread / num_repeats).sqrt())
+            has_global = bool(structure(self.pair, self._batch(data, first)).global_latents)
+            variance = means.var(0) if has_global else elbo.var(0).sum() / len(data) ** 2
+            error = float((variance / num_repeats).sqrt())
         dtype = columns[0].dtype
         return BoundEstimate(
             elbo.mean(0).to(dtype),
@@ -123,7 +123,7 @@ class BoundEvaluator(Execution):
     def _batch(self, data: Dataset, rows: Tensor) -> Data:
         return like_pair(data.batch(rows, dtype=self.dtype), self.dtype)
 
-    def _once(self, data: Dataset, seed: int, progress: bool) -> tuple[Tensor, float]:
+    def _evaluate(self, data: Dataset, seed: int, progress: bool) -> tuple[Tensor, float]:
         """Bound, reconstruction and KL of every datum, [3, N], and the global part."""
 
         def visit(chunk: Chunk) -> tuple[Tensor, float]:
@@ -177,8 +177,8 @@ def evaluate_bound(
     pair.to(where)
     dtype = dtype_of(pair)
     dataset = as_dataset(data, dtype=dtype).to(where).drawn(seed, dtype=dtype)
-    some = torch.arange(min(chunk_size, len(dataset)), device=where)
-    first = like_pair(dataset.batch(some, dtype=dtype), dtype)
+    rows = torch.arange(min(chunk_size, len(dataset)), device=where)
+    first = like_pair(dataset.batch(rows, dtype=dtype), dtype)
     check_pair(pair, first)
     elbo.check(pair, first)
     if num_repeats is None:

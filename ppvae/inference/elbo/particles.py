@@ -55,15 +55,15 @@ class Particles(NamedTuple):
 
 def pathwise(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
     """Draws through which gradients flow."""
-    drawn = draw(pair, x, num_particles, num_data)
-    joint = log_joint(pair, x, drawn.latents, num_data)
+    draws = draw(pair, x, num_particles, num_data)
+    joint = log_joint(pair, x, draws.latents, num_data)
     tilt = joint.tilt
-    if drawn.tilt is not None:
-        tilt = -drawn.tilt if tilt is None else tilt - drawn.tilt
-    return Particles(joint, drawn.log_q, drawn.global_log_q, tilt)
+    if draws.tilt is not None:
+        tilt = -draws.tilt if tilt is None else tilt - draws.tilt
+    return Particles(joint, draws.log_q, draws.global_log_q, tilt)
 
 
-def scored(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
+def score_particles(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
     r"""Draws held fixed: the gradient of ``log_q`` is the score, that of ``joint`` the model's alone.
 
     Args:
@@ -77,8 +77,8 @@ def scored(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | No
             latents = draw(pair, x, num_particles, num_data).latents
         log_q, global_log_q = log_guide(pair, x, latents, num_data)
     else:  # no gradient flows through such draws anyway
-        drawn = draw(pair, x, num_particles, num_data)
-        latents, log_q, global_log_q = drawn.latents, drawn.log_q, drawn.global_log_q
+        draws = draw(pair, x, num_particles, num_data)
+        latents, log_q, global_log_q = draws.latents, draws.log_q, draws.global_log_q
     return Particles(log_joint(pair, x, latents, num_data), log_q, global_log_q)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import ELBO, BoundTerms
-from .particles import scored
+from .particles import score_particles
 from ...core import Data, ModelGuidePair, PpvaeError
 from ...core.errors import did_you_mean, try_one_of
 
@@ -77,7 +77,7 @@ class ScoreFunctionELBO(ELBO):
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
     ) -> BoundTerms:
         """The terms of estimator A with score-function gradients; see :meth:`ELBO.terms`."""
-        p = scored(pair, x, self.num_particles, num_data)
+        p = score_particles(pair, x, self.num_particles, num_data)
         signal = p.tempered(kl_weight).detach()
         global_signal = (kl_weight * p.global_log_w).detach()
         baseline, global_baseline = torch.zeros_like(signal), torch.zeros_like(global_signal)
@@ -89,10 +89,10 @@ class ScoreFunctionELBO(ELBO):
             baseline = baseline + self.module.value().to(signal.dtype)
             buffers = self.module.after(signal)
         elif self.module is not None:
-            given: Any = x  # stock SVI hands over (args, kwargs): the first argument is the batch
-            predicted = self.module(given[0][0] if isinstance(given, tuple) else x).reshape(signal.shape[-1])
-            baseline = baseline + predicted.detach()
-            fit_of_baseline = -0.5 * (signal - predicted).square().mean(0)
+            batch: Any = x  # stock SVI hands over (args, kwargs): the first argument is the batch
+            prediction = self.module(batch[0][0] if isinstance(batch, tuple) else x).reshape(signal.shape[-1])
+            baseline = baseline + prediction.detach()
+            fit_of_baseline = -0.5 * (signal - prediction).square().mean(0)
         # A global draw moves every datum's weight, so its score meets each of them; scaled_total then brings N / B.
         score = p.log_q + p.global_log_q.unsqueeze(-1)
         of_guide = (score * (signal - baseline)).mean(0)

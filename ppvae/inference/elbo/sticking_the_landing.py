@@ -31,14 +31,14 @@ class StickingTheLandingELBO(ELBO):
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
     ) -> BoundTerms:
         """The terms of estimator A with the path derivative alone; see :meth:`ELBO.terms`."""
-        drawn = draw(pair, x, self.num_particles, num_data)
-        joint = log_joint(pair, x, drawn.latents, num_data)
+        draws = draw(pair, x, self.num_particles, num_data)
+        joint = log_joint(pair, x, draws.latents, num_data)
         # log q at detached draws has the score as its gradient: subtracted, it leaves the path alone. The value
         # that is added is zero. Nothing has to know which parameters are the guide's.
-        fixed = {name: value.detach() for name, value in drawn.latents.items()}
-        score, global_score = log_guide(pair, x, fixed, num_data)
-        log_q = drawn.log_q - (score - score.detach())
-        global_log_q = drawn.global_log_q - (global_score - global_score.detach())
+        constants = {name: value.detach() for name, value in draws.latents.items()}
+        score, global_score = log_guide(pair, x, constants, num_data)
+        log_q = draws.log_q - (score - score.detach())
+        global_log_q = draws.global_log_q - (global_score - global_score.detach())
         reconstruction = joint.observed.mean(0)
         kl = (log_q - (joint.local - joint.observed)).mean(0)
         global_ = (joint.global_ - global_log_q).mean(0)

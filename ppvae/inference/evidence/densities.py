@@ -225,7 +225,7 @@ class FittedNormal:
         return (self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)).to(like.dtype)
 
 
-NAMED: dict[str, Density] = {
+DENSITIES: dict[str, Density] = {
     "gaussian": GaussianDensity(),
     "truncated": TruncatedGaussianDensity(),
     "kernel": KernelDensity(),

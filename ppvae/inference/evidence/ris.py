@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
-from .densities import NAMED, Density, FittedDensity, FittedNormal, KernelDensity
+from .densities import DENSITIES, Density, FittedDensity, FittedNormal, KernelDensity
 from .outcome import Outcome
 from .pareto import pareto_k
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
@@ -76,8 +76,8 @@ class RIS(EvidenceMethod):
 
     def __post_init__(self) -> None:
         check_chains("RIS", self.num_draws, self.num_chains, self.num_warmup, self.num_leapfrog)
-        if isinstance(self.density, str) and self.density not in NAMED:
-            raise PpvaeError(f"RIS: unknown density {self.density!r}: {did_you_mean(self.density, NAMED)}")
+        if isinstance(self.density, str) and self.density not in DENSITIES:
+            raise PpvaeError(f"RIS: unknown density {self.density!r}: {did_you_mean(self.density, DENSITIES)}")
 
     @staticmethod
     def paper() -> RIS:
@@ -151,7 +151,7 @@ class RIS(EvidenceMethod):
 
     @property
     def _density(self) -> Density:
-        return NAMED[self.density] if isinstance(self.density, str) else self.density
+        return DENSITIES[self.density] if isinstance(self.density, str) else self.density
 
 
 def halves(draws: Draws, *, crossed: bool) -> list[tuple[Draws, Draws]]:

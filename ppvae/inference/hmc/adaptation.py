@@ -120,11 +120,11 @@ def update_moments(moments: Moments, u: Tensor, include: Tensor | None = None) -
         include: which lanes count, bool [chain, *data]; None for all.
     """
     weight = torch.ones_like(u[..., 0]) if include is None else include.to(u.dtype)
-    added = weight.sum(0)
-    group_mean = (weight.unsqueeze(-1) * u).sum(0) / added.clamp(min=1).unsqueeze(-1)
+    num_new = weight.sum(0)
+    group_mean = (weight.unsqueeze(-1) * u).sum(0) / num_new.clamp(min=1).unsqueeze(-1)
     group_deviation = (weight.unsqueeze(-1) * (u - group_mean).square()).sum(0)
-    count = moments.num_draws + added
-    share = (added / count.clamp(min=1)).unsqueeze(-1)
+    count = moments.num_draws + num_new
+    share = (num_new / count.clamp(min=1)).unsqueeze(-1)
     delta = group_mean - moments.mean
     return Moments(
         count,
@@ -133,7 +133,7 @@ def update_moments(moments: Moments, u: Tensor, include: Tensor | None = None) -
     )
 
 
-def regularized_variance(moments: Moments, prior: Tensor, weight: float = 5.0) -> Tensor:
+def shrink_variance(moments: Moments, prior: Tensor, weight: float = 5.0) -> Tensor:
     """The variance of the draws, [*data, d], shrunk towards ``prior`` as if by ``weight`` further draws.
 
     Stan's rule, but towards the inverse mass in use instead of a fixed 0.001, so that no unit is presumed.
@@ -141,9 +141,9 @@ def regularized_variance(moments: Moments, prior: Tensor, weight: float = 5.0) -
     """
     count = moments.num_draws.unsqueeze(-1)
     variance = moments.deviation / (count - 1).clamp(min=1)
-    shrunk = (count * variance + weight * prior) / (count + weight)
-    usable = (count > 1) & torch.isfinite(shrunk) & (shrunk > 0) & (variance > 0).any(-1, keepdim=True)
-    return torch.where(usable, shrunk, prior)
+    estimate = (count * variance + weight * prior) / (count + weight)
+    usable = (count > 1) & torch.isfinite(estimate) & (estimate > 0) & (variance > 0).any(-1, keepdim=True)
+    return torch.where(usable, estimate, prior)
 
 
 def mass_windows(num_warmup: int) -> list[tuple[int, int]]:

@@ -96,14 +96,14 @@ class PosteriorDraws:
     def log_likelihood(self) -> Tensor:
         """log p(x | z) at every draw, [chain, draw, datum], nats."""
         with evaluation_mode(self.pair):
-            found = [log_joint(self.pair, self.x, self._latents(part)).observed for part in self._blocks()]
-        return torch.cat(found, 1)
+            blocks = [log_joint(self.pair, self.x, self._latents(part)).observed for part in self._blocks()]
+        return torch.cat(blocks, 1)
 
     def posterior_predictive(self, *, seed: int = 0) -> dict[str, Tensor]:
         """New data drawn from p(x' | z) at every draw: observed site to [chain, draw, datum, *event]."""
         with torch.random.fork_rng(), torch.no_grad(), evaluation_mode(self.pair):
             torch.manual_seed(seed)
-            found = [
+            blocks = [
                 predict(
                     self.pair,
                     self.x,
@@ -113,7 +113,7 @@ class PosteriorDraws:
                 )
                 for part in self._blocks()
             ]
-        return {name: torch.cat([one[name] for one in found], 1) for name in found[0]}
+        return {name: torch.cat([block[name] for block in blocks], 1) for name in blocks[0]}
 
     def groups(self, *, log_likelihood: bool = True, posterior_predictive: bool = False) -> Groups:
         """All of it as plain arrays, by ArviZ's group names.
@@ -129,15 +129,15 @@ class PosteriorDraws:
         label = observed[0] if len(observed) == 1 else "observed"
         if isinstance(self.x, Tensor):
             data = {label if len(observed) == 1 else "x": self.x}
-            seen = set(data)
+            members = set(data)
         else:
-            seen = set(observed) & set(data) or set(data)
+            members = set(observed) & set(data) or set(data)
         # (group, leading axes, variables)
         parts: list[tuple[str, list[str], dict[str, Tensor]]] = [
             ("posterior", lead, self.samples),
             ("sample_stats", lead, {_ARVIZ_NAMES.get(k, k): v for k, v in self.stats.items()}),
-            ("observed_data", lead[2:], {k: v for k, v in data.items() if k in seen}),
-            ("constant_data", lead[2:], {k: v for k, v in data.items() if k not in seen}),
+            ("observed_data", lead[2:], {k: v for k, v in data.items() if k in members}),
+            ("constant_data", lead[2:], {k: v for k, v in data.items() if k not in members}),
         ]
         if log_likelihood:
             parts.append(("log_likelihood", lead, {label: self.log_likelihood()}))
@@ -168,8 +168,8 @@ class PosteriorDraws:
         # The one place where inference reaches into the report room: ArviZ takes over a second to import.
         from ...inference_data import to_arviz
 
-        found = self.groups(log_likelihood=log_likelihood, posterior_predictive=posterior_predictive)
-        return to_arviz(found.groups, found.dims, found.coords, found.attrs)
+        groups = self.groups(log_likelihood=log_likelihood, posterior_predictive=posterior_predictive)
+        return to_arviz(groups.groups, groups.dims, groups.coords, groups.attrs)
 
     def _latents(self, u: Tensor) -> dict[str, Tensor]:
         return self.coordinates.constrain(u)[0]

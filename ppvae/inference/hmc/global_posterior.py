@@ -174,17 +174,17 @@ def sample_global_posterior(
     potential = _potential(pair, data, slots, choose_mode(compile, (num_warmup + num_samples) * 2**4))
     columns: list[Tensor] = []
     watches: list[_Watch] = []
-    shared: dict[str, Any] = {"target_accept_prob": target_acceptance, "full_mass": full_mass}
+    options: dict[str, Any] = {"target_accept_prob": target_acceptance, "full_mass": full_mass}
     for chain in range(num_chains):
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(chunk_seed(seed, chain))
             start = _start(pair, data, slots, potential)
-            made: NUTS | HMC = (
-                NUTS(potential_fn=potential, max_tree_depth=max_tree_depth, **shared)
+            sampler: NUTS | HMC = (
+                NUTS(potential_fn=potential, max_tree_depth=max_tree_depth, **options)
                 if kernel == "nuts"
-                else HMC(potential_fn=potential, trajectory_length=trajectory_length, **shared)
+                else HMC(potential_fn=potential, trajectory_length=trajectory_length, **options)
             )
-            u, watch = _chain(made, start, num_samples, num_warmup, f"chain {chain + 1}" if progress else None)
+            u, watch = _chain(sampler, start, num_samples, num_warmup, f"chain {chain + 1}" if progress else None)
         columns.append(u)
         watches.append(watch)
     unconstrained = torch.stack(columns)
@@ -259,14 +259,14 @@ def _slots(pair: ModelGuidePair, x: Data) -> tuple[_Slot, ...]:
 def _latents(u: Tensor, slots: tuple[_Slot, ...]) -> tuple[dict[str, Tensor], Tensor]:
     """Latents [*S, (B,) *event] and the log-Jacobian [*S] at u [*S, d]."""
     lead = u.shape[:-1]
-    found: dict[str, Tensor] = {}
+    latents: dict[str, Tensor] = {}
     log_jacobian = u.new_zeros(lead)
     for slot in slots:
         part = u[..., slot.start : slot.stop].reshape((*lead, *slot.shape))
         value = slot.transform(part)
-        found[slot.info.name] = value
+        latents[slot.info.name] = value
         log_jacobian = log_jacobian + slot.transform.log_abs_det_jacobian(part, value).reshape(*lead, -1).sum(-1)
-    return found, log_jacobian
+    return latents, log_jacobian
 
 
 class _Watch:
@@ -295,7 +295,7 @@ class _Potential:
         self.run, self.state, self.x = run, state, x
 
     def __call__(self, z: Mapping[str, Tensor]) -> Tensor:
-        apply: Any = _Known.apply
+        apply: Any = _ValueWithGradient.apply
         return cast(Tensor, apply(z["u"], self))
 
     def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,7 +304,7 @@ class _Potential:
         return value, gradient
 
 
-class _Known(torch.autograd.Function):
+class _ValueWithGradient(torch.autograd.Function):
     """A function whose gradient is computed with its value."""
 
     @staticmethod

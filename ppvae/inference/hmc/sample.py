@@ -120,20 +120,20 @@ def sample_posterior(
         size = batch_size(data) if whole else size
         num_chunks = -(-batch_size(data) // size)
         mode = choose_mode(compile, calls * num_chunks, prints["datum"].traffic * min(size, batch_size(data)))
-        done: list[ChunkDraws] = []
+        parts: list[ChunkDraws] = []
 
         def visit(chunk: Chunk) -> ChunkDraws:
-            found = work.sample(chunk.rows, mode, f"{seed}/{chunk.number}", num_warmup, num_samples, bar)
-            return _first(found, chunk.valid)
+            draws = work.sample(chunk.rows, mode, f"{seed}/{chunk.number}", num_warmup, num_samples, bar)
+            return _first(draws, chunk.valid)
 
         try:
             with _Bar(num_chunks, num_warmup + num_samples, progress) as bar:
-                over_chunks(batch_size(data), size, visit, seed=seed, device=where, results=done)
+                over_chunks(batch_size(data), size, visit, seed=seed, device=where, results=parts)
         except KeyboardInterrupt as interrupt:
-            interrupt.partial = work.gather(done, seed) if done else None  # type: ignore[attr-defined]
-            interrupt.add_note(f"{len(done)} of {num_chunks} chunks of data were finished: see the attribute partial")
+            interrupt.partial = work.gather(parts, seed) if parts else None  # type: ignore[attr-defined]
+            interrupt.add_note(f"{len(parts)} of {num_chunks} chunks of data were finished: see the attribute partial")
             raise
-        draws = work.gather(done, seed)
+        draws = work.gather(parts, seed)
     if not bool(draws.ok.all()):
         warnings.warn(f"sample_posterior: {draws.summary()}", RuntimeWarning, stacklevel=2)
     return draws
@@ -190,31 +190,34 @@ class _Work:
 
     def measure(self) -> dict[str, Footprint]:
         """What one leapfrog needs for every datum, with all its chains, and what it needs besides."""
-        found = []
+        footprints = []
         for size in (batch_size(self.x),) if self.whole else (2, 3):
             index = torch.arange(size).clamp(max=batch_size(self.x) - 1)
             x = rows_of(self.x, index)
             u = start_positions(self.pair, x, self.coordinates, self.num_chains, self.start).contiguous()
             point = PhasePoint(u, u, u[..., 0], u, torch.ones_like(u[..., 0], dtype=torch.bool))
             context = (self.state, x)
-            found.append(footprint(leapfrog(self.target), point, u[..., 0], u[0], *context))
+            footprints.append(footprint(leapfrog(self.target), point, u[..., 0], u[0], *context))
         if self.whole:
             count = batch_size(self.x)
-            return {"datum": Footprint(found[0].peak // count, found[0].traffic // count), "fixed": Footprint(0, 0)}
-        low, high = found
+            return {
+                "datum": Footprint(footprints[0].peak // count, footprints[0].traffic // count),
+                "fixed": Footprint(0, 0),
+            }
+        low, high = footprints
         datum = Footprint(max(1, high.peak - low.peak), max(0, high.traffic - low.traffic))
         # The parameters, and two data for good measure.
         return {"datum": datum, "fixed": Footprint(low.peak, 0)}
 
-    def gather(self, done: list[ChunkDraws], seed: int) -> PosteriorDraws:
+    def gather(self, parts: list[ChunkDraws], seed: int) -> PosteriorDraws:
         """The draws of all chunks, side by side."""
-        stats = {name: _side_by_side([chunk.stats[name] for chunk in done]) for name in done[0].stats}
-        outcome = torch.cat([chunk.outcome for chunk in done], 1)
+        stats = {name: _side_by_side([chunk.stats[name] for chunk in parts]) for name in parts[0].stats}
+        outcome = torch.cat([chunk.outcome for chunk in parts], 1)
         return PosteriorDraws(
-            unconstrained=torch.cat([chunk.u for chunk in done], 2) if len(done) > 1 else done[0].u,
+            unconstrained=torch.cat([chunk.u for chunk in parts], 2) if len(parts) > 1 else parts[0].u,
             stats=stats,
             outcome=outcome,
-            inverse_mass=torch.cat([chunk.inverse_mass for chunk in done]),
+            inverse_mass=torch.cat([chunk.inverse_mass for chunk in parts]),
             coordinates=self.coordinates,
             pair=self.pair,
             x=rows_of(self.x, torch.arange(outcome.shape[1])),
@@ -282,9 +285,9 @@ def _side_by_side(parts: list[Tensor]) -> Tensor:
     """Parts [chain, draw, datum] joined along the data; an expanded axis stays a view."""
     if len(parts) == 1:
         return parts[0]
-    repeated = [axis for axis in (0, 1) if all(part.stride(axis) == 0 for part in parts)]
+    constant = [axis for axis in (0, 1) if all(part.stride(axis) == 0 for part in parts)]
     shape = [*parts[0].shape[:2], sum(part.shape[2] for part in parts)]
-    for axis in repeated:
+    for axis in constant:
         parts = [part.narrow(axis, 0, 1) for part in parts]
     return torch.cat(parts, 2).expand(shape)
 

@@ -44,8 +44,8 @@ def start_positions(pair: ModelGuidePair, x: Data, coordinates: Unconstrained, n
     if start == "guide":
         latents = draw(pair, x, num_draws).latents
     else:
-        drawn = [simulate(pair, x).latents for _ in range(num_draws)]
-        latents = {name: torch.stack([one[name] for one in drawn]) for name in coordinates.names}
+        simulations = [simulate(pair, x).latents for _ in range(num_draws)]
+        latents = {name: torch.stack([simulation[name] for simulation in simulations]) for name in coordinates.names}
     return coordinates.unconstrain(latents)
 
 

@@ -79,10 +79,10 @@ def update_trajectory(
     return Trajectory(log_length, average, first, second, centre, num_updates)
 
 
-def jittered_leapfrogs(length: float, index: int) -> int:
+def jitter_leapfrogs(length: float, index: int) -> int:
     """The number of leapfrogs of transition ``index``: 2 L h for a Halton sequence h, so L on average.
 
-    >>> [jittered_leapfrogs(10.0, i) for i in range(8)]
+    >>> [jitter_leapfrogs(10.0, i) for i in range(8)]
     [10, 5, 15, 3, 13, 8, 18, 2]
     """
     fraction, base, rest = 0.0, 0.5, index + 1

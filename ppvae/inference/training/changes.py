@@ -41,10 +41,12 @@ class Changes:
         self.captured = (objective.captured, *others)
         self.recaptures = 0
         structure(objective.pair, example)  # found before anything is recorded
-        self.own = objective.changed_by_a_run(example)
-        if self.own and objective.captured.mode != "eager":
-            self._run_eagerly(f"the programs change {_listed(self.own)} when they are run", self.own[0])
-        self.known = objective.reads()
+        self.side_effects = objective.side_effects(example)
+        if self.side_effects and objective.captured.mode != "eager":
+            self._run_eagerly(
+                f"the programs change {_enumerate(self.side_effects)} when they are run", self.side_effects[0]
+            )
+        self.fingerprint = objective.reads()
 
     def __call__(self) -> None:
         """Look, after callbacks have run.
@@ -52,9 +54,9 @@ class Changes:
         Raises:
             FitError: a parameter was replaced, added or taken out; the optimiser does not know of it.
         """
-        now = self.objective.reads()
-        names = [name for name in changed(self.known, now) if name not in self.own]
-        before, self.known = dict(self.objective.trainable), now
+        current = self.objective.reads()
+        names = [name for name in changed(self.fingerprint, current) if name not in self.side_effects]
+        before, self.fingerprint = dict(self.objective.trainable), current
         if not names:
             return
         self.objective.collect()
@@ -68,10 +70,10 @@ class Changes:
         if self.objective.captured.graphs:
             self.recaptures += 1
         if self.recaptures > RECAPTURES:
-            self._run_eagerly(f"{_listed(rest)} changed {self.recaptures} times since training began", rest[0])
+            self._run_eagerly(f"{_enumerate(rest)} changed {self.recaptures} times since training began", rest[0])
             return
         if self.objective.captured.graphs:
-            _log.warning("%s changed: the training step is recorded anew", _listed(rest))
+            _log.warning("%s changed: the training step is recorded anew", _enumerate(rest))
         for captured in self.captured:
             captured.forget()
 
@@ -88,10 +90,10 @@ class Changes:
             captured.run_eagerly()
 
     def _check_parameters(self, before: dict[str, nn.Parameter]) -> None:
-        owned = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-        now = dict(self.objective.trained.named_parameters())
-        for name, parameter in now.items():
-            if parameter.requires_grad and id(parameter) not in owned:
+        in_optimizer = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        current = dict(self.objective.module.named_parameters())
+        for name, parameter in current.items():
+            if parameter.requires_grad and id(parameter) not in in_optimizer:
                 what = "was replaced" if name in before else "is new"
                 raise FitError(
                     f"parameter {name!r} {what} during training: the optimiser does not have it"
@@ -102,10 +104,10 @@ class Changes:
                     parameter=name,
                 )
         for name, parameter in before.items():
-            if name not in now or not parameter.requires_grad:
+            if name not in current or not parameter.requires_grad:
                 parameter.grad = None  # taken out or frozen: the optimiser leaves it alone
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _enumerate(names: Sequence[str]) -> str:
+    text = ", ".join(repr(name) for name in names[:3])
+    return text + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -22,21 +22,21 @@ class BetweenSteps:
     def __init__(self) -> None:
         self.inside = False
         self._waiting = False
-        self._installed = False
+        self._handling = False
 
     def __enter__(self) -> BetweenSteps:
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._handle)
-            self._installed = True
+            self._handling = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._installed:
+        if self._handling:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._installed = False
+            self._handling = False
 
     def step(self) -> _Step:
         """A context in which the first Ctrl-C waits."""

@@ -24,7 +24,7 @@ MakeSchedule: TypeAlias = Callable[[Optimizer], LRScheduler]
 
 DEFAULT_BATCH_SIZE = 100
 
-_NAMED: dict[str, type[Optimizer]] = {
+_OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "adagrad": torch.optim.Adagrad,
@@ -92,17 +92,17 @@ def make_optimizer(
     if isinstance(optimizer, PyroOptim):
         return _from_pyro(optimizer, parameters)
     if not isinstance(optimizer, str):
-        made = optimizer(parameters)
-        if not isinstance(made, Optimizer):
-            raise PpvaeError(f"optimizer: expected a torch.optim.Optimizer, found {type(made).__name__}")
-        return made
-    if optimizer not in _NAMED:
-        raise PpvaeError(f"unknown optimizer {optimizer!r}: {did_you_mean(optimizer, _NAMED)}")
-    given: Any = learning_rate
-    if not isinstance(given, (int, float)) or not given > 0:
+        result = optimizer(parameters)
+        if not isinstance(result, Optimizer):
+            raise PpvaeError(f"optimizer: expected a torch.optim.Optimizer, found {type(result).__name__}")
+        return result
+    if optimizer not in _OPTIMIZERS:
+        raise PpvaeError(f"unknown optimizer {optimizer!r}: {did_you_mean(optimizer, _OPTIMIZERS)}")
+    rate: Any = learning_rate
+    if not isinstance(rate, (int, float)) or not rate > 0:
         raise PpvaeError(f"learning_rate: expected a positive number, found {learning_rate!r}")
     # One kernel for all parameters: the step of a small network is mostly launch time otherwise.
-    return _NAMED[optimizer](parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
+    return _OPTIMIZERS[optimizer](parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
 
 
 def _from_pyro(optimizer: PyroOptim, parameters: list[nn.Parameter]) -> Optimizer:
@@ -111,7 +111,9 @@ def _from_pyro(optimizer: PyroOptim, parameters: list[nn.Parameter]) -> Optimize
     if isinstance(optimizer, PyroLRScheduler):
         raise PpvaeError(
             "optimizer: a schedule of Pyro is stepped by hand for every parameter"
-            + try_one_of("optimizer='adam', schedule=lambda made: torch.optim.lr_scheduler.ExponentialLR(made, 0.99)")
+            + try_one_of(
+                "optimizer='adam', schedule=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)"
+            )
         )
     if callable(optimizer.pt_optim_args):
         raise PpvaeError(
@@ -128,5 +130,5 @@ def _from_pyro(optimizer: PyroOptim, parameters: list[nn.Parameter]) -> Optimize
             "gradients are per datum here, N times smaller than Pyro's: so is what the options of %s mean", name
         )
     make: Any = optimizer.pt_optim_constructor
-    made: Optimizer = make(parameters, **optimizer.pt_optim_args)
-    return made
+    result: Optimizer = make(parameters, **optimizer.pt_optim_args)
+    return result

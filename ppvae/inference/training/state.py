@@ -53,8 +53,8 @@ class Fit:
 
     def __repr__(self) -> str:
         last = self.history[-1] if self.history else {}
-        shown = ", ".join(f"{k}={last[k]:.3f}" for k in ("elbo_train", "elbo_validation") if k in last)
-        return f"Fit({len(self.history)} epochs, {shown}; {self.outcome})"
+        metrics = ", ".join(f"{k}={last[k]:.3f}" for k in ("elbo_train", "elbo_validation") if k in last)
+        return f"Fit({len(self.history)} epochs, {metrics}; {self.outcome})"
 
 
 @dataclass
@@ -107,8 +107,8 @@ class TrainingState:
         """Tensors and plain values, nested in dictionaries: with them a run goes on bit for bit."""
         random_state, cuda_random_states = self.random_states or _random_states()
         return {
-            "pair": _copied(self.pair.state_dict()),
-            "estimator": {} if self.estimator is None else _copied(self.estimator.state_dict()),
+            "pair": _clone(self.pair.state_dict()),
+            "estimator": {} if self.estimator is None else _clone(self.estimator.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "batches": self.batches.state_dict(),
@@ -154,7 +154,7 @@ def _random_states() -> tuple[Tensor, list[Tensor]]:
     return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
-def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in state.items()}
 
 

@@ -139,17 +139,19 @@ def fit(
                 mode=mode,
             )
             objective.check(example)
-        made = make_optimizer(optimizer, learning_rate, objective.trainable.values())
-        state = TrainingState(pair, made, schedule(made) if schedule is not None else None, batches)
+        torch_optimizer = make_optimizer(optimizer, learning_rate, objective.trainable.values())
+        state = TrainingState(
+            pair, torch_optimizer, schedule(torch_optimizer) if schedule is not None else None, batches
+        )
         state.estimator = estimator.module if isinstance(estimator, ELBO) else None
-        watch = _validator(pair, estimator, held_out, mode) if held_out is not None else None
+        validator = _validator(pair, estimator, held_out, mode) if held_out is not None else None
         if resume is not None:
             state.load_state_dict(resume)
-        changes = Changes(objective, made, example, [] if watch is None else [watch.terms.captured])
-        run = _Run(state, objective, changes, watch, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
-        found = run([as_callback(callback) for callback in callbacks], progress)
+        changes = Changes(objective, torch_optimizer, example, [] if validator is None else [validator.terms.captured])
+        run = _Run(state, objective, changes, validator, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
+        result = run([as_callback(callback) for callback in callbacks], progress)
         state.keep_random_states()
-        return found
+        return result
 
 
 def _names_of_model(pair: ModelGuidePair, x: Any) -> frozenset[str]:
@@ -172,7 +174,7 @@ class _Run:
         state: TrainingState,
         objective: Objective,
         changes: Changes,
-        watch: BoundEvaluator | None,
+        validator: BoundEvaluator | None,
         held_out: Dataset | None,
         kl_warmup: KLWarmup | None,
         early_stopping: EarlyStopping | None,
@@ -180,7 +182,7 @@ class _Run:
         seed: int,
         dtype: torch.dtype,
     ) -> None:
-        self.state, self.objective, self.watch, self.held_out = state, objective, watch, held_out
+        self.state, self.objective, self.validator, self.held_out = state, objective, validator, held_out
         self.kl_warmup, self.early_stopping = kl_warmup, early_stopping
         self.num_epochs, self.seed, self.dtype = num_epochs, seed, dtype
         self.changes, self.interruptions = changes, BetweenSteps()
@@ -195,15 +197,15 @@ class _Run:
             disable=None if progress else True,
             leave=True,
         )
-        started: list[Callback] = []
+        running: list[Callback] = []
         try:
             for callback in callbacks:
                 callback.on_start(state)
-                started.append(callback)
+                running.append(callback)
             self.changes()
         except BaseException:
             bar.close()
-            for callback in started:
+            for callback in running:
                 callback.on_end(state)
             raise
         try:
@@ -228,30 +230,30 @@ class _Run:
 
     def _epoch(self, callbacks: list[Callback], bar: Any) -> None:
         state, steps = self.state, len(self.state.batches)
-        watched = any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)
-        started, rows = time.perf_counter(), 0
+        on_step = any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)
+        start, rows = time.perf_counter(), 0
         # Not by the epoch of the batches, which is the next one after the last step: stopped there, in a callback or
         # in the validation, the run goes on with the rest of this epoch.
         while state.steps_in_epoch < steps:
             with self.interruptions.step():
                 rows += self._step(self._kl_weight(state.steps_in_epoch))
-            if watched:
+            if on_step:
                 for callback in callbacks:
                     callback.on_step(state)
                 self.changes()
             if state.step % 20 == 0 and not bar.disable:
-                rate = rows / (time.perf_counter() - started)
+                rate = rows / (time.perf_counter() - start)
                 mean = float(state.sums[0]) / state.steps_in_epoch
                 bar.set_postfix_str(f"elbo {mean:.2f} nats/datum, {rate:,.0f} data/s")
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - start
         state.seconds += seconds
         self._close_epoch(self._kl_weight(steps - 1))
         bar.update(1)
         last = state.history[-1]
-        shown = f"elbo {last['elbo_train']:.2f}"
+        text = f"elbo {last['elbo_train']:.2f}"
         if "elbo_validation" in last:
-            shown += f", validation {last['elbo_validation']:.2f}"
-        bar.set_postfix_str(f"{shown} nats/datum, {rows / seconds:,.0f} data/s")
+            text += f", validation {last['elbo_validation']:.2f}"
+        bar.set_postfix_str(f"{text} nats/datum, {rows / seconds:,.0f} data/s")
         for callback in callbacks:
             callback.on_epoch(state)
         self.changes()
@@ -280,15 +282,15 @@ class _Run:
         return len(index)
 
     def _close_epoch(self, weight: float) -> None:
-        found = None
-        if self.watch is not None and self.held_out is not None:
+        estimate = None
+        if self.validator is not None and self.held_out is not None:
             # The same draws at every epoch: the curve shows the parameters, not the noise. It comes first: stopped
             # here, nothing of the epoch is lost.
-            found = self.watch(self.held_out, self.seed)
+            estimate = self.validator(self.held_out, self.seed)
         with self.interruptions.step():
-            self._write_row(weight, found)
+            self._write_row(weight, estimate)
 
-    def _write_row(self, weight: float, found: BoundEstimate | None) -> None:
+    def _write_row(self, weight: float, estimate: BoundEstimate | None) -> None:
         state = self.state
         means = dict(zip((*METRICS, "norm"), (state.sums / state.steps_in_epoch).tolist(), strict=True))
         row: Row = {
@@ -304,10 +306,10 @@ class _Run:
             row["reconstruction_train"], row["kl_train"] = means["reconstruction"], means["kl"]
         if means["global"] and not math.isnan(means["global"]):
             row["global_train"] = means["global"]
-        if found is not None:
-            row["elbo_validation"] = float(found.elbo.double().mean()) + row.get("global_train", 0.0)
-            row["reconstruction_validation"] = float(found.reconstruction.double().mean())
-            row["kl_validation"] = float(found.kl.double().mean())
+        if estimate is not None:
+            row["elbo_validation"] = float(estimate.elbo.double().mean()) + row.get("global_train", 0.0)
+            row["reconstruction_validation"] = float(estimate.reconstruction.double().mean())
+            row["kl_validation"] = float(estimate.kl.double().mean())
             self._watch_validation(row["elbo_validation"])
         state.sums.zero_()
         state.steps_in_epoch = 0
@@ -334,15 +336,15 @@ class _Run:
     ) -> None:
         """Say what was not finite; nothing has been touched yet."""
         state = self.state
-        found = diagnose(state.pair, x, gradients, random_state)
+        diagnosis = diagnose(state.pair, x, gradients, random_state)
         rows = ", ".join(map(str, index[:8].tolist()))
-        estimated = {} if state.estimator is None else state.estimator.state_dict()
+        buffers = {} if state.estimator is None else state.estimator.state_dict()
         raise FitError(
             f"training stopped at step {state.step} (epoch {state.epoch + 1}), before any parameter changed: "
-            f"{found.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
+            f"{diagnosis.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
             + try_one_of("a smaller learning_rate", "clip_norm=...", "data on the scale that the likelihood expects"),
-            site=found.site,
-            parameter=found.parameter,
+            site=diagnosis.site,
+            parameter=diagnosis.parameter,
             step=state.step,
             indices=tuple(index.tolist()),
             snapshot={
@@ -352,7 +354,7 @@ class _Run:
                 "random_state": random_state,
                 "kl_weight": kl_weight,
                 "num_data": len(state.batches.data),
-                "estimator": {name: value.detach().clone() for name, value in estimated.items()},
+                "estimator": {name: value.detach().clone() for name, value in buffers.items()},
                 "prior_names": sorted(self.objective.prior_names),
             },
         )
