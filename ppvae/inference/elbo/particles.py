@@ -1,4 +1,4 @@
-"""Draws with their log weights: what every estimator starts from."""
+"""Draws with their log weights, the start of every estimator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Particles(NamedTuple):
         joint: $\log p(x, z, w)$ at the draws; its parts are [K, B] and [K].
         log_q: $\log q(z \mid x)$ of the local latents, [K, B].
         global_log_q: $\log q(w)$ of the global latents, [K].
-        tilt: what the programs' own weights (``poutine.scale``) add to the objective, [K, B]; None for nothing.
+        tilt: contribution of the programs' own scales (``poutine.scale``) to the objective, [K, B]; None for none.
     """
 
     joint: LogTerms
@@ -37,8 +37,8 @@ class Particles(NamedTuple):
         return self.joint.global_ - self.global_log_q
 
     def tempered(self, kl_weight: Tensor | float) -> Tensor:
-        r"""$\log p(x \mid z) + \beta (\log p(z) - \log q(z \mid x))$, [K, B]: what is ascended during KL warm-up, and
-        where the programs weight sites themselves."""
+        r"""$\log p(x \mid z) + \beta (\log p(z) - \log q(z \mid x))$, [K, B], plus the tilt: the objective during KL
+        warm-up."""
         terms = self.joint.observed + kl_weight * (self.joint.local - self.joint.observed - self.log_q)
         return terms if self.tilt is None else terms + self.tilt
 
@@ -64,13 +64,13 @@ def pathwise(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | 
 
 
 def score_particles(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
-    r"""Draws held fixed: the gradient of ``log_q`` is the score, that of ``joint`` the model's alone.
+    r"""Draws without a path gradient: the gradient of ``log_q`` is the score, that of ``joint`` the model's alone.
 
     Args:
         pair: the pair.
         x: the batch, [B, *event].
         num_particles: K.
-        num_data: N, handed to the programs.
+        num_data: N, an argument of the programs.
     """
     if any(info.has_rsample for info in structure(pair, x).guide_latents):
         with torch.no_grad():

@@ -23,9 +23,9 @@ class ReweightedWakeSleep(ELBO):
     $$g_\phi = (1 - s) \sum_k \tilde w_k \nabla_\phi \log q_\phi(z_k \mid x) + s\, \nabla_\phi \log q_\phi(z' \mid x')$$
 
     with $z_k \sim q_\phi(z \mid x)$, $\tilde w_k = w_k / \sum_j w_j$ and dreams $z', x' \sim p_\theta$. The model
-    ascends the importance-weighted bound, which is also what is reported. The guide does not: it descends
+    ascends the importance-weighted bound, which is also reported. The guide does not: it descends
     $\mathrm{KL}(p(z \mid x) \| q(z \mid x))$, with x from the data (wake, s = 0) or from the model (sleep, s = 1).
-    Needs no reparameterisation; minibatches are served.
+    Needs no reparameterisation; works on minibatches.
 
     Args:
         num_particles: K, draws per datum.
@@ -50,7 +50,7 @@ class ReweightedWakeSleep(ELBO):
 
     @in_evaluation_mode
     def check(self, pair: ModelGuidePair, x: Data) -> None:
-        """As :meth:`ELBO.check`; with a sleep update, the observed sites must be found in the batch."""
+        """As :meth:`ELBO.check`; with a sleep update, each observed site must match an entry of the batch."""
         super().check(pair, x)
         if self.sleep:
             _places(pair, x)
@@ -94,7 +94,7 @@ def _plain(x: Any) -> Any:
 
 
 def _places(pair: ModelGuidePair, x: Data) -> dict[str, int]:
-    """Where in the batch the value of each observed site stands: the entry of its name, else the only one of its shape.
+    """The entry of the batch for each observed site: the one of its name, else the only one of its shape.
 
     Raises:
         PairError: no entry fits, or several do.

@@ -21,14 +21,14 @@ class TraceMeanFieldELBO(ELBO):
       + \frac{1}{K} \sum_{k=1}^{K} \log p_\theta(x \mid z_k)$$
 
     Differs from :class:`TraceELBO` in the KL alone, site by site: in closed form where PyTorch or Pyro registers one.
-    Where there is none, ``pyro.infer.TraceMeanField_ELBO`` samples it without a word; here that is asked for.
+    Where there is none, ``pyro.infer.TraceMeanField_ELBO`` samples it silently; here that is an option.
 
     With an exact guide the bound is tight in expectation, but $\log p(x \mid z)$ still varies with z: unlike
     estimator A it has no zero variance there.
 
     Args:
         num_particles: K, draws per datum.
-        on_missing_kl: "raise" to refuse a site without a closed form, "sample" to sample its KL (logged once).
+        on_missing_kl: "raise" an error for a site without a closed form, or "sample" its KL (logged once).
     """
 
     is_lower_bound = True

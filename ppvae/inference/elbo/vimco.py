@@ -64,9 +64,9 @@ def _learning_signal(log_w: Tensor) -> Tensor:
     count = log_w.shape[0]
     diagonal = torch.eye(count, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
     others = log_w.unsqueeze(1).expand(-1, count, -1)  # [j, k, B]: w_j
-    # Chosen, not multiplied by zero: a particle of zero density has a log weight of minus infinity.
+    # torch.where, not a product with zero: a particle of zero density has a log weight of minus infinity.
     geometric = torch.where(diagonal, 0.0, others).sum(0) / (count - 1)  # log of the geometric mean of the others
     leave_one_out = torch.where(diagonal, geometric, others)  # w_j with w_k replaced
     baseline = log_mean_exp(leave_one_out)
-    # Where all the others have zero density there is no baseline: zero depends on the others alone, as any must.
+    # Where all the others have zero density the baseline is zero, which depends on the others alone, as it must.
     return log_mean_exp(log_w) - torch.where(baseline == -torch.inf, 0.0, baseline)

@@ -1,4 +1,4 @@
-"""All chains of one chunk of data: warm-up, then draws with everything frozen."""
+"""All chains of one chunk of data: warm-up, then draws with frozen parameters."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Report = Callable[[HMCInfo, bool], None]
 
 
 MakeKernel = Callable[[int], Kernel]
-"""The kernel of a transition with so many leapfrogs."""
+"""From a number of leapfrogs to the kernel of a transition."""
 
 
 class LaneOutcome(IntEnum):
     """How a lane ended.
 
     Attributes:
-        message: what it means, and what to try.
+        message: its meaning, and what to try.
     """
 
     message: str
@@ -68,11 +68,11 @@ class ChunkDraws(NamedTuple):
 
 
 class WarmUpResult(NamedTuple):
-    """What warm-up leaves: parameters that sampling does not touch.
+    """The parameters that warm-up adapts and sampling keeps fixed.
 
     Attributes:
         parameters: step size [chain, datum] and inverse mass [datum, d].
-        length: leapfrogs of a transition, before they are jittered.
+        length: leapfrogs of a transition, before jitter.
     """
 
     parameters: HMCParameters
@@ -94,14 +94,14 @@ def warm_up(
     generator: torch.Generator,
     report: Report,
 ) -> tuple[HMCState, WarmUpResult]:
-    """Adapt step sizes, mass and, if asked for, the number of leapfrogs; then freeze them.
+    """Adapt step sizes, mass and, for ChEES, the number of leapfrogs; then freeze them.
 
     Args:
         make_kernel: the kernel on the target, by its number of leapfrogs.
         state: where the chains start, [chain, datum].
         context: of the target.
         options: the kernel's.
-        num_warmup: transitions; with zero, the starting values are what is frozen.
+        num_warmup: transitions; with zero, the starting values are frozen.
         variance: the first inverse mass, [datum, d].
         generator: of the noise.
         report: called after every transition.

@@ -1,7 +1,7 @@
 r"""Rank-normalised split R-hat and bulk effective sample size, for all data at once.
 
-Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021 (arXiv 1903.08008). The numbers are ArviZ's, to rounding; ArviZ walks
-over the scalars one by one in Python, here every step is one tensor operation.
+Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021 (arXiv 1903.08008). The numbers equal ArviZ's up to rounding; ArviZ
+loops over the scalars in Python, here every step is one tensor operation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-BLOCK = 2**23  # numbers of draws worked on at once: about 0.5 GB
+BLOCK = 2**23  # numbers in one block of work: about 0.5 GB
 
 
 def rhat(draws: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def ess(draws: Tensor) -> Tensor:
 
 
 def autocovariance(deviations: Tensor, dim: int) -> Tensor:
-    """Sums of products of centred series at every lag along an axis, by FFT padded so that lags do not wrap around."""
+    """Sums of products of centred series at every lag along an axis, by FFT with padding against wrap-around."""
     num = deviations.shape[dim]
     size = 2 ** math.ceil(math.log2(2 * num))
     spectrum: Tensor = torch.fft.rfft(deviations, n=size, dim=dim)
@@ -121,7 +121,7 @@ def _ess(split: Tensor) -> Tensor:
     rho = 1 - (within - covariance) / variance
     rho[:, 0] = 1
 
-    # Pair j holds lags 2j and 2j + 1. The sum runs while pairs are positive; lags near the end are not looked at.
+    # Pair j has lags 2j and 2j + 1. The sum runs while pairs are positive; lags near the end are not used.
     last = max(0, math.ceil((num - 2) / 2) - 1)
     pairs = rho[:, : 2 * (last + 1)].unflatten(1, (-1, 2)).sum(-1)
     positive = (pairs > 0).cumprod(1)
@@ -132,6 +132,6 @@ def _ess(split: Tensor) -> Tensor:
     end_pair = pairs.gather(1, stop[:, None])[:, 0]
     end_rho = torch.where((end_rho > 0) | (end_pair >= 0) | (stop == 0), end_rho, 0)
     tau = (-1 + 2 * pair_sum + end_rho).clamp(min=1 / math.log10(total))
-    # Draws that never move are called independent, as ArviZ does.
+    # Constant draws count as independent, as in ArviZ.
     constant = values.amax((1, 2)) - values.amin((1, 2)) < 1e-15
     return torch.where(constant, float(total), total / tau)

@@ -1,4 +1,4 @@
-"""What posterior sampling returns: draws by site, statistics of the sampler, diagnostics, and their export."""
+"""The result of posterior sampling: draws by site, statistics of the sampler, diagnostics, and their export."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .diagnostics import ess, rhat
 from ...core import Data, ModelGuidePair, Unconstrained, log_joint, predict, structure
 from ...core.modes import evaluation_mode
 
-BLOCK = 2**24  # draws times data of x worked on at once
+BLOCK = 2**24  # draws times numbers of x in one block of work
 
 
 class Groups(NamedTuple):
     """Draws as plain arrays, ready for ArviZ or for a file.
 
     Attributes:
-        groups: group to variable to array, as ArviZ calls them.
+        groups: group to variable to array, by ArviZ's names.
         dims: group to variable to the names of its axes.
         coords: name of an axis to its coordinates.
-        attrs: who made it.
+        attrs: library and version.
     """
 
     groups: dict[str, dict[str, np.ndarray]]
@@ -46,7 +46,7 @@ class PosteriorDraws:
         outcome: how every lane ended, codes of :class:`~.chains.LaneOutcome`, [chain, datum].
         inverse_mass: the frozen diagonal, an estimate of the variances of u, [datum, d].
         coordinates: the map from u to latents.
-        pair: whose posterior it is, its global sites held at the values that were asked for.
+        pair: the pair of this posterior, its global sites at the values of ``global_sites``.
         x: the data, [datum, *event].
         seed: of the run.
     """
@@ -71,7 +71,7 @@ class PosteriorDraws:
 
     @property
     def ok(self) -> Tensor:
-        """Which lanes were sampled as they should be, bool [chain, datum]."""
+        """Which lanes were sampled without failure, bool [chain, datum]."""
         return self.outcome == int(LaneOutcome.OK)
 
     def summary(self) -> str:
@@ -159,13 +159,13 @@ class PosteriorDraws:
         return Groups(groups, dims, coords, {"inference_library": "ppvae", "inference_library_version": __version__})
 
     def to_arviz(self, *, log_likelihood: bool = True, posterior_predictive: bool = False) -> Any:
-        """The draws as ArviZ wants them: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x).
+        """The draws for ArviZ: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x).
 
         Args:
             log_likelihood: as for :meth:`groups`.
             posterior_predictive: likewise.
         """
-        # The one place where inference reaches into the report room: ArviZ takes over a second to import.
+        # Here, because ArviZ takes over a second to import.
         from ...inference_data import to_arviz
 
         groups = self.groups(log_likelihood=log_likelihood, posterior_predictive=posterior_predictive)
@@ -175,11 +175,11 @@ class PosteriorDraws:
         return self.coordinates.constrain(u)[0]
 
     def _blocks(self) -> tuple[Tensor, ...]:
-        """The positions, cut along the draws so that what a block computes stays small."""
+        """The positions in blocks of draws, so that the memory of a block stays small."""
         tensors = self.x.values() if isinstance(self.x, Mapping) else [self.x]
         numbers = self.unconstrained.shape[0] * sum(tensor.numel() for tensor in tensors)
         return torch.split(self.unconstrained, max(1, BLOCK // max(1, numbers)), 1)
 
 
-# ArviZ's own names for what every sampler has.
+# ArviZ's names for the common statistics.
 _ARVIZ_NAMES = {"acceptance": "acceptance_rate", "log_density": "lp", "num_leapfrog": "n_steps"}

@@ -1,4 +1,4 @@
-"""The verb: sample p(z | x) of every datum, chunk by chunk, with everything per lane."""
+"""The verb: sample p(z | x) of every datum, chunk by chunk, lane by lane."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def sample_posterior(
     their bijections. Duane et al. 1987; Neal 2011 (arXiv 1206.1901); AEVB (arXiv 1312.6114), appendix D.
 
     The same seed, machine, thread count and memory budget give the same draws: a chunk's noise depends on the seed
-    and its number. Ctrl-C raises KeyboardInterrupt, whose attribute ``partial`` holds the PosteriorDraws of the
-    chunks that were finished (the first data), or None.
+    and its number. Ctrl-C raises KeyboardInterrupt, whose attribute ``partial`` is the PosteriorDraws of the finished
+    chunks (the first data), or None.
 
-    Global latents, such as weights, are held at a value; together with the latents of all data they are sampled by
-    :func:`sample_global_posterior`.
+    Global latents, such as weights, have fixed values; :func:`sample_global_posterior` samples them together with the
+    latents of all data.
 
     Args:
         pair: the pair; its local latents are sampled, and must be continuous.
@@ -70,19 +70,19 @@ def sample_posterior(
         num_warmup: transitions before them, in which step size and mass are adapted; zero only with a step size in
             ``kernel``.
         num_chains: chains per datum.
-        num_leapfrog: L, leapfrogs of a transition: short for ``kernel=HMC(num_leapfrog)``; default 10.
+        num_leapfrog: L, leapfrogs of a transition, shorthand for ``kernel=HMC(num_leapfrog)``; default 10.
         kernel: :class:`HMC` or :class:`ChEES`, with all options.
         start: "guide" or "prior", where the chains start.
-        global_sites: values at which global latent sites are held, or "mean" for their mean under the guide.
-        seed: of everything random.
+        global_sites: values of the global latent sites, or "mean" for their mean under the guide.
+        seed: of all noise.
         device: "auto", "cpu", "cuda", ...
-        compile: "auto", "eager", "graph" or "compiled"; auto compiles where the run is long enough to gain by it.
+        compile: "auto", "eager", "graph" or "compiled"; auto compiles where the run is long enough to pay for it.
         memory_budget: bytes that the work on one chunk of data may take, beside the draws themselves.
         progress: show a bar with acceptance and divergences.
 
     Returns:
-        Draws by site, statistics of the sampler, and an outcome for every lane: a lane that failed says so there,
-        stops no other, and is named in one RuntimeWarning.
+        Draws by site, statistics of the sampler, and an outcome for every lane: a failed lane has its code there, does
+        not stop the others, and appears in one RuntimeWarning.
 
     Raises:
         PairError: the pair breaks its contract, the data its support; a discrete local latent, none at all, or global
@@ -165,7 +165,7 @@ class _Work:
         """All chains of the data at ``index``."""
         if self._make_kernel is None:
             step = capture(leapfrog(self.target), mode=mode, name="the leapfrog")
-            # Only the compiler leaves out what a step without a value does not need.
+            # Only the compiler removes the operations that a step without a value does not need.
             compiled = mode == "compiled"
             bare = capture(leapfrog(self.target, value=False), mode=mode, name="the leapfrog") if compiled else None
             self._make_kernel = partial(hmc_kernel, step, jitter=self.options.jitter, inner=bare)
@@ -189,7 +189,7 @@ class _Work:
         )
 
     def measure(self) -> dict[str, Footprint]:
-        """What one leapfrog needs for every datum, with all its chains, and what it needs besides."""
+        """Memory of one leapfrog: for each datum with all its chains, and the constant part."""
         footprints = []
         for size in (batch_size(self.x),) if self.whole else (2, 3):
             index = torch.arange(size).clamp(max=batch_size(self.x) - 1)
@@ -206,7 +206,7 @@ class _Work:
             }
         low, high = footprints
         datum = Footprint(max(1, high.peak - low.peak), max(0, high.traffic - low.traffic))
-        # The parameters, and two data for good measure.
+        # The parameters, and two data as a margin.
         return {"datum": datum, "fixed": Footprint(low.peak, 0)}
 
     def gather(self, parts: list[ChunkDraws], seed: int) -> PosteriorDraws:

@@ -1,4 +1,4 @@
-"""What changes under a training run besides parameters: seen after callbacks, and brought into the step or refused."""
+"""Changes of a pair by callbacks during training, other than of parameters: taken up by the step, or an error."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ...core.fingerprint import changed
 _log = logging.getLogger("ppvae.fit")
 
 RECAPTURES = 3
-"""So often a step is recorded anew before the run goes on eagerly."""
+"""How often a step is recorded anew before the run continues eagerly."""
 
 
 class Changes:
-    """Keeps a step true to its pair where attributes, buffers or modules change between steps.
+    """Keeps a recorded step valid where the pair's attributes, buffers or modules change between steps.
 
-    An attribute that changed is a constant of the recorded step, which is recorded anew; after several times the run
-    goes on eagerly. A buffer is an input of the step: setting its value costs nothing. A program that changes
-    attributes of its own when it is run is not recorded at all.
+    An attribute is a constant of the recorded step: when it changes, the step is recorded anew, and after several times
+    the run continues eagerly. A buffer is an input of the step: setting its value costs nothing. A program that changes
+    its own attributes when it runs is not recorded at all.
 
     Args:
         objective: the step.
-        optimizer: which has the parameters.
+        optimizer: of the parameters.
         example: a batch of the shape of every step.
         others: further captured functions of the pair.
     """
@@ -40,7 +40,7 @@ class Changes:
         self.objective, self.optimizer, self.example = objective, optimizer, example
         self.captured = (objective.captured, *others)
         self.recaptures = 0
-        structure(objective.pair, example)  # found before anything is recorded
+        structure(objective.pair, example)  # before anything is recorded
         self.side_effects = objective.side_effects(example)
         if self.side_effects and objective.captured.mode != "eager":
             self._run_eagerly(
@@ -49,10 +49,10 @@ class Changes:
         self.fingerprint = objective.reads()
 
     def __call__(self) -> None:
-        """Look, after callbacks have run.
+        """Take up changes after the callbacks.
 
         Raises:
-            FitError: a parameter was replaced, added or taken out; the optimiser does not know of it.
+            FitError: a parameter that the optimiser does not have: it was replaced or added.
         """
         current = self.objective.reads()
         names = [name for name in changed(self.fingerprint, current) if name not in self.side_effects]
@@ -105,7 +105,7 @@ class Changes:
                 )
         for name, parameter in before.items():
             if name not in current or not parameter.requires_grad:
-                parameter.grad = None  # taken out or frozen: the optimiser leaves it alone
+                parameter.grad = None  # removed or frozen: without a gradient the optimiser skips it
 
 
 def _enumerate(names: Sequence[str]) -> str:

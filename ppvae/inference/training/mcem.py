@@ -59,7 +59,7 @@ def fit_mcem(
     $$z_b \leftarrow \text{one HMC transition for } p_\theta(z \mid x_b),\qquad
       \theta \leftarrow \theta + \text{steps on } \frac{1}{M} \sum_b \nabla_\theta \log p_\theta(x_b, z_b)$$
 
-    The guide is not used: latents of every datum are kept from one visit to the next. The step size of HMC follows the
+    The guide is not used: latents of every datum persist from one visit to the next. The step size of HMC adapts to the
     acceptance during training. Not an online method: a datum's chain moves once an epoch.
 
     Args:
@@ -68,7 +68,7 @@ def fit_mcem(
         optimizer: as for :func:`ppvae.inference.fit`; the paper's is Adagrad.
         learning_rate: step size of a named optimiser.
         num_epochs: epochs.
-        batch_size: M, or None for all, as for the default on fewer than 100 data.
+        batch_size: M, or None for all data; the default takes all of fewer than 100.
         num_leapfrog: of one transition; the paper's is 10.
         num_updates: steps on the weights after each transition; the paper's is 5.
         target_acceptance: the paper's is 0.9.
@@ -135,7 +135,7 @@ def fit_mcem(
 
 
 class _Chains:
-    """The E-step: one HMC chain for every datum, kept from one visit to the next, and the step size that they share."""
+    """The E-step: a persistent HMC chain for every datum, and their common step size."""
 
     def __init__(
         self, pair: ModelGuidePair, coordinates: Any, num_leapfrog: int, target_acceptance: float, mode: Mode
@@ -157,11 +157,11 @@ class _Chains:
         self.u = torch.cat(starts)[:num_data].clone()
 
     def move(self, x: Data, index: Tensor) -> tuple[Tensor, float]:
-        """One transition of the chains of these data: where they are then, [M, d], and the mean acceptance."""
+        """One transition of the chains of these data: the new positions, [M, d], and the mean acceptance."""
         context: tuple[Any, ...] = (state_of(self.pair), x)
         u = self.u[index].unsqueeze(0).contiguous()
         scales = HMCParameters(u.new_full(u.shape[:-1], self.step_size), torch.ones_like(u[0]))
-        with evaluation_mode(self.pair):  # what is drawn from is one density, without dropout's noise
+        with evaluation_mode(self.pair):  # one density, without dropout's noise
             state, info = self._kernel(HMCState(u, *self._evaluate(u, *context)), draw_noise(u), scales, *context)
         acceptance = float(info.acceptance.mean())
         self.log_step += _GAIN * (acceptance - self.target_acceptance)

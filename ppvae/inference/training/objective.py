@@ -25,7 +25,7 @@ METRICS = ("elbo", "reconstruction", "kl", "global")
 
 
 class Step(NamedTuple):
-    """What one step yields.
+    """The result of one step.
 
     Attributes:
         metrics: elbo, reconstruction, KL and global part, in nats per datum, [4]; NaN where not known.
@@ -43,7 +43,7 @@ class Step(NamedTuple):
 
 
 class Objective:
-    r"""The bound of a minibatch as an estimate for the whole data set, and the gradient of what is descended.
+    r"""The bound of a minibatch as an estimate for the whole data set, and the gradient of the loss.
 
     $$\text{loss} = -\frac{1}{N}\left( \frac{N}{M} \sum_{b=1}^{M} \widetilde{\mathcal{L}}_b
       + \mathcal{L}_\text{global} + \log p(\theta) \right)$$
@@ -55,7 +55,7 @@ class Objective:
         elbo: an estimator of ours, or one of Pyro's own, which then runs eagerly.
         num_data: N.
         weight_prior: a distribution over single weights for MAP estimation, or None.
-        prior_names: the parameters that the weight prior is over.
+        prior_names: names of the parameters under the weight prior.
         clip_norm: largest norm of the gradient, or None.
         mode: mode of capture.
 
@@ -89,7 +89,7 @@ class Objective:
             if mode != "eager":
                 _log.info("%s of Pyro reads values back, so it runs eagerly", type(elbo).__name__)
             mode = "eager"
-        # What is trained: the pair, and beside it what the estimator itself learns, a baseline for instance.
+        # The module to train: the pair, with the estimator's own parameters, a baseline for instance.
         self.module: nn.Module = pair
         if isinstance(elbo, ELBO) and elbo.module is not None:
             self.module = PairWithEstimator(pair, elbo)
@@ -98,10 +98,10 @@ class Objective:
         self._step = capture(self._gradient, mode=mode, name="the training step")
 
     def check(self, x: Data) -> None:
-        """Refuse what would weight the global sites wrongly.
+        """Check the weight of the global sites.
 
         Raises:
-            PairError: an estimator of Pyro scales by what the programs state, and these state another N.
+            PairError: an estimator of Pyro scales by the programs' plate size, and that is another N.
         """
         shape = structure(self.pair, x, self.num_data if self.pair.accepts_num_data else None)
         if self.ours or not shape.global_latents:
@@ -120,7 +120,7 @@ class Objective:
             )
 
     def _plate_size(self, x: Data) -> int:
-        """N as the programs state it to an estimator of Pyro."""
+        """N in the programs' data plate, for an estimator of Pyro."""
         shape = structure(self.pair, x, self.num_data if self.pair.accepts_num_data else None)
         sizes = [info.data_plate_size for info in shape.observed if info.data_plate_size is not None]
         return sizes[0] if sizes else len(next(iter(_tensors(x))))
@@ -135,12 +135,12 @@ class Objective:
         self._constants.update(self.module.named_buffers())
 
     def reads(self) -> dict[str, Any]:
-        """What a step reads besides its tensors: the fingerprint of the pair, and the estimator's options."""
+        """The non-tensor inputs of a step: the fingerprint of the pair, and the estimator's options."""
         options = {f"elbo.{name}": value for name, value in vars(self.elbo).items() if isinstance(value, int | float)}
         return {**fingerprint(self.pair), **options}
 
     def side_effects(self, x: Data) -> list[str]:
-        """Names of what the programs change when they are run: a graph of them would miss it."""
+        """Names of the attributes that the programs change when they run, which a graph of them would miss."""
         before = fingerprint(self.pair)
         with torch.no_grad(), torch.random.fork_rng(), unchanged(self.module.buffers()):
             self._bound(self.module, x, torch.ones((), dtype=next(iter(self.module.parameters())).dtype))
@@ -153,7 +153,7 @@ class Objective:
 
     @property
     def fell_back(self) -> str:
-        """Why the step runs in a lesser mode than asked for; empty where it does not."""
+        """Why the step runs in another mode than the requested one; empty where it does not."""
         return self._step.fell_back
 
     def __call__(self, x: Data, kl_weight: Tensor) -> Step:
@@ -205,7 +205,7 @@ class Objective:
 
 
 class Diagnosis(NamedTuple):
-    """What is not finite.
+    """The source of a value that is not finite.
 
     Attributes:
         message: one clause.
@@ -219,12 +219,12 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(pair: ModelGuidePair, x: Data, gradients: Mapping[str, Tensor], random_state: Tensor) -> Diagnosis:
-    """Find what is not finite in a step, by drawing anew what the step drew.
+    """Find the source of a value that is not finite in a step, by repeating its draws.
 
     Args:
         pair: the pair, with the parameters that the step started from.
         x: the batch.
-        gradients: what the step found, by parameter name.
+        gradients: of the step, by parameter name.
         random_state: of PyTorch's CPU generator, before the step.
     """
     with torch.random.fork_rng():

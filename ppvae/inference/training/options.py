@@ -34,12 +34,12 @@ _OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when the validation bound has not risen for a while, and go back to the best parameters.
+    """Stop when the validation bound has not risen for some epochs, and restore the best parameters.
 
     Attributes:
         patience: epochs without a rise before training stops.
-        min_gain: what counts as a rise, in nats per datum.
-        restore_best: end with the parameters of the best epoch (not after Ctrl-C, so that the run can go on).
+        min_gain: the smallest rise that counts, in nats per datum.
+        restore_best: end with the parameters of the best epoch (not after Ctrl-C, so that the run can be resumed).
     """
 
     patience: int = 10
@@ -70,12 +70,12 @@ class KLWarmup:
             )
 
     def weight(self, epochs: float) -> float:
-        """The weight after so many epochs."""
+        """The weight after a number of epochs."""
         return min(1.0, self.start + (1 - self.start) * epochs / self.num_epochs)
 
 
 def rows_per_step(batch_size: int | None, num_data: int) -> int | None:
-    """The batch size to use; the default on fewer data than it has rows means all of them."""
+    """The effective batch size; the default on fewer data means None, all of them."""
     return None if batch_size == DEFAULT_BATCH_SIZE and num_data < DEFAULT_BATCH_SIZE else batch_size
 
 
@@ -86,7 +86,7 @@ def make_optimizer(
 
     Raises:
         PpvaeError: an unknown name, a learning rate that is not positive, a function that returns something else, or an
-            optimiser of Pyro that treats every parameter by itself.
+            optimiser of Pyro with options per parameter.
     """
     parameters = list(parameters)
     if isinstance(optimizer, PyroOptim):
@@ -101,7 +101,7 @@ def make_optimizer(
     rate: Any = learning_rate
     if not isinstance(rate, (int, float)) or not rate > 0:
         raise PpvaeError(f"learning_rate: expected a positive number, found {learning_rate!r}")
-    # One kernel for all parameters: the step of a small network is mostly launch time otherwise.
+    # One kernel for all parameters: otherwise the step of a small network is mostly launch time.
     return _OPTIMIZERS[optimizer](parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
 
 

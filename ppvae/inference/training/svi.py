@@ -65,8 +65,8 @@ def fit(
     $$\theta, \phi \leftarrow \text{ascent on } \frac{N}{M} \sum_{b=1}^{M} \widetilde{\mathcal{L}}(\theta, \phi; x_b)$$
 
     The pair is trained in place, without Pyro's global parameter store. The value and the gradient of a step are
-    captured once (:mod:`ppvae.core.compile`). What is reported is always the bound itself, in nats per datum, up is
-    better; warm-up, priors and surrogates do not enter it.
+    captured once (:mod:`ppvae.core.compile`). The reported number is always the bound itself, in nats per datum, higher
+    is better; warm-up, priors and surrogates do not enter it.
 
     Args:
         pair: the pair.
@@ -77,28 +77,28 @@ def fit(
             Pyro's with one set of options, ``pyro.optim.Adam({"lr": 1e-3})``.
         learning_rate: step size of a named optimiser.
         num_epochs: epochs.
-        batch_size: M, or None for all data at every step, as for the default on fewer than 100 data. A pair that has
+        batch_size: M, or None for all data at every step; the default takes all of fewer than 100. A pair that has
             parameters for every datum needs None.
         validation: held-out data; None for ``data.validation`` where the data set has it.
         schedule: a function from the optimiser to a torch schedule, stepped once an epoch.
         clip_norm: largest Euclidean norm of the gradient per datum.
         weight_prior: a distribution over single weights of the model, for MAP estimation; the paper's is Normal(0, 1).
-        kl_warmup: raise the KL's weight in the objective from a start to one.
+        kl_warmup: raises the KL's weight in the objective to one.
         early_stopping: stop when the validation bound no longer rises; needs validation data.
         seed: of minibatches and noise; the same seed, machine and thread count give the same numbers.
         device: "auto", "cpu", "cuda".
         compile: "auto" (compiled where the number of steps pays for it), "eager", "graph" or "compiled".
         callbacks: :class:`Callback` objects, or functions of the :class:`TrainingState`, called after each epoch. They
-            may change what the programs read: buffers at no cost, attributes by a step that is recorded anew.
+            may change what the programs read: buffers at no cost, attributes at the cost of recording the step anew.
         progress: show a bar on a terminal.
-        resume: a state from ``TrainingState.state_dict()`` to go on from.
+        resume: a state from ``TrainingState.state_dict()`` to resume from.
 
     Returns:
-        a :class:`Fit`. Ctrl-C ends training after the current step and is told by ``outcome``; nothing is lost. A
-        second Ctrl-C does not wait for the step.
+        a :class:`Fit`. Ctrl-C ends training after the current step, with the ``outcome`` "interrupted"; nothing is
+        lost. A second Ctrl-C does not wait for the step.
 
     Raises:
-        PairError, DataError: what was passed in breaks its contract.
+        PairError, DataError: the pair or the data break their contract.
         FitError: a value or gradient is not finite; parameters are as they were before that step. Or a callback
             replaced a parameter.
     """
@@ -161,7 +161,7 @@ def _names_of_model(pair: ModelGuidePair, x: Any) -> frozenset[str]:
 def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> BoundEvaluator:
     # Pyro's estimators give no per-datum terms; the bound they estimate is the same.
     ours = elbo if isinstance(elbo, ELBO) else TraceMeanFieldELBO(on_missing_kl="sample")
-    # An evaluation an epoch does not pay for a compiler run of its own.
+    # One evaluation per epoch does not pay for compilation.
     mode = "graph" if mode == "compiled" else mode
     return BoundEvaluator(pair, ours, calls=1, chunk_size=min(VALIDATION_CHUNK, len(data)), compile=mode)
 
@@ -223,7 +223,7 @@ class _Run:
             for callback in callbacks:
                 callback.on_end(state)
         restore = self.early_stopping is not None and self.early_stopping.restore_best
-        # What was interrupted goes on from where it was.
+        # An interrupted run keeps its current parameters, to be resumed.
         if restore and state.best_parameters and outcome.code != "interrupted":
             state.pair.load_state_dict(state.best_parameters)
         return Fit(state.history, outcome, state.best_epoch or None, state)
@@ -232,8 +232,8 @@ class _Run:
         state, steps = self.state, len(self.state.batches)
         on_step = any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)
         start, rows = time.perf_counter(), 0
-        # Not by the epoch of the batches, which is the next one after the last step: stopped there, in a callback or
-        # in the validation, the run goes on with the rest of this epoch.
+        # Not by the epoch of the batches, which after the last step is the next one: a run stopped there, in a callback
+        # or in the validation, resumes with the rest of this epoch.
         while state.steps_in_epoch < steps:
             with self.interruptions.step():
                 rows += self._step(self._kl_weight(state.steps_in_epoch))
@@ -284,8 +284,8 @@ class _Run:
     def _close_epoch(self, weight: float) -> None:
         estimate = None
         if self.validator is not None and self.held_out is not None:
-            # The same draws at every epoch: the curve shows the parameters, not the noise. It comes first: stopped
-            # here, nothing of the epoch is lost.
+            # The same draws at every epoch: the curve shows the parameters, not the noise. It comes first, so that an
+            # interruption here loses nothing of the epoch.
             estimate = self.validator(self.held_out, self.seed)
         with self.interruptions.step():
             self._write_row(weight, estimate)
@@ -334,7 +334,7 @@ class _Run:
     def _refuse(
         self, gradients: dict[str, Tensor], x: Any, index: Tensor, random_state: Tensor, kl_weight: float
     ) -> None:
-        """Say what was not finite; nothing has been touched yet."""
+        """Raise an error that names the source; no parameter has changed yet."""
         state = self.state
         diagnosis = diagnose(state.pair, x, gradients, random_state)
         rows = ", ".join(map(str, index[:8].tolist()))
