@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from .replicates import Parts, Replicator
-from ..execution.arguments import one_of, require_integer
+from ..execution.arguments import choose_name, require_integer
 from ..execution.placement import Compile
 from ...core import Data, ModelGuidePair, PairError, draw, simulate
 from ...core.errors import try_one_of
@@ -120,7 +120,7 @@ def aggregate_posterior(
     size = len(replicator)
     num = min(_MOST, -(-_ENOUGH // size)) if num_draws is None else num_draws
     require_integer("num_draws", num, 1)
-    name = one_of([info.name for info in replicator.shape.local_latents], site, "local latent site")
+    name = choose_name([info.name for info in replicator.shape.local_latents], site, "local latent site")
     if replicator.shape.site(name).is_a(Categorical):
         raise PairError(
             f"latent site {name!r} is categorical: its numbers are names, which have no mean and no order"

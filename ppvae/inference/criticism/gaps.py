@@ -187,7 +187,7 @@ def inference_gaps(
     options = {"device": device, "compile": compile, "memory_budget": memory_budget, "global_sites": global_sites}
     evidence = _evidence_of(pair, data, log_evidence, num_data, seed, progress, options)
     size = max(1, min(num_data, run.lanes // num_particles))
-    size = num_data if run.whole else size
+    size = num_data if run.needs_all_data else size
     run.chunks = -(-num_data // size)
 
     def bounds(chunk: Chunk) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..execution.arguments import one_of
+from ..execution.arguments import choose_name
 from ..execution.over_data import Chunk, OverData, over_chunks
 from ..execution.placement import Compile
 from ..execution.seeds import chunk_seed, seed_of
@@ -54,7 +54,7 @@ class Replicator(OverData):
             PairError: an unknown site, several and none named, or one whose distribution does not say its support.
         """
         names = [info.name for info in self.shape.observed if info.scope == "local"]
-        name = one_of(names, site, "observed site")
+        name = choose_name(names, site, "observed site")
         support = ""
 
         def values(x: Data) -> Parts:

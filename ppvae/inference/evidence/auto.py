@@ -97,7 +97,7 @@ class Auto(EvidenceMethod):
                 rows = (~good & (best.outcome != Outcome.NOT_FINITE)).nonzero()[:, 0]
                 if not len(rows):
                     break
-                rows_padded = torch.arange(batch, device=rows.device) if run.whole else _pad(rows, batch)
+                rows_padded = torch.arange(batch, device=rows.device) if run.needs_all_data else _pad(rows, batch)
                 again = method.estimate(run, rows_of(x, rows_padded))
                 place = (rows_padded[:, None] == rows).int().argmax(0)
                 new = Estimate(again[0][place], again[1][place], again[2][place], again[3][place], again[4][place], {})

@@ -105,10 +105,10 @@ def both_ways(draws: Draws, log_density: LogDensity, max_iterations: int) -> Bri
         log_density: unnormalised, at draws from the proposals: u [m, B, d] to [m, B], nats.
         max_iterations: of the fixed point.
     """
-    values, fresh, shared, sizes = [], [], [], []
+    values, fresh, of_posteriors, sizes = [], [], [], []
     converged = torch.ones_like(draws.good[0])
     usable = torch.ones_like(draws.good[0])
-    for fit, rest in halves(draws, crossed=True):
+    for fit, rest in halves(draws, exchange=True):
         keep = flat(fit.good.unsqueeze(1).expand(fit.log_density.shape))
         proposal = FittedNormal.of_draws(flat(fit.u), keep, 1.0)
         other = proposal.sample(rest.u.shape[0] * rest.u.shape[1], draws.u)
@@ -118,14 +118,14 @@ def both_ways(draws: Draws, log_density: LogDensity, max_iterations: int) -> Bri
         value, of_proposal, of_posterior, reached = _bridge(inside.double(), rest.good, log_ratio, size, max_iterations)
         values.append(value)
         fresh.append(of_proposal)
-        shared.append(of_posterior)
+        of_posteriors.append(of_posterior)
         sizes.append(size)
         converged &= reached
         usable &= fit.good.any(0) & rest.good.any(0)
     value = torch.stack(values).mean(0)
     # Draws from the proposals are independent; the errors of one half's fit and of the other half's average enter both
     # terms as the same product, so these errors add up linearly.
-    error = (torch.stack(fresh).mean(0) / 2 + torch.stack(shared).sqrt().mean(0).square()).sqrt()
+    error = (torch.stack(fresh).mean(0) / 2 + torch.stack(of_posteriors).sqrt().mean(0).square()).sqrt()
     outcome = torch.zeros_like(value, dtype=torch.int64)
     outcome[~converged] = Outcome.NOT_CONVERGED
     outcome[~torch.isfinite(value)] = Outcome.NOT_FINITE

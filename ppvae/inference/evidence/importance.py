@@ -13,7 +13,7 @@ from torch import Tensor
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .probe import FROM_GUIDE, FROM_PRIOR, from_prior, from_wide_guide, has_guide_density, judge_mass
 from .run import EvidenceRun
-from .sampled import collect, guide_weights, sampled_memory
+from .sampled import collect, guide_weights, sampling_memory
 from .weights import from_weights
 from ..execution.arguments import require_integer
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_guide, log_joint, structure
@@ -86,7 +86,7 @@ class ImportanceSampling(EvidenceMethod):
 
     def memory(self, run: EvidenceRun) -> Memory:
         """The log-weights stay; latents do not."""
-        return sampled_memory(run, self.num_samples)
+        return sampling_memory(run, self.num_samples)
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """L_K with its error, effective sample size and Pareto k."""

@@ -173,7 +173,7 @@ def _chunk_size(run: EvidenceRun, method: EvidenceMethod, num_data: int, limit: 
         )
     by_memory = 0.5 * run.memory_budget // max(memory.per_datum, 1.0)
     size = int(max(1, min(num_data, by_memory, run.lanes // memory.lanes, limit or num_data)))
-    if run.whole:
+    if run.needs_all_data:
         size = num_data
     run.chunks = -(-num_data // size)
     return size

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .run import EvidenceRun
-from .sampled import collect, sampled_memory
+from .sampled import collect, sampling_memory
 from .weights import from_weights
 from ..execution.arguments import require_integer
 from ...core import Data, ModelGuidePair, draw, log_joint
@@ -41,7 +41,7 @@ class PriorSampling(EvidenceMethod):
 
     def memory(self, run: EvidenceRun) -> Memory:
         """The log-weights stay; latents do not."""
-        return sampled_memory(run, self.num_samples)
+        return sampling_memory(run, self.num_samples)
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """The mean likelihood with its error, effective sample size and Pareto k."""

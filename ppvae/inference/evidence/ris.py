@@ -101,7 +101,7 @@ class RIS(EvidenceMethod):
         folds, k, usable = [], [], torch.ones_like(draws.good[0])
         uncovered = torch.zeros_like(draws.log_density[0, 0])
         densities = []
-        pairs = halves(draws, crossed=self.num_chains > 1) if self._density.fitted else [(draws, draws)]
+        pairs = halves(draws, exchange=self.num_chains > 1) if self._density.fitted else [(draws, draws)]
         for fit, held_out in pairs:
             log_q = self._density.fit(posterior, x, flat(fit.u), _keep(fit))
             densities.append(log_q)
@@ -154,8 +154,8 @@ class RIS(EvidenceMethod):
         return DENSITIES[self.density] if isinstance(self.density, str) else self.density
 
 
-def halves(draws: Draws, *, crossed: bool) -> list[tuple[Draws, Draws]]:
-    """Draws to fit to and draws to evaluate at; where crossed, also with their roles exchanged. One chain is halved."""
+def halves(draws: Draws, *, exchange: bool) -> list[tuple[Draws, Draws]]:
+    """Draws to fit to and draws to evaluate at; with exchange, also with their roles exchanged. One chain is halved."""
     chains, num = draws.u.shape[:2]
     if chains == 1:
         first = draws._replace(u=draws.u[:, : num // 2], log_density=draws.log_density[:, : num // 2])
@@ -165,7 +165,7 @@ def halves(draws: Draws, *, crossed: bool) -> list[tuple[Draws, Draws]]:
             Draws(draws.u[part], draws.log_density[part], draws.good[part], draws.info)
             for part in (slice(0, chains // 2), slice(chains // 2, None))
         )
-    return [(first, second), (second, first)] if crossed else [(first, second)]
+    return [(first, second), (second, first)] if exchange else [(first, second)]
 
 
 def judge_by_prior(estimate: Estimate, run: EvidenceRun, x: Data, draws: Draws) -> Estimate:

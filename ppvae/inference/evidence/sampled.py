@@ -17,7 +17,7 @@ _ONE_BY_ONE = 8
 _STEADY = 5  # log-weights, their float64 copy and the diagnostics' own copies, in units of eight bytes
 
 
-def sampled_memory(run: EvidenceRun, num_samples: int) -> Memory:
+def sampling_memory(run: EvidenceRun, num_samples: int) -> Memory:
     """The log-weights stay; at least one lane is computed at once."""
     return Memory(8.0 * _STEADY * num_samples + run.bytes_per_datum, run.bytes_per_lane, min(num_samples, _AT_ONCE))
 

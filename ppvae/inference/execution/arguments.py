@@ -47,7 +47,7 @@ def require_literal(name: str, value: Any, literal: Any) -> None:
         raise PpvaeError(f"unknown {name} {value!r}: {did_you_mean(str(value), get_args(literal))}")
 
 
-def one_of(names: list[str], site: str | None, what: str) -> str:
+def choose_name(names: list[str], site: str | None, what: str) -> str:
     """The name ``site`` if it is among the names; for None, the only name.
 
     Raises:

@@ -112,12 +112,12 @@ def sample_posterior(
         torch.manual_seed(seed_of(seed, "data"))
         data = like_pair(as_dataset(x, dtype=dtype_of(pair)).tensor(dtype=dtype_of(pair)), dtype_of(pair))
         data = to(data, where)
-        whole = check_all(pair, data)
-        work = _Work(pair, data, num_chains, options, start, global_sites, whole)
+        needs_all_data = check_all(pair, data)
+        work = _Work(pair, data, num_chains, options, start, global_sites, needs_all_data)
         calls = (num_warmup + num_samples) * _mean_length(options)
         prints = work.measure()
         size = data_per_chunk(memory_budget, prints["fixed"].peak, prints["datum"].peak, num_chains)
-        size = batch_size(data) if whole else size
+        size = batch_size(data) if needs_all_data else size
         num_chunks = -(-batch_size(data) // size)
         mode = choose_mode(compile, calls * num_chunks, prints["datum"].traffic * min(size, batch_size(data)))
         parts: list[ChunkDraws] = []
@@ -150,10 +150,10 @@ class _Work:
         options: Options,
         start: Start,
         global_sites: Mapping[str, Tensor] | Literal["mean"] | None,
-        whole: bool = False,
+        needs_all_data: bool = False,
     ) -> None:
-        self.whole = whole
-        first = x if whole else rows_of(x, torch.zeros(1, dtype=torch.int64))
+        self.needs_all_data = needs_all_data
+        first = x if needs_all_data else rows_of(x, torch.zeros(1, dtype=torch.int64))
         pair = hold_sites(pair, first, global_sites)
         self.coordinates = unconstrained(pair, first)
         self.pair, self.x, self.num_chains, self.options, self.start = pair, x, num_chains, options, start
@@ -191,14 +191,14 @@ class _Work:
     def measure(self) -> dict[str, Footprint]:
         """Memory of one leapfrog: for each datum with all its chains, and the constant part."""
         footprints = []
-        for size in (batch_size(self.x),) if self.whole else (2, 3):
+        for size in (batch_size(self.x),) if self.needs_all_data else (2, 3):
             index = torch.arange(size).clamp(max=batch_size(self.x) - 1)
             x = rows_of(self.x, index)
             u = start_positions(self.pair, x, self.coordinates, self.num_chains, self.start).contiguous()
             point = PhasePoint(u, u, u[..., 0], u, torch.ones_like(u[..., 0], dtype=torch.bool))
             context = (self.state, x)
             footprints.append(footprint(leapfrog(self.target), point, u[..., 0], u[0], *context))
-        if self.whole:
+        if self.needs_all_data:
             count = batch_size(self.x)
             return {
                 "datum": Footprint(footprints[0].peak // count, footprints[0].traffic // count),

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from ..execution.arguments import one_of, require_integer
+from ..execution.arguments import choose_name, require_integer
 from ..execution.over_data import OverData
 from ...core import Data, PairError, draw, predict, structure
 from ...core.conditioning import guide_as_model
@@ -52,4 +52,4 @@ def observed_site(work: OverData, site: str | None, exclude: Collection[str] = (
     """
     observed = structure(work.pair, work.example).observed
     names = [i.name for i in observed if i.scope == "local" and 0 not in i.event_shape and i.name not in exclude]
-    return one_of(names, site, "observed site")
+    return choose_name(names, site, "observed site")

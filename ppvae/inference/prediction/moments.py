@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..evidence.over_weights import weight_draws
-from ..execution.arguments import one_of
+from ..execution.arguments import choose_name
 from ..execution.over_data import OverData
 from ..execution.placement import Compile
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
@@ -81,7 +81,7 @@ def predictive_moments(
     work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
     few = work.example
     shape = structure(pair, few)
-    name = one_of([info.name for info in shape.observed], site, "observed site")
+    name = choose_name([info.name for info in shape.observed], site, "observed site")
     if not shape.global_latents:
         raise PairError(
             "the pair has no global latent, so nothing is unknown of its weights"

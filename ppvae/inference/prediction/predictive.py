@@ -10,7 +10,7 @@ from torch.distributions import Categorical
 
 from .guide_mean import GuideMean, observed_site
 from .joint import require_mean, require_simulable
-from ..execution.arguments import one_of, require_integer, require_literal
+from ..execution.arguments import choose_name, require_integer, require_literal
 from ..execution.over_data import OverData, rows_like
 from ..execution.placement import Compile, to
 from ...core import (
@@ -66,7 +66,7 @@ def embed(
     """
     work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     shape = structure(work.pair, work.example)
-    name = one_of([i.name for i in shape.local_latents], site, "local latent site")
+    name = choose_name([i.name for i in shape.local_latents], site, "local latent site")
     if shape.site(name).is_a(Categorical):
         raise PairError(
             f"site {name!r} is Categorical, and its classes are names: expected a latent that has a mean"
@@ -210,7 +210,7 @@ def decode(
     work = OverData(pair, rows, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     shape = structure(work.pair, work.example)
     if isinstance(latents, Tensor):
-        latents = {one_of([info.name for info in shape.local_latents], None, "local latent site"): latents}
+        latents = {choose_name([info.name for info in shape.local_latents], None, "local latent site"): latents}
     values, conditions = (to(part, work.device, work.dtype) for part in (latents, given or {}))
     name = observed_site(work, site, exclude=conditions)
     require_simulable(work.pair, work.example)
