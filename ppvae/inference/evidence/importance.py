@@ -46,7 +46,7 @@ class ImportanceSampling(EvidenceMethod):
         defensive: share of the draws that come from the prior, at least 0 and below 1.
 
     Raises:
-        PpvaeError: K no whole number, or below 1; a share out of range.
+        PpvaeError: K not a whole number, or below 1; a share out of range.
         PairError: defensive, and the guide has no density that can be evaluated at the prior's draws.
 
     >>> import torch

@@ -30,7 +30,7 @@ class PriorSampling(EvidenceMethod):
         num_samples: K, draws per datum.
 
     Raises:
-        PpvaeError: K no whole number, or below 1.
+        PpvaeError: K not a whole number, or below 1.
     """
 
     num_samples: int = 1000
