@@ -23,12 +23,12 @@ class NormalFit:
     r"""One normal $q = \mathcal{N}(\text{loc}, \text{scale}^2)$ fitted to a density p.
 
     Attributes:
-        divergence: what was minimised: "reverse" is KL(q || p), the ELBO's; "forward" is KL(p || q), wake-sleep's.
+        divergence: the objective: "reverse" is KL(q || p), the ELBO's; "forward" is KL(p || q), wake-sleep's.
         loc: mean of q.
         scale: standard deviation of q.
         reverse: KL(q || p) of the result, nats.
         forward: KL(p || q) of the result, nats.
-        optima: every local optimum found, (loc, scale, divergence), best first; the forward one has a single one.
+        optima: local optima, (loc, scale, divergence), best first; the forward divergence has one.
     """
 
     divergence: Divergence
@@ -59,7 +59,7 @@ def fit_normal(
     Args:
         log_density: normalised log p at points [G], differentiable.
         divergence: "reverse" for KL(q || p), "forward" for KL(p || q).
-        interval: an interval that holds all of p, to rounding.
+        interval: an interval that contains all of p, up to rounding.
         starts: (loc, scale) to start the reverse fit at; empty for nine places over the interval.
         num_points: G, points of the grid.
 
@@ -80,21 +80,21 @@ def fit_normal(
         p = log_p.exp()
         loc = torch.trapezoid(p * grid, grid) / mass
         scale = (torch.trapezoid(p * (grid - loc).square(), grid) / mass).sqrt()
-        found = [(float(loc), float(scale))]
+        optima = [(float(loc), float(scale))]
     elif divergence == "reverse":
         width = high - low
         places = starts or [(low + width * (i + 0.5) / 9, width / 20) for i in range(9)]
-        found = [_descend(log_density, grid, *place) for place in places]
+        optima = [_descend(log_density, grid, *place) for place in places]
     else:
         raise PpvaeError(f"divergence: expected 'reverse' or 'forward', found {divergence!r}")
-    scored = {}
-    for loc_, scale_ in found:
+    candidates = {}
+    for loc_, scale_ in optima:
         reverse, forward = divergences(log_density, loc_, scale_, interval=interval, num_points=num_points)
         value = reverse if divergence == "reverse" else forward
         key = (round(loc_ / scale_, 3), round(math.log(scale_), 3))
-        if math.isfinite(value) and key not in scored:
-            scored[key] = (loc_, scale_, value, reverse, forward)
-    best = sorted(scored.values(), key=lambda entry: entry[2])
+        if math.isfinite(value) and key not in candidates:
+            candidates[key] = (loc_, scale_, value, reverse, forward)
+    best = sorted(candidates.values(), key=lambda entry: entry[2])
     loc_, scale_, _, reverse, forward = best[0]
     return NormalFit(divergence, loc_, scale_, reverse, forward, tuple(entry[:3] for entry in best))
 
@@ -108,7 +108,7 @@ def divergences(
         log_density: normalised log p at points [G].
         loc: mean of q.
         scale: standard deviation of q.
-        interval: an interval that holds all of p, to rounding; q is integrated over ten of its scales instead.
+        interval: an interval that contains all of p, up to rounding; q is integrated over ten of its scales.
         num_points: points of the grid.
     """
     with torch.no_grad():
@@ -127,19 +127,19 @@ def _descend(log_density: LogDensity, grid: Tensor, loc: float, scale: float) ->
     noise = torch.linspace(-8, 8, 2001, dtype=torch.float64)
     weight = torch.exp(-0.5 * noise.square())
     weight = weight / weight.sum()
-    free = torch.tensor([loc, math.log(scale)], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([free], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+    parameters = torch.tensor([loc, math.log(scale)], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([parameters], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        z = free[0] + free[1].exp() * noise
-        objective = -free[1] - (weight * log_density(z)).sum()
+        z = parameters[0] + parameters[1].exp() * noise
+        objective = -parameters[1] - (weight * log_density(z)).sum()
         objective.backward()
         return objective
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return float(free[0].detach()), float(free[1].detach().exp())
+    return float(parameters[0].detach()), float(parameters[1].detach().exp())
 
 
 def _log_normal(x: Tensor, loc: float, scale: float) -> Tensor:

@@ -23,7 +23,7 @@ class GradientStatistics:
 
     Attributes:
         num_parameters: length of g.
-        signal: estimate of the norm of the mean gradient; the squared norm is estimated without bias and cut at zero.
+        signal: estimate of the norm of the mean gradient: the root of the unbiased squared norm, clipped at zero.
         variance: unbiased estimate of the trace of the covariance.
         variance_error: its standard error.
         snr: signal-to-noise ratio; infinite where the variance is zero and the signal is not.
@@ -82,11 +82,11 @@ class GradientNoise:
             signal = math.sqrt(max(float(gram[0, 0]) - variance / float(counts[0]), 0.0))
             return GradientStatistics(means.shape[1], signal, variance, math.nan, _ratio(signal, variance), math.nan)
         signal = _signal(gram)
-        leaving = []
-        for left in range(groups):
-            kept = torch.arange(groups) != left
-            leaving.append(_ratio(_signal(gram[kept][:, kept]), float(within[kept].mean())))
-        values = torch.tensor(leaving, dtype=torch.float64)
+        leave_one_out = []
+        for omitted in range(groups):
+            rest = torch.arange(groups) != omitted
+            leave_one_out.append(_ratio(_signal(gram[rest][:, rest]), float(within[rest].mean())))
+        values = torch.tensor(leave_one_out, dtype=torch.float64)
         jackknife = math.sqrt((groups - 1) / groups * float((values - values.mean()).square().sum()))
         return GradientStatistics(
             num_parameters=means.shape[1],

@@ -41,10 +41,10 @@ class EstimatorRow:
         variance: variance of one estimate of the bound of this batch, nats squared.
         variance_error: its standard error.
         bias: bound minus reference, nats per datum; NaN where there is no reference.
-        bias_error: standard error of it, the reference's included.
+        bias_error: its standard error, including the reference's.
         seconds: median wall-clock time of one step (value and gradient).
-        peak_memory: most bytes that the tensors of one eager step hold at once.
-        cost_adjusted_variance: variance x seconds: what a fixed time buys (Glynn & Whitt 1992).
+        peak_memory: most bytes of the tensors of one eager step at one time.
+        cost_adjusted_variance: variance x seconds, the variance at equal time (Glynn & Whitt 1992).
         mode: how the step ran: "eager", "graph" or "compiled".
     """
 
@@ -100,7 +100,7 @@ class Comparison:
         blocks: one row for each estimator, checkpoint and block of parameters.
         values: (checkpoint, estimator) to the bounds of all repeats, [R], nats per datum; repeat r has the same
             random numbers for every estimator.
-        reference: what the bias is against, in words; empty where there is none.
+        reference: description of the reference for the bias; empty where there is none.
         num_repeats: R.
         num_data: how many data the batch holds.
         seed: of all noise.
@@ -138,11 +138,11 @@ class Comparison:
 
     @property
     def checkpoints(self) -> list[str]:
-        """The labels of the states, in their order; one that is empty where there is one state."""
+        """The labels of the states, in their order; one empty label where there is one state."""
         return list(dict.fromkeys(row.checkpoint for row in self.estimators))
 
     def truth(self, checkpoint: str = "") -> float:
-        """What the bias is against at a checkpoint, nats per datum; NaN where there is no reference."""
+        """The reference for the bias at a checkpoint, nats per datum; NaN where there is none."""
         return next(row.bound - row.bias for row in self.estimators if row.checkpoint == checkpoint)
 
     def tidy(self) -> Any:

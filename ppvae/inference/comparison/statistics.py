@@ -1,4 +1,4 @@
-"""What a comparison says of repeated numbers and of repeated steps: means, variances, seconds, with their errors."""
+"""Statistics of repeated values and steps: means and variances with their errors, and seconds."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def seconds_of(
 ) -> dict[Key, list[float]]:
     """Seconds of one call of each step, round by round.
 
-    The steps take turns, so that what else the machine does is shared out.
+    The steps take turns, so that other load on the machine affects them equally.
 
     Args:
-        steps: what is called.
-        rounds: how often each has its turn.
-        calls: how often it is called then; their mean counts.
+        steps: functions to time.
+        rounds: timed rounds.
+        calls: calls of a step in a round; their mean counts.
         warm_up: rounds before, for capture and caches, that do not count.
-        device: where the steps run; a GPU is waited for.
+        device: where the steps run; a GPU is synchronised.
     """
-    taken: dict[Key, list[float]] = {key: [] for key in steps}
+    seconds: dict[Key, list[float]] = {key: [] for key in steps}
     for turn in range(warm_up + rounds):
         for key, step in steps.items():
-            started = _now(device)
+            start = _now(device)
             for _ in range(calls):
                 step()
             if turn >= warm_up:
-                taken[key].append((_now(device) - started) / calls)
-    return taken
+                seconds[key].append((_now(device) - start) / calls)
+    return seconds
 
 
 def _now(device: torch.device | None) -> float:

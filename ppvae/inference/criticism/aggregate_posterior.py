@@ -1,4 +1,4 @@
-"""Where the data lie in the latent space, all together, against where the prior says that they lie."""
+"""The aggregate posterior of all data in the latent space, compared with the prior."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from .replicates import Parts, Replicator
-from ..execution.arguments import one_of, require_whole
+from ..execution.arguments import choose_name, require_integer
 from ..execution.placement import Compile
 from ...core import Data, ModelGuidePair, PairError, draw, simulate
 from ...core.errors import try_one_of
@@ -38,8 +38,8 @@ class AggregatePosterior:
         prior_variance: of the prior, [Z].
         prior_variance_error: its error, [Z].
         distance: the Kolmogorov-Smirnov distance between the two, from 0 to 1, [Z].
-        distance_error: its error, where the two part most, [Z].
-        p_value: of a distance so large or larger if the two were one, from one draw a datum, [Z].
+        distance_error: its error, at the point where the two differ most, [Z].
+        p_value: probability of at least this distance if the two were equal, from one draw per datum, [Z].
         draws: of q(z), [S, N, Z].
         prior: draws of the prior, [S, N, Z].
     """
@@ -90,15 +90,15 @@ def aggregate_posterior(
 ) -> AggregatePosterior:
     r"""Compare the aggregate posterior with the prior, $\frac1N \sum_b q(z \mid x_b)$ against $p(z)$, by dimension.
 
-    Under the right model with the exact posterior the two are one, for data that are not too few. Where the prior has
-    mass that no datum uses (a hole), what is generated from there is unlike the data; where data lie outside of the
-    prior, they are never generated (Hoffman & Johnson 2016; Tomczak & Welling 2018, arXiv 1705.07120). Dimensions are
-    looked at one by one: a hole between them all is not seen here.
+    Under the right model with the exact posterior the two are equal, if the data are not too few. Draws from a region
+    where the prior has mass and no datum lies (a hole) decode to values unlike the data; data outside of the prior
+    are never generated (Hoffman & Johnson 2016; Tomczak & Welling 2018, arXiv 1705.07120). Limitation: dimensions are
+    compared one by one; a hole in their joint distribution goes unseen.
 
     Args:
         pair: the pair.
         data: held-out data, [N, *event].
-        num_draws: S, draws of every datum and of the prior; None for as many as make 20 000, at most 20.
+        num_draws: S, draws of every datum and of the prior; None for 20 000 in total, at most 20 per datum.
         site: a local latent site; None where there is one only.
         seed: of the draws.
         chunk_size: data at a time.
@@ -112,16 +112,16 @@ def aggregate_posterior(
     >>> from ppvae.models import FactorAnalysis
     >>> _ = torch.manual_seed(0)
     >>> pair = FactorAnalysis.from_parameters([0.0, 0.0, 0.0], [[2.0], [1.0], [0.5]], [0.5, 0.5, 0.5])
-    >>> found = aggregate_posterior(pair, pair.marginal().sample((500,)))
-    >>> bool((found.variance - 1).abs() < 4 * found.variance_error)
+    >>> result = aggregate_posterior(pair, pair.marginal().sample((500,)))
+    >>> bool((result.variance - 1).abs() < 4 * result.variance_error)
     True
     """
-    asked = Replicator(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
-    size = len(asked)
+    replicator = Replicator(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
+    size = len(replicator)
     num = min(_MOST, -(-_ENOUGH // size)) if num_draws is None else num_draws
-    require_whole("num_draws", num, 1)
-    name = one_of([info.name for info in asked.shape.local_latents], site, "local latent site")
-    if asked.shape.site(name).is_a(Categorical):
+    require_integer("num_draws", num, 1)
+    name = choose_name([info.name for info in replicator.shape.local_latents], site, "local latent site")
+    if replicator.shape.site(name).is_a(Categorical):
         raise PairError(
             f"latent site {name!r} is categorical: its numbers are names, which have no mean and no order"
             + try_one_of(
@@ -129,15 +129,15 @@ def aggregate_posterior(
                 "the counts of its draws: ppvae.core.draw(pair, x, 100)",
             )
         )
-    shape = next(info.shape for info in asked.shape.local_latents if info.name == name)
+    shape = next(info.shape for info in replicator.shape.local_latents if info.name == name)
 
     def both(batch: Data, beside: Parts) -> Parts:
-        q = draw(asked.pair, batch, 1).latents[name].reshape(-1, math.prod(shape))
-        return {"q": q, "p": simulate(asked.pair, batch).latents[name].reshape(q.shape)}
+        q = draw(replicator.pair, batch, 1).latents[name].reshape(-1, math.prod(shape))
+        return {"q": q, "p": simulate(replicator.pair, batch).latents[name].reshape(q.shape)}
 
-    found: list[Parts] = []
-    asked.each(both, num, found.append)
-    q, p = (torch.stack([part[key] for part in found]).float() for key in ("q", "p"))
+    parts: list[Parts] = []
+    replicator.each(both, num, parts.append)
+    q, p = (torch.stack([part[key] for part in parts]).float() for key in ("q", "p"))
     mean, mean_error, variance, variance_error = _moments(q, by_datum=True)
     prior_mean, prior_mean_error, prior_variance, prior_variance_error = _moments(p, by_datum=False)
     columns = [_distance(q[..., i], p[..., i]) for i in range(q.shape[-1])]
@@ -170,20 +170,20 @@ def _moments(z: Tensor, *, by_datum: bool) -> tuple[Tensor, Tensor, Tensor, Tens
     squares = (z - mean).square().mean(0)
     # The mean was estimated from the same data.
     variance = squares.mean(0) * (count / (count - 1) if count > 1 else 1.0)
-    spread = [value.std(0) / math.sqrt(count) if count > 1 else mean * math.nan for value in (z.mean(0), squares)]
-    return mean, spread[0], variance, spread[1]
+    errors = [value.std(0) / math.sqrt(count) if count > 1 else mean * math.nan for value in (z.mean(0), squares)]
+    return mean, errors[0], variance, errors[1]
 
 
 def _distance(q: Tensor, p: Tensor) -> tuple[float, float, float]:
     """Kolmogorov-Smirnov distance of draws [S, N] from those of the prior, its error, and the p-value."""
     from scipy.stats import ks_2samp
 
-    whole: Any = ks_2samp(q.flatten().numpy(), p.flatten().numpy(), method="asymp")
-    at = float(whole.statistic_location)
+    test: Any = ks_2samp(q.flatten().numpy(), p.flatten().numpy(), method="asymp")
+    at = float(test.statistic_location)
     below = (q <= at).double().mean(0)  # of every datum's draws
     prior = float((p <= at).double().mean())
-    spread = float(below.var()) if len(below) > 1 else math.nan
-    error = math.sqrt(spread / len(below) + prior * (1 - prior) / p.numel())
-    # Draws of one datum are alike: only one of each is an independent draw of the aggregate posterior.
+    variance = float(below.var()) if len(below) > 1 else math.nan
+    error = math.sqrt(variance / len(below) + prior * (1 - prior) / p.numel())
+    # Draws of one datum are dependent: only one of each is an independent draw of the aggregate posterior.
     single: Any = ks_2samp(q[0].numpy(), p.flatten().numpy(), method="asymp")
-    return float(whole.statistic), error, float(single.pvalue)
+    return float(test.statistic), error, float(single.pvalue)

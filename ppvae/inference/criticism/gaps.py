@@ -1,4 +1,4 @@
-r"""What the bound leaves out: log p(x) = ELBO + KL(q || posterior), as numbers, and where the KL comes from."""
+r"""The gap between log p(x) and the ELBO, KL(q || posterior), and its two sources."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Gaps:
 
     @property
     def approximation(self) -> Tensor:
-        """Approximation gap, log p(x) - ELBO of the best Gaussian, [B]: what no Gaussian of the family can reach."""
+        """Approximation gap, log p(x) - ELBO of the best Gaussian, [B]: the part that no Gaussian can close."""
         return self.log_evidence - self.best_elbo
 
     @property
@@ -100,9 +100,9 @@ class Gaps:
 
     @property
     def amortization(self) -> Tensor:
-        """Amortisation gap, the rest, [B]: what the guide loses by not being fitted to this datum.
+        """Amortisation gap, the rest, [B]: the loss because the guide is not fitted to this datum.
 
-        Below zero where the guide's family holds more than the Gaussian's.
+        Below zero where the guide's family is richer than the Gaussian.
         """
         return self.best_elbo - self.elbo
 
@@ -113,11 +113,11 @@ class Gaps:
 
     def summary(self) -> str:
         """The three gaps, averaged over the data that have an evidence, with their Monte Carlo errors."""
-        known = torch.isfinite(self.log_evidence)
-        lines = [f"gaps in nats per datum, mean over {int(known.sum())} of {len(self)} data ({self.family} Gaussian)"]
+        finite = torch.isfinite(self.log_evidence)
+        lines = [f"gaps in nats per datum, mean over {int(finite.sum())} of {len(self)} data ({self.family} Gaussian)"]
         for name in ("inference", "approximation", "amortization"):
-            value = getattr(self, name)[known].double()
-            error = getattr(self, f"{name}_error")[known].double()
+            value = getattr(self, name)[finite].double()
+            error = getattr(self, f"{name}_error")[finite].double()
             lines.append(f"  {name:<14}{value.mean():8.4f} ± {error.square().sum().sqrt() / max(len(error), 1):.4f}")
         return "\n".join(lines)
 
@@ -149,12 +149,12 @@ def inference_gaps(
     r"""Split the gap between log p(x) and the bound into approximation and amortisation.
 
     Cremer, Li & Duvenaud 2018 (arXiv 1801.03558). The best Gaussian of every datum, in unconstrained coordinates, is
-    found by Adam on its own bound, all data at once, from the guide's mean and spread; with the path derivative of
-    Roeder, Wu & Duvenaud 2017 (arXiv 1703.09194), which has no variance at the optimum of a family that holds the
+    fitted by Adam to its own bound, all data at once, from the guide's mean and scale; with the path derivative of
+    Roeder, Wu & Duvenaud 2017 (arXiv 1703.09194), which has no variance at the optimum of a family that contains the
     posterior.
 
-    Limitations: $q^*$ is a local optimum, found to the optimiser's precision, so that the approximation gap is if
-    anything too large; and an estimate of log p(x) below the truth makes it too small: use one of known side.
+    Limitations: $q^*$ is a local optimum, up to the optimiser's precision, which makes the approximation gap too large
+    if anything; an estimate of log p(x) below the truth makes it too small: use a method whose side is known.
 
     Args:
         pair: the pair.
@@ -185,42 +185,44 @@ def inference_gaps(
     run, data = prepare(pair, x, seed, device, compile, memory_budget, global_sites)
     num_data = batch_size(data)
     options = {"device": device, "compile": compile, "memory_budget": memory_budget, "global_sites": global_sites}
-    known = _evidence_of(pair, data, log_evidence, num_data, seed, progress, options)
+    evidence = _evidence_of(pair, data, log_evidence, num_data, seed, progress, options)
     size = max(1, min(num_data, run.lanes // num_particles))
-    size = num_data if run.whole else size
+    size = num_data if run.needs_all_data else size
     run.chunks = -(-num_data // size)
 
     def bounds(chunk: Chunk) -> Tensor:
         batch = to(rows_of(data, chunk.rows), run.device)
-        found = _bounds(run, batch, family, num_steps, num_particles, learning_rate)
-        return torch.stack(list(found))[:, : chunk.valid].to("cpu", run.dtype)
+        columns = _bounds(run, batch, family, num_steps, num_particles, learning_rate)
+        return torch.stack(list(columns))[:, : chunk.valid].to("cpu", run.dtype)
 
     parts = over_chunks(num_data, size, bounds, seed=seed, device=run.device)
     elbo, elbo_error, best, best_error = torch.cat(parts, 1)
-    return Gaps(known.log_evidence, known.standard_error, elbo, elbo_error, best, best_error, family, known.outcome)
+    return Gaps(
+        evidence.log_evidence, evidence.standard_error, elbo, elbo_error, best, best_error, family, evidence.outcome
+    )
 
 
 def _evidence_of(
     pair: ModelGuidePair,
     x: Data,
-    given: Evidence | Tensor | EvidenceMethod | None,
+    evidence: Evidence | Tensor | EvidenceMethod | None,
     num_data: int,
     seed: int,
     progress: bool,
     options: dict[str, Any],
 ) -> Evidence:
-    if given is None or isinstance(given, EvidenceMethod):
-        return log_evidence(pair, x, method=given or BridgeSampling(), seed=seed, progress=progress, **options)
-    if isinstance(given, Tensor):
-        value = given.detach().cpu()
+    if evidence is None or isinstance(evidence, EvidenceMethod):
+        return log_evidence(pair, x, method=evidence or BridgeSampling(), seed=seed, progress=progress, **options)
+    if isinstance(evidence, Tensor):
+        value = evidence.detach().cpu()
         zero, nan = torch.zeros_like(value), torch.full_like(value, math.nan)
-        given = Evidence(value, zero, nan, nan, "exact", torch.zeros_like(value, dtype=torch.int64), "given")
-    if len(given) != num_data:
+        evidence = Evidence(value, zero, nan, nan, "exact", torch.zeros_like(value, dtype=torch.int64), "given")
+    if len(evidence) != num_data:
         raise DataError(
-            f"inference_gaps: expected an evidence for each of {num_data} data, found {len(given)}"
+            f"inference_gaps: expected an evidence for each of {num_data} data, found {len(evidence)}"
             + try_one_of("the evidence of the same data, in the same order")
         )
-    return given
+    return evidence
 
 
 def _bounds(
@@ -246,7 +248,7 @@ def _best_gaussian(
     q = Gaussian(u.mean(0).nan_to_num(0.0), scale.log(), u.new_zeros(*u.shape[1:], dim))
     # Steps are taken in units of the guide's spread, so that one learning rate serves every datum.
     unit = Gaussian(scale, torch.ones_like(scale), scale.unsqueeze(-1).expand(q.below.shape))
-    free = torch.ones(dim, dim, dtype=u.dtype, device=u.device).tril(-1) * (family == "full")
+    mask = torch.ones(dim, dim, dtype=u.dtype, device=u.device).tril(-1) * (family == "full")
     step = run.remember(
         "bound of a Gaussian",
         lambda x, q, noise: _path_gradient(posterior, x, q, noise),
@@ -260,11 +262,11 @@ def _best_gaussian(
     for _ in range(num_steps):
         current = Gaussian(*(v + s * p for v, s, p in zip(q, unit, parameters, strict=True)))
         gradient = step(x, current, torch.randn_like(noise_like))
-        for parameter, scaled, part in zip(parameters, unit, gradient, strict=True):
-            # A particle at an impossible place must not throw its datum off for good.
-            parameter.grad = -(scaled * part).nan_to_num(0.0, 0.0, 0.0)
+        for parameter, factor, part in zip(parameters, unit, gradient, strict=True):
+            # A particle where the density is zero must not spoil its datum's parameters.
+            parameter.grad = -(factor * part).nan_to_num(0.0, 0.0, 0.0)
         assert parameters[2].grad is not None
-        parameters[2].grad *= free
+        parameters[2].grad *= mask
         optimizer.step()
         schedule.step()
     return Gaussian(*(v + s * p for v, s, p in zip(q, unit, parameters, strict=True)))
@@ -276,8 +278,8 @@ def _path_gradient(posterior: Posterior, x: Data, q: Gaussian, noise: Tensor) ->
         u = leaves.place(noise)
         # The score term is left out: q is a constant in the density, a variable in the place.
         loc, log_scale, below = (value.detach() for value in q)
-        centred = (u - loc).unsqueeze(-1)
+        deviation = (u - loc).unsqueeze(-1)
         factor = torch.diag_embed(log_scale.exp()) + below
-        back = torch.linalg.solve_triangular(factor, centred, upper=False).squeeze(-1)
+        back = torch.linalg.solve_triangular(factor, deviation, upper=False).squeeze(-1)
         bound = (posterior.density(x, u) + 0.5 * back.square().sum(-1)).mean(0).sum()
         return list(torch.autograd.grad(bound, list(leaves)))

@@ -62,7 +62,7 @@ class PredictiveCheck:
 
     @property
     def z_score(self) -> float:
-        """How many standard deviations of the replicates the data lie above their mean."""
+        """Distance of the data above the replicates' mean, in standard deviations of the replicates."""
         spread = float(self.differences.std())
         distance = -float(self.differences.mean())
         if spread <= _TIE * max(abs(self.observed), abs(distance)):
@@ -97,7 +97,7 @@ class PosteriorChecks(Mapping[str, PredictiveCheck]):
         num_data: N, the size of the data and of every replicate.
         num_replicates: R.
         seed: of the draws.
-        notes: what the numbers do not say by themselves.
+        notes: remarks for the reader of the numbers.
     """
 
     checks: Mapping[str, PredictiveCheck]
@@ -150,37 +150,37 @@ def posterior_checks(
     device: str = "auto",
     compile: Compile = "auto",
 ) -> PosteriorChecks:
-    r"""Compare data with data sets of the same size that the model makes, by test quantities T.
+    r"""Compare data with data sets of the same size that the model generates, by test quantities T.
 
     $$p_T = P\bigl(T(x^\text{rep}) > T(x)\bigr) + \tfrac12 P\bigl(T(x^\text{rep}) = T(x)\bigr)$$
 
     ``source="prior"``: $z_b \sim p(z),\ x^\text{rep}_b \sim p(x \mid z_b)$, whole data sets that the trained model
-    generates. For held-out data and the right parameters, $p_T$ is uniform. It is a check of *this* model, its
-    parameters included: where they were fitted to few data, their error shows in it too.
+    generates. For held-out data and the right parameters, $p_T$ is uniform. It checks *this* model with its
+    parameters: where they were fitted to few data, their error shows in it too.
 
     ``source="posterior"``: $z_b \sim q(z \mid x_b),\ x^\text{rep}_b \sim p(x \mid z_b)$, every datum again from its own
     latents. A discrepancy $T(x, z)$ is then compared at the same draw of z (Gelman, Meng & Stern 1996): the log
     likelihood $\log p(x_b \mid z_b)$ and, where the likelihood has a density, the chi-square
-    $\sum_i (x_{bi} - \mathrm{E}[x_i \mid z_b])^2 / \mathrm{Var}[x_i \mid z_b]$. Data are used twice here, once to find
-    z and once to be compared, so such a p-value is **conservative, not uniform**: under the right model it gathers
-    around one half (Meng 1994; Gelman et al. 2013, *Bayesian Data Analysis*, chapter 6). Near 0 or 1 it tells of a
-    misfit; near one half it tells little.
+    $\sum_i (x_{bi} - \mathrm{E}[x_i \mid z_b])^2 / \mathrm{Var}[x_i \mid z_b]$. The data are used twice here, for z
+    and for the comparison, so such a p-value is **conservative, not uniform**: under the right model it concentrates
+    around one half (Meng 1994; Gelman et al. 2013, *Bayesian Data Analysis*, chapter 6). Near 0 or 1 it shows a
+    misfit; near one half it shows little.
 
     With several observed sites, those of a replicate are drawn together under "prior"; under "posterior" the other
     sites keep the datum's values.
 
-    Weights with a posterior are drawn anew for every replicate, so their uncertainty is part of its spread. Values that
-    the model masks are compared like all others: leave their rows out of the data.
+    Weights with a posterior are drawn anew for every replicate, so the replicates include their uncertainty. Values
+    that the model masks are compared like all others: leave their rows out of the data.
 
     Args:
         pair: the pair.
-        data: data that it was not fitted to, [N, *event].
-        statistics: name to function from a data set [N, *event], float64, to a number for each datum, [N] (whose
-            mean is compared, and each datum too), or to one number; None for quantities that fit the kind of values:
+        data: held-out data, [N, *event].
+        statistics: name to function from a data set [N, *event], float64, to a number for each datum, [N] (of which
+            the mean and each datum are compared), or to one number; None for quantities by the type of the values:
             means, spreads, extremes, shares of classes, change between neighbouring pixels, nearest neighbours.
         num_replicates: R.
         source: "prior" or "posterior".
-        discrepancies: add those that need z, under "posterior".
+        discrepancies: add the discrepancies, which depend on z, under "posterior".
         site: an observed site; None where there is one only.
         seed: of the draws.
         chunk_size: data at a time.
@@ -196,99 +196,101 @@ def posterior_checks(
     >>> _ = torch.manual_seed(0)
     >>> pair = FactorAnalysis.from_parameters([0.0, 0.0, 0.0], [[1.0], [0.5], [0.2]], [0.5, 0.5, 0.5])
     >>> x = 2 * pair.marginal().sample((100,))  # twice as wide as the model says
-    >>> found = posterior_checks(pair, x, num_replicates=100)
-    >>> found["spread within a datum"].p_value, found["spread within a datum"].z_score > 5
+    >>> checks = posterior_checks(pair, x, num_replicates=100)
+    >>> checks["spread within a datum"].p_value, checks["spread within a datum"].z_score > 5
     (0.0, True)
     """
     if source not in get_args(Source):
         raise PpvaeError(f"source: {did_you_mean(str(source), get_args(Source))}")
     if num_replicates < 2:
         raise PpvaeError(f"num_replicates: expected at least 2, found {num_replicates}")
-    asked = Replicator(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
+    replicator = Replicator(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        info, support, values = asked.observed(site)
+        info, support, values = replicator.observed(site)
         if source == "prior":
-            asked.draw_weights()
-            require_simulable(asked.pair, asked.example)
+            replicator.draw_weights()
+            require_simulable(replicator.pair, replicator.example)
     x = values.cpu()
-    quantities = statistics if statistics is not None else default_quantities(x, info, support, asked.data.image_shape)
+    quantities = (
+        statistics if statistics is not None else default_quantities(x, info, support, replicator.data.image_shape)
+    )
     observed = evaluate_quantities(quantities, x, "observed")
-    realised = _Realised(asked, info.name, x) if source == "posterior" and discrepancies else None
+    discrepancy = _Discrepancies(replicator, info.name, x) if source == "posterior" and discrepancies else None
     name = info.name
 
     def replicate(batch: Data, beside: Parts) -> Parts:
         if source == "prior":
-            return {"x": simulate(asked.pair, batch).observed[name].reshape(-1, *info.shape)}
-        drawn = draw(asked.pair, batch, 1).latents
-        z = {i.name: drawn[i.name] for i in asked.shape.local_latents}
-        new = predict(asked.pair, batch, z, kind="sample")[name].reshape(-1, *info.shape)
-        return {"x": new, **(realised(batch, z, beside["x"], new) if realised is not None else {})}
+            return {"x": simulate(replicator.pair, batch).observed[name].reshape(-1, *info.shape)}
+        latents = draw(replicator.pair, batch, 1).latents
+        z = {i.name: latents[i.name] for i in replicator.shape.local_latents}
+        new = predict(replicator.pair, batch, z, kind="sample")[name].reshape(-1, *info.shape)
+        return {"x": new, **(discrepancy(batch, z, beside["x"], new) if discrepancy is not None else {})}
 
-    tally = _Tally(len(asked), observed)
+    tally = _Tally(len(replicator), observed)
 
-    def visit(found: Parts) -> None:
-        tally.add(evaluate_quantities(quantities, found["x"], "replicated"), found)
+    def visit(parts: Parts) -> None:
+        tally.add(evaluate_quantities(quantities, parts["x"], "replicated"), parts)
 
-    asked.each(replicate, num_replicates, visit, beside=None if realised is None else {"x": values})
+    replicator.each(replicate, num_replicates, visit, beside=None if discrepancy is None else {"x": values})
     notes: tuple[str, ...] = ()
     if info.opted_out and bool(((x != 0) & (x != 1)).any()):
         notes = ("the data are grey, and what a Bernoulli draws is zero or one: they differ by construction",)
-    return PosteriorChecks(tally.checks(), source, name, len(asked), num_replicates, seed, notes)
+    return PosteriorChecks(tally.checks(), source, name, len(replicator), num_replicates, seed, notes)
 
 
-class _Realised:
+class _Discrepancies:
     """Discrepancies T(x, z) of the data and of a replicate at the same z."""
 
-    def __init__(self, asked: Replicator, name: str, x: Tensor) -> None:
-        self.asked, self.name = asked, name
+    def __init__(self, replicator: Replicator, name: str, x: Tensor) -> None:
+        self.replicator, self.name = replicator, name
         self.new: Parts = {}
-        pair = asked.original
+        pair = replicator.original
         self.again = DerivedPair(
             pair,
-            model=lambda x, n: pyro.condition(pair.model, data={**asked.weights, **self.new})(x, n),
-            guide=asked.pair.guide,
+            model=lambda x, n: pyro.condition(pair.model, data={**replicator.weights, **self.new})(x, n),
+            guide=replicator.pair.guide,
         )
         self.chi_square = x.is_floating_point() and self._has_moments()
 
     def __call__(self, batch: Data, z: Mapping[str, Tensor], x: Tensor, new: Tensor) -> Parts:
         """Of the data and of the replicate, [B] each."""
-        shape = structure(self.asked.pair, batch)
-        found = {f"{LOG_LIKELIHOOD}/data": log_joint(self.asked.pair, batch, z).observed}
-        self.new[self.name] = to_pyro(new[None], self.asked.shape.site(self.name), shape.nesting)
+        shape = structure(self.replicator.pair, batch)
+        values = {f"{LOG_LIKELIHOOD}/data": log_joint(self.replicator.pair, batch, z).observed}
+        self.new[self.name] = to_pyro(new[None], self.replicator.shape.site(self.name), shape.nesting)
         try:
-            found[f"{LOG_LIKELIHOOD}/replicate"] = log_joint(self.again, batch, z).observed
+            values[f"{LOG_LIKELIHOOD}/replicate"] = log_joint(self.again, batch, z).observed
         finally:
             self.new.clear()
         if self.chi_square:
             mean, variance = (
-                predict(self.asked.pair, batch, z, kind=kind, sites=(self.name,))[self.name].reshape(new.shape)
+                predict(self.replicator.pair, batch, z, kind=kind, sites=(self.name,))[self.name].reshape(new.shape)
                 for kind in ("mean", "variance")
             )
             for which, value in (("data", x), ("replicate", new)):
-                found[f"{CHI_SQUARE}/{which}"] = ((value - mean).square() / variance).reshape(len(new), -1).sum(1)
-        return {key: value.reshape(len(new)) for key, value in found.items()}
+                values[f"{CHI_SQUARE}/{which}"] = ((value - mean).square() / variance).reshape(len(new), -1).sum(1)
+        return {key: value.reshape(len(new)) for key, value in values.items()}
 
     def _has_moments(self) -> bool:
-        """Whether mean and variance are known and finite; of a coin, one rare outcome would outweigh all else."""
-        info = self.asked.shape.site(self.name)
+        """Whether mean and variance are known and finite; not for Bernoulli, where one rare value would dominate."""
+        info = self.replicator.shape.site(self.name)
         if info.is_a(Bernoulli, Categorical):
             return False
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            few = self.asked.example
-            drawn = draw(self.asked.original, few, 1).latents
-            z = {i.name: drawn[i.name] for i in self.asked.shape.model_latents}
+            few = self.replicator.example
+            latents = draw(self.replicator.original, few, 1).latents
+            z = {i.name: latents[i.name] for i in self.replicator.shape.model_latents}
             try:
-                variance = predict(self.asked.original, few, z, kind="variance", sites=(self.name,))[self.name]
-                mean = predict(self.asked.original, few, z, kind="mean", sites=(self.name,))[self.name]
+                variance = predict(self.replicator.original, few, z, kind="variance", sites=(self.name,))[self.name]
+                mean = predict(self.replicator.original, few, z, kind="mean", sites=(self.name,))[self.name]
             except PairError:
                 return False
         return bool(torch.isfinite(mean).all() and torch.isfinite(variance).all() and (variance > 0).all())
 
 
 class _Tally:
-    """Adds up replicates: of each only the values of the quantities are kept."""
+    """Adds up replicates; stores only the values of their quantities."""
 
     def __init__(self, size: int, observed: Mapping[str, tuple[float, Tensor | None]]) -> None:
         self.size, self.observed = size, observed
@@ -296,40 +298,44 @@ class _Tally:
         self.data: dict[str, list[float]] = {}
         self.scores: dict[str, Tensor] = {}
 
-    def add(self, values: Mapping[str, tuple[float, Tensor | None]], found: Parts) -> None:
+    def add(self, values: Mapping[str, tuple[float, Tensor | None]], parts: Parts) -> None:
         """One more replicate."""
         for name, (value, each) in values.items():
             self.replicated[name].append(value)
-            mine = self.observed[name][1]
-            if mine is not None and each is not None:
-                self._score(name, each, mine)
+            data = self.observed[name][1]
+            if data is not None and each is not None:
+                self._score(name, each, data)
         for name in (LOG_LIKELIHOOD, CHI_SQUARE):
-            if f"{name}/data" in found:
-                mine, new = found[f"{name}/data"].double(), found[f"{name}/replicate"].double()
-                self.data.setdefault(name, []).append(float(mine.mean()))
+            if f"{name}/data" in parts:
+                data, new = parts[f"{name}/data"].double(), parts[f"{name}/replicate"].double()
+                self.data.setdefault(name, []).append(float(data.mean()))
                 self.replicated.setdefault(name, []).append(float(new.mean()))
-                self._score(name, new, mine)
+                self._score(name, new, data)
 
-    def _score(self, name: str, new: Tensor, mine: Tensor) -> None:
-        known = self.scores.get(name)
-        score = _score(new - mine, mine)
-        self.scores[name] = score if known is None else known + score
+    def _score(self, name: str, new: Tensor, data: Tensor) -> None:
+        total = self.scores.get(name)
+        score = _score(new - data, data)
+        self.scores[name] = score if total is None else total + score
 
     def checks(self) -> dict[str, PredictiveCheck]:
-        """What has been added up."""
+        """The checks over all replicates so far."""
         result = {}
         for name, values in self.replicated.items():
             replicated = torch.tensor(values, dtype=torch.float64)
-            mine = torch.tensor(self.data[name] if name in self.data else self.observed[name][0], dtype=torch.float64)
+            data = torch.tensor(self.data[name] if name in self.data else self.observed[name][0], dtype=torch.float64)
             each = self.scores.get(name)
             result[name] = PredictiveCheck(
-                name, float(mine.mean()), replicated, replicated - mine, None if each is None else each / len(values)
+                name,
+                float(data.mean()),
+                replicated,
+                replicated - data,
+                None if each is None else each / len(values),
             )
         return result
 
 
 def _score(differences: Tensor, scale: Tensor | float) -> Tensor:
-    """One where a replicate lies above, a half where it is level up to rounding, zero below; NaN where it is none."""
+    """One where a replicate lies above, a half where it is equal up to rounding, zero below; NaN for NaN."""
     tie = _TIE * torch.as_tensor(scale, dtype=torch.float64).abs()
     score = (differences > tie).double() + 0.5 * (differences.abs() <= tie).double()
     return score.masked_fill(differences.isnan(), math.nan)

@@ -1,4 +1,4 @@
-"""What data sets are compared by: test quantities T(x) that fit the space of the values."""
+"""Test quantities T(x) for comparing data sets, by the space of the values."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Quantity = Callable[[Tensor], Any]
 """From a data set [N, *event], float64, to a number for every datum, [N], or to one number."""
 
 _NEIGHBOURS = 300
-"""Data among which nearest neighbours are looked for: the work grows with the square."""
+"""Data for the search of nearest neighbours: the work grows with the square."""
 _CLASSES = 4
 
 
 def default_quantities(
     observed: Tensor, info: SiteInfo, support: str, image_shape: tuple[int, ...] | None = None
 ) -> dict[str, Quantity]:
-    """Test quantities for data of this kind.
+    """Test quantities for data of this type.
 
     Args:
         observed: the data, [N, *event].
         info: the observed site.
-        support: where its values lie, as :func:`ppvae.core.density.observed_support` calls it.
-        image_shape: how rows are pictures, if they are.
+        support: its support, as :func:`ppvae.core.density.observed_support` names it.
+        image_shape: shape of a row as an image, if it is one.
     """
     event = observed.shape[1:]
     many, several = event.numel() > 1, len(observed) > 1
@@ -54,9 +54,9 @@ def default_quantities(
     if not binary:
         quantities["smallest value"] = lambda x: x.min()
         quantities["largest value"] = lambda x: x.max()
-    # A site may hold a part of the picture only: one time step, one half.
-    whole = image_shape is not None and math.prod(image_shape) == event.numel()
-    shape = image_shape if image_shape is not None and whole else tuple(event)
+    # A site may be a part of the image only: one time step, one half.
+    is_image = image_shape is not None and math.prod(image_shape) == event.numel()
+    shape = image_shape if image_shape is not None and is_image else tuple(event)
     if many and len(shape) >= 2:
         channels_last = len(shape) == 3 and shape[-1] in (1, 3) and shape[0] not in (1, 3)
         quantities["change between neighbours"] = _neighbours(shape[:2] if channels_last else shape[-2:], channels_last)
@@ -68,25 +68,25 @@ def default_quantities(
 def evaluate_quantities(
     quantities: Mapping[str, Quantity], x: Tensor, where: str
 ) -> dict[str, tuple[float, Tensor | None]]:
-    """The values of all quantities: of the data set, the mean over data where there is one for each; and these, [N].
+    """For each quantity its value for the data set (the mean of values per datum), and the values per datum, [N].
 
     Raises:
         PpvaeError: a quantity that is neither [N] nor one number.
     """
     x = x.double()
-    found: dict[str, tuple[float, Tensor | None]] = {}
+    result: dict[str, tuple[float, Tensor | None]] = {}
     for name, quantity in quantities.items():
         value = torch.as_tensor(quantity(x), dtype=torch.float64)
         if value.dim() == 0:
-            found[name] = float(value), None
+            result[name] = float(value), None
         elif tuple(value.shape) == (len(x),):
-            found[name] = float(value.mean()), value
+            result[name] = float(value.mean()), value
         else:
             raise PpvaeError(
                 f"statistic {name!r}: expected one number or a tensor of shape [{len(x)}], one number for each "
                 f"{where} datum, found shape {list(value.shape)}" + try_one_of("x.flatten(1).mean(1)", "x.max()")
             )
-    return found
+    return result
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -110,12 +110,12 @@ def _share_of(value: int) -> Quantity:
 
 
 def _distinct(x: Tensor) -> Tensor:
-    ordered = _rows(x).sort(1).values
-    return 1.0 + (ordered[:, 1:] != ordered[:, :-1]).double().sum(1)
+    ascending = _rows(x).sort(1).values
+    return 1.0 + (ascending[:, 1:] != ascending[:, :-1]).double().sum(1)
 
 
 def _neighbours(shape: tuple[int, ...], channels_last: bool) -> Quantity:
-    """The mean absolute difference of pixels side by side and one below the other: for ones and zeros, how often."""
+    """The mean absolute difference of horizontal and vertical neighbours; for binary pixels, how often they differ."""
 
     def change(x: Tensor) -> Tensor:
         images = x.reshape(len(x), *shape, -1).movedim(-1, 1) if channels_last else x.reshape(len(x), -1, *shape)

@@ -1,4 +1,4 @@
-"""A pair asked for whole data sets again and again, each with weights of its own where they have a posterior."""
+"""Replicated data sets of a pair, each with its own draw of the weights where they have a posterior."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..execution.arguments import one_of
+from ..execution.arguments import choose_name
 from ..execution.over_data import Chunk, OverData, over_chunks
 from ..execution.placement import Compile
 from ..execution.seeds import chunk_seed, seed_of
@@ -21,12 +21,12 @@ Parts = dict[str, Tensor]
 
 
 class Replicator(OverData):
-    """A pair and data, all of which are gone through many times.
+    """A pair and data, for many passes over all data.
 
     Attributes:
         shape: the pair's structure.
-        pair: the pair at the weights of this replicate; the pair itself where it has no global latents.
-        weights: the global latents' values, for further programs of the same pair.
+        pair: the pair at the weights of this replicate; the original pair where it has no global latents.
+        weights: the values of the global latents, for further programs of the same pair.
     """
 
     def __init__(
@@ -41,34 +41,34 @@ class Replicator(OverData):
             self.pair = at_values(pair, self.weights)
 
     def draw_weights(self) -> Parts:
-        """Put other weights, drawn from the guide, in their place."""
+        """Replace the weights by a draw from the guide."""
         if self.names:
             latents = draw(self.original, self.batch(torch.zeros(1, dtype=torch.int64)), 1).latents
             self.weights.update({name: latents[name][0] for name in self.names})
         return {name: self.weights[name] for name in self.names}
 
-    def observed(self, asked: str | None) -> tuple[SiteInfo, str, Tensor]:
+    def observed(self, site: str | None) -> tuple[SiteInfo, str, Tensor]:
         """The observed site of this name (None where there is one only), its support, and its values, [N, *event].
 
         Raises:
             PairError: an unknown site, several and none named, or one whose distribution does not say its support.
         """
         names = [info.name for info in self.shape.observed if info.scope == "local"]
-        name = one_of(names, asked, "observed site")
+        name = choose_name(names, site, "observed site")
         support = ""
 
         def values(x: Data) -> Parts:
             nonlocal support
             shape = structure(self.original, x)
-            found = observed_support(self.original, x)
-            if name not in found:
+            result = observed_support(self.original, x)
+            if name not in result:
                 raise PairError(f"observed site {name!r}: its distribution does not say where its values lie")
-            _, base, value = found[name]
+            _, base, value = result[name]
             support = str(base)
             return {"x": to_canonical(value, shape.site(name), shape.nesting, 1)[0]}
 
-        found = self.run(values)["x"]
-        return self.shape.site(name), support, found
+        result = self.run(values)["x"]
+        return self.shape.site(name), support, result
 
     def each(
         self,
@@ -78,7 +78,7 @@ class Replicator(OverData):
         *,
         beside: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Hand ``function(x, beside)``, of all data and on the CPU, to ``visit``, so many times.
+        """Call ``visit`` with ``function(x, beside)`` of all data, on the CPU, ``num`` times.
 
         Args:
             function: of a batch and the rows of ``beside``, to tensors [B, ...]; it is captured.
@@ -98,29 +98,29 @@ class Replicator(OverData):
         waiting: list[Parts] = []
         weights: Parts = {}
 
-        def one(chunk: Chunk) -> None:
+        def visit_chunk(chunk: Chunk) -> None:
             nonlocal waiting
             index = chunk.rows % size
-            found = call(self.batch(index), weights, rows_of(beside or {}, index))
-            waiting.append({key: value[: chunk.valid].cpu() for key, value in found.items()})
-            waiting = _handed_over(waiting, size, visit)
+            parts = call(self.batch(index), weights, rows_of(beside or {}, index))
+            waiting.append({key: value[: chunk.valid].cpu() for key, value in parts.items()})
+            waiting = _hand_over(waiting, size, visit)
 
         for turn in range(rounds):
             if self.names:
                 with torch.no_grad(), torch.random.fork_rng():
                     torch.manual_seed(chunk_seed(seed_of(self.seed, "weights"), turn))
                     weights = self.draw_weights()
-            over_chunks(rows, self.chunk_size, one, seed=seed_of(self.seed, turn), device=self.device)
+            over_chunks(rows, self.chunk_size, visit_chunk, seed=seed_of(self.seed, turn), device=self.device)
 
 
-def _handed_over(waiting: list[Parts], size: int, visit: Callable[[Parts], None]) -> list[Parts]:
-    """Hand over as many whole data sets as there are; what is left of the rows."""
+def _hand_over(waiting: list[Parts], size: int, visit: Callable[[Parts], None]) -> list[Parts]:
+    """Visit every complete data set; the rows that remain."""
     count = sum(len(next(iter(part.values()))) for part in waiting)
     if count < size:
         return waiting
-    joined = {key: torch.cat([part[key] for part in waiting]) for key in waiting[0]}
+    rows = {key: torch.cat([part[key] for part in waiting]) for key in waiting[0]}
     start = 0
     while start + size <= count:
-        visit({key: value[start : start + size] for key, value in joined.items()})
+        visit({key: value[start : start + size] for key, value in rows.items()})
         start += size
-    return [{key: value[start:] for key, value in joined.items()}] if start < count else []
+    return [{key: value[start:] for key, value in rows.items()}] if start < count else []

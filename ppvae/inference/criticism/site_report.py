@@ -1,4 +1,4 @@
-"""What each site of a pair adds to the bound: which KLs are analytic, how much every latent dimension is used."""
+"""The contribution of each site to the bound: which KLs are analytic, how active every latent dimension is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..execution.arguments import require_whole
+from ..execution.arguments import require_integer
 from ..execution.over_data import OverData
 from ..execution.readiness import check_all
 from ...core import Data, ModelGuidePair, SiteTerm, draw, site_terms, structure
@@ -53,7 +53,7 @@ class SiteReport:
 
     Attributes:
         sites: one row for each site, guide's first.
-        elbo: the bound, nats per datum, global sites shared out over the data.
+        elbo: the bound, nats per datum, global sites divided by the number of data.
         num_data: how many data the batch holds.
         num_particles: K, draws per datum.
     """
@@ -119,7 +119,7 @@ def site_report(
     chunk_size: int = 100,
     device: str = "auto",
 ) -> SiteReport:
-    r"""Report what each site adds to the bound.
+    r"""Report the contribution of each site to the bound.
 
     $$\mathcal{L} = \sum_{\text{observed}} \log p - \sum_{\text{latent}} \mathrm{KL}(q \| p)$$
 
@@ -140,37 +140,37 @@ def site_report(
     >>> report.site("z").route, report.site("x").route
     ('analytic', 'observed')
     """
-    require_whole("site_report: num_particles", num_particles, 2)
-    require_whole("chunk_size", chunk_size, 1)
+    require_integer("site_report: num_particles", num_particles, 2)
+    require_integer("chunk_size", chunk_size, 1)
     work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile="eager")
     if check_all(pair, work.batch(torch.arange(len(work), device=work.device))):
         work.chunk_size = len(work)
-    known: dict[str, SiteTerm] = {}
+    last_terms: dict[str, SiteTerm] = {}
     global_terms: dict[str, list[Tensor]] = {}
 
     def visit(x: Data) -> dict[str, Tensor]:
         terms = site_terms(pair, x, num_particles, analytic=analytic)
         latents = draw(pair, x, num_particles).latents
-        known.update(terms)
-        found: dict[str, Tensor] = {}
+        last_terms.update(terms)
+        values: dict[str, Tensor] = {}
         for name, term in terms.items():
             for key in ("log_p", "kl"):
                 value: Tensor | None = getattr(term, key)
                 if value is not None and term.scope == "local":
-                    found[f"{name} {key}"] = value.mT  # [B, K]
+                    values[f"{name} {key}"] = value.mT  # [B, K]
                 elif value is not None:
                     global_terms.setdefault(f"{name} {key}", []).append(value.cpu())
             if term.kl_per_dimension is not None:
-                found[f"{name} per dimension"] = term.kl_per_dimension.mean(0)
+                values[f"{name} per dimension"] = term.kl_per_dimension.mean(0)
             if term.scope == "local" and name in latents:
                 draws = latents[name].double().flatten(2)
-                found[f"{name} mean"], found[f"{name} noise"] = draws.mean(0), draws.var(0) / num_particles
-        return found
+                values[f"{name} mean"], values[f"{name} noise"] = draws.mean(0), draws.var(0) / num_particles
+        return values
 
     columns = work.run(visit) | {key: torch.stack(parts).mean(0) for key, parts in global_terms.items()}
     discrete = {i.name for i in structure(pair, work.example).guide_latents if i.is_discrete and i.event_shape == ()}
     rows, total = [], 0.0
-    for name, term in known.items():
+    for name, term in last_terms.items():
         share = 1.0 if term.scope == "local" else 1.0 / len(work)
         log_p, kl = _mean(columns.get(f"{name} log_p")), _mean(columns.get(f"{name} kl"))
         total += share * (-kl if term.kl is not None else log_p)

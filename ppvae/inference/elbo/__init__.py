@@ -3,7 +3,7 @@
 from .base import ELBO, BoundTerms, PairWithEstimator
 from .doubly_reparameterized import DoublyReparameterizedELBO
 from .importance_weighted import ImportanceWeightedELBO
-from .particles import Particles, log_mean_exp, pathwise, scored
+from .particles import Particles, log_mean_exp, pathwise, score_particles
 from .renyi import RenyiELBO
 from .reweighted_wake_sleep import ReweightedWakeSleep
 from .score_function import ScoreFunctionELBO
@@ -28,5 +28,5 @@ __all__ = [
     "PairWithEstimator",
     "log_mean_exp",
     "pathwise",
-    "scored",
+    "score_particles",
 ]

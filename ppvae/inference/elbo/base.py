@@ -1,4 +1,4 @@
-"""What every ELBO estimator of this suite is: the terms of a bound, from the waist, with declared facts."""
+"""The base of all ELBO estimators: the terms of a bound, with declared properties."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class BoundTerms(NamedTuple):
     $$\mathcal{L} = \frac{N}{B} \sum_b \text{local}_b + \text{global}$$
 
     Attributes:
-        local: the bound's local part for every datum, [B]; this is what is reported.
+        local: the bound's local part for every datum, [B], which is reported.
         global_: its global part, a scalar; zero where the pair has no global latents.
         reconstruction: $\mathrm{E}_q \log p(x \mid z)$ for every datum, [B].
         kl: $\mathrm{KL}(q(z \mid x) \| p(z))$ for every datum, [B]; reconstruction - kl = local where the bound
-            splits so.
-        objective_local: what is ascended, [B]: its gradient is the estimator's, its value need not be the bound.
+            has this decomposition.
+        objective_local: local part of the objective to ascend, [B]: its gradient is the estimator's, its value need
+            not be the bound.
         objective_global: likewise, a scalar.
         buffers: the next values of the buffers of :attr:`ELBO.module`, by name; None where the estimator has no state.
     """
@@ -50,9 +51,9 @@ class BoundTerms(NamedTuple):
 
 
 class ELBO(pyro.infer.elbo.ELBO):
-    """Base of the estimators: one method, :meth:`terms`, and facts that the contract test proves.
+    """Base of the estimators: one method, :meth:`terms`, and properties that the contract test verifies.
 
-    An estimator is used in :func:`ppvae.inference.fit`, where it is captured, and in stock ``pyro.infer.SVI``, whose
+    An estimator works in :func:`ppvae.inference.fit`, where it is captured, and in stock ``pyro.infer.SVI``, whose
     convention it then follows (``loss`` is the negative bound of the whole data set, in nats).
 
     Args:
@@ -65,15 +66,15 @@ class ELBO(pyro.infer.elbo.ELBO):
         zero_variance_when_guide_exact: there, every single estimate is log p(x).
         unbiased_gradient: the expected gradient of the objective is the gradient of the expected bound, for every
             parameter of model and guide.
-        supports_global_latents: latents outside the data plate are served; an estimator of one weight per datum
-            refuses them, because the weight would be joint over the batch.
-        serves_noise_per_datum: weights whose noise is drawn for every datum are served: log q is never asked for at the
-            weights that the likelihood used, of which there are none (see :func:`ppvae.models.bayesianise`).
-        serves_scaled_sites: weights that the programs themselves put on local sites (``poutine.scale``) enter the
-            objective, as in Pyro's own estimators; the reported bound is without them.
-        module: what the estimator itself learns or remembers, None for most. A trainer ascends the objective in its
-            parameters beside the pair's (see :class:`PairWithEstimator`), and carries ``BoundTerms.buffers`` on to
-            the next step.
+        supports_global_latents: it accepts latents outside the data plate; an estimator with one weight per datum does
+            not, because the weight would be joint over the batch.
+        serves_noise_per_datum: it accepts weights with noise for every datum: it does not evaluate log q at one value
+            of the weights, which does not exist there (see :func:`ppvae.models.bayesianise`).
+        serves_scaled_sites: the programs' own scales of local sites (``poutine.scale``) enter the objective, as in
+            Pyro's own estimators; the reported bound is without them.
+        module: parameters and buffers of the estimator itself, None for most. A trainer ascends the objective in its
+            parameters beside the pair's (see :class:`PairWithEstimator`), and passes ``BoundTerms.buffers`` to the
+            next step.
     """
 
     is_lower_bound: bool
@@ -101,18 +102,18 @@ class ELBO(pyro.infer.elbo.ELBO):
         Args:
             pair: the pair.
             x: the batch, [B, *event].
-            num_data: N, handed to the programs; the terms are unscaled.
+            num_data: N, an argument of the programs; the terms are unscaled.
             kl_weight: factor on the KL in the objective (KL warm-up); the reported bound is without it.
         """
 
     @in_evaluation_mode
     def check(self, pair: ModelGuidePair, x: Data) -> None:
-        """Refuse a pair that this estimator cannot serve.
+        """Raise an error for a pair that this estimator does not support.
 
         Raises:
             PairError: a guide that is not reparameterised, global latents under weights per datum, noise per datum
                 under an estimator that needs log q(w), a KL without a closed form in strict mode, an auxiliary site
-                where log q is needed at given draws; names the site and what would do.
+                where log q is needed at given draws; names the site and alternatives.
         """
         pair.accept(self)
         if self.needs_rsample:
@@ -134,7 +135,7 @@ class ELBO(pyro.infer.elbo.ELBO):
             )
         self._check_scales(structure(pair, x))
         with torch.no_grad(), torch.random.fork_rng():
-            self.terms(pair, x)  # what else is wrong shows here, once, and not in the middle of a captured step
+            self.terms(pair, x)  # any other error occurs here, and not in the middle of a captured step
 
     def _check_scales(self, shape: Structure) -> None:
         for info in shape.scaled:
@@ -157,7 +158,7 @@ class ELBO(pyro.infer.elbo.ELBO):
                 )
 
     def advance(self, terms: BoundTerms) -> None:
-        """Remember what the estimator learnt from one estimate: write ``terms.buffers`` into :attr:`module`."""
+        """Update the estimator's state after one estimate: write ``terms.buffers`` into :attr:`module`."""
         if self.module is None or terms.buffers is None:
             return
         buffers = dict(self.module.named_buffers())
@@ -202,7 +203,7 @@ class ELBO(pyro.infer.elbo.ELBO):
         shape = structure(pair, x)
         sizes = [i.data_plate_size for i in (*shape.model, *shape.guide) if i.data_plate_size is not None]
         if self.module is not None:
-            pyro.module(f"{type(self).__name__}_{id(self)}", self.module)  # SVI optimises what it meets here
+            pyro.module(f"{type(self).__name__}_{id(self)}", self.module)  # SVI optimises the parameters here
         terms = self.terms(pair, x)
         self.advance(terms)
         return terms, (sizes[0] if sizes else None)
@@ -212,7 +213,7 @@ class ELBO(pyro.infer.elbo.ELBO):
 
 
 class _StockPair(ModelGuidePair):
-    """Model and guide as ``pyro.infer.SVI`` hands them over; their parameters stay in Pyro's store."""
+    """Model and guide from ``pyro.infer.SVI``; their parameters stay in Pyro's store."""
 
     parameter_store = "pyro"
 
@@ -235,7 +236,7 @@ class _StockPair(ModelGuidePair):
 
 
 class PairWithEstimator(nn.Module):
-    """A pair and, beside it, what an estimator itself learns or remembers: what is captured and optimised together.
+    """A pair and an estimator's own parameters and buffers, which are captured and optimised together.
 
     Args:
         pair: the pair.

@@ -17,7 +17,7 @@ class DoublyReparameterizedELBO(ELBO):
       \nabla_\theta \mathcal{L}_K = \sum_k \tilde w_k \nabla_\theta \log p_\theta(x, z_k),\qquad
       \tilde w_k = \frac{w_k}{\sum_j w_j}$$
 
-    Under a KL weight $\beta$ only that part of the score is reparameterised once more which stands in $\log w_k$, and
+    Under a KL weight $\beta$ only the part of the score in $\log w_k$ is reparameterised a second time, and
     $\tilde w_k^2$ becomes $(1 - \beta) \tilde w_k + \beta \tilde w_k^2$. The value is that of
     :class:`ImportanceWeightedELBO`, draw for draw; the guide's signal-to-noise ratio does not fall with K. K = 1 is
     :class:`StickingTheLandingELBO`.
@@ -39,18 +39,20 @@ class DoublyReparameterizedELBO(ELBO):
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
     ) -> BoundTerms:
         """The terms of the importance-weighted bound with DReG gradients; see :meth:`ELBO.terms`."""
-        drawn = draw(pair, x, self.num_particles, num_data)
+        draws = draw(pair, x, self.num_particles, num_data)
         weights: list[Tensor] = []
-        latents = {name: _scaled(value, weights) for name, value in drawn.latents.items()}
-        fixed = {name: value.detach() for name, value in drawn.latents.items()}
+        latents = {name: _scale_gradient(value, weights) for name, value in draws.latents.items()}
+        constants = {name: value.detach() for name, value in draws.latents.items()}
         joint = log_joint(pair, x, latents, num_data)
         log_q, global_log_q = log_guide(pair, x, latents, num_data)
-        score, _ = log_guide(pair, x, fixed, num_data)
-        # As in sticking the landing: what is left of log q's gradient goes through the draws.
+        score, _ = log_guide(pair, x, constants, num_data)
+        # As in sticking the landing: the remaining gradient of log q goes through the draws.
         p = Particles(joint, log_q - (score - score.detach()), global_log_q)
         objective = p.tempered(kl_weight)
-        normalized = objective.detach().softmax(0)  # once more on the way back: one is in the objective's own gradient
-        weights.append(1 - kl_weight + kl_weight * normalized)
+        shares = objective.detach().softmax(
+            0
+        )  # a second factor, in the backward pass; the first is in the objective's own gradient
+        weights.append(1 - kl_weight + kl_weight * shares)
         global_ = joint.global_.mean(0)
         return BoundTerms(
             local=log_mean_exp(p.log_w),
@@ -62,8 +64,8 @@ class DoublyReparameterizedELBO(ELBO):
         )
 
 
-def _scaled(value: Tensor, weights: list[Tensor]) -> Tensor:
-    """The draws [K, B, *event]; the gradient that comes back is multiplied by the weights [K, B], known by then."""
+def _scale_gradient(value: Tensor, weights: list[Tensor]) -> Tensor:
+    """The draws [K, B, *event], whose gradient in the backward pass is multiplied by ``weights[0]`` [K, B]."""
     value = value.view_as(value)
     if value.requires_grad:
         value.register_hook(

@@ -30,9 +30,9 @@ class BoundEstimate:
         reconstruction: E_q log p(x | z) of every datum, [N].
         kl: KL(q(z | x) || p(z)) of every datum, [N].
         global_: the bound's global part, in nats: that of global latents, such as weights.
-        num_data: N, the data that the global part is shared out over; None for those evaluated.
-        mean_standard_error: Monte Carlo standard error of :attr:`mean`, nats: what another seed would change it by, the
-            data held fixed. NaN where everything was drawn once only, so that nothing tells.
+        num_data: N, the number of data that divides the global part; None for that of the data evaluated.
+        mean_standard_error: Monte Carlo standard error of :attr:`mean`, nats: its variation over seeds for fixed data.
+            NaN after a single repeat, where it is unknown.
     """
 
     elbo: Tensor
@@ -44,12 +44,12 @@ class BoundEstimate:
 
     @property
     def mean(self) -> float:
-        """Nats per datum, the global part shared out over the data."""
+        """Nats per datum, the global part divided by the number of data."""
         return float(self.elbo.double().mean()) + self.global_ / (self.num_data or len(self.elbo))
 
     @property
     def sampling_standard_error(self) -> float:
-        r"""Spread over data by $\sqrt{N}$, nats: what other such data would change :attr:`mean` by."""
+        r"""Standard deviation over data divided by $\sqrt{N}$, nats: how :attr:`mean` varies over other such data."""
         return float(self.elbo.double().std()) / math.sqrt(len(self.elbo)) if len(self.elbo) > 1 else math.nan
 
     def __repr__(self) -> str:
@@ -65,10 +65,10 @@ class BoundEvaluator(Execution):
     Args:
         pair: the pair.
         elbo: the estimator.
-        calls: how many chunks will be evaluated, about.
+        calls: about how many chunks will be evaluated.
         chunk_size: data at a time.
         compile: see :func:`ppvae.core.compile.capture`.
-        num_data: N of the training data, over which a global part is shared out.
+        num_data: N of the training data, which divides a global part.
     """
 
     def __init__(
@@ -85,31 +85,31 @@ class BoundEvaluator(Execution):
         self.chunk_size, self.num_data = chunk_size, num_data
 
         def terms(x: Data) -> tuple[Tensor, ...]:
-            found = elbo.terms(pair, x, num_data)
-            return found.local, found.reconstruction, found.kl, found.global_
+            bound = elbo.terms(pair, x, num_data)
+            return bound.local, bound.reconstruction, bound.kl, bound.global_
 
         self.terms = self.capture(terms, name="the evaluation of the bound", calls=calls)
 
     def __call__(self, data: Dataset, seed: int, progress: bool = False, num_repeats: int = 1) -> BoundEstimate:
-        r"""The mean of so many evaluations of the same data; one seed gives one set of draws.
+        r"""The mean of ``num_repeats`` evaluations of the same data; one seed gives one set of draws.
 
         With $s_b^2$ the variance of datum b's bound over R repeats, $\mathrm{se}^2 = \frac{1}{N^2} \sum_b s_b^2 / R$.
         Where the data share draws of global latents, it is that of the means of the repeats.
         """
-        self.refresh()  # another device, other parameters
+        self.refresh()  # device or parameters may have changed
         data = data.drawn(seed, dtype=self.dtype)
         with evaluation_mode(self.pair):
-            found = [self._once(data, chunk_seed(seed, repeat), progress) for repeat in range(num_repeats)]
-        columns, parts = zip(*found, strict=True)
+            results = [self._evaluate(data, chunk_seed(seed, repeat), progress) for repeat in range(num_repeats)]
+        columns, parts = zip(*results, strict=True)
         elbo, reconstruction, kl = torch.stack(columns).double().unbind(1)
         global_ = torch.tensor(parts, dtype=torch.float64)
         error = math.nan
         if num_repeats > 1:
             means = elbo.mean(1) + global_ / (self.num_data or len(data))
             first = torch.arange(min(self.chunk_size, len(data)), device=data.device)
-            shared = bool(structure(self.pair, self._batch(data, first)).global_latents)
-            spread = means.var(0) if shared else elbo.var(0).sum() / len(data) ** 2
-            error = float((spread / num_repeats).sqrt())
+            has_global = bool(structure(self.pair, self._batch(data, first)).global_latents)
+            variance = means.var(0) if has_global else elbo.var(0).sum() / len(data) ** 2
+            error = float((variance / num_repeats).sqrt())
         dtype = columns[0].dtype
         return BoundEstimate(
             elbo.mean(0).to(dtype),
@@ -123,7 +123,7 @@ class BoundEvaluator(Execution):
     def _batch(self, data: Dataset, rows: Tensor) -> Data:
         return like_pair(data.batch(rows, dtype=self.dtype), self.dtype)
 
-    def _once(self, data: Dataset, seed: int, progress: bool) -> tuple[Tensor, float]:
+    def _evaluate(self, data: Dataset, seed: int, progress: bool) -> tuple[Tensor, float]:
         """Bound, reconstruction and KL of every datum, [3, N], and the global part."""
 
         def visit(chunk: Chunk) -> tuple[Tensor, float]:
@@ -149,17 +149,17 @@ def evaluate_bound(
     compile: Compile = "auto",
     progress: bool = True,
 ) -> BoundEstimate:
-    """Estimate the bound of every datum of a data set, and how far another seed would move the mean.
+    """Estimate the bound of every datum of a data set, and the Monte Carlo error of the mean.
 
     Args:
         pair: the pair.
         data: a Dataset, tensor or array, [N, *event].
         elbo: the estimator; None for TraceMeanFieldELBO with KLs sampled where no closed form is registered.
-        num_repeats: R, independent evaluations, whose mean is the result and whose spread its error; None for 2, which
-            is enough where every datum has noise of its own, and 10 where they share draws of global latents; 1 leaves
-            the error unknown.
+        num_repeats: R, independent evaluations: their mean is the result, their variance gives its error; None for 2,
+            which is enough where every datum has noise of its own, and 10 where they share draws of global latents; 1
+            leaves the error unknown.
         seed: of the draws.
-        num_data: N of the training data, for a pair with global latents: their KL is shared out over N.
+        num_data: N of the training data, for a pair with global latents: their KL is divided by N.
         chunk_size: data at a time.
         device: "auto", "cpu", "cuda".
         compile: "auto", "eager", "graph" or "compiled", see :func:`ppvae.core.compile.capture`.
@@ -167,7 +167,7 @@ def evaluate_bound(
 
     Raises:
         DataError: data that cannot be used.
-        PairError: the pair breaks its contract, the data its support, or the estimator does not serve it.
+        PairError: the pair breaks its contract, the data its support, or the estimator does not support the pair.
         PpvaeError: a number of repeats below 1.
     """
     elbo = elbo or TraceMeanFieldELBO(on_missing_kl="sample")
@@ -177,8 +177,8 @@ def evaluate_bound(
     pair.to(where)
     dtype = dtype_of(pair)
     dataset = as_dataset(data, dtype=dtype).to(where).drawn(seed, dtype=dtype)
-    some = torch.arange(min(chunk_size, len(dataset)), device=where)
-    first = like_pair(dataset.batch(some, dtype=dtype), dtype)
+    rows = torch.arange(min(chunk_size, len(dataset)), device=where)
+    first = like_pair(dataset.batch(rows, dtype=dtype), dtype)
     check_pair(pair, first)
     elbo.check(pair, first)
     if num_repeats is None:

@@ -1,4 +1,4 @@
-"""Draws with their log weights: what every estimator starts from."""
+"""Draws with their log weights, the start of every estimator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Particles(NamedTuple):
         joint: $\log p(x, z, w)$ at the draws; its parts are [K, B] and [K].
         log_q: $\log q(z \mid x)$ of the local latents, [K, B].
         global_log_q: $\log q(w)$ of the global latents, [K].
-        tilt: what the programs' own weights (``poutine.scale``) add to the objective, [K, B]; None for nothing.
+        tilt: contribution of the programs' own scales (``poutine.scale``) to the objective, [K, B]; None for none.
     """
 
     joint: LogTerms
@@ -37,8 +37,8 @@ class Particles(NamedTuple):
         return self.joint.global_ - self.global_log_q
 
     def tempered(self, kl_weight: Tensor | float) -> Tensor:
-        r"""$\log p(x \mid z) + \beta (\log p(z) - \log q(z \mid x))$, [K, B]: what is ascended during KL warm-up, and
-        where the programs weight sites themselves."""
+        r"""$\log p(x \mid z) + \beta (\log p(z) - \log q(z \mid x))$, [K, B], plus the tilt: the objective during KL
+        warm-up."""
         terms = self.joint.observed + kl_weight * (self.joint.local - self.joint.observed - self.log_q)
         return terms if self.tilt is None else terms + self.tilt
 
@@ -55,30 +55,30 @@ class Particles(NamedTuple):
 
 def pathwise(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
     """Draws through which gradients flow."""
-    drawn = draw(pair, x, num_particles, num_data)
-    joint = log_joint(pair, x, drawn.latents, num_data)
+    draws = draw(pair, x, num_particles, num_data)
+    joint = log_joint(pair, x, draws.latents, num_data)
     tilt = joint.tilt
-    if drawn.tilt is not None:
-        tilt = -drawn.tilt if tilt is None else tilt - drawn.tilt
-    return Particles(joint, drawn.log_q, drawn.global_log_q, tilt)
+    if draws.tilt is not None:
+        tilt = -draws.tilt if tilt is None else tilt - draws.tilt
+    return Particles(joint, draws.log_q, draws.global_log_q, tilt)
 
 
-def scored(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
-    r"""Draws held fixed: the gradient of ``log_q`` is the score, that of ``joint`` the model's alone.
+def score_particles(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
+    r"""Draws without a path gradient: the gradient of ``log_q`` is the score, that of ``joint`` the model's alone.
 
     Args:
         pair: the pair.
         x: the batch, [B, *event].
         num_particles: K.
-        num_data: N, handed to the programs.
+        num_data: N, an argument of the programs.
     """
     if any(info.has_rsample for info in structure(pair, x).guide_latents):
         with torch.no_grad():
             latents = draw(pair, x, num_particles, num_data).latents
         log_q, global_log_q = log_guide(pair, x, latents, num_data)
     else:  # no gradient flows through such draws anyway
-        drawn = draw(pair, x, num_particles, num_data)
-        latents, log_q, global_log_q = drawn.latents, drawn.log_q, drawn.global_log_q
+        draws = draw(pair, x, num_particles, num_data)
+        latents, log_q, global_log_q = draws.latents, draws.log_q, draws.global_log_q
     return Particles(log_joint(pair, x, latents, num_data), log_q, global_log_q)
 
 

@@ -19,14 +19,14 @@ class RenyiELBO(ELBO):
 
     $\alpha = 0$ is :class:`ImportanceWeightedELBO`, $\alpha \to 1$ is :class:`TraceELBO`, and between them the bound
     falls as $\alpha$ grows. A power mean of exponent $1 - \alpha \le 1$ is at most the arithmetic mean, so that the
-    expected estimate is a lower bound of log p(x) for every $\alpha \ge 0$ and every K; for $\alpha < 0$ it is none.
+    expected estimate is a lower bound of log p(x) for every $\alpha \ge 0$ and every K, but not for $\alpha < 0$.
 
     Args:
         alpha: order of the divergence, any number but 1.
         num_particles: K, draws per datum.
 
     Raises:
-        PpvaeError: alpha = 1, or no finite number.
+        PpvaeError: alpha = 1, or not finite.
     """
 
     needs_rsample = True

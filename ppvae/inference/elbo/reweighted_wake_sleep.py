@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .base import ELBO, BoundTerms
-from .particles import log_mean_exp, scored
+from .particles import log_mean_exp, score_particles
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, log_guide, simulate, structure
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
@@ -23,9 +23,9 @@ class ReweightedWakeSleep(ELBO):
     $$g_\phi = (1 - s) \sum_k \tilde w_k \nabla_\phi \log q_\phi(z_k \mid x) + s\, \nabla_\phi \log q_\phi(z' \mid x')$$
 
     with $z_k \sim q_\phi(z \mid x)$, $\tilde w_k = w_k / \sum_j w_j$ and dreams $z', x' \sim p_\theta$. The model
-    ascends the importance-weighted bound, which is also what is reported. The guide does not: it descends
+    ascends the importance-weighted bound, which is also reported. The guide does not: it descends
     $\mathrm{KL}(p(z \mid x) \| q(z \mid x))$, with x from the data (wake, s = 0) or from the model (sleep, s = 1).
-    Needs no reparameterisation; minibatches are served.
+    Needs no reparameterisation; works on minibatches.
 
     Args:
         num_particles: K, draws per datum.
@@ -50,7 +50,7 @@ class ReweightedWakeSleep(ELBO):
 
     @in_evaluation_mode
     def check(self, pair: ModelGuidePair, x: Data) -> None:
-        """As :meth:`ELBO.check`; with a sleep update, the observed sites must be found in the batch."""
+        """As :meth:`ELBO.check`; with a sleep update, each observed site must match an entry of the batch."""
         super().check(pair, x)
         if self.sleep:
             _places(pair, x)
@@ -59,7 +59,7 @@ class ReweightedWakeSleep(ELBO):
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
     ) -> BoundTerms:
         """The terms of the importance-weighted bound with wake and sleep gradients; see :meth:`ELBO.terms`."""
-        p = scored(pair, x, self.num_particles, num_data)
+        p = score_particles(pair, x, self.num_particles, num_data)
         weights = p.tempered(kl_weight).detach().softmax(0)
         log_p = p.joint.observed + kl_weight * (p.joint.local - p.joint.observed)
         of_guide = (1 - self.sleep) * (weights * p.log_q).sum(0)
@@ -78,11 +78,11 @@ class ReweightedWakeSleep(ELBO):
     def _dream(self, pair: ModelGuidePair, x: Data, num_data: int | None) -> Tensor:
         r"""$\log q_\phi(z' \mid x')$ of one dream for every datum, [B]."""
         with torch.no_grad():
-            dreamt = simulate(pair, x, num_data)
+            dream = simulate(pair, x, num_data)
         leaves, spec = pytree.tree_flatten(_plain(x))
         for name, index in _places(pair, x).items():
-            leaves[index] = dreamt.observed[name].to(leaves[index].dtype).reshape(leaves[index].shape)
-        log_q, _ = log_guide(pair, pytree.tree_unflatten(leaves, spec), dreamt.latents, num_data)
+            leaves[index] = dream.observed[name].to(leaves[index].dtype).reshape(leaves[index].shape)
+        log_q, _ = log_guide(pair, pytree.tree_unflatten(leaves, spec), dream.latents, num_data)
         return log_q
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ def _plain(x: Any) -> Any:
 
 
 def _places(pair: ModelGuidePair, x: Data) -> dict[str, int]:
-    """Where in the batch the value of each observed site stands: the entry of its name, else the only one of its shape.
+    """The entry of the batch for each observed site: the one of its name, else the only one of its shape.
 
     Raises:
         PairError: no entry fits, or several do.
@@ -103,23 +103,21 @@ def _places(pair: ModelGuidePair, x: Data) -> dict[str, int]:
     paths, _ = pytree.tree_flatten_with_path(_plain(x))
     places = {}
     for info in shape.observed:
-        expected = (shape.batch, *info.shape)
-        named = [i for i, (path, _) in enumerate(paths) if path and getattr(path[-1], "key", None) == info.name]
-        shaped = [i for i, (_, v) in enumerate(paths) if isinstance(v, Tensor) and tuple(v.shape) == expected]
-        if not named and not shaped:
-            shaped = [
-                i for i, (_, v) in enumerate(paths) if isinstance(v, Tensor) and v.shape.numel() == _size(expected)
-            ]
-        found = named or shaped
-        if len(found) != 1:
+        size = (shape.batch, *info.shape)
+        by_name = [i for i, (path, _) in enumerate(paths) if path and getattr(path[-1], "key", None) == info.name]
+        by_shape = [i for i, (_, v) in enumerate(paths) if isinstance(v, Tensor) and tuple(v.shape) == size]
+        if not by_name and not by_shape:
+            by_shape = [i for i, (_, v) in enumerate(paths) if isinstance(v, Tensor) and v.shape.numel() == _size(size)]
+        matches = by_name or by_shape
+        if len(matches) != 1:
             raise PairError(
-                f"ReweightedWakeSleep dreams of observed site {info.name!r}, of shape {list(expected)}, but "
-                f"{len(found) or 'no'} entries of the batch fit"
+                f"ReweightedWakeSleep dreams of observed site {info.name!r}, of shape {list(size)}, but "
+                f"{len(matches) or 'no'} entries of the batch fit"
                 + try_one_of(
                     f"a mapping batch with a key {info.name!r}", "sleep=0, which needs no dreams", "elbo.VIMCO"
                 )
             )
-        places[info.name] = found[0]
+        places[info.name] = matches[0]
     return places
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import ELBO, BoundTerms
-from .particles import scored
+from .particles import score_particles
 from ...core import Data, ModelGuidePair, PpvaeError
 from ...core.errors import did_you_mean, try_one_of
 
@@ -16,15 +16,15 @@ BASELINES = ("none", "decaying-average", "leave-one-out")
 
 
 class ScoreFunctionELBO(ELBO):
-    r"""The score-function gradient of the ELBO, for any guide, discrete ones included.
+    r"""The score-function gradient of the ELBO, for any guide, also discrete ones.
 
     $$\nabla_\phi \mathcal{L} = \frac{1}{K} \sum_k (\log w_k - c_k)\, \nabla_\phi \log q_\phi(z_k \mid x),\qquad
       \nabla_\theta \mathcal{L} = \frac{1}{K} \sum_k \nabla_\theta \log p_\theta(x, z_k)$$
 
-    Williams 1992; Paisley, Blei & Jordan 2012 (arXiv 1206.6430). Any baseline $c_k$ that does not look at $z_k$ leaves
-    the expectation as it is and lowers the variance:
+    Williams 1992; Paisley, Blei & Jordan 2012 (arXiv 1206.6430). A baseline $c_k$ that does not depend on $z_k$ does
+    not change the expectation and can lower the variance:
 
-    - "decaying-average": the mean of $\log w$ over past batches, remembered between steps;
+    - "decaying-average": the mean of $\log w$ over past batches, a state between steps;
     - "leave-one-out": $c_k = \frac{1}{K-1} \sum_{j \ne k} \log w_j$ (Mnih & Rezende 2016; Kool et al. 2019);
     - a module: $c_k = c_\psi(x)$, trained beside the pair by least squares (Mnih & Gregor 2014, arXiv 1402.0030).
 
@@ -77,7 +77,7 @@ class ScoreFunctionELBO(ELBO):
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
     ) -> BoundTerms:
         """The terms of estimator A with score-function gradients; see :meth:`ELBO.terms`."""
-        p = scored(pair, x, self.num_particles, num_data)
+        p = score_particles(pair, x, self.num_particles, num_data)
         signal = p.tempered(kl_weight).detach()
         global_signal = (kl_weight * p.global_log_w).detach()
         baseline, global_baseline = torch.zeros_like(signal), torch.zeros_like(global_signal)
@@ -89,11 +89,11 @@ class ScoreFunctionELBO(ELBO):
             baseline = baseline + self.module.value().to(signal.dtype)
             buffers = self.module.after(signal)
         elif self.module is not None:
-            given: Any = x  # stock SVI hands over (args, kwargs): the first argument is the batch
-            predicted = self.module(given[0][0] if isinstance(given, tuple) else x).reshape(signal.shape[-1])
-            baseline = baseline + predicted.detach()
-            fit_of_baseline = -0.5 * (signal - predicted).square().mean(0)
-        # A global draw moves every datum's weight, so its score meets each of them; scaled_total then brings N / B.
+            batch: Any = x  # stock SVI passes (args, kwargs): the first argument is the batch
+            prediction = self.module(batch[0][0] if isinstance(batch, tuple) else x).reshape(signal.shape[-1])
+            baseline = baseline + prediction.detach()
+            fit_of_baseline = -0.5 * (signal - prediction).square().mean(0)
+        # A global draw changes every datum's weight, so its score multiplies each; scaled_total applies N / B.
         score = p.log_q + p.global_log_q.unsqueeze(-1)
         of_guide = (score * (signal - baseline)).mean(0)
         of_model = (p.joint.observed + kl_weight * (p.joint.local - p.joint.observed)).mean(0)

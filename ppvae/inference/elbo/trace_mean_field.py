@@ -21,14 +21,14 @@ class TraceMeanFieldELBO(ELBO):
       + \frac{1}{K} \sum_{k=1}^{K} \log p_\theta(x \mid z_k)$$
 
     Differs from :class:`TraceELBO` in the KL alone, site by site: in closed form where PyTorch or Pyro registers one.
-    Where there is none, ``pyro.infer.TraceMeanField_ELBO`` samples it without a word; here that is asked for.
+    Where there is none, ``pyro.infer.TraceMeanField_ELBO`` samples it silently; here that is an option.
 
     With an exact guide the bound is tight in expectation, but $\log p(x \mid z)$ still varies with z: unlike
     estimator A it has no zero variance there.
 
     Args:
         num_particles: K, draws per datum.
-        on_missing_kl: "raise" to refuse a site without a closed form, "sample" to sample its KL (logged once).
+        on_missing_kl: "raise" an error for a site without a closed form, or "sample" its KL (logged once).
     """
 
     is_lower_bound = True
@@ -43,7 +43,7 @@ class TraceMeanFieldELBO(ELBO):
         if on_missing_kl not in ("raise", "sample"):
             raise PpvaeError(f"on_missing_kl: expected 'raise' or 'sample', found {on_missing_kl!r}")
         self.on_missing_kl = on_missing_kl
-        self._said: set[str] = set()
+        self._sites_in_log: set[str] = set()
 
     def terms(
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
@@ -55,13 +55,13 @@ class TraceMeanFieldELBO(ELBO):
         """
         with pair.undrawn() as undrawn:
             sites = site_terms(pair, x, self.num_particles, num_data)
-        needed = [name for name in undrawn if sites[name].route == "sampled"]
-        if needed:
-            pair.draw_always(needed)
+        names = [name for name in undrawn if sites[name].route == "sampled"]
+        if names:
+            pair.draw_always(names)
             return self.terms(pair, x, num_data, kl_weight=kl_weight)
         for term in sites.values():
             if term.route == "sampled":
-                self._missing(term)
+                self._report(term)
         local = [term for term in sites.values() if term.scope == "local"]
         global_terms = [term for term in sites.values() if term.scope == "global"]
         like = next(term.log_p if term.log_p is not None else term.log_q for term in local or global_terms)
@@ -85,12 +85,12 @@ class TraceMeanFieldELBO(ELBO):
             objective_global=global_observed - kl_weight * global_kl,
         )
 
-    def _missing(self, term: SiteTerm) -> None:
+    def _report(self, term: SiteTerm) -> None:
         if self.on_missing_kl == "raise":
             raise PairError(
                 f"site {term.name!r}: expected a closed-form KL, found none: {term.reason}"
                 + try_one_of("TraceMeanFieldELBO(on_missing_kl='sample')", "TraceELBO(), which samples every KL")
             )
-        if term.name not in self._said:
-            self._said.add(term.name)
+        if term.name not in self._sites_in_log:
+            self._sites_in_log.add(term.name)
             _log.warning("TraceMeanFieldELBO samples the KL of site %r: %s", term.name, term.reason)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import ELBO, BoundTerms
-from .particles import log_mean_exp, scored
+from .particles import log_mean_exp, score_particles
 from ...core import Data, ModelGuidePair, PpvaeError
 from ...core.errors import try_one_of
 
@@ -45,7 +45,7 @@ class VIMCO(ELBO):
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
     ) -> BoundTerms:
         """The terms of the importance-weighted bound with VIMCO gradients; see :meth:`ELBO.terms`."""
-        p = scored(pair, x, self.num_particles, num_data)
+        p = score_particles(pair, x, self.num_particles, num_data)
         objective = p.tempered(kl_weight)
         learning_signal = _learning_signal(objective.detach())
         global_ = p.joint.global_.mean(0)
@@ -62,11 +62,11 @@ class VIMCO(ELBO):
 def _learning_signal(log_w: Tensor) -> Tensor:
     r"""$\hat L - \hat L_{-k}$, [K, B]."""
     count = log_w.shape[0]
-    own = torch.eye(count, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
+    diagonal = torch.eye(count, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
     others = log_w.unsqueeze(1).expand(-1, count, -1)  # [j, k, B]: w_j
-    # Chosen, not multiplied by zero: a particle of zero density has a log weight of minus infinity.
-    geometric = torch.where(own, 0.0, others).sum(0) / (count - 1)  # log of the geometric mean of the others
-    replaced = torch.where(own, geometric, others)  # w_j with w_k replaced
-    baseline = log_mean_exp(replaced)
-    # Where all the others have zero density there is no baseline: zero depends on the others alone, as any must.
+    # torch.where, not a product with zero: a particle of zero density has a log weight of minus infinity.
+    geometric = torch.where(diagonal, 0.0, others).sum(0) / (count - 1)  # log of the geometric mean of the others
+    leave_one_out = torch.where(diagonal, geometric, others)  # w_j with w_k replaced
+    baseline = log_mean_exp(leave_one_out)
+    # Where all the others have zero density the baseline is zero, which depends on the others alone, as it must.
     return log_mean_exp(log_w) - torch.where(baseline == -torch.inf, 0.0, baseline)

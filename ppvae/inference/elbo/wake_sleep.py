@@ -12,6 +12,6 @@ def wake_sleep() -> ReweightedWakeSleep:
       g_\phi = \nabla_\phi \log q_\phi(z' \mid x'),\ (z', x') \sim p_\theta$$
 
     It is reweighted wake-sleep with one particle and the sleep update alone. The two gradients do not belong to one
-    objective (Kingma & Welling 2013, arXiv 1312.6114, section 4); what is reported is the bound.
+    objective (Kingma & Welling 2013, arXiv 1312.6114, section 4); the bound is reported.
     """
     return ReweightedWakeSleep(1, sleep=1.0)

@@ -18,7 +18,7 @@ from .prior_sampling import PriorSampling
 from .psis import PSIS
 from .ris import RIS
 from .run import EvidenceRun
-from .sampled import collect, sampled_memory
+from .sampled import collect, sampling_memory
 from .simulated_data import SimulatedData, simulate_data
 from .weights import from_weights
 from .whole_data import log_evidence_of_data_set
@@ -54,6 +54,6 @@ __all__ = [
     "log_evidence_of_data_set",
     "pareto_k",
     "pareto_smoothed",
-    "sampled_memory",
+    "sampling_memory",
     "simulate_data",
 ]

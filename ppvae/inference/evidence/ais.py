@@ -12,7 +12,7 @@ from torch import Tensor
 from .annealing import Path, Schedule, Start, anneal, check_options, check_path, judge_path, path_memory, tune
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .outcome import Outcome
-from .probe import MARGIN, doubted, from_prior
+from .probe import MARGIN, from_prior, judge_mass
 from .run import EvidenceRun
 from .sampled import collect, guide_weights
 from .weights import from_weights, log_mean
@@ -37,10 +37,10 @@ class AIS(EvidenceMethod):
     datum, by a pilot run with chains of its own, and then frozen, so that the estimate of p(x) is unbiased and its
     logarithm a lower bound in expectation.
 
-    From the guide, a quarter as many chains walk from the prior as well. They do not enter the estimate
-    (``info["from_prior"]`` is theirs): where they see significantly more, the guide's chains have missed a mode, and
-    the outcome says so. So it does where single draws from the prior find mass that 500 draws of the guide did not, and
-    at which no chain ended.
+    With start "guide", a quarter as many chains start at the prior as well. They do not enter the estimate
+    (``info["from_prior"]`` is theirs): where they find significantly more, the guide's chains have missed a mode, and
+    the outcome says so; likewise where single draws from the prior find mass that neither 500 draws of the guide nor
+    the ends of the chains reach.
 
     Limitations: the standard error comes from C chains, and below forty from the variance of log w along the path too
     (:func:`~.annealing.judge_path`); where it says that fewer than 0.3 C chains carry the weight the outcome is
@@ -102,29 +102,29 @@ class AIS(EvidenceMethod):
         return 0 if self.start == "prior" else max(_FEWEST, self.num_chains // 4)
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
-        """A pilot run, then the annealing run with what it found."""
+        """A pilot run, then the annealing run with its tuning."""
         path, batch = self.path(run), run.batch_of(x)
         chains = self.num_chains + path.others
         tuning = tune(path, x, chains, 0.5 * batch)
-        found = anneal(path, x, tuning, chains, 0.5 * batch)
-        info = {"acceptance": found.acceptance, "divergences": found.divergences}
-        estimate = from_weights(found.log_weights[: self.num_chains], info, run.dtype)
-        estimate = judge_path(estimate, found.stretches[:, : self.num_chains])
+        result = anneal(path, x, tuning, chains, 0.5 * batch)
+        info = {"acceptance": result.acceptance, "divergences": result.divergences}
+        estimate = from_weights(result.log_weights[: self.num_chains], info, run.dtype)
+        estimate = judge_path(estimate, result.stretches[:, : self.num_chains])
         if not path.others:
             return estimate
         probe = [from_prior(run, x, max(_PRIOR_DRAWS, 2 * self.num_chains * self.num_temperatures))]
-        others = found.log_weights[self.num_chains :]
+        others = result.log_weights[self.num_chains :]
         estimate.info["from_prior"] = log_mean(others)[0].to(run.dtype)
         low = _above(others, estimate)
         estimate = estimate._replace(outcome=torch.where(low, int(Outcome.MISSED_MASS), estimate.outcome))
-        # Of a mode that the guide does not know, a few chains may not come by, and the total does not tell.
+        # A few chains may not reach a mode that the guide misses, and their total does not show it.
         largest = collect(run, run.pair, x, "importance", guide_weights, _GUIDE_DRAWS).amax(0)
-        came_by = (found.log_ratio[: self.num_chains] > largest + MARGIN).any(0)
-        return doubted(estimate, torch.where(came_by, math.inf, largest), probe)
+        came_by = (result.log_ratio[: self.num_chains] > largest + MARGIN).any(0)
+        return judge_mass(estimate, torch.where(came_by, math.inf, largest), probe)
 
 
 def _above(log_weights: Tensor, estimate: Estimate) -> Tensor:
-    """Where chains from the prior [C, B] see more than the estimate, and they are few: by Student's t, and Markov."""
+    """Where the few chains from the prior [C, B] find more than the estimate: by Student's t, and Markov."""
     import scipy.stats
 
     value, _, _ = log_mean(log_weights)

@@ -67,7 +67,7 @@ class Path:
         num_temperatures: T.
         num_leapfrog: L, steps of one transition.
         target_acceptance: what the pilot tunes the step sizes to.
-        others: how many chains, the last ones of every run, walk from the prior where the rest walk from the guide.
+        others: how many chains, the last ones of every run, start at the prior where the rest start at the guide.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class Path:
 
         def start_of(x: Data) -> Tensor:
             space, first = unconstrained(self.pair, x), chains - self.others
-            drawn = [draw(self.pair, x, first)] + ([draw(prior, x, self.others)] if self.others else [])
-            return torch.cat([space.refill(space.unconstrain(one.latents), one.present) for one in drawn])
+            parts = [draw(self.pair, x, first)] + ([draw(prior, x, self.others)] if self.others else [])
+            return torch.cat([space.refill(space.unconstrain(part.latents), part.present) for part in parts])
 
         call = self.run.remember(f"start {self.start} x{chains} {self.others}", start_of)
         return _tensor(call(x)).contiguous()
 
     def unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
-        """Coordinates [1, B, d] of given latents [B, *event]."""
+        """Coordinates [1, B, d] of latents [B, *event]."""
         lane = {name: value.unsqueeze(0) for name, value in latents.items()}
         return _tensor(self.run.remember(f"unconstrain {self.start}", self._unconstrain)(x, lane))
 
@@ -139,8 +139,8 @@ class Path:
 
     def groups(self, chains: int) -> list[slice]:
         """The chains that are tuned together: those from each start."""
-        cut = chains - self.others
-        return [slice(0, cut), slice(cut, chains)] if self.others else [slice(0, chains)]
+        first = chains - self.others
+        return [slice(0, first), slice(first, chains)] if self.others else [slice(0, chains)]
 
     def functions(self, chains: int, batch: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The captured move between temperatures, ``move(x, u, beta, new)``, and the captured leapfrog step."""
@@ -152,7 +152,7 @@ class Path:
 
 
 class Tuning(NamedTuple):
-    """What the pilot run found and the annealing run keeps.
+    """Step sizes and masses from the pilot run, fixed during the annealing run.
 
     Attributes:
         step_size: for every temperature, group of chains (by start) and datum, [T, G, B].
@@ -163,7 +163,7 @@ class Tuning(NamedTuple):
     inverse_mass: Tensor
 
 
-class Annealed(NamedTuple):
+class AnnealingResult(NamedTuple):
     """Result of one direction.
 
     Attributes:
@@ -182,7 +182,7 @@ class Annealed(NamedTuple):
 
 
 def pilot_chains(chains: int) -> int:
-    """How many chains the pilot of a run of so many chains has."""
+    """Number of pilot chains for a run of this many chains."""
     return min(max(chains, _PILOT_CHAINS[0]), _PILOT_CHAINS[1])
 
 
@@ -193,12 +193,12 @@ def tune(path: Path, x: Data, chains: int, share: float) -> Tuning:
 
     after every transition, with the acceptance averaged over the pilot's own chains; the mass is the running variance
     over chains and recent temperatures. All reference codes adapt during the run itself, and so lose the bound; here
-    the tuned numbers are frozen, and the annealing run that uses them has chains of its own.
+    the tuning is frozen, and the annealing run that uses it has chains of its own.
 
     Args:
         path: the path.
         x: the chunk of data.
-        chains: of the run that is to follow, those from the prior among them.
+        chains: of the run that follows, including those from the prior.
         share: of the progress bar that the pilot takes, in data.
     """
     betas, batch = path.betas, path.run.batch_of(x)
@@ -207,23 +207,23 @@ def tune(path: Path, x: Data, chains: int, share: float) -> Tuning:
     groups = path.groups(pilots)
     move, step = path.functions(pilots, batch)
     kernel = hmc_kernel(_stepper(step, x), path.num_leapfrog, jitter=_JITTER)
-    variance = _over(groups, u, _spread) + 1e-8  # [G, B, d]
+    variance = _over(groups, u, _variance) + 1e-8  # [G, B, d]
     averaging = start_dual_averaging(u.new_full((len(groups), batch), u.shape[-1] ** -0.25))
     state, _ = move(x, u, betas[0], betas[0])
     for _ in range(_SETTLE):
         state, info = _transition(kernel, state, groups, averaging.step_size, variance, betas[0])
         averaging = update_dual_averaging(averaging, _over(groups, info.acceptance, _mean), path.target_acceptance)
-        variance = (1 - _FORGET) * variance + _FORGET * _over(groups, state.u, _spread)
+        variance = (1 - _FORGET) * variance + _FORGET * _over(groups, state.u, _variance)
     log_step = averaging.final_step_size.log()
     sizes, variances = [], []
-    # A short path is walked slowly, so that step sizes can follow it.
+    # Several transitions per temperature on a short path, so that step sizes can follow it.
     repeats = max(1, 50 // (len(betas) - 1))
     for old, new in pairwise(betas):
         state, _ = move(x, state.u, old, new)
         for _ in range(repeats):
             state, info = _transition(kernel, state, groups, log_step.exp(), variance, new)
             log_step = log_step + _GAIN * (_over(groups, info.acceptance, _mean) - path.target_acceptance)
-            variance = (1 - _FORGET) * variance + _FORGET * _over(groups, state.u, _spread)
+            variance = (1 - _FORGET) * variance + _FORGET * _over(groups, state.u, _variance)
         sizes.append(log_step.exp())
         variances.append(variance)
         path.run.tick(share / (len(betas) - 1))
@@ -232,21 +232,21 @@ def tune(path: Path, x: Data, chains: int, share: float) -> Tuning:
 
 def anneal(
     path: Path, x: Data, tuning: Tuning, chains: int, share: float, truth: dict[str, Tensor] | None = None
-) -> Annealed:
-    r"""One annealing run: forward from draws of f_0, or in reverse from the latents that made simulated data.
+) -> AnnealingResult:
+    r"""One annealing run: forward from draws of f_0, or in reverse from the latents of simulated data.
 
-    Forward: $\log w = \sum_t \log f_{b_t}(u_{t-1}) - \log f_{b_{t-1}}(u_{t-1})$, $u_t \sim T_{b_t}(\cdot \mid
-        u_{t-1})$: its
-    exponential is unbiased for p(x) (Neal 2001). Reverse, from an exact posterior draw: the same path walked back, and
-    the exponential of its sum is unbiased for 1 / p(x) (Grosse, Ghahramani & Adams 2015, arXiv 1511.02543).
+    Forward: $\log w = \sum_t \log f_{b_t}(u_{t-1}) - \log f_{b_{t-1}}(u_{t-1})$ with
+    $u_t \sim T_{b_t}(\cdot \mid u_{t-1})$; its exponential is unbiased for p(x) (Neal 2001). Reverse, from an exact
+    posterior draw: the same path backwards, and the exponential of its sum is unbiased for 1 / p(x) (Grosse, Ghahramani
+    & Adams 2015, arXiv 1511.02543).
 
     Args:
         path: the path.
         x: the chunk of data.
-        tuning: from :func:`tune`, kept as it is.
+        tuning: from :func:`tune`.
         chains: C.
         share: of the progress bar that this run takes, in data.
-        truth: the latents that made the data, for the reverse direction; None for forward.
+        truth: the latents of the simulated data, for the reverse direction; None for forward.
     """
     betas, total = path.betas, len(path.betas) - 1
     move, step = path.functions(chains, path.run.batch_of(x))
@@ -270,43 +270,45 @@ def anneal(
         divergences += info.diverging.sum(0)
         path.run.tick(share / total)
     _, log_ratio = move(x, state.u, betas[0], betas[-1])
-    return Annealed(stretches.sum(0), stretches, acceptance, divergences, log_ratio)
+    return AnnealingResult(stretches.sum(0), stretches, acceptance, divergences, log_ratio)
 
 
-def judge_path(found: Estimate, stretches: Tensor) -> Estimate:
+def judge_path(estimate: Estimate, stretches: Tensor) -> Estimate:
     r"""The estimate of chains from one start, judged by the variance of log w along the path, which is in ``info``.
 
     $$\hat\sigma^2 = \sum_g \mathrm{var}_c(s_g) + 2 \sum_g \mathrm{cov}_c(s_g, s_{g+1}),\qquad
       \mathrm{se}^2 \ge \frac{e^{\hat\sigma^2} - 1}{C},\qquad \log w_c = \sum_g s_{gc}$$
 
-    A few chains' own weights look equal by chance just where none of them has a large one. Stretches of the path far
-    from each other are independent, so that the sum over them has many times the degrees of freedom; the error is that
-    of log-normal weights. Chains in different modes differ along all of the path: they are seen by their weights. So is
-    everything from forty chains on, whose weights need not be log-normal.
+    The weights of a few chains can look equal by chance, when none of them has a large one. Distant stretches of the
+    path are independent, so that the sum over them has many times the degrees of freedom; the error is that of
+    log-normal weights. Chains in different modes differ along all of the path, which their weights show. From forty
+    chains on the weights, which need not be log-normal, judge alone.
 
     Args:
-        found: of these chains' weights, each [B].
+        estimate: from these chains' weights, each [B].
         stretches: sums of increments over stretches of the path, s [G, C, B], nats.
     """
     chains = stretches.shape[1]
-    centred = stretches - stretches.mean(1, keepdim=True)
-    variance = centred.square().sum((0, 1)) + 2 * (centred[1:] * centred[:-1]).sum((0, 1))
+    deviations = stretches - stretches.mean(1, keepdim=True)
+    variance = deviations.square().sum((0, 1)) + 2 * (deviations[1:] * deviations[:-1]).sum((0, 1))
     variance = (variance / max(1, chains - 1)).clamp(min=0.0)
-    found = found._replace(info=found.info | {"log_weight_variance": variance.to(found.standard_error.dtype)})
+    dtype = estimate.standard_error.dtype
+    estimate = estimate._replace(info=estimate.info | {"log_weight_variance": variance.to(dtype)})
     if chains >= _MANY:
-        return found
-    error = torch.maximum(found.standard_error.double(), (torch.expm1(variance) / chains).sqrt())
-    judged = (found.outcome == Outcome.OK) | (found.outcome == Outcome.LOOSE) | (found.outcome == Outcome.UNRELIABLE)
-    steady = ((-variance).exp() >= _FEWEST) & (found.effective_sample_size >= _FEWEST * chains)
+        return estimate
+    error = torch.maximum(estimate.standard_error.double(), (torch.expm1(variance) / chains).sqrt())
+    old = estimate.outcome
+    by_weights = (old == Outcome.OK) | (old == Outcome.LOOSE) | (old == Outcome.UNRELIABLE)
+    steady = ((-variance).exp() >= _FEWEST) & (estimate.effective_sample_size >= _FEWEST * chains)
     outcome = torch.where(steady, int(Outcome.OK), int(Outcome.LOOSE))
-    return found._replace(
-        standard_error=error.to(found.standard_error.dtype),  # NaN, unknown, stays so
-        outcome=torch.where(judged, outcome, found.outcome),
+    return estimate._replace(
+        standard_error=error.to(dtype),  # NaN, unknown, stays so
+        outcome=torch.where(by_weights, outcome, old),
     )
 
 
 def check_path(run: EvidenceRun, x: Data, method: str, start: Start) -> None:
-    """The pair has continuous local latents, and a guide whose density can be evaluated where that is the start.
+    """The pair has continuous local latents, and for start "guide" a guide whose density can be evaluated.
 
     Raises:
         PairError: a discrete latent, no local latent, or a guide with auxiliary or Delta sites.
@@ -322,14 +324,14 @@ def check_path(run: EvidenceRun, x: Data, method: str, start: Start) -> None:
             )
 
 
-def check_options(method: str, *, start: str, schedule: str, **at_least_one: int) -> None:
+def check_options(method: str, *, start: str, schedule: str, **counts: int) -> None:
     """Raise a PpvaeError where an option is out of range."""
-    for name, number in at_least_one.items():
+    for name, number in counts.items():
         if number < 1:
             raise PpvaeError(f"{method}: expected {name} of at least 1, found {number}")
-    for name, value, known in (("start", start, get_args(Start)), ("schedule", schedule, get_args(Schedule))):
-        if value not in known:
-            raise PpvaeError(f"{method}: unknown {name} {value!r}: {did_you_mean(value, known)}")
+    for name, value, options in (("start", start, get_args(Start)), ("schedule", schedule, get_args(Schedule))):
+        if value not in options:
+            raise PpvaeError(f"{method}: unknown {name} {value!r}: {did_you_mean(value, options)}")
 
 
 def path_memory(run: EvidenceRun, chains: int, num_temperatures: int) -> Memory:
@@ -367,7 +369,7 @@ def _mean(values: Tensor) -> Tensor:
     return values.mean(0)
 
 
-def _spread(values: Tensor) -> Tensor:
+def _variance(values: Tensor) -> Tensor:
     return values.var(0)
 
 

@@ -24,18 +24,17 @@ class Auto(EvidenceMethod):
     ten times the draws, then AIS from the guide, bridge sampling, and AIS from the prior, which needs no guide that
     knows all modes, until the target or the budget is reached.
 
-    ``info["stage"]`` says for each datum by which of the methods in ``info["stages"]`` it was estimated, from 0. Bounds
-    and unbounded estimates stand side by side, and a rule that looks at the estimate chooses which: on neither side of
-    the truth, "consistent". A datum that no stage can be trusted on keeps the estimate of the last that has one, with
-    its outcome.
+    ``info["stage"]`` is, for each datum, the index of its method in ``info["stages"]``, from 0. Lower bounds and
+    consistent estimates are mixed, by a rule that depends on the estimates: the result is on neither side of the
+    truth, "consistent". A datum that no stage estimates reliably keeps the last estimate that it has, with its outcome.
 
-    Limitations: what all its methods cannot see, it cannot see. A pair with discrete latents, or whose parameters
-    belong to each datum, has fewer stages.
+    Limitations: a mode that all methods miss goes unseen. A pair with discrete latents, or with parameters for each
+    datum, has fewer stages.
 
     Args:
         target_error: standard error, in nats, that is good enough.
-        budget: density evaluations per datum at most, in gradients counting three; a stage that would exceed it is not
-            begun. None for all stages.
+        budget: density evaluations per datum at most, a gradient counting three; a stage that would exceed it is not
+            run. None for all stages.
 
     Raises:
         PpvaeError: a target or a budget that is not positive.
@@ -66,18 +65,18 @@ class Auto(EvidenceMethod):
 
     def usable(self, run: EvidenceRun) -> list[EvidenceMethod]:
         """The stages that this pair and the budget allow; the first always."""
-        found: list[EvidenceMethod] = []
-        spent = 0.0
+        stages: list[EvidenceMethod] = []
+        total = 0.0
         for method, cost in self._ladder:
-            spent += cost
-            if found and (self.budget is not None and spent > self.budget):
+            total += cost
+            if stages and (self.budget is not None and total > self.budget):
                 break
             try:
                 method.check(run)
             except (PairError, PpvaeError):
                 continue
-            found.append(method)
-        return found
+            stages.append(method)
+        return stages
 
     def memory(self, run: EvidenceRun) -> Memory:
         """What the most demanding stage needs."""
@@ -85,7 +84,7 @@ class Auto(EvidenceMethod):
         return Memory(*(max(column) for column in zip(*needs, strict=True)))
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
-        """Stage by stage, each for the data that are left."""
+        """Stage by stage, each for the data that still need it."""
         batch = run.batch_of(x)
         stages = self.usable(run)
         run_share, tick = 1.0 / len(stages), run.tick
@@ -98,45 +97,45 @@ class Auto(EvidenceMethod):
                 rows = (~good & (best.outcome != Outcome.NOT_FINITE)).nonzero()[:, 0]
                 if not len(rows):
                     break
-                some = torch.arange(batch, device=rows.device) if run.whole else _padded(rows, batch)
-                again = method.estimate(run, rows_of(x, some))
-                place = (some[:, None] == rows).int().argmax(0)
+                rows_padded = torch.arange(batch, device=rows.device) if run.needs_all_data else _pad(rows, batch)
+                again = method.estimate(run, rows_of(x, rows_padded))
+                place = (rows_padded[:, None] == rows).int().argmax(0)
                 new = Estimate(again[0][place], again[1][place], again[2][place], again[3][place], again[4][place], {})
-                taken = self._better(new, best, rows)
-                stage[rows[taken]] = number
-                best = _updated(best, new, rows, taken)
+                better = self._better(new, best, rows)
+                stage[rows[better]] = number
+                best = _update(best, new, rows, better)
         finally:
             run.tick = tick
         return best._replace(info={"bias": best.info["bias"], "stage": stage.to(run.dtype)})
 
     @staticmethod
     def _better(new: Estimate, old: Estimate, rows: Tensor) -> Tensor:
-        """Which of the new estimates replace the old: one that stands before one that does not, then the smaller error;
-        where neither stands the new one, if there is a number."""
-        now, before = new.outcome == Outcome.OK, old.outcome[rows] == Outcome.OK
+        """Which of the new estimates replace the old: an OK one is better than one that is not, then the smaller error;
+        where neither is OK the new one, if it is finite."""
+        good, old_good = new.outcome == Outcome.OK, old.outcome[rows] == Outcome.OK
         smaller = new.standard_error < old.standard_error[rows]
-        return torch.where(before, now & smaller, torch.isfinite(new.log_evidence))
+        return torch.where(old_good, good & smaller, torch.isfinite(new.log_evidence))
 
 
-def _padded(rows: Tensor, batch: int) -> Tensor:
+def _pad(rows: Tensor, batch: int) -> Tensor:
     """The rows, the last repeated up to a power of two, so that few shapes are captured."""
     size = min(batch, 1 << (len(rows) - 1).bit_length())
     return torch.cat([rows, rows[-1:].expand(max(0, size - len(rows)))])
 
 
-def _updated(best: Estimate, new: Estimate, rows: Tensor, taken: Tensor) -> Estimate:
-    def put(name: str) -> Tensor:
+def _update(best: Estimate, new: Estimate, rows: Tensor, better: Tensor) -> Estimate:
+    def merge(name: str) -> Tensor:
         value: Tensor = getattr(best, name).clone()
-        value[rows[taken]] = getattr(new, name)[taken]
+        value[rows[better]] = getattr(new, name)[better]
         return value
 
     info = {name: value.clone() for name, value in best.info.items()}
-    info["bias"][rows[taken]] = torch.nan
+    info["bias"][rows[better]] = torch.nan
     return Estimate(
-        put("log_evidence"),
-        put("standard_error"),
-        put("effective_sample_size"),
-        put("pareto_k"),
-        put("outcome"),
+        merge("log_evidence"),
+        merge("standard_error"),
+        merge("effective_sample_size"),
+        merge("pareto_k"),
+        merge("outcome"),
         info,
     )

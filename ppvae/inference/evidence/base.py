@@ -1,4 +1,4 @@
-"""What an evidence method is, and the one type of result that all of them have."""
+"""The interface of an evidence method, and the type of result that all of them share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Bound = Literal["exact", "lower", "upper", "consistent"]
 
 
 class Estimate(NamedTuple):
-    """What a method says of one chunk of data; every tensor is [B].
+    """A method's estimate for one chunk of data; every tensor is [B].
 
     Attributes:
         log_evidence: estimate of log p(x), nats.
@@ -45,8 +45,8 @@ class Memory(NamedTuple):
 
     Attributes:
         per_datum: bytes that stay.
-        least: further bytes, for the least that can be worked on at once.
-        lanes: samples or chains that are worked on at once.
+        least: further bytes, for the smallest unit of work.
+        lanes: samples or chains that are computed at once.
     """
 
     per_datum: float
@@ -85,7 +85,7 @@ class EvidenceMethod(ABC):
         """
 
     def check(self, run: EvidenceRun) -> None:
-        """Raise a PairError where the method cannot be used on this pair; run once, before any work."""
+        """Raise a PairError where the method cannot be used on this pair; called once, before any work."""
         return None
 
 
@@ -98,16 +98,16 @@ class Evidence:
         standard_error: Monte Carlo standard error of each, [B], nats; NaN where unknown.
         effective_sample_size: how many independent, equally weighted draws each is worth, [B]; NaN where
             undefined.
-        pareto_k: tail index of each datum's weights, [B]: below 0.5 good, above 0.7 not by itself to be trusted; NaN
-            where undefined (weights equal to rounding, too few of them, or none).
+        pareto_k: tail index of each datum's weights, [B]: below 0.5 good, above 0.7 not to be trusted by itself; NaN
+            where undefined (weights equal up to rounding, too few of them, or none).
         bound: "exact", "lower" or "upper" (in expectation), or "consistent".
         outcome: :class:`Outcome` of each, [B], int64; 0 where the estimate stands.
         method: name of the method.
         seconds: wall-clock time.
         info: further numbers: tensors [B] (divergences, acceptance, ...) and scalars or strings about the
             run.
-        common_error: what :attr:`mean_standard_error` is where the data share some noise (draws of the weights), so
-            that their errors do not average out; None where every datum has noise of its own.
+        common_error: the :attr:`mean_standard_error` where the data share noise (draws of the weights), so that their
+            errors do not average out; None where every datum has noise of its own.
     """
 
     log_evidence: Tensor
@@ -157,8 +157,8 @@ class Evidence:
     def mean(self) -> float:
         """Mean of log p(x_b) over the trusted data (:meth:`summary` says how many), nats; NaN where there are none.
 
-        These are not a random part of the data: hard ones are left out. :attr:`mean_of_all` is over all that have an
-        estimate, good or bad.
+        These are not a random subset of the data: hard ones are left out. :attr:`mean_of_all` is over all that have
+        an estimate, good or bad.
         """
         return _mean(self.log_evidence[self.trusted])
 
@@ -171,7 +171,7 @@ class Evidence:
     def mean_of_all_standard_error(self) -> float:
         """Monte Carlo standard error of :attr:`mean_of_all`, nats; NaN where that of one datum is unknown.
 
-        Where data are not trusted, their errors may be larger than they say.
+        Where data are not trusted, their true errors may be larger than their standard errors.
         """
         return self._error_of_mean(self.estimated)
 
@@ -179,29 +179,29 @@ class Evidence:
     def mean_standard_error(self) -> float:
         r"""Monte Carlo standard error of :attr:`mean`, $\frac{1}{B} \sqrt{\sum_b \mathrm{se}_b^2}$, nats.
 
-        The data are held fixed: this is what another seed would change, and it falls with more samples. What
-        other data would change is :attr:`sampling_standard_error`. A bias is in neither. Where all data share the
-        draws of the weights, it is :attr:`common_error`.
+        For fixed data: the variation over seeds, which falls with more samples. The variation over other such data is
+        :attr:`sampling_standard_error`. Neither contains a bias. Where all data share the draws of the weights, it is
+        :attr:`common_error`.
         """
         return self._error_of_mean(self.trusted)
 
-    def _error_of_mean(self, chosen: Tensor) -> float:
+    def _error_of_mean(self, mask: Tensor) -> float:
         if self.common_error is not None:
             return self.common_error
-        errors = self.standard_error[chosen].double()
+        errors = self.standard_error[mask].double()
         return float(errors.square().sum().sqrt() / len(errors)) if len(errors) else math.nan
 
     @property
     def sampling_standard_error(self) -> float:
-        r"""Spread over data by $\sqrt{B}$, nats: what other such data would change :attr:`mean` by."""
+        r"""Standard deviation over data divided by $\sqrt{B}$, nats: how :attr:`mean` varies over other such data."""
         values = self.log_evidence[self.trusted].double()
         return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
     @property
     def worst_pareto_k(self) -> float:
         """The largest Pareto k of all data, NaN where it is defined for none."""
-        known = self.pareto_k[~self.pareto_k.isnan()]
-        return float(known.max()) if len(known) else math.nan
+        defined = self.pareto_k[~self.pareto_k.isnan()]
+        return float(defined.max()) if len(defined) else math.nan
 
     def messages(self) -> dict[str, int]:
         """What went wrong, and for how many data; empty where nothing did."""
@@ -260,7 +260,7 @@ class Evidence:
         return result
 
 
-def not_known(like: Tensor) -> Tensor:
+def nan_like(like: Tensor) -> Tensor:
     """NaN for every datum."""
     return torch.full_like(like, math.nan)
 

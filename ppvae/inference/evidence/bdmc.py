@@ -21,8 +21,8 @@ class BDMC(EvidenceMethod):
       \mathbb{E} \left[- \log \tfrac{1}{C} \textstyle\sum_c w'_c\right]$$
 
     with $w$ from annealing forward and $w'$ from annealing in reverse, which needs one exact draw from the posterior:
-    the z that made x. So it is valid on simulated data only, where it measures how well the sampler does; what a real
-    datum's posterior looks like, it cannot say. Use it as
+    the z that x was simulated from. So it is valid on simulated data only, where it measures the accuracy of the
+    sampler; it says nothing of a real datum's posterior. Use it as
 
     ``log_evidence(pair, simulate_data(pair, like=x, num_data=100), method=BDMC(...))``.
 
@@ -81,7 +81,7 @@ class BDMC(EvidenceMethod):
         return path_memory(run, self.num_chains, self.num_temperatures)
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
-        """A pilot run, then forward and reverse with what it found."""
+        """A pilot run, then forward and reverse with its tuning."""
         path = Path(
             run,
             start=self.start,

@@ -14,7 +14,7 @@ from .base import Bound, Estimate, EvidenceMethod, Memory
 from .densities import FittedNormal, LogDensity
 from .outcome import Outcome
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
-from .ris import JITTER, check_chains, check_draws, doubted_by_prior, flat, halves
+from .ris import JITTER, check_chains, check_draws, flat, halves, judge_by_prior
 from .run import EvidenceRun
 from .series import average, effective_draws
 from ..hmc.options import HMC
@@ -37,8 +37,8 @@ class BridgeSampling(EvidenceMethod):
     autocorrelation. Consistent, and on neither side of the truth. All terms are bounded, so that there is no Pareto k
     to give.
 
-    Every other chain starts at the prior, the others at the guide: where they do not come to agree (R-hat,
-    ``info["rhat"]``) the outcome says so, and where draws from the prior alone see more mass than all of it.
+    Every other chain starts at the prior, the others at the guide: where they disagree (R-hat, ``info["rhat"]``), or
+    where draws from the prior find more mass than the estimate, the outcome says so.
 
     Limitations: as for any method over HMC draws, a mode that no chain visited goes unseen.
 
@@ -48,7 +48,7 @@ class BridgeSampling(EvidenceMethod):
         num_chains: chains per datum.
         num_warmup: transitions of each chain before the draws.
         target_acceptance: what warm-up adapts the step sizes to.
-        max_iterations: of the fixed point; one that has not settled by then says so in its outcome.
+        max_iterations: of the fixed point; if it has not converged by then, the outcome says so.
 
     Raises:
         PpvaeError: an option out of range, or fewer draws than the fit needs.
@@ -75,21 +75,21 @@ class BridgeSampling(EvidenceMethod):
         return posterior_memory(run, self.num_chains, self.num_draws)
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
-        """Draws, proposals fitted to one half and bridged to the other, both ways round."""
+        """Draws, proposals fitted to one half and bridged to the other, and with the halves exchanged."""
         posterior = Posterior(run)
         options = HMC(self.num_leapfrog, target_acceptance=self.target_acceptance, jitter=JITTER)
         draws = posterior.draws(x, options, self.num_chains, self.num_warmup, self.num_draws // self.num_chains)
-        found = both_ways(draws, partial(posterior.log_density, x), self.max_iterations)
-        columns = (found.log_evidence, found.standard_error, found.effective_sample_size)
+        result = both_ways(draws, partial(posterior.log_density, x), self.max_iterations)
+        columns = (result.log_evidence, result.standard_error, result.effective_sample_size)
         value, error, ess = (item.to(run.dtype) for item in columns)
         info = {name: item.to(run.dtype) for name, item in draws.info.items()}
-        outcome = judge_mixing(found.outcome, draws)
+        outcome = judge_mixing(result.outcome, draws)
         estimate = Estimate(value, error, ess, torch.full_like(value, math.nan), outcome, info)
-        return doubted_by_prior(estimate, run, x, draws)
+        return judge_by_prior(estimate, run, x, draws)
 
 
-class Bridged(NamedTuple):
-    """What bridge sampling finds, each [B], float64 but for the outcome; NaN where a lane is lost."""
+class BridgeResult(NamedTuple):
+    """The result of bridge sampling, each [B], float64 except for the outcome; NaN where a lane failed."""
 
     log_evidence: Tensor
     standard_error: Tensor
@@ -97,42 +97,42 @@ class Bridged(NamedTuple):
     outcome: Tensor
 
 
-def both_ways(draws: Draws, log_density: LogDensity, max_iterations: int) -> Bridged:
-    """Proposals fitted to one half of the draws and bridged to the other, both ways round.
+def both_ways(draws: Draws, log_density: LogDensity, max_iterations: int) -> BridgeResult:
+    """Proposals fitted to one half of the draws and bridged to the other, and with the halves exchanged.
 
     Args:
         draws: posterior draws.
         log_density: unnormalised, at draws from the proposals: u [m, B, d] to [m, B], nats.
         max_iterations: of the fixed point.
     """
-    values, fresh, shared, sizes = [], [], [], []
-    settled = torch.ones_like(draws.good[0])
+    values, fresh, of_posteriors, sizes = [], [], [], []
+    converged = torch.ones_like(draws.good[0])
     usable = torch.ones_like(draws.good[0])
-    for fit, rest in halves(draws, crossed=True):
+    for fit, rest in halves(draws, exchange=True):
         keep = flat(fit.good.unsqueeze(1).expand(fit.log_density.shape))
         proposal = FittedNormal.of_draws(flat(fit.u), keep, 1.0)
         other = proposal.sample(rest.u.shape[0] * rest.u.shape[1], draws.u)
         log_ratio = log_density(other.nan_to_num(0.0)).double() - proposal.log_prob(other)
         inside = rest.log_density - proposal.log_prob(flat(rest.u)).reshape(rest.log_density.shape)
         size = effective_draws(rest.u, rest.good)
-        value, of_proposal, of_posterior, done = _bridge(inside.double(), rest.good, log_ratio, size, max_iterations)
+        value, of_proposal, of_posterior, reached = _bridge(inside.double(), rest.good, log_ratio, size, max_iterations)
         values.append(value)
         fresh.append(of_proposal)
-        shared.append(of_posterior)
+        of_posteriors.append(of_posterior)
         sizes.append(size)
-        settled &= done
+        converged &= reached
         usable &= fit.good.any(0) & rest.good.any(0)
     value = torch.stack(values).mean(0)
-    # Draws from the proposals are independent; what one half's fit and the other half's average get wrong enters
-    # both ways round as the same product, so these errors add up as they are.
-    error = (torch.stack(fresh).mean(0) / 2 + torch.stack(shared).sqrt().mean(0).square()).sqrt()
+    # Draws from the proposals are independent; the errors of one half's fit and of the other half's average enter both
+    # terms as the same product, so these errors add up linearly.
+    error = (torch.stack(fresh).mean(0) / 2 + torch.stack(of_posteriors).sqrt().mean(0).square()).sqrt()
     outcome = torch.zeros_like(value, dtype=torch.int64)
-    outcome[~settled] = Outcome.NOT_CONVERGED
+    outcome[~converged] = Outcome.NOT_CONVERGED
     outcome[~torch.isfinite(value)] = Outcome.NOT_FINITE
     outcome[~usable] = Outcome.DIVERGED
-    lost = ~usable | ~torch.isfinite(value)
-    value, error, size = (item.masked_fill(lost, math.nan) for item in (value, error, torch.stack(sizes).sum(0)))
-    return Bridged(value, error, size, outcome)
+    invalid = ~usable | ~torch.isfinite(value)
+    value, error, size = (item.masked_fill(invalid, math.nan) for item in (value, error, torch.stack(sizes).sum(0)))
+    return BridgeResult(value, error, size, outcome)
 
 
 def _bridge(
@@ -153,20 +153,20 @@ def _bridge(
     count = (good.sum(0) * inside.shape[1]).clamp(min=1).log()
     # The fixed point is where log p-hat is stationary; it starts from the importance estimate.
     value = outside.logsumexp(0) - math.log(len(outside))
-    done = torch.zeros_like(value, dtype=torch.bool)
+    converged = torch.zeros_like(value, dtype=torch.bool)
     for _ in range(max_iterations):
         above, below = _terms(inside, outside, value, log_s1, log_s2)
         numerator = above.logsumexp(0) - math.log(len(outside))
         denominator = below.masked_fill(~keep, -math.inf).flatten(0, 1).logsumexp(0) - count
         new = numerator - denominator
-        done = ((new - value).abs() <= _TOLERANCE * value.abs().clamp(min=1.0)) | ~torch.isfinite(new)
+        converged = ((new - value).abs() <= _TOLERANCE * value.abs().clamp(min=1.0)) | ~torch.isfinite(new)
         value = new
-        if bool(done.all()):
+        if bool(converged.all()):
             break
     above, below = _terms(inside, outside, value, log_s1, log_s2)
     independent = average(above.unsqueeze(0).transpose(0, 1), torch.ones_like(above, dtype=torch.bool))
-    correlated = average(below, good)
-    return value, independent.relative_variance, correlated.relative_variance, done & torch.isfinite(value)
+    dependent = average(below, good)
+    return value, independent.relative_variance, dependent.relative_variance, converged & torch.isfinite(value)
 
 
 def _terms(inside: Tensor, outside: Tensor, value: Tensor, log_s1: Tensor, log_s2: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What `log_evidence` asks of a place where finished chunks are kept, so that work that was stopped can go on."""
+"""The protocol of a store of finished chunks, with which an interrupted `log_evidence` can continue."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ChunkKey(NamedTuple):
         size: data in a chunk.
         num_data: data in all.
         seed: of its noise.
-        lanes: how many (sample, datum) lanes are worked on at once.
-        compile: as it was asked for.
+        lanes: how many (sample, datum) lanes are computed at once.
+        compile: the option of that name.
         device: where it is computed.
         dtype: of parameters and data.
-        global_sites: at what the global sites are held: "mean", the SHA-256 of given values, or empty.
+        global_sites: the values of the global sites: "mean", the SHA-256 of given values, or empty.
     """
 
     method: str
@@ -36,10 +36,10 @@ class ChunkKey(NamedTuple):
 
 
 class ChunkStore(Protocol):
-    """Keeps estimates of finished chunks; the owner sees to it that pair, data and versions are those of then."""
+    """Keeps estimates of finished chunks; its owner ensures that pair, data and versions have not changed since."""
 
     def get(self, chunk: ChunkKey) -> Estimate | None:
-        """What was put for exactly this chunk; None where there is nothing, or nothing whole."""
+        """The estimate stored for exactly this chunk; None where there is none, or an incomplete one."""
 
     def put(self, chunk: ChunkKey, estimate: Estimate) -> None:
         """Keep the estimate of a chunk, its tensors [valid data] on the CPU."""

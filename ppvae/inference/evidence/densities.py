@@ -18,12 +18,12 @@ LogDensity = Callable[[Tensor], Tensor]
 """``log_density(u [m, B, d]) -> [m, B]``, nats."""
 
 
-class Fitted:
+class FittedDensity:
     """A normalised density of every datum, and draws from it.
 
     Args:
         log_density: u [m, B, d] to [m, B], nats.
-        sample: a number m to draws [m, B, d]; some may lie where the density is zero, and do not count.
+        sample: from a number m to draws [m, B, d]; those where the density is zero do not count.
     """
 
     def __init__(self, log_density: LogDensity, sample: Callable[[int], Tensor]) -> None:
@@ -40,8 +40,8 @@ class Density(ABC):
     """A way to fit a normalised density to draws; subclasses are frozen dataclasses of options.
 
     Attributes:
-        fitted: whether it is fitted to draws at all.
-        max_dim: above so many dimensions it is not to be trusted; None for no limit of its own.
+        fitted: whether it is fitted to draws.
+        max_dim: the most dimensions in which it can be trusted; None for no limit.
     """
 
     fitted: ClassVar[bool] = True
@@ -52,7 +52,7 @@ class Density(ABC):
         return 2 * (dim + 1)
 
     @abstractmethod
-    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
+    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> FittedDensity:
         """The density of every datum.
 
         Args:
@@ -69,7 +69,7 @@ class GaussianDensity(Density):
 
     The reciprocal weights need a density with lighter tails than the posterior. For a posterior N(0, I_d) their squared
     coefficient of variation is $(s \sqrt{2 - s^2})^{-d} - 1$: finite for $s^2 < 2$, but a fitted S is too wide in some
-    direction, and $s^2 = 0.8$ leaves room for that.
+    direction, for which $s^2 = 0.8$ leaves a margin.
 
     Args:
         shrink: s^2, between 0 and 1.
@@ -81,10 +81,10 @@ class GaussianDensity(Density):
         if not 0 < self.shrink <= 1:
             raise PpvaeError(f"GaussianDensity: expected shrink between 0 and 1, found {self.shrink}")
 
-    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
+    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> FittedDensity:
         """A normal of the draws' mean and shrunk covariance."""
         normal = FittedNormal.of_draws(u, keep, self.shrink)
-        return Fitted(normal.log_prob, lambda num: normal.sample(num, u))
+        return FittedDensity(normal.log_prob, lambda num: normal.sample(num, u))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class TruncatedGaussianDensity(Density):
 
     radius: float | None = None
 
-    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
+    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> FittedDensity:
         """A normal of the draws' mean and covariance inside the ellipsoid, minus infinity in nats outside."""
         normal, dim = FittedNormal.of_draws(u, keep, 1.0), u.shape[-1]
         square = dim + 1.0 if self.radius is None else self.radius**2
@@ -113,7 +113,7 @@ class TruncatedGaussianDensity(Density):
             distance = normal.distance(u)
             return torch.where(distance <= square, normal.log_norm - 0.5 * distance - log_mass, -math.inf)
 
-        return Fitted(log_density, lambda num: normal.sample(num, u))
+        return FittedDensity(log_density, lambda num: normal.sample(num, u))
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class KernelDensity(Density):
     bandwidth: float | None = None
     max_dim: ClassVar[int | None] = 4
 
-    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
+    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> FittedDensity:
         """The mean of the kernels."""
         count = keep.sum(0).clamp(min=1)  # [B]
         dim = u.shape[-1]
@@ -154,18 +154,18 @@ class KernelDensity(Density):
             return torch.cat(parts, 1) + log_norm
 
         def sample(num: int) -> Tensor:
-            chosen = torch.multinomial(keep.T.double() + 1e-300, num, replacement=True).T  # [num, B]
-            picked = u.gather(0, chosen.unsqueeze(-1).expand(-1, -1, dim))
-            return picked + (h[:, None] * (normal.sample(num, u).double() - normal.loc)).to(u.dtype)
+            indices = torch.multinomial(keep.T.double() + 1e-300, num, replacement=True).T  # [num, B]
+            origin = u.gather(0, indices.unsqueeze(-1).expand(-1, -1, dim))
+            return origin + (h[:, None] * (normal.sample(num, u).double() - normal.loc)).to(u.dtype)
 
-        return Fitted(log_density, sample)
+        return FittedDensity(log_density, sample)
 
 
 @dataclass(frozen=True)
 class EncoderDensity(Density):
     """The guide's own density, fitted to no draws.
 
-    Limitations: a guide wider than the posterior in any direction gives weights without a bound; draws from it tell.
+    Limitations: a guide wider than the posterior in any direction gives unbounded weights; draws from it show this.
     """
 
     fitted: ClassVar[bool] = False
@@ -174,9 +174,9 @@ class EncoderDensity(Density):
         """Any number will do."""
         return 1
 
-    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> Fitted:
+    def fit(self, posterior: Posterior, x: Data, u: Tensor, keep: Tensor) -> FittedDensity:
         """log q(z | x) with the log-Jacobian."""
-        return Fitted(lambda u: posterior.log_encoder(x, u), lambda num: posterior.start(x, num))
+        return FittedDensity(lambda u: posterior.log_encoder(x, u), lambda num: posterior.start(x, num))
 
 
 class FittedNormal:
@@ -198,17 +198,17 @@ class FittedNormal:
         u, weight = u.double(), keep.double().unsqueeze(-1)
         count = weight.sum(0).clamp(min=2)
         loc = (u * weight).sum(0) / count
-        centred = ((u - loc) * weight).transpose(0, 1)  # [B, n, d]
-        covariance = shrink * centred.mT @ centred / (count - 1).unsqueeze(-1)
+        deviations = ((u - loc) * weight).transpose(0, 1)  # [B, n, d]
+        covariance = shrink * deviations.mT @ deviations / (count - 1).unsqueeze(-1)
         scale_tril, info = torch.linalg.cholesky_ex(covariance)
-        broken = (info > 0)[:, None, None]
+        singular = (info > 0)[:, None, None]
         eye = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
-        return FittedNormal(loc.masked_fill(broken[..., 0], math.nan), torch.where(broken, eye, scale_tril))
+        return FittedNormal(loc.masked_fill(singular[..., 0], math.nan), torch.where(singular, eye, scale_tril))
 
     def whiten(self, u: Tensor) -> Tensor:
         """L^-1 (u - m), [m, B, d]."""
-        centred = (u.double() - self.loc).movedim(0, -1)  # [B, d, m]
-        white: Tensor = torch.linalg.solve_triangular(self.scale_tril, centred, upper=False)
+        deviations = (u.double() - self.loc).movedim(0, -1)  # [B, d, m]
+        white: Tensor = torch.linalg.solve_triangular(self.scale_tril, deviations, upper=False)
         return white.movedim(-1, 0)
 
     def distance(self, u: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ class FittedNormal:
         return (self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)).to(like.dtype)
 
 
-NAMED: dict[str, Density] = {
+DENSITIES: dict[str, Density] = {
     "gaussian": GaussianDensity(),
     "truncated": TruncatedGaussianDensity(),
     "kernel": KernelDensity(),

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Bound, Estimate, EvidenceMethod, Memory, not_known
+from .base import Bound, Estimate, EvidenceMethod, Memory, nan_like
 from .outcome import Outcome
 from .run import EvidenceRun
 from ...core import Data, PairError
@@ -18,7 +18,7 @@ from ...core.errors import try_one_of
 
 @dataclass(frozen=True)
 class Exact(EvidenceMethod):
-    r"""$\log p(x)$ as the pair's own ``log_evidence(x)`` gives it, for instance that of ``FactorAnalysis``.
+    r"""$\log p(x)$ by the pair's own ``log_evidence(x)``, for instance that of ``FactorAnalysis``.
 
     Raises:
         PairError: the pair offers no ``log_evidence``, or its result is not [B].
@@ -49,5 +49,5 @@ class Exact(EvidenceMethod):
             raise PairError(f"Exact: expected log_evidence(x) of shape [{run.batch_of(x)}], found {list(value.shape)}")
         outcome = torch.zeros_like(value, dtype=torch.int64)
         outcome[~torch.isfinite(value)] = Outcome.NOT_FINITE
-        nan = not_known(value)
+        nan = nan_like(value)
         return Estimate(value, torch.zeros_like(value), nan, nan, outcome, {})

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
-from .probe import FROM_GUIDE, FROM_PRIOR, doubted, from_prior, has_guide_density, stretched
+from .probe import FROM_GUIDE, FROM_PRIOR, from_prior, from_wide_guide, has_guide_density, judge_mass
 from .run import EvidenceRun
-from .sampled import collect, guide_weights, sampled_memory
+from .sampled import collect, guide_weights, sampling_memory
 from .weights import from_weights
-from ..execution.arguments import require_whole
+from ..execution.arguments import require_integer
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_guide, log_joint, structure
 from ...core.errors import try_one_of
 
@@ -38,23 +38,23 @@ class ImportanceSampling(EvidenceMethod):
     p(x | z) / a, and a mode that the guide misses is seen where the prior sees it. Still a lower bound.
 
     Where the guide misses a part of the posterior, so does every draw, and neither the standard error nor Pareto k
-    can see it: hence 0.3 K further draws, from the prior and from the guide at twice its width and at least 100 of
-    each, which enter the outcome alone. Limitations: in many dimensions they do not come by a missed mode either.
+    shows it: hence 0.3 K further draws, from the prior and from the guide at twice its width and at least 100 of
+    each, which affect only the outcome. Limitations: in many dimensions they do not reach a missed mode either.
 
     Args:
         num_samples: K, draws per datum.
         defensive: share of the draws that come from the prior, at least 0 and below 1.
 
     Raises:
-        PpvaeError: K no whole number, or below 1; a share out of range.
+        PpvaeError: K not a whole number, or below 1; a share out of range.
         PairError: defensive, and the guide has no density that can be evaluated at the prior's draws.
 
     >>> import torch
     >>> from ppvae.inference.evidence import log_evidence
     >>> from ppvae.models import FactorAnalysis
     >>> pair, x = FactorAnalysis(4, 2), torch.randn(3, 4)
-    >>> found = log_evidence(pair, x, method=ImportanceSampling(10), progress=False)
-    >>> bool((found.log_evidence - pair.log_evidence(x)).abs().max() < 1e-4)
+    >>> result = log_evidence(pair, x, method=ImportanceSampling(10), progress=False)
+    >>> bool((result.log_evidence - pair.log_evidence(x)).abs().max() < 1e-4)
     True
     """
 
@@ -64,7 +64,7 @@ class ImportanceSampling(EvidenceMethod):
     smooth: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_whole("ImportanceSampling: num_samples", self.num_samples, 1)
+        require_integer("ImportanceSampling: num_samples", self.num_samples, 1)
         if not 0 <= self.defensive < 1:
             raise PpvaeError(
                 f"ImportanceSampling: expected defensive, a share of the draws, at least 0 and below 1, found "
@@ -86,7 +86,7 @@ class ImportanceSampling(EvidenceMethod):
 
     def memory(self, run: EvidenceRun) -> Memory:
         """The log-weights stay; latents do not."""
-        return sampled_memory(run, self.num_samples)
+        return sampling_memory(run, self.num_samples)
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """L_K with its error, effective sample size and Pareto k."""
@@ -95,23 +95,23 @@ class ImportanceSampling(EvidenceMethod):
             log_w = collect(run, run.pair, x, "defensive", weigh, self.num_samples)
         else:
             log_w = collect(run, run.pair, x, "importance", guide_weights, self.num_samples)
-        found = from_weights(log_w, dtype=run.dtype, smooth=self.smooth)
+        estimate = from_weights(log_w, dtype=run.dtype, smooth=self.smooth)
         if self.num_samples < 2:
-            return found
-        # Weights of a mixture are not p / q: what exceeds them is no sign.
+            return estimate
+        # Weights of a mixture are not p / q, so the probes' ratios cannot be compared with them.
         largest = None if self.defensive else log_w.amax(0)
         wider, prior = (max(_FEWEST, round(share * self.num_samples)) for share in (FROM_GUIDE, FROM_PRIOR))
-        probes = [stretched(run, x, wider)] + ([] if self.defensive else [from_prior(run, x, prior)])
-        return doubted(found, largest, [probe for probe in probes if probe is not None])
+        probes = [from_wide_guide(run, x, wider)] + ([] if self.defensive else [from_prior(run, x, prior)])
+        return judge_mass(estimate, largest, [probe for probe in probes if probe is not None])
 
 
 def _defensive(prior: ModelGuidePair, share: float, pair: ModelGuidePair, x: Data, num: int) -> Tensor:
     """Deterministic mixture weights: so many of the draws from the prior, the rest from the guide."""
-    ours = min(max(1, round(share * num)), max(1, num - 1))
-    a, b = draw(prior, x, ours).latents, draw(pair, x, max(1, num - ours)).latents
+    num_prior = min(max(1, round(share * num)), max(1, num - 1))
+    a, b = draw(prior, x, num_prior).latents, draw(pair, x, max(1, num - num_prior)).latents
     latents = {name: torch.cat([a[name], b[name]])[:num] for name in a}
     joint = log_joint(pair, x, latents)
-    log_q, share = log_guide(pair, x, latents)[0], ours / num
-    if ours == num:
+    log_q, share = log_guide(pair, x, latents)[0], num_prior / num
+    if num_prior == num:
         return joint.observed
     return joint.local - torch.logaddexp(log_q + math.log1p(-share), joint.local - joint.observed + math.log(share))

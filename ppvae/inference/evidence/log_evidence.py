@@ -44,36 +44,36 @@ def log_evidence(
     progress: bool = True,
     global_sites: Mapping[str, Tensor] | str | int | None = None,
     chunk_size: int | None = None,
-    kept: ChunkStore | None = None,
+    store: ChunkStore | None = None,
 ) -> Evidence:
     r"""Estimate $\log p(x_b) = \log \int p(x_b, z)\,dz$ of every datum, in nats, with its error.
 
-    The data are worked through in chunks. Numbers depend on the seed, the data and their order, and on the
-    memory budget (through the size of the chunks, which is in ``info["chunk_size"]``); and on the device and
-    thread count by rounding. Nothing of PyTorch's global random state is used or changed.
+    The data are worked through in chunks. Numbers depend on the seed, the data and their order, on the memory
+    budget (through the size of the chunks, ``info["chunk_size"]``), and on the device and thread count by rounding.
+    PyTorch's global random state is neither used nor changed.
 
-    Ctrl-C returns what is finished; the rest is NaN with the outcome "interrupted". Before the first chunk is
-    finished it raises KeyboardInterrupt. Where chunks are kept it always raises: called again with the same arguments
-    and the same ``kept``, it goes on after the last finished chunk, to the numbers of an evaluation that nobody
-    stopped, bit for bit.
+    Ctrl-C returns the finished chunks; the rest is NaN with the outcome "interrupted". Before the first chunk is
+    finished it raises KeyboardInterrupt. With a ``store`` it always raises: called again with the same arguments and
+    the same store, it continues after the last finished chunk, to the numbers of an uninterrupted evaluation, bit for
+    bit.
 
-    A pair with global latents w, such as Bayesian weights, has an evidence of one datum given w only. With
+    A pair with global latents w, such as Bayesian weights, has an evidence per datum only given w. With
     ``global_sites=S`` it is averaged over S draws of the guide,
 
     $$\log p(x_b \mid \mathcal{D}) \approx \log \frac{1}{S} \sum_{s=1}^{S} \hat p(x_b \mid w_s),
       \qquad w_s \sim q(w):$$
 
-    the posterior predictive density of data that q(w) was not fitted on. The logarithm of the average is a lower bound
+    the posterior predictive density of data that q(w) was not fitted to. The logarithm of the average is a lower bound
     in expectation where the method's own estimate is one, by Jensen's inequality (``info["uncorrected"]``); the
-    estimate corrects it to second order in 1 / S, and so is on neither side. For data that q(w) was
-    fitted on it is no evidence of the model, in which the weights are integrated out over their *prior*.
+    estimate corrects it to second order in 1 / S, and so is on neither side. For data that q(w) was fitted to, it is
+    not the model's evidence, which integrates the weights over their *prior*.
 
     Args:
         pair: the pair; its parameters are read, not changed.
-        data: a Dataset (its training part is what it is; pass ``data.test`` for held-out data), a tensor, an
-            array, a mapping of such, or what :func:`simulate_data` made.
-        method: options and all; None for ``ImportanceSampling(1000)``; "auto" for ``Auto()``, which starts with that
-            and goes on where it is not good enough.
+        data: a Dataset (its training part; pass ``data.test`` for held-out data), a tensor, an array, a mapping of
+            such, or the result of :func:`simulate_data`.
+        method: with its options; None for ``ImportanceSampling(1000)``; "auto" for ``Auto()``, which starts with that
+            and continues where it is not good enough.
         seed: of all noise.
         device: "auto" for the GPU where there is one, else the CPU.
         compile: "eager", "graph", "compiled", or "auto": compiled where it pays.
@@ -82,8 +82,8 @@ def log_evidence(
         global_sites: where the pair has global latents w (Bayesian weights): the value at which each is held,
             or "mean" for the guide's mean, and the result is log p(x_b | w); or S, a number of draws of the guide
             to average p(x_b | w) over, whose choice is then part of the standard error.
-        chunk_size: data in a chunk at most; None for as many as the memory holds. A chunk is what a stop loses.
-        kept: where finished chunks are kept and looked for; None for nowhere.
+        chunk_size: data in a chunk at most; None for as many as the memory holds. An interruption loses one chunk.
+        store: keeps finished chunks, which are then not computed again; None for no store.
 
     Returns:
         Evidence, its tensors [B] on the CPU in the dtype of the pair.
@@ -91,7 +91,7 @@ def log_evidence(
     Raises:
         PairError: the method cannot be used on this pair, global sites have no value, or there are none to draw.
         DataError: data that cannot be used.
-        PpvaeError: a memory budget too small for one lane, a chunk size below 1, or a method that is none.
+        PpvaeError: a memory budget too small for one lane, a chunk size below 1, or a method of another type.
     """
     method = ImportanceSampling(1000) if method is None else Auto() if method == "auto" else method
     if not isinstance(method, EvidenceMethod):
@@ -112,31 +112,31 @@ def log_evidence(
             "memory_budget": memory_budget,
             "progress": progress,
             "chunk_size": chunk_size,
-            "kept": kept,
+            "store": store,
         }
         return _over_weights(pair, data, global_sites, seed, options)
-    started = time.perf_counter()
+    start = time.perf_counter()
     simulated = isinstance(data, SimulatedData)
     run, x = prepare(pair, data.x if simulated else data, seed, device, compile, memory_budget, global_sites)
     run.truth = data.latents if simulated else None
     method.check(run)
     size = _chunk_size(run, method, batch_size(x), chunk_size)
-    parts = _all_chunks(run, method, x, size, seed, progress, kept, _told(global_sites))
-    found = _joined(parts, batch_size(x))
-    info: dict[str, Any] = {"seed": seed, "chunk_size": size, "device": str(run.device), **found.info}
+    parts = _all_chunks(run, method, x, size, seed, progress, store, _sites_key(global_sites))
+    estimate = _join(parts, batch_size(x))
+    info: dict[str, Any] = {"seed": seed, "chunk_size": size, "device": str(run.device), **estimate.info}
     if isinstance(method, Auto):
         info["stages"] = [repr(stage) for stage in method.usable(run)]
     if run.pair is not pair:
         info["global_sites"] = global_sites if isinstance(global_sites, str) else "given"
     return Evidence(
-        found.log_evidence,
-        found.standard_error,
-        found.effective_sample_size,
-        found.pareto_k,
+        estimate.log_evidence,
+        estimate.standard_error,
+        estimate.effective_sample_size,
+        estimate.pareto_k,
         method.bound,
-        found.outcome,
+        estimate.outcome,
         method.name,
-        time.perf_counter() - started,
+        time.perf_counter() - start,
         info,
     )
 
@@ -151,7 +151,7 @@ def _over_weights(pair: ModelGuidePair, data: Any, count: int, seed: int, option
             if bool((part.outcome == Outcome.INTERRUPTED).any()):
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
-            if not parts or options["kept"] is not None:
+            if not parts or options["store"] is not None:
                 raise
             _log.warning("interrupted: %d of %d draws of the global sites are finished", len(parts), count)
             break
@@ -160,20 +160,20 @@ def _over_weights(pair: ModelGuidePair, data: Any, count: int, seed: int, option
 
 
 def _chunk_size(run: EvidenceRun, method: EvidenceMethod, num_data: int, limit: int | None) -> int:
-    """Data per chunk: what stays takes half of the memory budget at most."""
+    """Data per chunk: the tensors that stay take half of the memory budget at most."""
     if limit is not None and limit < 1:
         raise PpvaeError(f"chunk_size: expected at least 1, found {limit}")
-    need = method.memory(run)
-    least = need.per_datum + need.least
+    memory = method.memory(run)
+    least = memory.per_datum + memory.least
     if least > run.memory_budget:
         raise PpvaeError(
             f"memory_budget of {run.memory_budget:,} bytes is too small for one datum: {method.name} needs "
             f"about {least:,.0f} bytes for it"
             + try_one_of(f"memory_budget={2 ** math.ceil(math.log2(2 * least))}", "fewer samples or chains")
         )
-    by_memory = 0.5 * run.memory_budget // max(need.per_datum, 1.0)
-    size = int(max(1, min(num_data, by_memory, run.lanes // need.lanes, limit or num_data)))
-    if run.whole:
+    by_memory = 0.5 * run.memory_budget // max(memory.per_datum, 1.0)
+    size = int(max(1, min(num_data, by_memory, run.lanes // memory.lanes, limit or num_data)))
+    if run.needs_all_data:
         size = num_data
     run.chunks = -(-num_data // size)
     return size
@@ -186,8 +186,8 @@ def _all_chunks(
     size: int,
     seed: int,
     progress: bool,
-    kept: ChunkStore | None,
-    held: str,
+    store: ChunkStore | None,
+    sites_key: str,
 ) -> list[Estimate]:
     num_data, truth = batch_size(x), run.truth
     parts: list[Estimate] = []
@@ -195,35 +195,35 @@ def _all_chunks(
     def estimate(chunk: Chunk) -> Estimate:
         place = (str(run.device), str(run.dtype))
         key = ChunkKey(
-            repr(method), chunk.number, len(chunk.rows), num_data, chunk.seed, run.lanes, run.compile, *place, held
+            repr(method), chunk.number, len(chunk.rows), num_data, chunk.seed, run.lanes, run.compile, *place, sites_key
         )
-        before = None if kept is None else kept.get(key)
-        if before is not None and len(before.log_evidence) == chunk.valid:
+        previous = None if store is None else store.get(key)
+        if previous is not None and len(previous.log_evidence) == chunk.valid:
             bar.update(chunk.valid)
-            return before
+            return previous
         if truth is not None:
             run.truth = to(rows_of(truth, chunk.rows), run.device)
         part = method.estimate(run, to(rows_of(x, chunk.rows), run.device))
-        part = Estimate(*(_cut(field, chunk.valid) for field in part))
-        if kept is not None:
-            kept.put(key, part)
+        part = Estimate(*(_valid_rows(field, chunk.valid) for field in part))
+        if store is not None:
+            store.put(key, part)
         return part
 
     # On a terminal only: a bar in a log file is noise.
     with tqdm(total=num_data, desc=method.name, unit="datum", disable=None if progress else True) as bar:
         run.tick = _advance(bar)
         try:
-            over_chunks(num_data, size, estimate, seed=seed, device=run.device, finished=parts)
+            over_chunks(num_data, size, estimate, seed=seed, device=run.device, results=parts)
         except KeyboardInterrupt:
-            if not parts or kept is not None:
+            if not parts or store is not None:
                 raise
-            done = sum(len(part.log_evidence) for part in parts)
-            _log.warning("%s: interrupted; %d of %d data are finished", method.name, done, num_data)
+            count = sum(len(part.log_evidence) for part in parts)
+            _log.warning("%s: interrupted; %d of %d data are finished", method.name, count, num_data)
     return parts
 
 
-def _told(global_sites: Mapping[str, Tensor] | str | None) -> str:
-    """What the global sites are held at, in a few characters."""
+def _sites_key(global_sites: Mapping[str, Tensor] | str | None) -> str:
+    """The values of the global sites, as a short string: "mean", a SHA-256, or empty."""
     if global_sites is None or isinstance(global_sites, str):
         return global_sites or ""
     digest = hashlib.sha256()
@@ -241,16 +241,16 @@ def _advance(bar: Any) -> Callable[[float], None]:
     return advance
 
 
-def _cut(field: Any, valid: int) -> Any:
+def _valid_rows(field: Any, valid: int) -> Any:
     if isinstance(field, dict):
         return {key: value[:valid].cpu() for key, value in field.items()}
     return field[:valid].cpu()
 
 
-def _joined(parts: list[Estimate], num_data: int) -> Estimate:
+def _join(parts: list[Estimate], num_data: int) -> Estimate:
     def cat(values: list[Tensor], rest: float) -> Tensor:
-        done = torch.cat(values)
-        return torch.cat([done, done.new_full((num_data - len(done),), rest)])
+        head = torch.cat(values)
+        return torch.cat([head, head.new_full((num_data - len(head),), rest)])
 
     def floats(name: str) -> Tensor:
         return cat([getattr(part, name) for part in parts], math.nan)

@@ -1,4 +1,4 @@
-"""What became of one datum's estimate: a small number with its message."""
+"""The outcome of one datum's estimate: a small number with its message."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from enum import IntEnum
 
 
 class Outcome(IntEnum):
-    """What became of one datum's estimate; zero means that it stands.
+    """The outcome of one datum's estimate; zero means that it stands.
 
-    A failure is a value: one datum's trouble never stops the others.
+    A failure is a value: one datum's failure never stops the others.
 
     Attributes:
         message: what happened, and what may be done about it.
@@ -22,11 +22,11 @@ class Outcome(IntEnum):
     has_estimate: bool
 
     def __new__(cls, value: int, message: str = "", has_estimate: bool = True) -> Outcome:
-        """A code with what is known of it."""
-        made = int.__new__(cls, value)
-        made._value_ = value
-        made.message, made.has_estimate = message, has_estimate
-        return made
+        """A code with its message."""
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.message, code.has_estimate = message, has_estimate
+        return code
 
     OK = 0, "the estimate stands"
     UNRELIABLE = 1, "Pareto k above 0.7: a tail so heavy that the standard error means little"

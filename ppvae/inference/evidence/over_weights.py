@@ -23,7 +23,7 @@ def weight_draws(pair: ModelGuidePair, data: Any, count: int, seed: int) -> list
 
     Args:
         pair: a pair with global latents.
-        data: data of the right shape; the first datum is run.
+        data: data of the right shape; the guide runs on the first datum.
         count: S, number of draws.
         seed: of the draws.
 
@@ -45,8 +45,8 @@ def weight_draws(pair: ModelGuidePair, data: Any, count: int, seed: int) -> list
                 "the pair has no global latent, so there is nothing to average over"
                 + try_one_of("log_evidence without global_sites", "bayesianise(pair)")
             )
-        drawn = draw(pair, first, count).latents
-    return [{name: drawn[name][k] for name in names} for k in range(count)]
+        draws = draw(pair, first, count).latents
+    return [{name: draws[name][k] for name in names} for k in range(count)]
 
 
 def average(parts: Sequence[Evidence], info: Mapping[str, Any]) -> Evidence:
@@ -55,17 +55,17 @@ def average(parts: Sequence[Evidence], info: Mapping[str, Any]) -> Evidence:
     $$\log \hat p = \log \tfrac{1}{S} \textstyle\sum_s \hat p_s + \frac{v}{2 S},\qquad
       v = \frac{\mathrm{var}_s\, \hat p_s}{(\tfrac{1}{S} \sum_s \hat p_s)^2}$$
 
-    The logarithm of an average lies below that of the mean in expectation (Jensen), by v / 2S to second order: that is
-    added, where it is small enough to be believed. ``info["uncorrected"]`` is the first term alone, the lower bound.
-    The standard error is $\sqrt{v / S}$, in which the method's own error is contained, and never less than that, times
-    the ratio of Student's quantile with S - 1 degrees of freedom to the normal one (at 95 %). Of one draw the choice of
-    weights has an unknown error: NaN. All data share the draws, so the error of their mean comes from the spread of
-    means. Where v / S exceeds a quarter the outcome says that the draws are too few.
+    The logarithm of an average lies below that of the mean in expectation (Jensen), by v / 2S to second order: the
+    second term corrects this where it is small. ``info["uncorrected"]`` is the first term alone, the lower bound.
+    The standard error is $\sqrt{v / S}$, which contains the method's own error and is at least that, times the ratio
+    of Student's quantile with S - 1 degrees of freedom to the normal one (at 95 %). With one draw the error due to the
+    choice of weights is unknown: NaN. All data share the draws, so the error of their mean comes from the variance of
+    the draws' means. Where v / S exceeds a quarter the outcome is TOO_FEW_DRAWS.
 
     Args:
         parts: the evidence of the same data at every draw, in nats.
-        info: what is added. Tensors in the parts' own info become their mean over draws, "rhat" and "uncovered" the
-            largest.
+        info: further entries. Tensors in the parts' own info are averaged over draws, for "rhat" and "uncovered" the
+            largest is taken.
     """
     count = len(parts)
     logs = torch.stack([part.log_evidence for part in parts])
@@ -74,25 +74,25 @@ def average(parts: Sequence[Evidence], info: Mapping[str, Any]) -> Evidence:
     errors = torch.stack([part.standard_error for part in parts])
     within = (relative * errors).square().sum(0).nan_to_num() / count**2
     outcome = _worst(torch.stack([part.outcome for part in parts]))
-    common, standard_error, corrected = math.nan, mean * math.nan, mean
+    common, standard_error, value = math.nan, mean * math.nan, mean
     if count > 1:
         import scipy.stats
 
         factor = float(scipy.stats.t.ppf(0.975, count - 1) / scipy.stats.norm.ppf(0.975))
         of_choice = relative.var(0) / count  # the relative variance of the average
-        believed = of_choice <= _BELIEVED
-        corrected = mean + torch.where(believed, 0.5 * of_choice, 0.0)
+        small = of_choice <= _BELIEVED
+        value = mean + torch.where(small, 0.5 * of_choice, 0.0)
         standard_error = factor * torch.maximum(within, of_choice).sqrt()
-        outcome = torch.where((outcome == Outcome.OK) & ~believed, int(Outcome.TOO_FEW_DRAWS), outcome)
-        known = torch.isfinite(mean) & (outcome == Outcome.OK)
-        if bool(known.any()):
+        outcome = torch.where((outcome == Outcome.OK) & ~small, int(Outcome.TOO_FEW_DRAWS), outcome)
+        ok = torch.isfinite(mean) & (outcome == Outcome.OK)
+        if bool(ok.any()):
             # Both are variances of one average: the first counts all of the noise, the second only the method's.
-            of_mean = relative[:, known].double().mean(1).var(0) / count
-            own = float(within[known].double().sum()) / int(known.sum()) ** 2
-            common = factor * math.sqrt(max(float(of_mean), own))
+            of_mean = relative[:, ok].double().mean(1).var(0) / count
+            of_method = float(within[ok].double().sum()) / int(ok.sum()) ** 2
+            common = factor * math.sqrt(max(float(of_mean), of_method))
     return replace(
         parts[0],
-        log_evidence=corrected,
+        log_evidence=value,
         standard_error=standard_error,
         effective_sample_size=torch.stack([part.effective_sample_size for part in parts]).sum(0),
         pareto_k=torch.stack([part.pareto_k for part in parts]).amax(0),
@@ -109,15 +109,15 @@ _LARGEST = ("rhat", "uncovered")
 
 
 def _together(parts: Sequence[Evidence]) -> dict[str, Any]:
-    """The info of all draws in one: tensors combined, the rest as the first has it."""
-    found: dict[str, Any] = {}
+    """The info of all draws in one: tensors combined, the rest from the first draw."""
+    info: dict[str, Any] = {}
     for name, value in parts[0].info.items():
         if isinstance(value, Tensor) and value.is_floating_point():
             values = torch.stack([part.info[name] for part in parts])
-            found[name] = values.amax(0) if name in _LARGEST else values.mean(0)
+            info[name] = values.amax(0) if name in _LARGEST else values.mean(0)
         else:
-            found[name] = value
-    return found
+            info[name] = value
+    return info
 
 
 _BEST_FIRST = (
@@ -138,7 +138,7 @@ _BEST_FIRST = (
 
 
 def _worst(outcomes: Tensor) -> Tensor:
-    """The worst of the draws' outcomes [S, B], one without an estimate before all that have one: [B]."""
+    """The worst of the draws' outcomes [S, B]; those without an estimate are worse than all others: [B]."""
     rank = torch.empty(len(_BEST_FIRST), dtype=torch.int64)
     rank[torch.tensor(_BEST_FIRST)] = torch.arange(len(_BEST_FIRST))
     return outcomes.gather(0, rank[outcomes].argmax(0, keepdim=True))[0]

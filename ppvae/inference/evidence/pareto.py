@@ -23,9 +23,9 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         log_weights: log w, [K, B]; any constant may have been added.
 
     Returns:
-        k, [B], in the dtype of the weights; NaN where fewer than five weights make the tail, where all
-        weights are equal to rounding, where so many share the largest one that the tail is flat (discrete latents),
-        or where one is NaN; +inf where so few weights stand out from zero that there is nothing to fit.
+        k, [B], in the dtype of the weights; NaN where fewer than five weights form the tail, where all weights are
+        equal up to rounding, where so many share the largest value that the tail is flat (discrete latents), or where
+        one is NaN; +inf where too few weights differ from zero for a fit.
     """
     return pareto_smoothed(log_weights)[1]
 
@@ -35,15 +35,15 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
     $$\tilde w_{(K-M+i)} = \min\bigl(w_{(K)},\ w_{(K-M)} + F^{-1}_{k,\sigma}\bigl(\tfrac{i - 1/2}{M}\bigr)\bigr)$$
 
-    The one largest weight, which is noise, no longer carries the sum; the price is a bias (Vehtari, Simpson, Gelman,
-    Yao & Gabry 2024, arXiv 1507.02646). Equal to ``arviz.psislw``, which normalises them besides.
+    The largest weight, which is noise, no longer dominates the sum, at the price of a bias (Vehtari, Simpson, Gelman,
+    Yao & Gabry 2024, arXiv 1507.02646). Equal to ``arviz.psislw``, which also normalises them.
 
     Args:
         log_weights: log w, [K, B]; any constant may have been added.
 
     Returns:
-        log of the smoothed weights, [K, B], in the order given, and k, [B], as :func:`pareto_k` says. Where k is not
-        finite the weights are as they were.
+        log of the smoothed weights, [K, B], in their order, and k, [B], as in :func:`pareto_k`. Where k is not finite
+        the weights are unchanged.
     """
     draws, batch = log_weights.shape
     tail = math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
@@ -52,8 +52,8 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     # The fit holds [B, grid, tail] numbers: a few hundred data at a time keep that small.
     step = max(1, 2**22 // (tail * (30 + math.isqrt(tail))))
     parts = [_fit_tail(log_weights[:, i : i + step], tail) for i in range(0, batch, step)]
-    smoothed, k = torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts])
-    return smoothed, k.to(log_weights.dtype)
+    log_smooth, k = torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts])
+    return log_smooth, k.to(log_weights.dtype)
 
 
 def _fit_tail(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
@@ -61,8 +61,7 @@ def _fit_tail(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
     largest = log_weights.double().topk(tail + 1, dim=0)
     top = largest.values.mT  # [B, M + 1], falling
     undefined = log_weights.isnan().any(0) | ~torch.isfinite(top[:, 0])
-    # Rounding of a log-weight is relative to the magnitude of the terms that it is the difference of, at
-    # least its own.
+    # Rounding of a log-weight is relative to the terms whose difference it is, at least to its own magnitude.
     spread = top[:, 0] - log_weights.double().amin(0)
     rounding = 64 * eps * top[:, 0].abs().clamp(min=1.0)
     undefined |= (spread <= rounding) | (top[:, 0] - top[:, -1] <= rounding)
@@ -80,11 +79,11 @@ def _fit_tail(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
     rank = torch.arange(tail, device=top.device) - (tail - count)[:, None]
     at = ((rank + 0.5) / count[:, None].clamp(min=1)).clamp(0.0, 1.0)
     beyond = torch.where(k.abs() < eps, -torch.log1p(-at.mT), torch.expm1(-k * torch.log1p(-at.mT)) / k).mT
-    expected = torch.log(sigma[:, None] * beyond + cutoff.exp()).clamp(max=0.0)
+    quantiles = torch.log(sigma[:, None] * beyond + cutoff.exp()).clamp(max=0.0)
     smooth = in_tail & torch.isfinite(k)[:, None]
-    replaced = (torch.where(smooth, expected, values) + maximum).flip(-1).mT.to(log_weights.dtype)  # falling
-    kept = log_weights.gather(0, largest.indices[:-1])
-    return log_weights.scatter(0, largest.indices[:-1], torch.where(smooth.flip(-1).mT, replaced, kept)), k
+    tail_weights = (torch.where(smooth, quantiles, values) + maximum).flip(-1).mT.to(log_weights.dtype)  # falling
+    old = log_weights.gather(0, largest.indices[:-1])
+    return log_weights.scatter(0, largest.indices[:-1], torch.where(smooth.flip(-1).mT, tail_weights, old)), k
 
 
 def _generalised_pareto(excess: Tensor, in_tail: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +95,7 @@ def _generalised_pareto(excess: Tensor, in_tail: Tensor, count: Tensor) -> tuple
         count: n, [B], at least 5.
 
     Returns:
-        k, drawn towards 0.5 by the prior, and sigma, each [B].
+        k, shrunk towards 0.5 by the prior, and sigma, each [B].
     """
     n = count.double()
     size = excess.shape[-1]

@@ -1,4 +1,4 @@
-"""HMC draws from the posterior of every datum of a chunk, as the evidence methods need them."""
+"""HMC draws from the posterior of every datum of a chunk, for the evidence methods."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Draws(NamedTuple):
     Attributes:
         u: unconstrained positions, [C, n, B, d]; zero in lanes that failed.
         log_density: log p(x, z) + log-Jacobian there, [C, n, B], nats.
-        good: lanes that were sampled as they should be, bool [C, B].
+        good: lanes that were sampled without failure, bool [C, B].
         info: "acceptance", "divergences", and of the worst coordinate "rhat" and "ess", each [B].
     """
 
@@ -82,16 +82,16 @@ class Posterior:
             return step(x, point, size, inverse_mass)
 
         make_kernel = partial(hmc_kernel, stepper, jitter=options.jitter)
-        found = sample_chunk(
+        sample = sample_chunk(
             make_kernel, state, failed, (), options, num_warmup, num_samples, variance, generator, report
         )
-        good = (found.outcome == int(LaneOutcome.OK)) & torch.isfinite(found.u).all(-1).all(1)
+        good = (sample.outcome == int(LaneOutcome.OK)) & torch.isfinite(sample.u).all(-1).all(1)
         info = {
-            "acceptance": found.stats["acceptance"].mean((0, 1)),
-            "divergences": found.stats["diverging"].sum((0, 1)),
-            **mixing(found.u, found.stats["log_density"]),
+            "acceptance": sample.stats["acceptance"].mean((0, 1)),
+            "divergences": sample.stats["diverging"].sum((0, 1)),
+            **mixing(sample.u, sample.stats["log_density"]),
         }
-        return Draws(found.u.nan_to_num(0.0), found.stats["log_density"].nan_to_num(0.0), good, info)
+        return Draws(sample.u.nan_to_num(0.0), sample.stats["log_density"].nan_to_num(0.0), good, info)
 
     def _both_starts(self, x: Data, num_chains: int) -> Tensor:
         """Every other chain starts at the prior: a mode that the guide misses shows as chains that disagree."""
@@ -132,7 +132,7 @@ class Posterior:
         return unconstrained(self.pair, x).unconstrain(draw(self.pair, x, num).latents)
 
     def density(self, x: Data, u: Tensor) -> Tensor:
-        """log p(x, z) + log-Jacobian at u, not captured: for use inside what is."""
+        """log p(x, z) + log-Jacobian at u, not captured: for use inside captured functions."""
         return unconstrained(self.pair, x).log_joint(self.pair, x, u).log_density
 
     def _encoder(self, x: Data, u: Tensor) -> Tensor:
@@ -158,8 +158,7 @@ def mixing(u: Tensor, log_density: Tensor) -> dict[str, Tensor]:
 
 
 def judge_mixing(outcome: Tensor, draws: Draws) -> Tensor:
-    """The outcome, and CHAINS_DISAGREE or TOO_FEW_DRAWS where it was OK but chains do not agree; of one chain nothing
-    is known."""
+    """The outcome; where it was OK, CHAINS_DISAGREE or TOO_FEW_DRAWS by R-hat and ESS. One chain cannot be judged."""
     half = max(1, draws.u.shape[1] // 2)
     limit = max(_RHAT, math.sqrt(1 + 8 / half))  # of so few draws, R-hat is above one by chance
     ok = outcome == Outcome.OK
@@ -168,7 +167,7 @@ def judge_mixing(outcome: Tensor, draws: Draws) -> Tensor:
 
 
 def posterior_memory(run: EvidenceRun, num_chains: int, num_draws: int) -> Memory:
-    """For each datum: a gradient for every chain, all draws and what is made of them."""
+    """For each datum: a gradient for every chain, all draws and the densities at them."""
     dim = unconstrained(run.pair, run.example).dim
     steady = max(num_chains, _GUIDE_DRAWS) * _GRADIENT * run.bytes_per_lane + 8.0 * num_draws * (4 * dim + 12)
     return Memory(steady + run.bytes_per_datum, 0.0, num_chains)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .run import EvidenceRun
-from .sampled import collect, sampled_memory
+from .sampled import collect, sampling_memory
 from .weights import from_weights
-from ..execution.arguments import require_whole
+from ..execution.arguments import require_integer
 from ...core import Data, ModelGuidePair, draw, log_joint
 
 
@@ -23,25 +23,25 @@ class PriorSampling(EvidenceMethod):
 
     Unbiased in p, so a lower bound in log p, in expectation.
 
-    Limitations: the number of draws that it needs grows exponentially with KL(posterior || prior), which is
-    why it fails from a few informative dimensions on (``benchmarks/evidence_dimension.py``); Pareto k tells.
+    Limitations: the number of draws that it needs grows exponentially with KL(posterior || prior), so that it fails
+    from a few informative dimensions on (``benchmarks/evidence_dimension.py``), as Pareto k shows.
 
     Args:
         num_samples: K, draws per datum.
 
     Raises:
-        PpvaeError: K no whole number, or below 1.
+        PpvaeError: K not a whole number, or below 1.
     """
 
     num_samples: int = 1000
     bound: ClassVar[Bound] = "lower"
 
     def __post_init__(self) -> None:
-        require_whole("PriorSampling: num_samples", self.num_samples, 1)
+        require_integer("PriorSampling: num_samples", self.num_samples, 1)
 
     def memory(self, run: EvidenceRun) -> Memory:
         """The log-weights stay; latents do not."""
-        return sampled_memory(run, self.num_samples)
+        return sampling_memory(run, self.num_samples)
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """The mean likelihood with its error, effective sample size and Pareto k."""
@@ -49,5 +49,5 @@ class PriorSampling(EvidenceMethod):
 
 
 def _log_likelihood(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
-    # The guide is the model: what `draw` calls log q holds the likelihood as well, and is not needed.
+    # The guide is the model here, so that the log q of `draw` contains the likelihood; it is not used.
     return log_joint(pair, x, draw(pair, x, num_samples).latents).observed

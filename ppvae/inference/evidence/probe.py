@@ -1,8 +1,8 @@
-r"""Does a method miss mass? A few draws that do not depend on where its own draws went.
+r"""Does a method miss mass? A test by draws that are independent of its own.
 
 Draws from the prior, or from the guide stretched about its centre, give unbiased estimates of p(x), and of the part of
-p(x) in any region, whatever the method saw. An unbiased estimate exceeds c times the truth with probability below 1 / c
-(Markov), so that one far above the method's own says that the method is low.
+p(x) in any region, wherever the method's draws are. An unbiased estimate exceeds c times the truth with probability
+below 1 / c (Markov), so that one far above the method's own shows that the method is low.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .sampled import collect
 from .weights import log_mean
 from ...core import Data, ModelGuidePair, PairError, draw, log_guide, log_joint, structure, unconstrained
 
-FROM_PRIOR, FROM_GUIDE = 0.2, 0.1  # of the method's own work, for the two kinds of draws
+FROM_PRIOR, FROM_GUIDE = 0.2, 0.1  # numbers of draws of the two kinds, as shares of the method's own
 _STRETCH = 2.0
 _CENTRE_DRAWS = 16
 _SIGMAS = 4.0
@@ -32,12 +32,12 @@ _MARKOV = math.log(200.0)
 
 
 class Probe(NamedTuple):
-    """Draws from elsewhere; each [n, B], nats.
+    """Draws from a distribution r other than the method's; each [n, B], nats.
 
     Attributes:
         log_weights: log p(x, z) - log r(z) at draws from r: the mean of their exponentials is unbiased for p(x).
-        log_ratio: log p(x, z) - log q(z | x) there, or with a density of its own in place of q; NaN where that cannot
-            be evaluated.
+        log_ratio: log p(x, z) - log q(z | x) there, or with another density in place of q; NaN where that cannot be
+            evaluated.
     """
 
     log_weights: Tensor
@@ -46,7 +46,7 @@ class Probe(NamedTuple):
 
 def from_prior(run: EvidenceRun, x: Data, num_draws: int) -> Probe:
     """Draws from the prior."""
-    has_guide_density(run)  # here, because a capture cannot ask
+    has_guide_density(run)  # here, because the test cannot run inside a capture
 
     def log_weights(pair: ModelGuidePair, x: Data, num: int) -> Tensor:
         latents = draw(run.prior_pair, x, num).latents
@@ -72,7 +72,7 @@ def from_prior_against(run: EvidenceRun, x: Data, num_draws: int, log_density: C
     return Probe(*collect(run, run.pair, x, "probe prior at", log_weights, num_draws, ratio).unbind(1))
 
 
-def stretched(run: EvidenceRun, x: Data, num_draws: int) -> Probe | None:
+def from_wide_guide(run: EvidenceRun, x: Data, num_draws: int) -> Probe | None:
     r"""Draws from the guide, stretched about its centre m: $u' = m + c (u - m)$ has the density $q(u) / c^d$.
 
     None where the latents are discrete or masked out in part, or the guide has no density.
@@ -83,46 +83,46 @@ def stretched(run: EvidenceRun, x: Data, num_draws: int) -> Probe | None:
     def log_weights(pair: ModelGuidePair, x: Data, num: int) -> Tensor:
         space = unconstrained(pair, x)
         centre = space.unconstrain(draw(pair, x, _CENTRE_DRAWS).latents).mean(0)
-        drawn = draw(pair, x, num)
-        u = space.unconstrain(drawn.latents)
+        draws = draw(pair, x, num)
+        u = space.unconstrain(draws.latents)
         _, log_jacobian = space.constrain(u)
         latents, there = space.constrain(centre + _STRETCH * (u - centre))
         local = log_joint(pair, x, latents).local
-        log_r = drawn.log_q + log_jacobian - u.shape[-1] * math.log(_STRETCH)
+        log_r = draws.log_q + log_jacobian - u.shape[-1] * math.log(_STRETCH)
         return torch.stack([local + there - log_r, _log_ratio(run, x, latents, local)], 1)
 
     return Probe(*collect(run, run.pair, x, "probe guide", log_weights, num_draws).unbind(1))
 
 
-def missed(value: Tensor, error: Tensor, largest: Tensor | None, probe: Probe) -> Tensor:
-    """Where a probe found mass that an estimate lacks, bool [B].
+def misses_mass(value: Tensor, error: Tensor, largest: Tensor | None, probe: Probe) -> Tensor:
+    """Where a probe finds mass that an estimate misses, bool [B].
 
     Args:
         value: the estimate of log p(x), [B], nats.
         error: its standard error, [B].
-        largest: the largest log ratio, as the probe has it, among the method's draws, [B]: where a draw of the probe
-            exceeds it, the method has not been. None where the method has no such weights.
-        probe: the draws from elsewhere.
+        largest: the largest log ratio, as the probe's, among the method's draws, [B]: a draw of the probe that exceeds
+            it lies where the method has no draw. None where the method has no such weights.
+        probe: the independent draws.
     """
     weights, error = probe.log_weights.double().nan_to_num(nan=-math.inf), error.double().nan_to_num()
     total, its_error, ess = log_mean(weights)
     above = total - value.double()
-    found = (ess > _FEWEST) & (above > _SIGMAS * (its_error.square() + error.square()).sqrt() + 1e-6)
-    found |= above > _MARKOV
+    low = (ess > _FEWEST) & (above > _SIGMAS * (its_error.square() + error.square()).sqrt() + 1e-6)
+    low |= above > _MARKOV
     if largest is not None:
         new = probe.log_ratio.double() > largest.double() + MARGIN  # False for NaN
-        unseen = weights.masked_fill(~new, -math.inf).logsumexp(0) - math.log(len(weights)) - value.double()
-        found |= unseen > torch.maximum(error, torch.full_like(error, _LARGE)).log()
-    return found & torch.isfinite(value)
+        excess = weights.masked_fill(~new, -math.inf).logsumexp(0) - math.log(len(weights)) - value.double()
+        low |= excess > torch.maximum(error, torch.full_like(error, _LARGE)).log()
+    return low & torch.isfinite(value)
 
 
-def doubted(found: Estimate, largest: Tensor | None, probes: Sequence[Probe]) -> Estimate:
-    """The estimate, its outcome MISSED_MASS where a probe found what it lacks; one without an estimate stays."""
-    outcome = found.outcome.clone()
+def judge_mass(estimate: Estimate, largest: Tensor | None, probes: Sequence[Probe]) -> Estimate:
+    """The estimate, its outcome MISSED_MASS where a probe finds mass that it misses; NaN estimates are unchanged."""
+    outcome = estimate.outcome.clone()
     for probe in probes:
-        low = missed(found.log_evidence, found.standard_error, largest, probe)
-        outcome[low & torch.isfinite(found.log_evidence)] = Outcome.MISSED_MASS
-    return found._replace(outcome=outcome)
+        low = misses_mass(estimate.log_evidence, estimate.standard_error, largest, probe)
+        outcome[low & torch.isfinite(estimate.log_evidence)] = Outcome.MISSED_MASS
+    return estimate._replace(outcome=outcome)
 
 
 def _log_ratio(run: EvidenceRun, x: Data, latents: dict[str, Tensor], local: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
-from .densities import NAMED, Density, Fitted, FittedNormal, KernelDensity
+from .densities import DENSITIES, Density, FittedDensity, FittedNormal, KernelDensity
 from .outcome import Outcome
 from .pareto import pareto_k
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
-from .probe import doubted, from_prior_against
+from .probe import from_prior_against, judge_mass
 from .run import EvidenceRun
 from .series import Average, average, mean_of_series
 from .weights import INFINITE_VARIANCE_K, UNTRUSTED_K
@@ -22,8 +22,8 @@ from ..hmc.options import HMC
 from ...core import Data, PpvaeError, unconstrained
 from ...core.errors import did_you_mean, try_one_of
 
-# Half-width of the factor on step sizes. Weights depend on the distance from the centre, which trajectories of just
-# half a period leave as it was; over such a range of lengths none is singled out.
+# Half-width of the factor on step sizes. Weights depend on the distance from the centre, which trajectories of exactly
+# half a period do not change; the factor varies their lengths.
 JITTER = 0.5
 _PRIOR_DRAWS = 5  # from the prior, for each draw of the posterior: each costs a fiftieth of one
 _COVERAGE_DRAWS = 200
@@ -45,11 +45,11 @@ class RIS(EvidenceMethod):
     It refuses a datum (NaN with an outcome) where Pareto k of the reciprocal weights is above 0.7, or where the density
     is not to be trusted in so many dimensions, unless ``trust`` is set.
 
-    Where q reaches beyond the draws, the average lacks what lies there, and neither its weights nor k can show it:
-    draws from q do, ``info["uncovered"]``. Every other chain starts at the prior, the others at the guide, and where
-    they do not come to agree (R-hat, ``info["rhat"]``) the outcome says so.
+    Where q reaches beyond the draws, the average lacks the mass there, and neither its weights nor k show it: draws
+    from q do, ``info["uncovered"]``. Every other chain starts at the prior, the others at the guide; where they
+    disagree (R-hat, ``info["rhat"]``) the outcome says so.
 
-    Limitations: it depends on chains that found all of the posterior. A mode that no chain visited goes unseen.
+    Limitations: the chains must cover all of the posterior. A mode that no chain visited goes unseen.
 
     Args:
         num_draws: draws per datum, all chains together; split evenly.
@@ -76,8 +76,8 @@ class RIS(EvidenceMethod):
 
     def __post_init__(self) -> None:
         check_chains("RIS", self.num_draws, self.num_chains, self.num_warmup, self.num_leapfrog)
-        if isinstance(self.density, str) and self.density not in NAMED:
-            raise PpvaeError(f"RIS: unknown density {self.density!r}: {did_you_mean(self.density, NAMED)}")
+        if isinstance(self.density, str) and self.density not in DENSITIES:
+            raise PpvaeError(f"RIS: unknown density {self.density!r}: {did_you_mean(self.density, DENSITIES)}")
 
     @staticmethod
     def paper() -> RIS:
@@ -101,7 +101,7 @@ class RIS(EvidenceMethod):
         folds, k, usable = [], [], torch.ones_like(draws.good[0])
         uncovered = torch.zeros_like(draws.log_density[0, 0])
         densities = []
-        pairs = halves(draws, crossed=self.num_chains > 1) if self._density.fitted else [(draws, draws)]
+        pairs = halves(draws, exchange=self.num_chains > 1) if self._density.fitted else [(draws, draws)]
         for fit, held_out in pairs:
             log_q = self._density.fit(posterior, x, flat(fit.u), _keep(fit))
             densities.append(log_q)
@@ -109,24 +109,24 @@ class RIS(EvidenceMethod):
             folds.append(average(log_weights, held_out.good))
             k.append(pareto_k(flat(log_weights).masked_fill(~_keep(held_out), -math.inf)))
             usable &= fit.good.any(0) & held_out.good.any(0)
-            seen = flat(log_weights).masked_fill(~_keep(held_out), -math.inf).amax(0)
-            uncovered = torch.maximum(uncovered, _uncovered(posterior, x, log_q, seen))
+            largest = flat(log_weights).masked_fill(~_keep(held_out), -math.inf).amax(0)
+            uncovered = torch.maximum(uncovered, _uncovered_share(posterior, x, log_q, largest))
         value, variance, ess = mean_of_folds(folds)
         if len(folds) == 2:
-            # At most what two folds without any independence would have.
+            # At most the variance of two folds that are fully dependent.
             together = torch.stack([fold.relative_variance for fold in folds]).sqrt().mean(0).square()
             variance = torch.minimum(variance + _shared_variance(densities, draws, folds), together.maximum(variance))
         error = variance.sqrt()
         worst = torch.stack(k).nan_to_num(nan=-math.inf, posinf=math.inf).amax(0)
         worst = torch.where(worst == -math.inf, math.nan, worst)
         info = draws.info | {"uncovered": uncovered}
-        found = self._judged(-value, error, ess, worst, usable, draws.u.shape[-1], info, run.dtype)
-        loose = (found.outcome == Outcome.OK) & (uncovered > torch.maximum(error, torch.full_like(error, _LARGE)))
-        found = found._replace(outcome=torch.where(loose, int(Outcome.LOOSE), found.outcome))
-        found = found._replace(outcome=judge_mixing(found.outcome, draws))
-        return doubted_by_prior(found, run, x, draws)
+        estimate = self._judge(-value, error, ess, worst, usable, draws.u.shape[-1], info, run.dtype)
+        loose = (estimate.outcome == Outcome.OK) & (uncovered > torch.maximum(error, torch.full_like(error, _LARGE)))
+        estimate = estimate._replace(outcome=torch.where(loose, int(Outcome.LOOSE), estimate.outcome))
+        estimate = estimate._replace(outcome=judge_mixing(estimate.outcome, draws))
+        return judge_by_prior(estimate, run, x, draws)
 
-    def _judged(
+    def _judge(
         self,
         value: Tensor,
         error: Tensor,
@@ -145,17 +145,17 @@ class RIS(EvidenceMethod):
             outcome[:] = Outcome.REFUSED_DIMENSION
         outcome[~torch.isfinite(value)] = Outcome.NOT_FINITE
         outcome[~usable] = Outcome.DIVERGED
-        refused = ~torch.tensor([code.has_estimate for code in Outcome], device=value.device)[outcome]
-        value, error, ess = (item.masked_fill(refused, math.nan).to(dtype) for item in (value, error, ess))
+        empty = ~torch.tensor([code.has_estimate for code in Outcome], device=value.device)[outcome]
+        value, error, ess = (item.masked_fill(empty, math.nan).to(dtype) for item in (value, error, ess))
         return Estimate(value, error, ess, k.to(dtype), outcome, {n: item.to(dtype) for n, item in info.items()})
 
     @property
     def _density(self) -> Density:
-        return NAMED[self.density] if isinstance(self.density, str) else self.density
+        return DENSITIES[self.density] if isinstance(self.density, str) else self.density
 
 
-def halves(draws: Draws, *, crossed: bool) -> list[tuple[Draws, Draws]]:
-    """Draws to fit to and draws to evaluate at; both ways round where crossed. One chain is cut in the middle."""
+def halves(draws: Draws, *, exchange: bool) -> list[tuple[Draws, Draws]]:
+    """Draws to fit to and draws to evaluate at; with exchange, also with their roles exchanged. One chain is halved."""
     chains, num = draws.u.shape[:2]
     if chains == 1:
         first = draws._replace(u=draws.u[:, : num // 2], log_density=draws.log_density[:, : num // 2])
@@ -165,37 +165,37 @@ def halves(draws: Draws, *, crossed: bool) -> list[tuple[Draws, Draws]]:
             Draws(draws.u[part], draws.log_density[part], draws.good[part], draws.info)
             for part in (slice(0, chains // 2), slice(chains // 2, None))
         )
-    return [(first, second), (second, first)] if crossed else [(first, second)]
+    return [(first, second), (second, first)] if exchange else [(first, second)]
 
 
-def doubted_by_prior(found: Estimate, run: EvidenceRun, x: Data, draws: Draws) -> Estimate:
-    """The estimate, MISSED_MASS where draws from the prior find more than it, or mass where no chain has been: where
-    log p exceeds the log density of a normal fitted to the chains by more than it does at any of their draws."""
+def judge_by_prior(estimate: Estimate, run: EvidenceRun, x: Data, draws: Draws) -> Estimate:
+    """The estimate, MISSED_MASS where draws from the prior find more mass than it, or mass that no chain visited: where
+    log p minus the log density of a normal fitted to the chains is larger than at any of their draws."""
     u, keep = flat(draws.u), _keep(draws)
     normal = FittedNormal.of_draws(u, keep, 1.0)
     largest = (flat(draws.log_density) - normal.log_prob(u)).masked_fill(~keep, -math.inf).amax(0)
-    return doubted(found, largest, [from_prior_against(run, x, _PRIOR_DRAWS * len(u), normal.log_prob)])
+    return judge_mass(estimate, largest, [from_prior_against(run, x, _PRIOR_DRAWS * len(u), normal.log_prob)])
 
 
-def _uncovered(posterior: Posterior, x: Data, log_q: Fitted, seen: Tensor) -> Tensor:
-    """Share of the fitted density q where q / p exceeds all that the posterior draws have seen, [B]: the reciprocal
-    average is low by as much, which the weights themselves cannot show."""
+def _uncovered_share(posterior: Posterior, x: Data, log_q: FittedDensity, largest: Tensor) -> Tensor:
+    """Share of the fitted density q where q / p exceeds its largest value over the posterior draws, [B]: the reciprocal
+    average is low by that share, which the weights themselves cannot show."""
     u = log_q.sample(_COVERAGE_DRAWS).nan_to_num(0.0)
     inside = log_q(u)
-    new = inside - posterior.log_density(x, u) > seen + _MARGIN
+    new = inside - posterior.log_density(x, u) > largest + _MARGIN
     return (new.sum(0) / (inside > -math.inf).sum(0).clamp(min=1)).to(u.dtype)
 
 
-def _log_weights(log_q: Fitted, draws: Draws) -> Tensor:
+def _log_weights(log_q: FittedDensity, draws: Draws) -> Tensor:
     return log_q(flat(draws.u)).reshape(draws.log_density.shape) - draws.log_density
 
 
-def _shared_variance(densities: list[Fitted], draws: Draws, folds: list[Average]) -> Tensor:
-    r"""What the two folds have in common, [B]: half of the covariance of their relative errors.
+def _shared_variance(densities: list[FittedDensity], draws: Draws, folds: list[Average]) -> Tensor:
+    r"""Half of the covariance of the relative errors of the two folds, [B].
 
-    What the fit to A gets wrong and what the average over B gets wrong enter the two folds as the same product, so
-    folds are not independent: with $w_A, w_B$ the relative weights under the two fits, the covariance is half of the
-    variance of the mean of $w_A - w_B$ over as many draws as one fold has.
+    The error of the fit to A and the error of the average over B enter both folds as the same product, so the folds
+    are dependent: with $w_A, w_B$ the relative weights under the two fits, the covariance is half of the variance of
+    the mean of $w_A - w_B$ over as many draws as one fold has.
     """
     first, second = (
         (_log_weights(log_q, draws).double() - fold.log_mean).exp()
@@ -206,7 +206,7 @@ def _shared_variance(densities: list[Fitted], draws: Draws, folds: list[Average]
 
 
 def mean_of_folds(folds: list[Average]) -> tuple[Tensor, Tensor, Tensor]:
-    """Log of the mean over folds, its variance were they independent, and the total ESS: each [B]."""
+    """Log of the mean over folds, its variance for independent folds, and the total ESS: each [B]."""
     logs = torch.stack([fold.log_mean for fold in folds])
     share = torch.softmax(logs, 0)
     variance = sum(part.square() * fold.relative_variance for part, fold in zip(share, folds, strict=True))

@@ -27,14 +27,13 @@ class EvidenceRun(Execution):
 
     Attributes:
         memory_budget: bytes.
-        bytes_per_lane: of the intermediate results of log joint and log q at one draw for one datum, all of
-            them added up.
+        bytes_per_lane: of all intermediate results of log joint and log q at one draw for one datum.
         bytes_per_datum: the same for what is computed once for a datum (the encoder).
-        whole: the pair works on all data together only, so that they are one chunk.
-        truth: for simulated data, the latents that made the chunk; None for real data.
+        needs_all_data: the pair works on all data together only, so that they are one chunk.
+        truth: for simulated data, the latents that generated the chunk; None for real data.
         example: a few data, on the pair's own device.
         lanes: how many (sample, datum) lanes may be worked on at once.
-        guide_density: whether log q(z | x) is known at any z; None before anyone has asked.
+        guide_density: whether log q(z | x) can be evaluated at any z; None before this was tested.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class EvidenceRun(Execution):
         self.bytes_per_lane = self.bytes_per_datum = 0.0
         self.lanes = 1
         self.example: Data = {}
-        self.whole = False
+        self.needs_all_data = False
         self.truth: dict[str, Tensor] | None = None
         self.chunks = 1
         self.guide_density: bool | None = None
@@ -60,19 +59,19 @@ class EvidenceRun(Execution):
 
     def measure(self, x: Data) -> None:
         """Find the bytes per lane and per datum by a few eager draws, on the pair's own device."""
-        few = self.example = x if self.whole else first_rows(x, 4)
+        few = self.example = x if self.needs_all_data else first_rows(x, 4)
         batch = batch_size(few)
         with torch.no_grad(), torch.random.fork_rng():
-            one, three = (_allocated(self.pair, few, samples) for samples in (1, 3))
-        self.bytes_per_lane = max((three - one) / (2 * batch), 64.0)
-        self.bytes_per_datum = max(one / batch - self.bytes_per_lane, 0.0)
+            single, triple = (_allocation(self.pair, few, samples) for samples in (1, 3))
+        self.bytes_per_lane = max((triple - single) / (2 * batch), 64.0)
+        self.bytes_per_datum = max(single / batch - self.bytes_per_lane, 0.0)
         self.lanes = int(min(_LANES, max(1, 0.5 * self.memory_budget // self.bytes_per_lane)))
 
     def remember(self, name: str, function: Callable[..., Any], *, calls: int = 1, lanes: int = 1) -> OnState:
         """``function(x, *tensors)`` as a captured function, remembered by its name.
 
         Args:
-            name: of the function: one name is one function with one set of constants.
+            name: of the function; one name stands for one function with one set of constants.
             function: traceable; reads parameters through the caller's pair, or pairs derived from it.
             calls: how often it will be called for one chunk of data.
             lanes: on how many pairs of a sample and a datum.
@@ -128,7 +127,7 @@ def prepare(
     memory_budget: int,
     global_sites: Mapping[str, Tensor] | str | None,
 ) -> tuple[EvidenceRun, Data]:
-    """The run, and all data as the model sees them: the pair checked, its global sites held, memory measured.
+    """The run, and all data as the model sees them: pair checked, global sites at their values, memory measured.
 
     Arguments as for :func:`~.log_evidence.log_evidence`.
     """
@@ -136,23 +135,23 @@ def prepare(
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         here = to(x, home_of(pair))
-        whole = check_all(pair, here)
-        few = here if whole else first_rows(here, 4)
-        fixed = hold_sites(pair, few, global_sites)
-    run = EvidenceRun(pair, fixed, device=choose_device(device), compile=compile, memory_budget=memory_budget)
-    run.whole = whole
+        needs_all_data = check_all(pair, here)
+        few = here if needs_all_data else first_rows(here, 4)
+        conditioned = hold_sites(pair, few, global_sites)
+    run = EvidenceRun(pair, conditioned, device=choose_device(device), compile=compile, memory_budget=memory_budget)
+    run.needs_all_data = needs_all_data
     run.measure(few)
     return run, x
 
 
-def _allocated(pair: ModelGuidePair, x: Data, samples: int) -> float:
-    with _Allocated() as counter:
+def _allocation(pair: ModelGuidePair, x: Data, samples: int) -> float:
+    with _AllocationCounter() as counter:
         log_joint(pair, x, draw(pair, x, samples).latents)
     return float(counter.bytes)
 
 
-class _Allocated(TorchDispatchMode):
-    """Adds up the bytes of all tensors that operations make; none is counted as freed."""
+class _AllocationCounter(TorchDispatchMode):
+    """Adds up the bytes of all tensors that operations return; none counts as freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Log-weights of many draws in bounded memory: latents come and go, only [K, B] numbers stay."""
+"""Log-weights of many draws in bounded memory: only [K, B] numbers are kept, not the latents."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ...core import Data, ModelGuidePair, draw, log_joint
 # The guide is run anew for every group of samples, so a group should not be small.
 _AT_ONCE = 64
 _ONE_BY_ONE = 8
-_STEADY = 5  # log-weights, their float64 copy and what the diagnostics make of it, in units of eight bytes
+_STEADY = 5  # log-weights, their float64 copy and the diagnostics' own copies, in units of eight bytes
 
 
-def sampled_memory(run: EvidenceRun, num_samples: int) -> Memory:
-    """The log-weights stay; at the least one lane is worked on."""
+def sampling_memory(run: EvidenceRun, num_samples: int) -> Memory:
+    """The log-weights stay; at least one lane is computed at once."""
     return Memory(8.0 * _STEADY * num_samples + run.bytes_per_datum, run.bytes_per_lane, min(num_samples, _AT_ONCE))
 
 
@@ -40,7 +40,7 @@ def collect(
         name: of the captured function.
         log_weights: (pair, x, k) -> [k, B], or [k, *, B]; [k, B, *] where ``keep`` takes it.
         num_samples: K.
-        keep: what stays of a group of samples, [k, *, B] of what ``log_weights`` gave.
+        keep: reduces the result of ``log_weights`` for a group of samples to [k, *, B].
     """
     batch = run.batch_of(x)
     lanes = max(1, run.lanes // batch)
@@ -59,5 +59,5 @@ def collect(
 
 def guide_weights(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
     """log p(x, z) - log q(z | x) of draws from the guide, [K, B], nats."""
-    drawn = draw(pair, x, num_samples)
-    return log_joint(pair, x, drawn.latents).local - drawn.log_q
+    draws = draw(pair, x, num_samples)
+    return log_joint(pair, x, draws.latents).local - draws.log_q

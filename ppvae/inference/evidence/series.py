@@ -1,4 +1,4 @@
-"""Averages over chains of autocorrelated draws, with honest errors, for all data at once."""
+"""Averages over chains of autocorrelated draws, with errors that count autocorrelation, for all data at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Average(NamedTuple):
     Attributes:
         log_mean: nats.
         relative_variance: of the average, in units of its square: the variance of ``log_mean`` by the delta method.
-        effective_sample_size: draws that the average is worth, counting autocorrelation.
+        effective_sample_size: independent draws with the same variance of the average.
     """
 
     log_mean: Tensor

@@ -1,4 +1,4 @@
-"""Data that a pair's own model made, with the latents that made them."""
+"""Data simulated from a pair's own model, with their latents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...core.modes import in_evaluation_mode
 
 @dataclass(frozen=True, eq=False)
 class SimulatedData:
-    """Data drawn from a model, and the latents that they were drawn with: exact draws from their own posterior.
+    """Data drawn from a model with their latents, which are exact draws from the posterior of these data.
 
     Attributes:
         x: the data, [N, *event].
@@ -61,17 +61,17 @@ def simulate_data(
     like = to(rows_of(like, torch.arange(num_data) % batch_size(like)), home_of(pair))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        fixed = hold_sites(pair, first_rows(like, 4), global_sites)
-        shape = structure(fixed, like)
-        drawn = simulate(fixed, like)
+        conditioned = hold_sites(pair, first_rows(like, 4), global_sites)
+        shape = structure(conditioned, like)
+        draws = simulate(conditioned, like)
     names = [info.name for info in shape.observed if info.scope == "local"]
     if isinstance(like, Tensor):
-        if len(names) != 1 or drawn.observed[names[0]].numel() != like.numel():
+        if len(names) != 1 or draws.observed[names[0]].numel() != like.numel():
             raise DataError(
                 f"simulate_data: the observed sites {names} do not make up a tensor of shape {list(like.shape)}"
                 + try_one_of("data as a mapping, with a member for every observed site")
             )
-        x: Data = drawn.observed[names[0]].reshape(like.shape)
+        x: Data = draws.observed[names[0]].reshape(like.shape)
     else:
         missing = [name for name in names if name not in like]
         if missing:
@@ -79,5 +79,5 @@ def simulate_data(
                 f"simulate_data: observed site {missing[0]!r} has no member of that name among {sorted(like)}"
                 + try_one_of("name the members after the observed sites")
             )
-        x = {key: drawn.observed[key].reshape(value.shape) if key in names else value for key, value in like.items()}
-    return SimulatedData(x, {info.name: drawn.latents[info.name] for info in shape.local_latents})
+        x = {key: draws.observed[key].reshape(value.shape) if key in names else value for key, value in like.items()}
+    return SimulatedData(x, {info.name: draws.latents[info.name] for info in shape.local_latents})

@@ -1,4 +1,4 @@
-"""From log-weights to an estimate with its error: what every estimator that averages weights shares."""
+"""From log-weights to an estimate with its error, for every estimator that averages weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .pareto import pareto_smoothed
 UNTRUSTED_K = 0.7
 INFINITE_VARIANCE_K = 0.5
 _LIGHT_K = 0.3
-_TO_JUDGE = 10  # draws: of fewer, the effective sample size says nothing
+_FEWEST = 10  # draws: of fewer, the effective sample size says nothing
 _SATURATED = 4.0  # effective draws: with fewer, the error of the delta method cannot grow with the true one
 _EQUAL = 1e-3  # nats: weights that differ by less are equal, however few
 
@@ -34,17 +34,17 @@ def from_weights(
         = \sqrt{\frac{K}{K - 1} \left(\frac{1}{\mathrm{ESS}} - \frac{1}{K}\right)}$$
 
     That error cannot exceed one nat, whatever the true one is: where the effective sample size is below four it is
-    unknown, NaN. The verdict is :func:`verdict`'s. ``info["bias"]`` is L_K - L_{K/2}, the gain of the second half of
-    the draws, which estimates how far log p-hat still is below log p.
+    NaN, unknown. The outcome is that of :func:`verdict`. ``info["bias"]`` is L_K - L_{K/2}, the gain of the second
+    half of the draws, which estimates how far log p-hat still is below log p.
 
     Args:
         log_weights: log w of independent draws, [K, B], nats.
         info: further numbers per datum, each [B].
         dtype: of the result; None for that of the weights.
-        smooth: the largest weights by the tail that is fitted to them, :func:`pareto_smoothed`.
+        smooth: replace the largest weights by quantiles of the tail fitted to them, :func:`pareto_smoothed`.
     """
     draws, dtype = log_weights.shape[0], dtype or log_weights.dtype
-    broken = log_weights.isnan().any(0) | (log_weights == math.inf).any(0)
+    invalid = log_weights.isnan().any(0) | (log_weights == math.inf).any(0)
     smoothed, k = pareto_smoothed(log_weights)
     value, error, ess = log_mean(smoothed if smooth else log_weights)
     bias = gain_of_doubling(log_weights)
@@ -52,9 +52,9 @@ def from_weights(
     outcome = verdict(draws, ess, k)
     outcome[bias > torch.maximum(error, torch.full_like(error, _EQUAL))] = Outcome.LOOSE
     outcome[spread < _EQUAL] = Outcome.OK if draws > 1 else Outcome.TOO_FEW_DRAWS
-    broken |= ~torch.isfinite(value)
-    outcome[broken] = Outcome.NOT_FINITE
-    value = torch.where(broken & (value != -math.inf), math.nan, value)
+    invalid |= ~torch.isfinite(value)
+    outcome[invalid] = Outcome.NOT_FINITE
+    value = torch.where(invalid & (value != -math.inf), math.nan, value)
     error = torch.where((ess < _SATURATED) & (draws > _SATURATED), math.nan, error)
     if draws < 2:
         error = torch.full_like(error, math.nan)
@@ -63,11 +63,11 @@ def from_weights(
 
 
 def verdict(draws: int, ess: Tensor, k: Tensor) -> Tensor:
-    """Which estimates stand within their errors, as :class:`Outcome`, int64 [B]: by the effective sample size (and so
+    """Which estimates stand within their errors, as :class:`Outcome`, int64 [B], by the effective sample size (and so
     the largest weight's share, and the variance of the weights) and Pareto k together.
 
     Thresholds are measured (benchmarks/calibration.py): k alone passes data whose tail no draw has reached, and flags
-    good ones whose tail is heavy, with next to no mass in it. Of few draws k is noise.
+    good ones whose heavy tail has almost no mass. With few draws k is noise.
 
     Args:
         draws: K.
@@ -80,7 +80,7 @@ def verdict(draws: int, ess: Tensor, k: Tensor) -> Tensor:
     outcome = torch.zeros_like(ess, dtype=torch.int64)
     outcome[~enough] = Outcome.LOOSE
     outcome[~enough & (k > UNTRUSTED_K)] = Outcome.UNRELIABLE
-    if draws < _TO_JUDGE:
+    if draws < _FEWEST:
         outcome[:] = Outcome.TOO_FEW_DRAWS
     return outcome
 

@@ -26,16 +26,16 @@ def log_evidence_of_data_set(
 
     $$\log p(x_1, \ldots, x_N) = \log \int\! p(w) \prod_{b=1}^{N} \int p(x_b, z_b \mid w)\,dz_b\,dw$$
 
-    This, and not a bound, is what compares models: which prior over weights, how many units. The bridge is that of
+    This, and not a bound, is for comparing models: which prior over weights, how many units. The bridge is that of
     :class:`BridgeSampling` (Meng & Wong 1996, Statistica Sinica 6), between the draws of all sites together and normals
     of full covariance fitted to halves of them.
 
     Limitations: for small pairs. A mode that no chain visited goes unseen: the units of a network may be permuted and
     their signs turned, so that its posterior has many equal modes, and one chain sees one; the result is then low by up
-    to the logarithm of their number. A normal is a poor proposal in hundreds of dimensions; the standard error tells.
+    to the logarithm of their number. A normal is a poor proposal in hundreds of dimensions: see the standard error.
 
     Args:
-        pair: the pair that was sampled, its parameters unchanged.
+        pair: the pair of the draws, its parameters unchanged.
         draws: of :func:`~ppvae.inference.sample_global_posterior`.
         seed: of the proposals.
         max_iterations: of the bridge's fixed point.
@@ -62,7 +62,7 @@ def log_evidence_of_data_set(
                 "log_evidence(pair, data), for the evidence of every datum",
             )
         )
-    started = time.perf_counter()
+    start = time.perf_counter()
     chains, num, dim = draws.unconstrained.shape
     half = (chains // 2 or 1) * (num if chains > 1 else num // 2)
     if half < 2 * (dim + 1):
@@ -81,16 +81,16 @@ def log_evidence_of_data_set(
         torch.manual_seed(seed)
         u = draws.unconstrained
         there = torch.stack([log_density(chain.unsqueeze(1)) for chain in u])  # in the precision of the pair
-        found = both_ways(Draws(u.unsqueeze(2), there, good, {}), log_density, max_iterations)
+        result = both_ways(Draws(u.unsqueeze(2), there, good, {}), log_density, max_iterations)
     return Evidence(
-        found.log_evidence,
-        found.standard_error,
-        found.effective_sample_size,
-        torch.full_like(found.log_evidence, torch.nan),
+        result.log_evidence,
+        result.standard_error,
+        result.effective_sample_size,
+        torch.full_like(result.log_evidence, torch.nan),
         "consistent",
-        found.outcome,
+        result.outcome,
         "BridgeSampling of all sites",
-        time.perf_counter() - started,
+        time.perf_counter() - start,
         {
             "seed": seed,
             "num_dimensions": dim,

@@ -1,4 +1,4 @@
-"""Arguments that are of the wrong kind, told by name where they come in rather than where they would fail."""
+"""Checks of arguments' types, whose errors name the argument."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...core.errors import did_you_mean, try_one_of
 
 
 def require_pair(pair: Any, verb: str) -> None:
-    """Raise a PpvaeError where something else than a pair, ready for use, was passed in."""
+    """Raise a PpvaeError where the argument is not an initialised pair."""
     if inspect.isclass(pair) and issubclass(pair, ModelGuidePair):
         raise PpvaeError(f"{verb}: expected a pair, found its class {pair.__name__}" + try_one_of(f"{pair.__name__}()"))
     if not isinstance(pair, ModelGuidePair):
@@ -24,15 +24,15 @@ def require_pair(pair: Any, verb: str) -> None:
 
 
 def require_estimator(elbo: Any) -> None:
-    """Raise a PpvaeError where the name or the class of an estimator was passed in."""
+    """Raise a PpvaeError where the argument is the name or the class of an estimator."""
     if isinstance(elbo, str) or inspect.isclass(elbo):
-        found = repr(elbo) if isinstance(elbo, str) else f"the class {elbo.__name__}"
-        shown = "TraceELBO" if isinstance(elbo, str) else elbo.__name__
-        raise PpvaeError(f"elbo: expected an estimator with its options, found {found}" + try_one_of(f"elbo.{shown}()"))
+        value = repr(elbo) if isinstance(elbo, str) else f"the class {elbo.__name__}"
+        name = "TraceELBO" if isinstance(elbo, str) else elbo.__name__
+        raise PpvaeError(f"elbo: expected an estimator with its options, found {value}" + try_one_of(f"elbo.{name}()"))
 
 
-def require_whole(name: str, value: Any, at_least: int) -> None:
-    """Raise a PpvaeError where a count is no whole number, or too small."""
+def require_integer(name: str, value: Any, at_least: int) -> None:
+    """Raise a PpvaeError where a value is not a whole number, or too small."""
     try:
         small = operator.index(value) < at_least
     except TypeError:
@@ -42,21 +42,21 @@ def require_whole(name: str, value: Any, at_least: int) -> None:
 
 
 def require_literal(name: str, value: Any, literal: Any) -> None:
-    """Raise a PpvaeError where a word is none of those that a Literal allows."""
+    """Raise a PpvaeError where a value is not one of a Literal's."""
     if value not in get_args(literal):
         raise PpvaeError(f"unknown {name} {value!r}: {did_you_mean(str(value), get_args(literal))}")
 
 
-def one_of(names: list[str], asked: str | None, what: str) -> str:
-    """The name that was asked for, or the only one there is.
+def choose_name(names: list[str], site: str | None, what: str) -> str:
+    """The name ``site`` if it is among the names; for None, the only name.
 
     Raises:
-        PairError: there is none of that name, or several and none was named.
+        PairError: no such name; or None, and not exactly one name.
     """
-    if asked is not None and asked not in names:
-        raise PairError(f"no {what} {asked!r}: {did_you_mean(asked, names)}")
-    if asked is None and len(names) != 1:
+    if site is not None and site not in names:
+        raise PairError(f"no {what} {site!r}: {did_you_mean(site, names)}")
+    if site is None and len(names) != 1:
         raise PairError(
             f"the pair has {len(names)} {what}s" + (try_one_of(*(f"site={name!r}" for name in names)) if names else "")
         )
-    return asked if asked is not None else names[0]
+    return site if site is not None else names[0]

@@ -13,7 +13,7 @@ from ...core.compile import Captured, bind, capture, state_of
 
 
 class OnState:
-    """A captured function of an execution's state, and of what it is called with."""
+    """A captured function of an execution's state and further arguments."""
 
     def __init__(self, execution: Execution, captured: Captured) -> None:
         self.execution, self.captured = execution, captured
@@ -27,18 +27,18 @@ class Execution:
     """A pair on a device, and pure functions of it captured there.
 
     Attributes:
-        original: the pair that the caller gave.
-        pair: the same, under other programs perhaps (its global sites held at values).
+        original: the caller's pair.
+        pair: the same pair, or one derived from it (with its global sites at fixed values).
         device: where to compute.
         dtype: of the parameters and data.
-        compile: as the caller asked.
+        compile: the caller's option.
         state: parameters and buffers, on the device.
     """
 
     def __init__(
         self, original: ModelGuidePair, pair: ModelGuidePair | None = None, *, device: torch.device, compile: Compile
     ) -> None:
-        choose_mode(compile, 1)  # an unknown mode is refused before work begins
+        choose_mode(compile, 1)  # raises for an unknown mode before work begins
         self.original, self.pair = original, pair if pair is not None else original
         self.device, self.dtype, self.compile = device, dtype_of(original), compile
         self.refresh()
@@ -54,10 +54,10 @@ class Execution:
 
         Args:
             function: traceable; it reads parameters through the caller's pair, or pairs derived from it.
-            name: what log lines call it.
+            name: of the function in log lines.
             calls: how often it will be called.
-            bytes_per_call: that a call moves, if known: what compiling saves grows with it.
+            bytes_per_call: bytes that a call moves, if known: the time saved by compiling grows with them.
         """
         mode = choose_mode(self.compile, calls, bytes_per_call)
-        # The state is put into the caller's pair, which the derived ones read through.
+        # The state goes into the caller's pair, from which derived pairs read it.
         return OnState(self, capture(bind(self.original, lambda _, *args: function(*args)), mode=mode, name=name))

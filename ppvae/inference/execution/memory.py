@@ -16,10 +16,10 @@ from ...core.errors import PpvaeError, try_one_of
 
 
 def peak_memory(step: Callable[[], Any], device: torch.device) -> int:
-    """Most bytes that the tensors made during one call hold at the same time.
+    """Peak bytes of the tensors that one call creates.
 
-    On a GPU the allocator is asked; elsewhere every storage is counted from its making to its release, backward
-    pass included, so that the number is the same on every machine. Scratch space inside an operation is not seen.
+    On a GPU the allocator counts; elsewhere every storage counts from its creation to its release, including the
+    backward pass, so that the number is the same on every machine. Scratch space inside an operation is not counted.
 
     Args:
         step: the call, eager.
@@ -39,42 +39,42 @@ def peak_memory(step: Callable[[], Any], device: torch.device) -> int:
 
 
 class _LiveStorages(TorchDispatchMode):
-    """Counts the bytes of storages that operations make, and uncounts them when they are released."""
+    """Counts the bytes of live storages that operations create."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
-        self._known: set[int] = set()
+        self._keys: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {t.untyped_storage()._cdata for t in pytree.tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)}
+        inputs = {t.untyped_storage()._cdata for t in pytree.tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)}
         result = func(*args, **(kwargs or {}))
-        for made in pytree.tree_leaves(result):
-            if isinstance(made, Tensor):
-                self._count(made.untyped_storage(), given)
+        for output in pytree.tree_leaves(result):
+            if isinstance(output, Tensor):
+                self._count(output.untyped_storage(), inputs)
         return result
 
-    def _count(self, storage: Any, given: set[int]) -> None:
+    def _count(self, storage: Any, inputs: set[int]) -> None:
         key = storage._cdata
-        if key in self._known or key in given:
+        if key in self._keys or key in inputs:
             return
         size = storage.nbytes()
-        self._known.add(key)
+        self._keys.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._release, key, size)
 
     def _release(self, key: int, size: int) -> None:
-        self._known.discard(key)
+        self._keys.discard(key)
         self.live -= size
 
 
 class Footprint(NamedTuple):
-    """What one call of a function needs.
+    """Memory of one call of a function.
 
     Attributes:
-        peak: bytes alive at once, arguments and results among them.
-        traffic: bytes of all intermediate results together, what an interpreter writes.
+        peak: bytes alive at once, including arguments and results.
+        traffic: bytes of all intermediate results together, which an interpreter writes.
     """
 
     peak: int
@@ -82,18 +82,18 @@ class Footprint(NamedTuple):
 
 
 def footprint(function: Callable[..., Any], *args: Any) -> Footprint:
-    """The memory that one call takes when its graph is interpreted; a compiled one takes no more.
+    """The memory of one call when its graph is interpreted; a compiled one takes no more.
 
-    What cannot be recorded is measured in one eager call, without its traffic.
+    A function that cannot be recorded is measured in one eager call, without its traffic.
     """
     leaves, spec = pytree.tree_flatten(args)
     places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
     def flat(*tensors: Tensor) -> list[Any]:
-        filled = list(leaves)
+        arguments = list(leaves)
         for index, tensor in zip(places, tensors, strict=True):
-            filled[index] = tensor
-        return list(pytree.tree_leaves(function(*pytree.tree_unflatten(filled, spec))))
+            arguments[index] = tensor
+        return list(pytree.tree_leaves(function(*pytree.tree_unflatten(arguments, spec))))
 
     tensors = [leaves[index] for index in places]
     with torch.random.fork_rng(), torch.no_grad():
@@ -102,8 +102,8 @@ def footprint(function: Callable[..., Any], *args: Any) -> Footprint:
         except PpvaeError:
             raise
         except Exception:
-            held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-            return Footprint(held + peak_memory(lambda: flat(*tensors), tensors[0].device), 0)
+            size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            return Footprint(size + peak_memory(lambda: flat(*tensors), tensors[0].device), 0)
         meter = _Meter(graph)
         meter.run(*tensors)
     return Footprint(meter.peak, meter.traffic)
@@ -119,9 +119,9 @@ class _Meter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         before = self._storages()
         result = super().run_node(n)
-        made = self._storages_of([result])
-        self.peak = max(self.peak, sum({**before, **made}.values()))
-        self.traffic += sum(size for key, size in made.items() if key not in before)
+        outputs = self._storages_of([result])
+        self.peak = max(self.peak, sum({**before, **outputs}.values()))
+        self.traffic += sum(size for key, size in outputs.items() if key not in before)
         return result
 
     def _storages(self) -> dict[int, int]:
@@ -133,22 +133,22 @@ class _Meter(fx.Interpreter):
         return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
-def data_per_chunk(budget: int, fixed: int, per_datum: int, num_chains: int) -> int:
+def data_per_chunk(budget: int, constant: int, per_datum: int, num_chains: int) -> int:
     """How many data fit, at least one.
 
     Args:
         budget: bytes.
-        fixed: bytes that do not depend on the number of data (parameters).
+        constant: bytes that do not depend on the number of data (parameters).
         per_datum: bytes of one datum with all its chains.
         num_chains: for the message.
 
     Raises:
         PpvaeError: not even one datum fits.
     """
-    if fixed + per_datum > budget:
+    if constant + per_datum > budget:
         raise PpvaeError(
             f"memory_budget of {budget:,} bytes is too small: one datum with {num_chains} chains takes "
-            f"{per_datum:,} bytes beside {fixed:,} bytes of parameters"
-            + try_one_of(f"memory_budget={2 * (fixed + per_datum):_} or more", "fewer chains")
+            f"{per_datum:,} bytes beside {constant:,} bytes of parameters"
+            + try_one_of(f"memory_budget={2 * (constant + per_datum):_} or more", "fewer chains")
         )
-    return (budget - fixed) // max(per_datum, 1)
+    return (budget - constant) // max(per_datum, 1)

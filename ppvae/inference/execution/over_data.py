@@ -1,4 +1,4 @@
-"""The one way to run a pair over data: chunk by chunk, each with a seed of its own, on one device."""
+"""Runs a pair over data: chunk by chunk, each with a seed of its own, on one device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .arguments import require_whole
+from .arguments import require_integer
 from .execution import Execution
 from .placement import Compile, choose_device, dtype_of, like_pair
 from .seeds import chunk_seed
@@ -26,9 +26,9 @@ class Chunk(NamedTuple):
 
     Attributes:
         number: from 0.
-        rows: indices into the data, [M]; M is the same for all chunks, the last of them padded by its last row.
-        valid: of the results for these rows, the first so many count.
-        seed: of this chunk's noise, which PyTorch's generator has been given.
+        rows: indices into the data, [M]; M is the same for all chunks, the last one padded by its last row.
+        valid: number of rows that count, the first ones.
+        seed: of this chunk's noise, already set in PyTorch's generator.
     """
 
     number: int
@@ -45,23 +45,23 @@ def over_chunks(
     seed: int,
     device: torch.device | str = "cpu",
     progress: str | None = None,
-    finished: list[T] | None = None,
+    results: list[T] | None = None,
 ) -> list[T]:
-    """What ``visit`` makes of every chunk, without gradients; the caller's random state is left as it was.
+    """The results of ``visit`` for every chunk, without gradients; the caller's random state is not changed.
 
-    A chunk's noise depends on the seed and its number alone, so that work which was stopped goes on to the same
-    numbers.
+    A chunk's noise depends on the seed and its number alone, so that interrupted work continues to the same numbers.
 
     Args:
         num_data: N.
         size: data in a chunk at most.
         visit: called once for each chunk.
         seed: of all noise.
-        device: where the work is done; rows are given there.
-        progress: what a bar on a terminal is called; None for no bar.
-        finished: filled with the results as they come, for a caller that wants them after an interruption.
+        device: of the work and of the rows.
+        progress: label of a bar on a terminal; None for no bar.
+        results: the list to append to, so that the caller has the finished chunks after an interruption; None for a
+            new one.
     """
-    found: list[T] = [] if finished is None else finished
+    results = [] if results is None else results
     parts = list(chunks(num_data, size, device))
     bar = tqdm(parts, desc=progress, disable=None if progress else True, leave=False)
     devices = [device] if torch.device(device).type == "cuda" else []
@@ -69,8 +69,8 @@ def over_chunks(
         for number, (rows, valid) in enumerate(bar):
             noise = chunk_seed(seed, number)
             torch.manual_seed(noise)
-            found.append(visit(Chunk(number, rows, valid, noise)))
-    return found
+            results.append(visit(Chunk(number, rows, valid, noise)))
+    return results
 
 
 class OverData(Execution):
@@ -100,8 +100,8 @@ class OverData(Execution):
         compile: Compile = "auto",
         at_mean: bool = False,
     ) -> None:
-        """``at_mean``: hold the pair's global sites at the guide's mean."""
-        require_whole("chunk_size", chunk_size, 1)
+        """``at_mean``: fix the pair's global sites at the guide's mean."""
+        require_integer("chunk_size", chunk_size, 1)
         where = choose_device(device)
         super().__init__(pair.to(where), device=where, compile=compile)
         self.seed, self.chunk_size = seed, chunk_size
@@ -117,7 +117,7 @@ class OverData(Execution):
 
     @property
     def num_chunks(self) -> int:
-        """How many chunks the data make."""
+        """Number of chunks."""
         return math.ceil(len(self) / self.chunk_size)
 
     def batch(self, rows: Tensor) -> Data:
@@ -133,36 +133,36 @@ class OverData(Execution):
         """``visit(batch[, beside])`` for all data: name to [N, ...], on the CPU.
 
         Args:
-            visit: of a batch, and these rows of ``beside``, to tensors [M, ...].
+            visit: from a batch, and these rows of ``beside``, to tensors [M, ...].
             beside: tensors [N, ...], or mappings of such.
         """
 
-        def one(chunk: Chunk) -> dict[str, Tensor]:
+        def visit_chunk(chunk: Chunk) -> dict[str, Tensor]:
             more = () if beside is None else (rows_of(beside, chunk.rows),)
-            found = visit(self.batch(chunk.rows), *more)
-            return {key: value[: chunk.valid].cpu() for key, value in found.items()}
+            columns = visit(self.batch(chunk.rows), *more)
+            return {key: value[: chunk.valid].cpu() for key, value in columns.items()}
 
-        parts = over_chunks(len(self), self.chunk_size, one, seed=self.seed, device=self.device)
+        parts = over_chunks(len(self), self.chunk_size, visit_chunk, seed=self.seed, device=self.device)
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def average(
         self, function: Callable[..., dict[str, Tensor]], *, passes: int = 1, beside: Mapping[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """The average of ``function(batch[, beside])``, captured, over so many passes, for all data."""
+        """The average of ``function(batch[, beside])``, captured, over ``passes`` calls, for all data."""
         call = self.capture(function, name="prediction", calls=passes * self.num_chunks)
 
         def mean(*args: Any) -> dict[str, Tensor]:
-            found: dict[str, Tensor] = call(*args)
+            total: dict[str, Tensor] = call(*args)
             for _ in range(passes - 1):
                 again = call(*args)
-                found = {key: value + again[key] for key, value in found.items()}
-            return {key: value / passes for key, value in found.items()} if passes > 1 else found
+                total = {key: value + again[key] for key, value in total.items()}
+            return {key: value / passes for key, value in total.items()} if passes > 1 else total
 
         return self.run(mean, beside=beside)
 
 
 def rows_like(like: Any, num: int, pair: ModelGuidePair) -> Dataset:
-    """So many rows of the shape of some data, round and round: only their shape and their covariates matter."""
+    """``num`` rows of some data, repeated cyclically: only their shape and their covariates matter."""
     dtype = dtype_of(pair)
     dataset = as_dataset(like, dtype=dtype).drawn(0, dtype=dtype)
     index = torch.arange(num, device=dataset.device) % len(dataset)

@@ -1,4 +1,4 @@
-"""Where and how work runs: the device, the mode of capture, the dtype of a pair, and data brought there."""
+"""Where and how work runs: the device, the mode of capture, the dtype of a pair, and moving data there."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ...core.compile import MODES, Mode
 
 Compile = Literal["auto", "eager", "graph", "compiled"]
 
-# What a call saves against an interpreted one. By the size of the work and not by a stopwatch: a seeded run must give
-# the same numbers, and modes differ in rounding.
-SAVED_PER_CALL = 5e-4  # seconds, of a leapfrog of any size
-SAVED_PER_BYTE = 1.5e-10  # and for every byte that the interpreter writes
-SAVED_PER_STEP = 1e-3  # of AEVB's step (784-500-20, M = 100), for a function whose bytes nobody knows
-COMPILE_SECONDS = 10.0  # what Inductor takes, on two cores
+# Time that a compiled call saves over an interpreted one. Estimated from the size of the work and not timed: a seeded
+# run must give the same numbers, and modes differ in rounding.
+SAVING_PER_CALL = 5e-4  # seconds, of a leapfrog of any size
+SAVING_PER_BYTE = 1.5e-10  # and for every byte that the interpreter writes
+SAVING_PER_STEP = 1e-3  # of AEVB's step (784-500-20, M = 100), for a function whose bytes are unknown
+COMPILE_SECONDS = 10.0  # time of Inductor, on two cores
 WORTH_RECORDING = 50  # recording a small pair takes as long as some tens of its eager runs
 
 
@@ -31,21 +31,21 @@ def choose_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
+        result = torch.device(device)
     except RuntimeError as error:
         raise PpvaeError(f"unknown device {device!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+    if result.type == "cuda" and not torch.cuda.is_available():
         raise PpvaeError(f"device {str(device)!r}: PyTorch sees no GPU here; try device='cpu'")
-    return chosen
+    return result
 
 
 def choose_mode(compile: str, calls: int, bytes_per_call: float | None = None) -> Mode:
-    """The mode of capture; "auto" records where so many calls pay for it, and compiles where more do.
+    """The mode of capture; "auto" records where the number of calls pays for it, and compiles where it pays for that.
 
     Args:
         compile: "auto" or a mode.
         calls: how often the function will be called.
-        bytes_per_call: bytes of all intermediate results of a call; None where nobody knows.
+        bytes_per_call: bytes of all intermediate results of a call; None where unknown.
 
     Raises:
         PpvaeError: an unknown mode.
@@ -53,8 +53,8 @@ def choose_mode(compile: str, calls: int, bytes_per_call: float | None = None) -
     if compile == "auto":
         if calls < WORTH_RECORDING:
             return "eager"
-        saved = SAVED_PER_STEP if bytes_per_call is None else SAVED_PER_CALL + SAVED_PER_BYTE * bytes_per_call
-        return "compiled" if calls * saved >= COMPILE_SECONDS else "graph"
+        saving = SAVING_PER_STEP if bytes_per_call is None else SAVING_PER_CALL + SAVING_PER_BYTE * bytes_per_call
+        return "compiled" if calls * saving >= COMPILE_SECONDS else "graph"
     for mode in MODES:
         if compile == mode:
             return mode

@@ -1,4 +1,4 @@
-"""What is checked before a training run: the pair on a batch, all values, whether minibatches can be served."""
+"""Checks before a training run: the pair on a batch, all values, whether minibatches are possible."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ VALIDATION_CHUNK = 1000
 _log = logging.getLogger("ppvae.fit")
 
 
-def checked(
-    pair: ModelGuidePair, example: Any, dataset: Dataset, held_out: Dataset | None, *, given: bool
+def check_training(
+    pair: ModelGuidePair, example: Any, dataset: Dataset, held_out: Dataset | None, *, explicit: bool
 ) -> Dataset | None:
     """Check pair and data before training.
 
     Args:
         pair: the pair, in evaluation mode.
-        example: a batch as every step has it.
+        example: a batch of the shape of every step.
         dataset: the training data.
-        held_out: what to validate on.
-        given: whether the caller named it, and not the data set.
+        held_out: the validation data, or None.
+        explicit: whether they are the caller's argument, and not a part of the data set.
 
     Returns:
-        what to validate on: not what came with the data set, where the pair has parameters for each training datum.
+        the validation data; None also where they are a part of the data set and the pair has parameters for each
+        training datum.
 
     Raises:
-        PairError: the pair breaks its contract or does not fit the data; or it has parameters for every datum, and is
-            to be trained on minibatches or validated on other data.
+        PairError: the pair breaks its contract or does not fit the data; or it has parameters for every datum, with
+            minibatches or explicit validation data.
     """
     dtype = dtype_of(pair)
     _check_parts(pair, example, dataset)
@@ -45,7 +46,7 @@ def checked(
     if held_out is None:
         return None
     if batch_size(example) == len(dataset) and (reason := serves_part_of(pair, example)):
-        if given:
+        if explicit:
             raise PairError(
                 f"validation: the pair has parameters for every datum of the training data ({reason}), and none for "
                 "those of the validation data"
@@ -53,14 +54,14 @@ def checked(
             )
         _log.warning("%s: not validated on: the pair has parameters for every training datum", held_out.name)
         return None
-    some = torch.arange(min(VALIDATION_CHUNK, len(held_out)), device=held_out.device)
-    check_pair(pair, like_pair(held_out.batch(some, dtype=dtype), dtype))
+    rows = torch.arange(min(VALIDATION_CHUNK, len(held_out)), device=held_out.device)
+    check_pair(pair, like_pair(held_out.batch(rows, dtype=dtype), dtype))
     _check_values(pair, example, held_out)
     return held_out
 
 
 def check_all(pair: ModelGuidePair, x: Data) -> bool:
-    """Check a pair on all data, and find out whether it needs them all together.
+    """Check a pair on all data, and whether it needs them all together.
 
     Args:
         pair: the pair, in evaluation mode.
@@ -88,7 +89,7 @@ def check_all(pair: ModelGuidePair, x: Data) -> bool:
 
 
 def _check_parts(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
-    """Refuse minibatches for a pair with parameters for every datum: each batch would train those of the first."""
+    """Reject minibatches for a pair with parameters for every datum: each batch would train those of the first."""
     if batch_size(example) == len(dataset):
         return
 
@@ -96,25 +97,25 @@ def _check_parts(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
         rows = torch.arange(num, device=dataset.device)
         structure(pair, like_pair(dataset.batch(rows, dtype=dtype_of(pair)), dtype_of(pair)))
 
-    adopted = frozenset(pair.adopted_names())
+    names_before = frozenset(pair.adopted_names())
     try:
-        if waits_for_data(pair):  # the guide's parameters are made for the data of its first run, which are all
+        if waits_for_data(pair):  # the guide creates its parameters for the data of its first run: all
             run_on(len(dataset))
-        if batch_size(example) == 1:  # what is made for one datum would be broadcast over any number
+        if batch_size(example) == 1:  # parameters for one datum would broadcast over any number
             run_on(2)
         structure(pair, example)
         reason = serves_part_of(pair, example)
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-        pair.disown(frozenset(pair.adopted_names()) - adopted)
+        pair.disown(frozenset(pair.adopted_names()) - names_before)
         try:
             run_on(len(dataset))
         except Exception:
             return  # nor does it run on all data: check_pair says why
     if reason:
-        # Named before it is given back, so that the pair can be trained on all data instead.
+        # The name first: afterwards the parameters are released, so that the pair can be trained on all data.
         name = parameter_for_each(pair, batch_size(example), len(dataset))
-        pair.disown(frozenset(pair.adopted_names()) - adopted)
+        pair.disown(frozenset(pair.adopted_names()) - names_before)
         raise PairError(
             f"the pair has parameters for every datum{f', {name!r} for instance' if name else ''}: on a part of a "
             f"batch it cannot be run ({reason}), and minibatches of {batch_size(example)} out of {len(dataset)} data "
@@ -128,7 +129,7 @@ def _check_parts(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
 
 
 def _check_values(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
-    """Hold all data against the likelihood's support, of which check_pair saw one batch."""
+    """Check all data against the likelihood's support; check_pair checks one batch only."""
     supports = FixedSupports(pair, example)
     if not supports or dataset.binarization == "dynamic":  # drawn zeros and ones
         return

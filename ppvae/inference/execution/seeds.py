@@ -1,4 +1,4 @@
-"""Seeds derived from the one that the user gave: streams that share a seed would repeat each other's noise."""
+"""Seeds derived from the user's: streams with the same seed would repeat each other's noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def chunk_seed(seed: int, index: int) -> int:
-    """The seed of one part of some work: a chunk of data, a chain, a draw of the weights."""
+    """The seed of one part of the work: a chunk of data, a chain, a draw of the weights."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -1,8 +1,8 @@
-r"""What warm-up adapts, as pure functions: a step size for every lane, a diagonal mass for every datum.
+r"""The adaptation in warm-up, as pure functions: a step size for every lane, a diagonal mass for every datum.
 
 Step sizes are adapted lane by lane. The mass is pooled over the chains of a datum: with few chains and short
-windows that divides the noise of the estimate by their number, and variance between chains that have not met
-yet counts as spread, which is what it is. No datum sees another.
+windows that divides the variance of the estimate by their number, and it includes the variance between chains
+that have not converged yet. Data are independent of each other.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class DualAveraging(NamedTuple):
     """State of the step-size adaptation, each [*lanes] but the last.
 
     Attributes:
-        log_step: logarithm of the step size to use next.
-        log_step_average: logarithm of the average to freeze in the end.
-        error: running mean of target minus found acceptance.
-        centre: what the step size shrinks to, in logarithm.
+        log_step: logarithm of the next step size.
+        log_step_average: logarithm of the average, which is frozen in the end.
+        error: running mean of target minus actual acceptance.
+        centre: logarithm of the step size to shrink to.
         num_updates: updates so far, [].
     """
 
@@ -33,7 +33,7 @@ class DualAveraging(NamedTuple):
 
     @property
     def step_size(self) -> Tensor:
-        """The step size to use next, [*lanes]."""
+        """The next step size, [*lanes]."""
         return self.log_step.exp()
 
     @property
@@ -43,7 +43,7 @@ class DualAveraging(NamedTuple):
 
 
 def start_dual_averaging(step_size: Tensor) -> DualAveraging:
-    """The state that starts from step sizes [*lanes], positive, shrinking to three times larger ones."""
+    """The first state, from positive step sizes [*lanes]; its centre is three times larger."""
     log_step = step_size.log()
     zero = torch.zeros_like(log_step)
     return DualAveraging(log_step, log_step, zero, log_step + math.log(3), zero.new_zeros(()))
@@ -65,12 +65,12 @@ def update_dual_averaging(
       \log \bar\epsilon_{t+1} = t^{-\kappa} \log \epsilon_{t+1} + (1 - t^{-\kappa}) \log \bar\epsilon_t$$
 
     Hoffman & Gelman 2014 (arXiv 1111.4246), section 3.2.1. Their constants, $\gamma = 0.05$ and a centre ten times
-    the first step, let the step of a lane swing so widely that its average came out too small: 0.94 accepted where
-    0.8 was asked for, in 2 dimensions after 500 transitions; with these it was 0.83.
+    the first step, let the step of a lane vary so widely that its average is too small: acceptance 0.94 for a target
+    of 0.8, in 2 dimensions after 500 transitions; with these it was 0.83.
 
     Args:
         state: of the lanes.
-        acceptance: $\alpha_t$ of the transition made with ``state.step_size``, [*lanes], in 0 to 1.
+        acceptance: $\alpha_t$ of the transition with ``state.step_size``, [*lanes], in 0 to 1.
         target_acceptance: $\delta$.
         gamma: $\gamma$, shrinkage towards the centre.
         offset: $t_0$, damps the first updates.
@@ -106,7 +106,7 @@ class Moments(NamedTuple):
 
 
 def start_moments(u: Tensor) -> Moments:
-    """Moments of no draw yet, for positions u [chain, *data, d]."""
+    """The moments of zero draws, for positions u [chain, *data, d]."""
     zero = torch.zeros_like(u[0])
     return Moments(zero[..., 0], zero, zero)
 
@@ -120,11 +120,11 @@ def update_moments(moments: Moments, u: Tensor, include: Tensor | None = None) -
         include: which lanes count, bool [chain, *data]; None for all.
     """
     weight = torch.ones_like(u[..., 0]) if include is None else include.to(u.dtype)
-    added = weight.sum(0)
-    group_mean = (weight.unsqueeze(-1) * u).sum(0) / added.clamp(min=1).unsqueeze(-1)
+    num_new = weight.sum(0)
+    group_mean = (weight.unsqueeze(-1) * u).sum(0) / num_new.clamp(min=1).unsqueeze(-1)
     group_deviation = (weight.unsqueeze(-1) * (u - group_mean).square()).sum(0)
-    count = moments.num_draws + added
-    share = (added / count.clamp(min=1)).unsqueeze(-1)
+    count = moments.num_draws + num_new
+    share = (num_new / count.clamp(min=1)).unsqueeze(-1)
     delta = group_mean - moments.mean
     return Moments(
         count,
@@ -133,24 +133,24 @@ def update_moments(moments: Moments, u: Tensor, include: Tensor | None = None) -
     )
 
 
-def regularized_variance(moments: Moments, prior: Tensor, weight: float = 5.0) -> Tensor:
+def shrink_variance(moments: Moments, prior: Tensor, weight: float = 5.0) -> Tensor:
     """The variance of the draws, [*data, d], shrunk towards ``prior`` as if by ``weight`` further draws.
 
-    Stan's rule, but towards the inverse mass in use instead of a fixed 0.001, so that no unit is presumed.
-    Where nothing moved, or something is not finite, the prior is kept.
+    Stan's rule, but towards the current inverse mass instead of a fixed 0.001, so that it does not depend on units.
+    The prior itself where no chain moved or the variance is not finite.
     """
     count = moments.num_draws.unsqueeze(-1)
     variance = moments.deviation / (count - 1).clamp(min=1)
-    shrunk = (count * variance + weight * prior) / (count + weight)
-    usable = (count > 1) & torch.isfinite(shrunk) & (shrunk > 0) & (variance > 0).any(-1, keepdim=True)
-    return torch.where(usable, shrunk, prior)
+    estimate = (count * variance + weight * prior) / (count + weight)
+    usable = (count > 1) & torch.isfinite(estimate) & (estimate > 0) & (variance > 0).any(-1, keepdim=True)
+    return torch.where(usable, estimate, prior)
 
 
 def mass_windows(num_warmup: int) -> list[tuple[int, int]]:
     """The windows of warm-up in which the mass is estimated, each twice as long as the last (Stan's scheme).
 
     The first 75 transitions find the typical set, the last 50 settle the step size for the last mass;
-    shorter warm-ups are divided in proportion, and below 20 transitions the mass stays as it is.
+    shorter warm-ups are divided in proportion, and below 20 transitions the mass is not adapted.
 
     >>> mass_windows(500), mass_windows(100), mass_windows(10)
     ([(75, 100), (100, 150), (150, 250), (250, 450)], [(15, 90)], [])
@@ -163,7 +163,7 @@ def mass_windows(num_warmup: int) -> list[tuple[int, int]]:
         base = num_warmup - first - last
     windows, start, end = [], first, num_warmup - last
     while start < end:
-        # A window that would leave less room than twice its length to the next takes that room as well.
+        # If fewer than twice its length would remain for the next window, a window extends to the end.
         stop = start + base if start + 3 * base <= end else end
         windows.append((start, stop))
         start, base = stop, 2 * base

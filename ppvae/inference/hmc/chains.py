@@ -1,4 +1,4 @@
-"""All chains of one chunk of data: warm-up, then draws with everything frozen."""
+"""All chains of one chunk of data: warm-up, then draws with frozen parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .adaptation import (
     mass_windows,
-    regularized_variance,
+    shrink_variance,
     start_dual_averaging,
     start_moments,
     update_dual_averaging,
@@ -19,31 +19,31 @@ from .adaptation import (
 )
 from .kernel import HMCInfo, HMCParameters, HMCState, Kernel, draw_noise
 from .options import HMC, Options
-from .trajectory import jittered_leapfrogs, start_trajectory, update_trajectory
+from .trajectory import jitter_leapfrogs, start_trajectory, update_trajectory
 
 Report = Callable[[HMCInfo, bool], None]
 """Called after every transition with its info and whether it was one of warm-up."""
 
 
 MakeKernel = Callable[[int], Kernel]
-"""The kernel of a transition with so many leapfrogs."""
+"""From a number of leapfrogs to the kernel of a transition."""
 
 
 class LaneOutcome(IntEnum):
     """How a lane ended.
 
     Attributes:
-        message: what it means, and what to try.
+        message: its meaning, and what to try.
     """
 
     message: str
 
     def __new__(cls, value: int, message: str = "") -> LaneOutcome:
         """A code with its message."""
-        made = int.__new__(cls, value)
-        made._value_ = value
-        made.message = message
-        return made
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.message = message
+        return code
 
     OK = 0, "sampled"
     DIVERGENT = 1, "every trajectory diverged: a smaller step size, a longer warm-up, or float64 may help"
@@ -67,12 +67,12 @@ class ChunkDraws(NamedTuple):
     inverse_mass: Tensor
 
 
-class Frozen(NamedTuple):
-    """What warm-up leaves: parameters that sampling does not touch.
+class WarmUpResult(NamedTuple):
+    """The parameters that warm-up adapts and sampling keeps fixed.
 
     Attributes:
         parameters: step size [chain, datum] and inverse mass [datum, d].
-        length: leapfrogs of a transition, before they are jittered.
+        length: leapfrogs of a transition, before jitter.
     """
 
     parameters: HMCParameters
@@ -81,7 +81,7 @@ class Frozen(NamedTuple):
 
 def num_leapfrogs(options: Options, length: float, index: int) -> int:
     """Leapfrogs of transition ``index``."""
-    return options.num_leapfrog if isinstance(options, HMC) else jittered_leapfrogs(length, index)
+    return options.num_leapfrog if isinstance(options, HMC) else jitter_leapfrogs(length, index)
 
 
 def warm_up(
@@ -93,15 +93,15 @@ def warm_up(
     variance: Tensor,
     generator: torch.Generator,
     report: Report,
-) -> tuple[HMCState, Frozen]:
-    """Adapt step sizes, mass and, if asked for, the number of leapfrogs; then freeze them.
+) -> tuple[HMCState, WarmUpResult]:
+    """Adapt step sizes, mass and, for ChEES, the number of leapfrogs; then freeze them.
 
     Args:
         make_kernel: the kernel on the target, by its number of leapfrogs.
         state: where the chains start, [chain, datum].
         context: of the target.
         options: the kernel's.
-        num_warmup: transitions; with zero, the starting values are what is frozen.
+        num_warmup: transitions; with zero, the starting values are frozen.
         variance: the first inverse mass, [datum, d].
         generator: of the noise.
         report: called after every transition.
@@ -134,13 +134,13 @@ def warm_up(
         if windows and windows[0][0] <= index < windows[-1][1]:
             moments = update_moments(moments, state.u, movable)
         if index + 1 in ends:
-            inverse_mass = regularized_variance(moments, inverse_mass).contiguous()
+            inverse_mass = shrink_variance(moments, inverse_mass).contiguous()
             moments = start_moments(state.u)
             averaging = start_dual_averaging(averaging.final_step_size)
         report(info, True)
     if not isinstance(options, HMC) and num_warmup:
         length = float(trajectory.log_average.exp())
-    return state, Frozen(HMCParameters(averaging.final_step_size, inverse_mass), length)
+    return state, WarmUpResult(HMCParameters(averaging.final_step_size, inverse_mass), length)
 
 
 def sample_chunk(
@@ -156,7 +156,7 @@ def sample_chunk(
     report: Report,
 ) -> ChunkDraws:
     """Warm-up and draws of one chunk; arguments as for :func:`warm_up`, and ``failed``, lanes without a start."""
-    state, frozen = warm_up(make_kernel, state, context, options, num_warmup, variance, generator, report)
+    state, warmup = warm_up(make_kernel, state, context, options, num_warmup, variance, generator, report)
     chains, data = state.log_density.shape
     u = state.u.new_empty(chains, num_samples, data, state.u.shape[-1])
     stats = {name: u.new_empty(u.shape[:-1]) for name in ("acceptance", "energy", "log_density")}
@@ -164,9 +164,9 @@ def sample_chunk(
     lengths = torch.empty(num_samples, dtype=torch.int64)
     accepted = torch.zeros_like(failed)
     for index in range(num_samples):
-        count = num_leapfrogs(options, frozen.length, num_warmup + index)
+        count = num_leapfrogs(options, warmup.length, num_warmup + index)
         kernel = make_kernel(count)
-        state, info = kernel(state, draw_noise(state.u, generator), frozen.parameters, *context)
+        state, info = kernel(state, draw_noise(state.u, generator), warmup.parameters, *context)
         u[:, index] = state.u
         stats["acceptance"][:, index] = info.acceptance
         stats["energy"][:, index] = info.energy
@@ -181,6 +181,6 @@ def sample_chunk(
     outcome[failed] = int(LaneOutcome.NO_START)
     u.masked_fill_(failed[:, None, :, None], torch.nan)
     # These two are the same in every draw, or in every lane: views, not copies.
-    stats["step_size"] = frozen.parameters.step_size.unsqueeze(1).expand(u.shape[:-1])
+    stats["step_size"] = warmup.parameters.step_size.unsqueeze(1).expand(u.shape[:-1])
     stats["num_leapfrog"] = lengths.to(u.device)[:, None].expand(u.shape[:-1])
-    return ChunkDraws(u, stats, outcome, frozen.parameters.inverse_mass)
+    return ChunkDraws(u, stats, outcome, warmup.parameters.inverse_mass)

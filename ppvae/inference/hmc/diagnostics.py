@@ -1,7 +1,7 @@
 r"""Rank-normalised split R-hat and bulk effective sample size, for all data at once.
 
-Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021 (arXiv 1903.08008). The numbers are ArviZ's, to rounding; ArviZ walks
-over the scalars one by one in Python, here every step is one tensor operation.
+Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021 (arXiv 1903.08008). The numbers equal ArviZ's up to rounding; ArviZ
+loops over the scalars in Python, here every step is one tensor operation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-BLOCK = 2**23  # numbers of draws worked on at once: about 0.5 GB
+BLOCK = 2**23  # numbers in one block of work: about 0.5 GB
 
 
 def rhat(draws: Tensor) -> Tensor:
@@ -52,11 +52,11 @@ def ess(draws: Tensor) -> Tensor:
     return _blockwise(_ess, draws)
 
 
-def autocovariance(centred: Tensor, dim: int) -> Tensor:
-    """Sums of products of centred series at every lag along an axis, by FFT padded so that lags do not wrap around."""
-    num = centred.shape[dim]
+def autocovariance(deviations: Tensor, dim: int) -> Tensor:
+    """Sums of products of centred series at every lag along an axis, by FFT with padding against wrap-around."""
+    num = deviations.shape[dim]
     size = 2 ** math.ceil(math.log2(2 * num))
-    spectrum: Tensor = torch.fft.rfft(centred, n=size, dim=dim)
+    spectrum: Tensor = torch.fft.rfft(deviations, n=size, dim=dim)
     products: Tensor = torch.fft.irfft(spectrum * spectrum.conj(), n=size, dim=dim)
     return products.narrow(dim, 0, num)
 
@@ -69,22 +69,22 @@ def _blockwise(function: Callable[[Tensor], Tensor], draws: Tensor) -> Tensor:
     size = max(1, BLOCK // max(1, draws.shape[0] * draws.shape[1]))
     if rows.numel() == 0:
         return draws.new_zeros(scalars, dtype=torch.float64)
-    found = []
+    values = []
     for block in rows.split(size):
-        split = torch.cat([block[..., :half], block[..., -half:]], 1)
-        value = function(split)
-        found.append(torch.where(torch.isfinite(split).all((1, 2)), value, torch.nan))
-    return torch.cat(found).reshape(scalars)
+        halves = torch.cat([block[..., :half], block[..., -half:]], 1)
+        value = function(halves)
+        values.append(torch.where(torch.isfinite(halves).all((1, 2)), value, torch.nan))
+    return torch.cat(values).reshape(scalars)
 
 
-def _rank_normalized(values: Tensor) -> Tensor:
+def _normal_scores(values: Tensor) -> Tensor:
     """Normal scores of the ranks within each row, ties sharing their average rank; [rows, C, N], float64."""
     flat = values.flatten(1)
     size = flat.shape[1]
-    ordered, order = flat.sort(1)
+    ascending, order = flat.sort(1)
     place = torch.arange(size, device=flat.device)
-    starts = torch.ones_like(ordered, dtype=torch.bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    starts = torch.ones_like(ascending, dtype=torch.bool)
+    starts[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
     ends = starts.roll(-1, 1)  # the last of its ties; the first is always a start
     first = torch.where(starts, place, 0).cummax(1).values
     last = torch.where(ends, place, size).flip(1).cummin(1).values.flip(1)
@@ -98,7 +98,7 @@ def _rhat(values: Tensor) -> Tensor:
     size = flat.shape[1]
     median = 0.5 * (flat[:, (size - 1) // 2] + flat[:, size // 2])
     folded = (values - median[:, None, None]).abs()
-    return torch.maximum(_plain_rhat(_rank_normalized(values)), _plain_rhat(_rank_normalized(folded)))
+    return torch.maximum(_plain_rhat(_normal_scores(values)), _plain_rhat(_normal_scores(folded)))
 
 
 def _plain_rhat(values: Tensor) -> Tensor:
@@ -109,29 +109,29 @@ def _plain_rhat(values: Tensor) -> Tensor:
 
 
 def _ess(split: Tensor) -> Tensor:
-    values = _rank_normalized(split)
+    values = _normal_scores(split)
     _, chains, num = values.shape
     total = chains * num
-    centred = values - values.mean(-1, keepdim=True)
-    covariance = autocovariance(centred, -1).mean(1) / num
+    deviations = values - values.mean(-1, keepdim=True)
+    covariance = autocovariance(deviations, -1).mean(1) / num
     within = covariance[:, :1] * num / (num - 1)
-    spread = within * (num - 1) / num
+    variance = within * (num - 1) / num
     if chains > 1:
-        spread = spread + values.mean(-1).var(-1)[:, None]
-    rho = 1 - (within - covariance) / spread
+        variance = variance + values.mean(-1).var(-1)[:, None]
+    rho = 1 - (within - covariance) / variance
     rho[:, 0] = 1
 
-    # Pair j holds lags 2j and 2j + 1. The sum runs while pairs are positive; lags near the end are not looked at.
+    # Pair j has lags 2j and 2j + 1. The sum runs while pairs are positive; lags near the end are not used.
     last = max(0, math.ceil((num - 2) / 2) - 1)
     pairs = rho[:, : 2 * (last + 1)].unflatten(1, (-1, 2)).sum(-1)
     positive = (pairs > 0).cumprod(1)
     stop = positive.sum(1).clamp(max=last)  # the first pair that is not summed, or the last one
     order = torch.arange(last + 1, device=pairs.device)
-    summed = torch.where(order < stop[:, None], pairs.cummin(1).values, 0).sum(1)
+    pair_sum = torch.where(order < stop[:, None], pairs.cummin(1).values, 0).sum(1)
     end_rho = rho.gather(1, 2 * stop[:, None])[:, 0]
     end_pair = pairs.gather(1, stop[:, None])[:, 0]
     end_rho = torch.where((end_rho > 0) | (end_pair >= 0) | (stop == 0), end_rho, 0)
-    tau = (-1 + 2 * summed + end_rho).clamp(min=1 / math.log10(total))
-    # Draws that never move are called independent, as ArviZ does.
+    tau = (-1 + 2 * pair_sum + end_rho).clamp(min=1 / math.log10(total))
+    # Constant draws count as independent, as in ArviZ.
     constant = values.amax((1, 2)) - values.amin((1, 2)) < 1e-15
     return torch.where(constant, float(total), total / tau)

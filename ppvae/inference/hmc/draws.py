@@ -1,4 +1,4 @@
-"""What posterior sampling returns: draws by site, statistics of the sampler, diagnostics, and their export."""
+"""The result of posterior sampling: draws by site, statistics of the sampler, diagnostics, and their export."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .diagnostics import ess, rhat
 from ...core import Data, ModelGuidePair, Unconstrained, log_joint, predict, structure
 from ...core.modes import evaluation_mode
 
-BLOCK = 2**24  # draws times data of x worked on at once
+BLOCK = 2**24  # draws times numbers of x in one block of work
 
 
 class Groups(NamedTuple):
     """Draws as plain arrays, ready for ArviZ or for a file.
 
     Attributes:
-        groups: group to variable to array, as ArviZ calls them.
+        groups: group to variable to array, by ArviZ's names.
         dims: group to variable to the names of its axes.
         coords: name of an axis to its coordinates.
-        attrs: who made it.
+        attrs: library and version.
     """
 
     groups: dict[str, dict[str, np.ndarray]]
@@ -46,7 +46,7 @@ class PosteriorDraws:
         outcome: how every lane ended, codes of :class:`~.chains.LaneOutcome`, [chain, datum].
         inverse_mass: the frozen diagonal, an estimate of the variances of u, [datum, d].
         coordinates: the map from u to latents.
-        pair: whose posterior it is, its global sites held at the values that were asked for.
+        pair: the pair of this posterior, its global sites at the values of ``global_sites``.
         x: the data, [datum, *event].
         seed: of the run.
     """
@@ -71,7 +71,7 @@ class PosteriorDraws:
 
     @property
     def ok(self) -> Tensor:
-        """Which lanes were sampled as they should be, bool [chain, datum]."""
+        """Which lanes were sampled without failure, bool [chain, datum]."""
         return self.outcome == int(LaneOutcome.OK)
 
     def summary(self) -> str:
@@ -96,14 +96,14 @@ class PosteriorDraws:
     def log_likelihood(self) -> Tensor:
         """log p(x | z) at every draw, [chain, draw, datum], nats."""
         with evaluation_mode(self.pair):
-            found = [log_joint(self.pair, self.x, self._latents(part)).observed for part in self._blocks()]
-        return torch.cat(found, 1)
+            blocks = [log_joint(self.pair, self.x, self._latents(part)).observed for part in self._blocks()]
+        return torch.cat(blocks, 1)
 
     def posterior_predictive(self, *, seed: int = 0) -> dict[str, Tensor]:
         """New data drawn from p(x' | z) at every draw: observed site to [chain, draw, datum, *event]."""
         with torch.random.fork_rng(), torch.no_grad(), evaluation_mode(self.pair):
             torch.manual_seed(seed)
-            found = [
+            blocks = [
                 predict(
                     self.pair,
                     self.x,
@@ -113,7 +113,7 @@ class PosteriorDraws:
                 )
                 for part in self._blocks()
             ]
-        return {name: torch.cat([one[name] for one in found], 1) for name in found[0]}
+        return {name: torch.cat([block[name] for block in blocks], 1) for name in blocks[0]}
 
     def groups(self, *, log_likelihood: bool = True, posterior_predictive: bool = False) -> Groups:
         """All of it as plain arrays, by ArviZ's group names.
@@ -129,15 +129,15 @@ class PosteriorDraws:
         label = observed[0] if len(observed) == 1 else "observed"
         if isinstance(self.x, Tensor):
             data = {label if len(observed) == 1 else "x": self.x}
-            seen = set(data)
+            members = set(data)
         else:
-            seen = set(observed) & set(data) or set(data)
+            members = set(observed) & set(data) or set(data)
         # (group, leading axes, variables)
         parts: list[tuple[str, list[str], dict[str, Tensor]]] = [
             ("posterior", lead, self.samples),
             ("sample_stats", lead, {_ARVIZ_NAMES.get(k, k): v for k, v in self.stats.items()}),
-            ("observed_data", lead[2:], {k: v for k, v in data.items() if k in seen}),
-            ("constant_data", lead[2:], {k: v for k, v in data.items() if k not in seen}),
+            ("observed_data", lead[2:], {k: v for k, v in data.items() if k in members}),
+            ("constant_data", lead[2:], {k: v for k, v in data.items() if k not in members}),
         ]
         if log_likelihood:
             parts.append(("log_likelihood", lead, {label: self.log_likelihood()}))
@@ -159,27 +159,27 @@ class PosteriorDraws:
         return Groups(groups, dims, coords, {"inference_library": "ppvae", "inference_library_version": __version__})
 
     def to_arviz(self, *, log_likelihood: bool = True, posterior_predictive: bool = False) -> Any:
-        """The draws as ArviZ wants them: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x).
+        """The draws for ArviZ: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x).
 
         Args:
             log_likelihood: as for :meth:`groups`.
             posterior_predictive: likewise.
         """
-        # The one place where inference reaches into the report room: ArviZ takes over a second to import.
+        # Here, because ArviZ takes over a second to import.
         from ...inference_data import to_arviz
 
-        found = self.groups(log_likelihood=log_likelihood, posterior_predictive=posterior_predictive)
-        return to_arviz(found.groups, found.dims, found.coords, found.attrs)
+        groups = self.groups(log_likelihood=log_likelihood, posterior_predictive=posterior_predictive)
+        return to_arviz(groups.groups, groups.dims, groups.coords, groups.attrs)
 
     def _latents(self, u: Tensor) -> dict[str, Tensor]:
         return self.coordinates.constrain(u)[0]
 
     def _blocks(self) -> tuple[Tensor, ...]:
-        """The positions, cut along the draws so that what a block computes stays small."""
+        """The positions in blocks of draws, so that the memory of a block stays small."""
         tensors = self.x.values() if isinstance(self.x, Mapping) else [self.x]
         numbers = self.unconstrained.shape[0] * sum(tensor.numel() for tensor in tensors)
         return torch.split(self.unconstrained, max(1, BLOCK // max(1, numbers)), 1)
 
 
-# ArviZ's own names for what every sampler has.
+# ArviZ's names for the common statistics.
 _ARVIZ_NAMES = {"acceptance": "acceptance_rate", "log_density": "lp", "num_leapfrog": "n_steps"}

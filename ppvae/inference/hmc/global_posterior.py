@@ -1,4 +1,4 @@
-"""Reference draws of all latents of a small pair, global ones such as weights among them, by Pyro's own NUTS."""
+"""Reference draws of all latents of a small pair, including global ones such as weights, by Pyro's own NUTS."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class GlobalDraws:
         return {name: ess(value) for name, value in self.samples.items()}
 
     def to_arviz(self) -> Any:
-        """The draws as ArviZ wants them: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x)."""
+        """The draws for ArviZ: an ``InferenceData`` (0.x) or an ``xarray.DataTree`` (1.x)."""
         # ArviZ takes over a second to import.
         from ... import __version__
         from ...inference_data import to_arviz
@@ -138,8 +138,8 @@ def sample_global_posterior(
       + \log \left| \det \frac{\partial (z, w)}{\partial u} \right|$$
 
     A reference for small pairs: one chain has one state of all latents and one accept decision, by Pyro's own NUTS
-    (Hoffman & Gelman 2014, arXiv 1111.4246) or HMC. The density is the waist's, captured with its gradient. Data are
-    the whole data set: nothing is scaled.
+    (Hoffman & Gelman 2014, arXiv 1111.4246) or HMC. The density is :func:`ppvae.core.log_joint`, captured with its
+    gradient. The data are the whole data set: nothing is scaled.
 
     Args:
         pair: a pair with global latents, all continuous.
@@ -149,12 +149,12 @@ def sample_global_posterior(
         num_chains: chains, one after another, each started at a draw of the guide.
         kernel: "nuts" or "hmc".
         trajectory_length: step size times leapfrogs of a transition, for "hmc", in posterior standard deviations once
-            the mass is adapted. Pyro keeps this, not the number of leapfrogs; near 2 pi a trajectory comes back to
-            where it began, and the chain does not mix.
-        target_acceptance: probability that the step size is adapted to.
+            the mass is adapted. Pyro fixes this, not the number of leapfrogs; near 2 pi a trajectory returns to its
+            start, and the chain does not mix.
+        target_acceptance: acceptance probability for the adaptation of the step size.
         max_tree_depth: of NUTS.
         full_mass: a dense mass matrix.
-        seed: of everything random.
+        seed: of all noise.
         compile: "auto", "eager", "graph" or "compiled" density.
         progress: show a bar on a terminal.
 
@@ -174,17 +174,17 @@ def sample_global_posterior(
     potential = _potential(pair, data, slots, choose_mode(compile, (num_warmup + num_samples) * 2**4))
     columns: list[Tensor] = []
     watches: list[_Watch] = []
-    shared: dict[str, Any] = {"target_accept_prob": target_acceptance, "full_mass": full_mass}
+    options: dict[str, Any] = {"target_accept_prob": target_acceptance, "full_mass": full_mass}
     for chain in range(num_chains):
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(chunk_seed(seed, chain))
             start = _start(pair, data, slots, potential)
-            made: NUTS | HMC = (
-                NUTS(potential_fn=potential, max_tree_depth=max_tree_depth, **shared)
+            sampler: NUTS | HMC = (
+                NUTS(potential_fn=potential, max_tree_depth=max_tree_depth, **options)
                 if kernel == "nuts"
-                else HMC(potential_fn=potential, trajectory_length=trajectory_length, **shared)
+                else HMC(potential_fn=potential, trajectory_length=trajectory_length, **options)
             )
-            u, watch = _chain(made, start, num_samples, num_warmup, f"chain {chain + 1}" if progress else None)
+            u, watch = _chain(sampler, start, num_samples, num_warmup, f"chain {chain + 1}" if progress else None)
         columns.append(u)
         watches.append(watch)
     unconstrained = torch.stack(columns)
@@ -205,7 +205,7 @@ def sample_global_posterior(
 def _chain(
     kernel: NUTS | HMC, start: Tensor, num_samples: int, num_warmup: int, name: str | None
 ) -> tuple[Tensor, _Watch]:
-    """One chain by Pyro: its draws [draw, d] and what was seen of them; under a bar of this name, or None for none."""
+    """One chain by Pyro: its draws [draw, d] and its statistics; with a bar of this name, None for no bar."""
     with tqdm(total=num_warmup + num_samples, desc=name, disable=None if name else True, leave=False) as bar:
         watch = _Watch(bar, num_samples)
         run = MCMC(
@@ -229,7 +229,7 @@ def log_density_of_all(pair: ModelGuidePair, x: Data, u: Tensor) -> Tensor:
 
 
 def _slots(pair: ModelGuidePair, x: Data) -> tuple[_Slot, ...]:
-    """Where each latent stands in the one unconstrained vector."""
+    """The place of each latent in the unconstrained vector."""
     shape = structure(pair, x)
     if not shape.global_latents:
         raise PairError(
@@ -259,18 +259,18 @@ def _slots(pair: ModelGuidePair, x: Data) -> tuple[_Slot, ...]:
 def _latents(u: Tensor, slots: tuple[_Slot, ...]) -> tuple[dict[str, Tensor], Tensor]:
     """Latents [*S, (B,) *event] and the log-Jacobian [*S] at u [*S, d]."""
     lead = u.shape[:-1]
-    found: dict[str, Tensor] = {}
+    latents: dict[str, Tensor] = {}
     log_jacobian = u.new_zeros(lead)
     for slot in slots:
         part = u[..., slot.start : slot.stop].reshape((*lead, *slot.shape))
         value = slot.transform(part)
-        found[slot.info.name] = value
+        latents[slot.info.name] = value
         log_jacobian = log_jacobian + slot.transform.log_abs_det_jacobian(part, value).reshape(*lead, -1).sum(-1)
-    return found, log_jacobian
+    return latents, log_jacobian
 
 
 class _Watch:
-    """Reads Pyro's kernel after every transition: it forgets when the run ends."""
+    """Reads the statistics of Pyro's kernel after every transition, because they are lost when the run ends."""
 
     def __init__(self, bar: Any, num_samples: int) -> None:
         self.bar, self.num_samples = bar, num_samples
@@ -283,19 +283,19 @@ class _Watch:
             return
         self.columns["log_density"].append(-float(kernel._potential_energy_last))
         self.columns["step_size"].append(float(kernel.step_size))
-        # Pyro notes a divergence under the number of transitions before this one, counted from the end of warm-up.
+        # Pyro records a divergence by the number of transitions before this one, counted from the end of warm-up.
         self.columns["diverging"].append(kernel._t - 1 - kernel._warmup_steps in kernel._divergences)
         self.acceptance = float(kernel._mean_accept_prob)
 
 
 class _Potential:
-    """Minus the log density of the one vector ``u``, as Pyro calls it; value and gradient are captured together."""
+    """Minus the log density of the vector ``u``, for Pyro; value and gradient are captured together."""
 
     def __init__(self, run: Any, state: dict[str, Tensor], x: Data) -> None:
         self.run, self.state, self.x = run, state, x
 
     def __call__(self, z: Mapping[str, Tensor]) -> Tensor:
-        apply: Any = _Known.apply
+        apply: Any = _ValueWithGradient.apply
         return cast(Tensor, apply(z["u"], self))
 
     def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,7 +304,7 @@ class _Potential:
         return value, gradient
 
 
-class _Known(torch.autograd.Function):
+class _ValueWithGradient(torch.autograd.Function):
     """A function whose gradient is computed with its value."""
 
     @staticmethod

@@ -1,8 +1,8 @@
-r"""The leapfrog integrator over lanes: each has its own step size and diagonal mass, and none sees another.
+r"""The leapfrog integrator over lanes: independent, each with its own step size and diagonal mass.
 
-It knows nothing of pairs: a target is any pure function ``target(u, *context) -> [*lanes]`` of positions
-``u [*lanes, d]`` whose lane i depends on ``u[i]`` alone; ``context`` is whatever tensors it needs besides
-(parameters, data, a temperature).
+It does not depend on pairs: a target is any pure function ``target(u, *context) -> [*lanes]`` of positions
+``u [*lanes, d]`` whose lane i depends on ``u[i]`` alone; ``context`` is its other tensors (parameters, data, a
+temperature).
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ Target: TypeAlias = Callable[..., Tensor]
 
 
 class PhasePoint(NamedTuple):
-    """Where a trajectory stands.
+    """The current point of a trajectory.
 
     Attributes:
         u: position, [*lanes, d].
         momentum: [*lanes, d].
         log_density: the target at u, [*lanes], nats.
         gradient: of the target at u, [*lanes, d].
-        finite: whether all numbers met so far were finite, [*lanes]; a lane where one was not stands still at
-            its last finite point from then on.
+        finite: whether all numbers so far were finite, [*lanes]; otherwise the lane stays at its last finite point.
     """
 
     u: Tensor
@@ -71,13 +70,13 @@ def leapfrog(target: Target, *, value: bool = True) -> Step:
 
     Args:
         target: the target.
-        value: False for a step that carries on the log density it was given. Only the end of a trajectory needs
-            its own, and a compiled step without one takes a quarter less time (784 pixels).
+        value: False for a step that does not update the log density. Only the end of a trajectory needs it, and a
+            compiled step without it takes a quarter less time (784 pixels).
 
     Returns:
         ``step(point, step_size, inverse_mass, *context) -> point`` with step_size [*lanes] and inverse_mass
-        [*lanes, d] (or what broadcasts to it). A trajectory that met a number that is not finite would do so
-        on its way back as well, so rejecting it keeps the target invariant.
+        broadcasting to [*lanes, d]. A trajectory that reaches a number that is not finite does so in reverse as well,
+        so rejecting it keeps the target invariant.
     """
     evaluate = value_and_gradient(target)
 
@@ -85,8 +84,8 @@ def leapfrog(target: Target, *, value: bool = True) -> Step:
         size = step_size.unsqueeze(-1)
         half = point.momentum + 0.5 * size * point.gradient
         u = point.u + size * inverse_mass * half
-        # A lane that left the finite numbers is evaluated where it last was good: the target may not bear
-        # infinities (a Cholesky factor of a NaN raises for the whole batch).
+        # A lane that is not finite is evaluated at its last finite point: the target may raise an error for the whole
+        # batch otherwise (a Cholesky factor of a NaN does).
         inside = point.finite & torch.isfinite(u).all(-1)
         u = torch.where(inside.unsqueeze(-1), u, point.u)
         log_density, gradient = evaluate(u, *context)

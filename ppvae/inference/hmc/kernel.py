@@ -1,7 +1,7 @@
 r"""One transition of Hamiltonian Monte Carlo over lanes, as a pure function of state, noise and parameters.
 
-The noise comes in as tensors, so that a transition can be replayed, permuted and tested lane by lane. Nothing
-here knows of pairs; annealed importance sampling calls the same kernel with a temperature in its context.
+The noise is an argument, so that a transition can be replayed, permuted and tested lane by lane. The kernel does not
+depend on pairs; annealed importance sampling calls it with a temperature in its context.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DIVERGENCE = 1000.0
 
 
 class HMCState(NamedTuple):
-    """What the next transition needs.
+    """The state of the chains between transitions.
 
     Attributes:
         u: position, [*lanes, d].
@@ -33,7 +33,7 @@ class HMCState(NamedTuple):
 
 
 class HMCNoise(NamedTuple):
-    """All that is random in one transition.
+    """The random numbers of one transition.
 
     Attributes:
         momentum: standard normals, [*lanes, d].
@@ -47,12 +47,11 @@ class HMCNoise(NamedTuple):
 
 
 class HMCParameters(NamedTuple):
-    """What warm-up adapts and sampling keeps fixed.
+    """The parameters that warm-up adapts and sampling keeps fixed.
 
     Attributes:
         step_size: [*lanes], positive.
-        inverse_mass: diagonal of the inverse mass, an estimate of the target's variances, [*lanes, d] or what
-            broadcasts to it.
+        inverse_mass: diagonal of the inverse mass, an estimate of the target's variances, broadcasting to [*lanes, d].
     """
 
     step_size: Tensor
@@ -60,7 +59,7 @@ class HMCParameters(NamedTuple):
 
 
 class HMCInfo(NamedTuple):
-    """What the reader wants to know of one transition.
+    """Statistics of one transition.
 
     Attributes:
         acceptance: probability of acceptance, [*lanes], in 0 to 1.
@@ -99,7 +98,7 @@ def draw_noise(u: Tensor, generator: torch.Generator | None = None) -> HMCNoise:
 
 
 def hmc_kernel(step: Step, num_leapfrog: int, *, jitter: float = 0.0, inner: Step | None = None) -> Kernel:
-    r"""One transition: fresh momentum, a trajectory of L steps, accept or stay, each lane for itself.
+    r"""One transition: a new momentum, a trajectory of L steps, acceptance or rejection, each lane for itself.
 
     $$p \sim \mathcal{N}(0, M),\quad H(u, p) = -\log \pi(u) + \tfrac12 p^\top M^{-1} p,\quad
       \Pr(\text{accept}) = \min(1, e^{-(H' - H)})$$
@@ -108,7 +107,7 @@ def hmc_kernel(step: Step, num_leapfrog: int, *, jitter: float = 0.0, inner: Ste
     $\epsilon (1 \pm \text{jitter})$ before its trajectory, so that no length is resonant with the target.
 
     Args:
-        step: from :func:`~.integrator.leapfrog`, as it is or captured.
+        step: from :func:`~.integrator.leapfrog`, captured or not.
         num_leapfrog: L, at least 1.
         jitter: half-width of the step size's uniform factor, in 0 to 1.
         inner: a step without a value, ``leapfrog(target, value=False)``, for all leapfrogs but the last; None to

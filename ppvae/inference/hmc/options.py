@@ -1,4 +1,4 @@
-"""How chains move: a fixed number of leapfrogs, or one adapted in warm-up. Small frozen objects."""
+"""Options of the chains: HMC with a fixed number of leapfrogs, or ChEES, which adapts it in warm-up."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ...core.errors import PpvaeError, try_one_of
 
 @dataclass(frozen=True)
 class HMC:
-    """Hamiltonian Monte Carlo with a fixed number of leapfrogs; AEVB appendix D has 4 of them at 0.9.
+    """Hamiltonian Monte Carlo with a fixed number of leapfrogs; AEVB appendix D uses 4 at a target acceptance of 0.9.
 
-    Near a Gaussian posterior with a good mass, a trajectory of length pi comes to -u and one of 2 pi back to u,
-    whatever the momentum. Hence the wide jitter: in 2 dimensions with 4 leapfrogs at 0.8, the effective sample size
-    of the worst twentieth of the coordinates was 0.01 of a draw without jitter, 0.22 with 0.2 and 0.80 with 0.5.
+    Near a Gaussian posterior with a good mass, a trajectory of length pi ends at -u and one of 2 pi at u, for any
+    momentum. Hence the wide jitter: in 2 dimensions with 4 leapfrogs at 0.8, the effective sample size of the worst
+    twentieth of the coordinates was 0.01 per draw without jitter, 0.22 with 0.2 and 0.80 with 0.5.
 
     Attributes:
         num_leapfrog: L, gradient evaluations of one transition.
         target_acceptance: acceptance that every lane's step size is adapted to.
         jitter: half-width of the uniform factor on the step size of each transition, in [0, 1).
-        step_size: where adaptation starts, or with ``num_warmup=0`` the step size itself; None for d^(-1/4) / 2.
-        adapt_mass: estimate a diagonal mass in warm-up; False keeps the guide's variances, or ones.
+        step_size: the initial step size, or with ``num_warmup=0`` the step size itself; None for d^(-1/4) / 2.
+        adapt_mass: estimate a diagonal mass in warm-up; False for the guide's variances, or ones.
     """
 
     num_leapfrog: int = 10
@@ -37,17 +37,17 @@ class HMC:
 class ChEES:
     """Hamiltonian Monte Carlo whose number of leapfrogs is adapted in warm-up.
 
-    The trajectory is lengthened or shortened to maximise the expected change of the squared distance from the
-    centre (Hoffman, Radul & Sountsov 2021, PMLR 130), averaged over the chains and data of a chunk, which run in
-    lockstep: this one number is what the data of a chunk share. It is frozen with the rest when warm-up ends.
+    The number maximises the expected change of the squared distance from the centre (Hoffman, Radul & Sountsov 2021,
+    PMLR 130), averaged over the chains and data of a chunk, which run in lockstep: the data of a chunk share this one
+    number. It is frozen with the rest when warm-up ends.
 
     Attributes:
-        initial_leapfrog: the number of leapfrogs at the start of warm-up; where it is past the best, the criterion
-            has further, worse maxima to be caught in.
+        initial_leapfrog: the number of leapfrogs at the start of warm-up; above the optimum the criterion has further,
+            worse maxima.
         max_leapfrog: the largest number allowed.
         target_acceptance: acceptance that every lane's step size is adapted to.
         jitter: half-width of the uniform factor on the step size of each transition, in [0, 1).
-        step_size: where adaptation starts; None for d^(-1/4) / 2.
+        step_size: the initial step size; None for d^(-1/4) / 2.
         adapt_mass: estimate a diagonal mass in warm-up.
         learning_rate: of Adam on the logarithm of the number of leapfrogs.
     """

@@ -1,4 +1,4 @@
-"""The verb: sample p(z | x) of every datum, chunk by chunk, with everything per lane."""
+"""The verb: sample p(z | x) of every datum, chunk by chunk, lane by lane."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def sample_posterior(
     their bijections. Duane et al. 1987; Neal 2011 (arXiv 1206.1901); AEVB (arXiv 1312.6114), appendix D.
 
     The same seed, machine, thread count and memory budget give the same draws: a chunk's noise depends on the seed
-    and its number. Ctrl-C raises KeyboardInterrupt, whose attribute ``partial`` holds the PosteriorDraws of the
-    chunks that were finished (the first data), or None.
+    and its number. Ctrl-C raises KeyboardInterrupt, whose attribute ``partial`` is the PosteriorDraws of the finished
+    chunks (the first data), or None.
 
-    Global latents, such as weights, are held at a value; together with the latents of all data they are sampled by
-    :func:`sample_global_posterior`.
+    Global latents, such as weights, have fixed values; :func:`sample_global_posterior` samples them together with the
+    latents of all data.
 
     Args:
         pair: the pair; its local latents are sampled, and must be continuous.
@@ -70,19 +70,19 @@ def sample_posterior(
         num_warmup: transitions before them, in which step size and mass are adapted; zero only with a step size in
             ``kernel``.
         num_chains: chains per datum.
-        num_leapfrog: L, leapfrogs of a transition: short for ``kernel=HMC(num_leapfrog)``; default 10.
+        num_leapfrog: L, leapfrogs of a transition, shorthand for ``kernel=HMC(num_leapfrog)``; default 10.
         kernel: :class:`HMC` or :class:`ChEES`, with all options.
         start: "guide" or "prior", where the chains start.
-        global_sites: values at which global latent sites are held, or "mean" for their mean under the guide.
-        seed: of everything random.
+        global_sites: values of the global latent sites, or "mean" for their mean under the guide.
+        seed: of all noise.
         device: "auto", "cpu", "cuda", ...
-        compile: "auto", "eager", "graph" or "compiled"; auto compiles where the run is long enough to gain by it.
+        compile: "auto", "eager", "graph" or "compiled"; auto compiles where the run is long enough to pay for it.
         memory_budget: bytes that the work on one chunk of data may take, beside the draws themselves.
         progress: show a bar with acceptance and divergences.
 
     Returns:
-        Draws by site, statistics of the sampler, and an outcome for every lane: a lane that failed says so there,
-        stops no other, and is named in one RuntimeWarning.
+        Draws by site, statistics of the sampler, and an outcome for every lane: a failed lane has its code there, does
+        not stop the others, and appears in one RuntimeWarning.
 
     Raises:
         PairError: the pair breaks its contract, the data its support; a discrete local latent, none at all, or global
@@ -112,28 +112,28 @@ def sample_posterior(
         torch.manual_seed(seed_of(seed, "data"))
         data = like_pair(as_dataset(x, dtype=dtype_of(pair)).tensor(dtype=dtype_of(pair)), dtype_of(pair))
         data = to(data, where)
-        whole = check_all(pair, data)
-        work = _Work(pair, data, num_chains, options, start, global_sites, whole)
+        needs_all_data = check_all(pair, data)
+        work = _Work(pair, data, num_chains, options, start, global_sites, needs_all_data)
         calls = (num_warmup + num_samples) * _mean_length(options)
         prints = work.measure()
         size = data_per_chunk(memory_budget, prints["fixed"].peak, prints["datum"].peak, num_chains)
-        size = batch_size(data) if whole else size
+        size = batch_size(data) if needs_all_data else size
         num_chunks = -(-batch_size(data) // size)
         mode = choose_mode(compile, calls * num_chunks, prints["datum"].traffic * min(size, batch_size(data)))
-        done: list[ChunkDraws] = []
+        parts: list[ChunkDraws] = []
 
         def visit(chunk: Chunk) -> ChunkDraws:
-            found = work.sample(chunk.rows, mode, f"{seed}/{chunk.number}", num_warmup, num_samples, bar)
-            return _first(found, chunk.valid)
+            draws = work.sample(chunk.rows, mode, f"{seed}/{chunk.number}", num_warmup, num_samples, bar)
+            return _first(draws, chunk.valid)
 
         try:
             with _Bar(num_chunks, num_warmup + num_samples, progress) as bar:
-                over_chunks(batch_size(data), size, visit, seed=seed, device=where, finished=done)
+                over_chunks(batch_size(data), size, visit, seed=seed, device=where, results=parts)
         except KeyboardInterrupt as interrupt:
-            interrupt.partial = work.gather(done, seed) if done else None  # type: ignore[attr-defined]
-            interrupt.add_note(f"{len(done)} of {num_chunks} chunks of data were finished: see the attribute partial")
+            interrupt.partial = work.gather(parts, seed) if parts else None  # type: ignore[attr-defined]
+            interrupt.add_note(f"{len(parts)} of {num_chunks} chunks of data were finished: see the attribute partial")
             raise
-        draws = work.gather(done, seed)
+        draws = work.gather(parts, seed)
     if not bool(draws.ok.all()):
         warnings.warn(f"sample_posterior: {draws.summary()}", RuntimeWarning, stacklevel=2)
     return draws
@@ -150,10 +150,10 @@ class _Work:
         options: Options,
         start: Start,
         global_sites: Mapping[str, Tensor] | Literal["mean"] | None,
-        whole: bool = False,
+        needs_all_data: bool = False,
     ) -> None:
-        self.whole = whole
-        first = x if whole else rows_of(x, torch.zeros(1, dtype=torch.int64))
+        self.needs_all_data = needs_all_data
+        first = x if needs_all_data else rows_of(x, torch.zeros(1, dtype=torch.int64))
         pair = hold_sites(pair, first, global_sites)
         self.coordinates = unconstrained(pair, first)
         self.pair, self.x, self.num_chains, self.options, self.start = pair, x, num_chains, options, start
@@ -165,7 +165,7 @@ class _Work:
         """All chains of the data at ``index``."""
         if self._make_kernel is None:
             step = capture(leapfrog(self.target), mode=mode, name="the leapfrog")
-            # Only the compiler leaves out what a step without a value does not need.
+            # Only the compiler removes the operations that a step without a value does not need.
             compiled = mode == "compiled"
             bare = capture(leapfrog(self.target, value=False), mode=mode, name="the leapfrog") if compiled else None
             self._make_kernel = partial(hmc_kernel, step, jitter=self.options.jitter, inner=bare)
@@ -189,32 +189,35 @@ class _Work:
         )
 
     def measure(self) -> dict[str, Footprint]:
-        """What one leapfrog needs for every datum, with all its chains, and what it needs besides."""
-        found = []
-        for size in (batch_size(self.x),) if self.whole else (2, 3):
+        """Memory of one leapfrog: for each datum with all its chains, and the constant part."""
+        footprints = []
+        for size in (batch_size(self.x),) if self.needs_all_data else (2, 3):
             index = torch.arange(size).clamp(max=batch_size(self.x) - 1)
             x = rows_of(self.x, index)
             u = start_positions(self.pair, x, self.coordinates, self.num_chains, self.start).contiguous()
             point = PhasePoint(u, u, u[..., 0], u, torch.ones_like(u[..., 0], dtype=torch.bool))
             context = (self.state, x)
-            found.append(footprint(leapfrog(self.target), point, u[..., 0], u[0], *context))
-        if self.whole:
+            footprints.append(footprint(leapfrog(self.target), point, u[..., 0], u[0], *context))
+        if self.needs_all_data:
             count = batch_size(self.x)
-            return {"datum": Footprint(found[0].peak // count, found[0].traffic // count), "fixed": Footprint(0, 0)}
-        low, high = found
+            return {
+                "datum": Footprint(footprints[0].peak // count, footprints[0].traffic // count),
+                "fixed": Footprint(0, 0),
+            }
+        low, high = footprints
         datum = Footprint(max(1, high.peak - low.peak), max(0, high.traffic - low.traffic))
-        # The parameters, and two data for good measure.
+        # The parameters, and two data as a margin.
         return {"datum": datum, "fixed": Footprint(low.peak, 0)}
 
-    def gather(self, done: list[ChunkDraws], seed: int) -> PosteriorDraws:
+    def gather(self, parts: list[ChunkDraws], seed: int) -> PosteriorDraws:
         """The draws of all chunks, side by side."""
-        stats = {name: _side_by_side([chunk.stats[name] for chunk in done]) for name in done[0].stats}
-        outcome = torch.cat([chunk.outcome for chunk in done], 1)
+        stats = {name: _side_by_side([chunk.stats[name] for chunk in parts]) for name in parts[0].stats}
+        outcome = torch.cat([chunk.outcome for chunk in parts], 1)
         return PosteriorDraws(
-            unconstrained=torch.cat([chunk.u for chunk in done], 2) if len(done) > 1 else done[0].u,
+            unconstrained=torch.cat([chunk.u for chunk in parts], 2) if len(parts) > 1 else parts[0].u,
             stats=stats,
             outcome=outcome,
-            inverse_mass=torch.cat([chunk.inverse_mass for chunk in done]),
+            inverse_mass=torch.cat([chunk.inverse_mass for chunk in parts]),
             coordinates=self.coordinates,
             pair=self.pair,
             x=rows_of(self.x, torch.arange(outcome.shape[1])),
@@ -282,9 +285,9 @@ def _side_by_side(parts: list[Tensor]) -> Tensor:
     """Parts [chain, draw, datum] joined along the data; an expanded axis stays a view."""
     if len(parts) == 1:
         return parts[0]
-    repeated = [axis for axis in (0, 1) if all(part.stride(axis) == 0 for part in parts)]
+    constant = [axis for axis in (0, 1) if all(part.stride(axis) == 0 for part in parts)]
     shape = [*parts[0].shape[:2], sum(part.shape[2] for part in parts)]
-    for axis in repeated:
+    for axis in constant:
         parts = [part.narrow(axis, 0, 1) for part in parts]
     return torch.cat(parts, 2).expand(shape)
 

@@ -15,7 +15,7 @@ from ...core.compile import bind
 
 Start = Literal["guide", "prior"]
 START_TRIES = 10
-GUIDE_DRAWS = 32  # to scale the first mass by
+GUIDE_DRAWS = 32  # for the scale of the first mass
 
 
 def posterior_target(pair: ModelGuidePair, coordinates: Unconstrained) -> Target:
@@ -24,7 +24,7 @@ def posterior_target(pair: ModelGuidePair, coordinates: Unconstrained) -> Target
     $$\log \tilde p(u) = \log p(x, z(u) \mid w) + \log \left| \det \frac{\partial z}{\partial u} \right|$$
 
     Args:
-        pair: the pair, its global sites held.
+        pair: the pair, its global sites at fixed values.
         coordinates: from :func:`ppvae.core.unconstrained`.
 
     Returns:
@@ -44,8 +44,8 @@ def start_positions(pair: ModelGuidePair, x: Data, coordinates: Unconstrained, n
     if start == "guide":
         latents = draw(pair, x, num_draws).latents
     else:
-        drawn = [simulate(pair, x).latents for _ in range(num_draws)]
-        latents = {name: torch.stack([one[name] for one in drawn]) for name in coordinates.names}
+        simulations = [simulate(pair, x).latents for _ in range(num_draws)]
+        latents = {name: torch.stack([simulation[name] for simulation in simulations]) for name in coordinates.names}
     return coordinates.unconstrain(latents)
 
 
@@ -61,7 +61,7 @@ def start_chains(
     """Start every lane where density and gradient are finite, in at most ten tries.
 
     Returns:
-        the state, and which lanes found no such place, bool [C, B]; these stand at the origin.
+        the state, and which lanes found no such place, bool [C, B]; these are at the origin.
     """
     u = start_positions(pair, x, coordinates, num_chains, start)
     state = initial_state(target, u, *context)

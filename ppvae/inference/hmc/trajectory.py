@@ -16,7 +16,7 @@ class Trajectory(NamedTuple):
 
     Attributes:
         log_length: log L, [].
-        log_average: running average of log L, to freeze in the end, [].
+        log_average: running average of log L, which is frozen in the end, [].
         first: Adam's first moment of the gradient, [].
         second: its second moment, [].
         centre: running mean of the positions, pooled over chains, [*data, d].
@@ -32,7 +32,7 @@ class Trajectory(NamedTuple):
 
 
 def start_trajectory(u: Tensor, initial_leapfrog: int) -> Trajectory:
-    """The state that starts from a number of leapfrogs, for positions u [chain, *data, d]."""
+    """The first state, from a number of leapfrogs, for positions u [chain, *data, d]."""
     log_length = torch.tensor(math.log(initial_leapfrog), dtype=torch.float64)
     zero = torch.zeros_like(log_length)
     return Trajectory(log_length, log_length, zero, zero, u.mean(0), 0)
@@ -47,7 +47,7 @@ def update_trajectory(
     learning_rate: float,
     max_leapfrog: int,
 ) -> Trajectory:
-    r"""One step of Adam up the gradient of ChEES with respect to $\log L$.
+    r"""One ascent step of Adam on the gradient of ChEES with respect to $\log L$.
 
     $$\mathrm{ChEES} = \tfrac14 \mathrm{E}\left[\left(\|w' - m\|^2 - \|w - m\|^2\right)^2\right],\qquad
       \frac{\partial}{\partial \log L} \approx \alpha \left(\|w' - m\|^2 - \|w - m\|^2\right)
@@ -64,7 +64,7 @@ def update_trajectory(
     change = w_end.square().sum(-1) - w.square().sum(-1)
     speed = (w_end * root * info.proposal.momentum).sum(-1)
     length = info.num_leapfrog * parameters.step_size
-    # Per lane, in units of what a standard normal does, so that no datum drowns the others.
+    # Per lane, in units of a standard normal's value, so that no datum dominates.
     signal = change * speed * length / w.shape[-1]
     weight = torch.where(torch.isfinite(signal), info.acceptance, 0)
     gradient = (weight * signal.nan_to_num(0.0, 0.0, 0.0)).sum() / weight.sum().clamp(min=1e-3)
@@ -79,10 +79,10 @@ def update_trajectory(
     return Trajectory(log_length, average, first, second, centre, num_updates)
 
 
-def jittered_leapfrogs(length: float, index: int) -> int:
+def jitter_leapfrogs(length: float, index: int) -> int:
     """The number of leapfrogs of transition ``index``: 2 L h for a Halton sequence h, so L on average.
 
-    >>> [jittered_leapfrogs(10.0, i) for i in range(8)]
+    >>> [jitter_leapfrogs(10.0, i) for i in range(8)]
     [10, 5, 15, 3, 13, 8, 18, 2]
     """
     fraction, base, rest = 0.0, 0.5, index + 1

@@ -1,4 +1,4 @@
-"""Some observed sites given others: what the model says of the rest, latents and all."""
+"""The conditional distribution of one observed site given others, latents integrated out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .guide_mean import observed_site
 from .joint import require_simulable
 from ..evidence.outcome import Outcome
 from ..evidence.weights import from_weights
-from ..execution.arguments import require_whole
+from ..execution.arguments import require_integer
 from ..execution.over_data import OverData, rows_like
 from ..execution.placement import Compile, to
 from ...core import Data, ModelGuidePair, PpvaeError, simulate_given
@@ -28,7 +28,7 @@ class ConditionalPrediction:
         site: the site.
         mean: $\mathrm{E}[x \mid x_g]$, [N, *event].
         standard_error: its Monte Carlo standard error, [N, *event].
-        samples: draws of $p(x \mid x_g)$, [S, N, *event]; they are resampled, so that some may stand there twice.
+        samples: draws of $p(x \mid x_g)$, [S, N, *event], by resampling, so that some may be repeated.
         effective_sample_size: how many independent draws each datum's mean is worth, [N].
         pareto_k: tail index of the weights, [N]: above 0.7 not to be trusted.
         outcome: :class:`~.evidence.Outcome` of each, [N], int64; 0 where the mean stands.
@@ -44,7 +44,7 @@ class ConditionalPrediction:
 
     @property
     def trusted(self) -> Tensor:
-        """Which data's numbers are to be trusted, [N], bool."""
+        """Which data's numbers can be trusted, [N], bool."""
         return self.outcome == Outcome.OK
 
     def __repr__(self) -> str:
@@ -55,7 +55,7 @@ class ConditionalPrediction:
 
 
 _ENOUGH = 25
-"""Below this effective sample size the error is not known well enough to vouch for."""
+"""Below this effective sample size the standard error is not reliable."""
 
 
 def predict_given(
@@ -71,32 +71,32 @@ def predict_given(
     device: str = "auto",
     compile: Compile = "auto",
 ) -> ConditionalPrediction:
-    r"""What the model says of one observed site where others are known, $p(x \mid x_g)$, latents integrated out.
+    r"""The conditional distribution of one observed site given others, $p(x \mid x_g)$, latents integrated out.
 
     $$z_k, x_k \sim p \text{ with } x_g \text{ in its place},\qquad w_k = \prod_g p(x_g \mid \cdot),\qquad
       \mathrm{E}[x \mid x_g] \approx \frac{\sum_k w_k\, \mathrm{E}[x \mid z_k, x_g, \ldots]}{\sum_k w_k}$$
 
     Likelihood weighting (Fung & Chang 1989): self-normalised importance sampling from the prior, whose error is that
-    of a ratio, $\mathrm{se}^2 = \sum_k \bar w_k^2 (f_k - \bar f)^2$. The guide is not used: it looks at all observed
-    sites. A site that was given is not asked about; :func:`~ppvae.inference.generate` draws all of them.
+    of a ratio, $\mathrm{se}^2 = \sum_k \bar w_k^2 (f_k - \bar f)^2$. The guide is not used: it conditions on all
+    observed sites. :func:`~ppvae.inference.generate` draws all sites unconditionally.
 
-    Limitations: draws are from the prior, so that many dimensions of z that the given sites say much about need very
-    many of them; the effective sample size and :attr:`ConditionalPrediction.trusted` tell.
+    Limitations: draws are from the prior, so that very many are needed where the given sites are informative about
+    many dimensions of z; see the effective sample size and :attr:`ConditionalPrediction.trusted`.
 
     Args:
-        pair: the pair; global latents are held at the guide's mean.
+        pair: the pair; global latents are fixed at the guide's mean.
         given: observed site to value [N, *event].
-        like: data of the right shape; their values matter only as covariates (row n of N, round and round).
-        site: the observed site asked about; None where one is left.
-        num_samples: K, draws for every datum, all of which are held at once for a chunk of data.
-        num_draws: S, of the samples returned.
+        like: data of the right shape; their values matter only as covariates (rows repeated cyclically up to N).
+        site: the observed site to predict; None where one is not given.
+        num_samples: K, draws for every datum, all in memory at once for a chunk of data.
+        num_draws: S, number of samples to return.
         seed: of the draws.
         chunk_size: data at a time.
         device: "auto", "cpu", "cuda".
         compile: see :func:`ppvae.core.compile.capture`.
 
     Raises:
-        PairError: an unknown site; a model that cannot be simulated; a site whose distribution does not know its mean.
+        PairError: an unknown site; a model that cannot be simulated; a site whose distribution has no known mean.
         PpvaeError: nothing given, or values of different lengths.
 
     >>> import torch
@@ -116,35 +116,35 @@ def predict_given(
     lengths = {name: len(value) for name, value in given.items()}
     if len(set(lengths.values())) > 1:
         raise PpvaeError(f"given: expected values of one length, found {lengths}")
-    require_whole("num_samples", num_samples, 1)
-    require_whole("num_draws", num_draws, 1)
+    require_integer("num_samples", num_samples, 1)
+    require_integer("num_draws", num_draws, 1)
     rows = rows_like(like, next(iter(lengths.values())), pair)
     work = OverData(pair, rows, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
-    name = observed_site(work, site, known=given)
+    name = observed_site(work, site, exclude=given)
     require_simulable(work.pair, work.example)
     values = to(given, work.device, work.dtype)
 
-    def estimate(x: Data, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        means, log_w = simulate_given(work.pair, x, num_samples, known, name)
+    def estimate(x: Data, evidence: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        means, log_w = simulate_given(work.pair, x, num_samples, evidence, name)
         weight = torch.softmax(log_w.double(), 0).to(means.dtype)
         weight = weight.reshape(*weight.shape, *(1,) * (means.dim() - 2))
         mean = (weight * means).sum(0)
         error = (weight.square() * (means - mean).square()).sum(0).sqrt()
-        found, log_v = simulate_given(work.pair, x, num_samples, known, name, kind="sample")
+        samples, log_v = simulate_given(work.pair, x, num_samples, evidence, name, kind="sample")
         noise = torch.rand(num_draws, *log_v.shape, dtype=torch.float64, device=log_v.device)
-        chosen = (log_v - (-noise.log()).log()).argmax(1)  # [S, B]; by Gumbel's trick
-        drawn = found[chosen, torch.arange(log_v.shape[1], device=log_v.device)]
-        return {"mean": mean, "error": error, "drawn": drawn.movedim(0, 1), "log_w": log_w.movedim(0, 1)}
+        index = (log_v - (-noise.log()).log()).argmax(1)  # [S, B]; by Gumbel's trick
+        draws = samples[index, torch.arange(log_v.shape[1], device=log_v.device)]
+        return {"mean": mean, "error": error, "samples": draws.movedim(0, 1), "log_w": log_w.movedim(0, 1)}
 
-    found = work.average(estimate, beside=values)
-    weights = from_weights(found["log_w"].mT)
+    result = work.average(estimate, beside=values)
+    weights = from_weights(result["log_w"].mT)
     outcome = weights.outcome
     outcome[(outcome == Outcome.OK) & (weights.effective_sample_size < _ENOUGH)] = Outcome.UNRELIABLE
     return ConditionalPrediction(
         name,
-        found["mean"],
-        found["error"],
-        found["drawn"].movedim(1, 0),
+        result["mean"],
+        result["error"],
+        result["samples"].movedim(1, 0),
         weights.effective_sample_size,
         weights.pareto_k,
         outcome,

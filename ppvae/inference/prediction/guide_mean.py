@@ -1,4 +1,4 @@
-"""The mean of a pair's guide, and the sites that a verb of prediction is about."""
+"""The mean of a pair's guide, and the observed site of a prediction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from ..execution.arguments import one_of, require_whole
+from ..execution.arguments import choose_name, require_integer
 from ..execution.over_data import OverData
 from ...core import Data, PairError, draw, predict, structure
 from ...core.conditioning import guide_as_model
@@ -15,41 +15,41 @@ from ...core.structure import to_pyro
 
 
 class GuideMean:
-    """An estimate of every local latent's mean, to be averaged over ``passes`` calls (one where it is exact)."""
+    """An estimate of every local latent's mean, for averaging over ``passes`` calls (one where it is exact)."""
 
     def __init__(self, work: OverData, num_samples: int) -> None:
-        require_whole("num_samples", num_samples, 1)
+        require_integer("num_samples", num_samples, 1)
         self.pair = work.pair
-        self.drawn: dict[str, Tensor] = {}
-        self.reader = guide_as_model(work.pair, self.drawn)
+        self.values: dict[str, Tensor] = {}
+        self.reader = guide_as_model(work.pair, self.values)
         shape = structure(work.pair, work.example)
         self.names = [info.name for info in shape.local_latents]
-        self.known = True
+        self.has_means = True
         try:
             with torch.no_grad(), torch.random.fork_rng():
-                self.known = all(bool(torch.isfinite(v).all()) for v in self(work.example).values())
+                self.has_means = all(bool(torch.isfinite(v).all()) for v in self(work.example).values())
         except PairError:
-            self.known = False
-        one = len(shape.guide_latents) == 1 and all(site.kind == "latent" for site in shape.guide)
-        self.passes = 1 if self.known and one else num_samples
+            self.has_means = False
+        single = len(shape.guide_latents) == 1 and all(site.kind == "latent" for site in shape.guide)
+        self.passes = 1 if self.has_means and single else num_samples
 
     def __call__(self, x: Data) -> dict[str, Tensor]:
         """Site name to [B, *event]."""
         shape = structure(self.pair, x)
         latents = draw(self.pair, x, 1).latents
-        if not self.known:
+        if not self.has_means:
             return {name: latents[name][0] for name in self.names}
-        self.drawn.update({i.name: to_pyro(latents[i.name], i, shape.nesting) for i in shape.guide_latents})
+        self.values.update({i.name: to_pyro(latents[i.name], i, shape.nesting) for i in shape.guide_latents})
         means = predict(self.reader, x, {})
         return {name: means[name] for name in self.names}
 
 
-def observed_site(work: OverData, asked: str | None, known: Collection[str] = ()) -> str:
-    """The observed site of this name, or the only one that is not known.
+def observed_site(work: OverData, site: str | None, exclude: Collection[str] = ()) -> str:
+    """The observed site of this name; for None, the only one that is not excluded.
 
     Raises:
-        PairError: an unknown site, or several and none named.
+        PairError: an unknown site; or None, and not exactly one site.
     """
     observed = structure(work.pair, work.example).observed
-    names = [i.name for i in observed if i.scope == "local" and 0 not in i.event_shape and i.name not in known]
-    return one_of(names, asked, "observed site")
+    names = [i.name for i in observed if i.scope == "local" and 0 not in i.event_shape and i.name not in exclude]
+    return choose_name(names, site, "observed site")

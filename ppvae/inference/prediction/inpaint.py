@@ -1,4 +1,4 @@
-"""Fill in what is missing of a datum."""
+"""Fill in the missing entries of data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def inpaint(
     compile: Compile = "auto",
     progress: bool = False,
 ) -> Tensor:
-    r"""Fill in what is missing: $\mathrm{E}[x_\text{mis} \mid x_\text{obs}]$ by a Markov chain, [N, *event].
+    r"""Fill in missing entries: $\mathrm{E}[x_\text{mis} \mid x_\text{obs}]$ by a Markov chain, [N, *event].
 
     $$z \sim q(z \mid x_\text{obs}, x_\text{mis}),\qquad x_\text{mis} \sim p(x_\text{mis} \mid z)$$
 
@@ -45,11 +45,11 @@ def inpaint(
 
     Args:
         pair: the pair; x given z must be independent over the entries of x.
-        data: the data, [N, *event]; what is missing may hold any number, NaN among them.
+        data: the data, [N, *event]; missing entries may have any value, also NaN.
         mask: True where observed, of the shape of the data or broadcasting to it.
-        num_steps: steps of the chain, those of the burn-in among them.
+        num_steps: steps of the chain, including the burn-in.
         num_burn_in: steps before the average begins.
-        correction: accept or refuse each draw of z.
+        correction: accept or reject each draw of z.
         seed: of the draws.
         chunk_size: data at a time.
         device: "auto", "cpu", "cuda".
@@ -62,20 +62,20 @@ def inpaint(
     if not 0 <= num_burn_in < num_steps:
         raise PpvaeError(f"inpaint: expected 0 <= num_burn_in < num_steps, found {num_burn_in} and {num_steps}")
     members = dict(data) if isinstance(data, Mapping) else None
-    given = data.drawn(seed).tensor() if isinstance(data, Dataset) else data
-    if isinstance(given, Mapping) or members is not None:
+    source = data.drawn(seed).tensor() if isinstance(data, Dataset) else data
+    if isinstance(source, Mapping) or members is not None:
         raise DataError("inpaint: expected one tensor of data, found a mapping: condition on its members")
-    values = torch.as_tensor(given)
+    values = torch.as_tensor(source)
     try:
-        seen = mask.to(values.device)
-        if not bool(((seen == 0) | (seen == 1)).all()):
+        visible = mask.to(values.device)
+        if not bool(((visible == 0) | (visible == 1)).all()):
             raise DataError("inpaint: the mask says which entries are seen: expected True and False, or 1 and 0")
-        seen = seen.bool().expand_as(values)
+        visible = visible.bool().expand_as(values)
     except RuntimeError as error:
         raise DataError(
             f"inpaint: the mask {list(mask.shape)} does not broadcast to the data {list(values.shape)}"
         ) from error
-    blank = values.where(seen, torch.zeros_like(values))
+    blank = values.where(visible, torch.zeros_like(values))
     work = OverData(pair, blank, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     name = observed_site(work, None)
     require_simulable(work.pair, work.example)
@@ -91,13 +91,13 @@ def inpaint(
             odds = log_weight(x, new) - log_weight(x, z)
             keep = torch.rand_like(odds).log() > odds
             new = {key: torch.where(_like(keep, z[key][0]), z[key], new[key]) for key in new}
-        drawn = predict(work.pair, x, new, kind="sample", given={})[name][0]
-        return torch.where(observed, x, drawn), predict(work.pair, x, new, given={})[name][0], new
+        sample = predict(work.pair, x, new, kind="sample", given={})[name][0]
+        return torch.where(observed, x, sample), predict(work.pair, x, new, given={})[name][0], new
 
     run = work.capture(step, name="a step of inpainting", calls=num_steps * work.num_chunks)
 
     def chain(x: Tensor, beside: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        observed = beside["seen"]
+        observed = beside["visible"]
         x = torch.where(observed, x, simulate(work.pair, x).observed[name])
         z = draw(work.pair, x, 1).latents
         total = torch.zeros_like(x)
@@ -107,7 +107,7 @@ def inpaint(
                 total += mean
         return {"x": torch.where(observed, x, total / (num_steps - num_burn_in))}
 
-    return work.run(chain, beside={"seen": seen.to(work.device)})["x"]
+    return work.run(chain, beside={"visible": visible.to(work.device)})["x"]
 
 
 def _like(flag: Tensor, value: Tensor) -> Tensor:

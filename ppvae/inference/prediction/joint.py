@@ -1,4 +1,4 @@
-"""What a verb may say of several observed sites: whether data can be simulated, and whether a site has a mean."""
+"""Checks for several observed sites: whether data can be simulated, and whether a site has a mean."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _REPEATS = 12
 
 
 def require_simulable(pair: ModelGuidePair, few: Data) -> None:
-    """Draws of the model are draws of its density, and reach every site that depends on them.
+    """Check that draws of the model follow its density, and reach every site that depends on them.
 
     Args:
-        pair: the pair, its global sites held.
+        pair: the pair, its global sites at fixed values.
         few: some data.
 
     Raises:
@@ -32,13 +32,13 @@ def require_simulable(pair: ModelGuidePair, few: Data) -> None:
                 + try_one_of("reconstruct, which looks at data", "a pyro.sample with a distribution instead")
             )
     other = _clone(few)
-    shared = {t.untyped_storage().data_ptr() for t in (other.values() if isinstance(other, Mapping) else (other,))}
+    storages = {t.untyped_storage().data_ptr() for t in (other.values() if isinstance(other, Mapping) else (other,))}
     with torch.no_grad():
         for _, _, value in observed_support(pair, other).values():
-            # A view of x, and not one that repeats it: other values there.
-            if value.untyped_storage().data_ptr() in shared and 0 not in value.stride():
+            # A view of x that does not broadcast it: replace its values.
+            if value.untyped_storage().data_ptr() in storages and 0 not in value.stride():
                 value.copy_((value <= 0.5).to(value.dtype))
-    before, after = (_seeded(pair, x) for x in (few, other))
+    before, after = (_simulation(pair, x) for x in (few, other))
     for name, value in before.items():
         if not torch.equal(value, after[name]):
             raise PairError(
@@ -52,24 +52,24 @@ def require_simulable(pair: ModelGuidePair, few: Data) -> None:
 
 
 def require_mean(pair: ModelGuidePair, few: Data, site: str, given: Mapping[str, Tensor] | None) -> None:
-    """The mean of an observed site at given latents is a finite number that depends on nothing else that is drawn.
+    """Check that the mean of an observed site at given latents is finite and depends on no other draw.
 
     Args:
-        pair: the pair, its global sites held.
+        pair: the pair, its global sites at fixed values.
         few: some data.
         site: the observed site.
         given: as for :func:`ppvae.core.predict`.
 
     Raises:
-        PairError: it has none, or it depends on another observed site that is drawn along with it.
+        PairError: it has none, or it depends on another observed site that is drawn with it.
     """
     shape = structure(pair, few)
-    drawn = {info.name for info in shape.observed if info.scope == "local"} - set(given or {}) - {site}
+    others = {info.name for info in shape.observed if info.scope == "local"} - set(given or {}) - {site}
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         latents = draw(pair, few, 1).latents
         z = {info.name: latents[info.name][0] for info in shape.model_latents}
-        repeats = _REPEATS if drawn and given is not None else 1
+        repeats = _REPEATS if others and given is not None else 1
         means = [predict(pair, few, z, given=given, sites=(site,))[site] for _ in range(repeats)]
     if not bool(torch.isfinite(means[0]).all()):
         raise PairError(
@@ -77,14 +77,14 @@ def require_mean(pair: ModelGuidePair, few: Data, site: str, given: Mapping[str,
             + try_one_of('kind="sample", where the verb has a kind: generate, decode', "another likelihood")
         )
     if not all(torch.allclose(mean, means[0], rtol=1e-5, atol=1e-6) for mean in means[1:]):
-        names = ", ".join(repr(name) for name in sorted(drawn))
+        names = ", ".join(repr(name) for name in sorted(others))
         raise PairError(
             f"site {site!r} depends on another observed site, of {names}: expected a mean given the latents alone, "
             "found one that changes with what is drawn there"
             + try_one_of(
                 'kind="sample": a draw of all observed sites together',
-                f"decode(..., given={{{sorted(drawn)[0]!r}: values}}), its mean given those and the latents",
-                f"predict_given(pair, {{{sorted(drawn)[0]!r}: values}}, like=...), its mean given those alone",
+                f"decode(..., given={{{sorted(others)[0]!r}: values}}), its mean given those and the latents",
+                f"predict_given(pair, {{{sorted(others)[0]!r}: values}}, like=...), its mean given those alone",
             )
         )
 
@@ -93,7 +93,7 @@ def _clone(x: Data) -> Data:
     return x.clone() if isinstance(x, Tensor) else {key: value.clone() for key, value in x.items()}
 
 
-def _seeded(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
+def _simulation(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         return simulate(pair, x).observed

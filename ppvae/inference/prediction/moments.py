@@ -1,4 +1,4 @@
-"""Predictions under a posterior over weights: what is noise of the data, and what is not known of the weights."""
+"""Predictions under a posterior over weights: variance from noise of the data, and from uncertainty of the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..evidence.over_weights import weight_draws
-from ..execution.arguments import one_of
+from ..execution.arguments import choose_name
 from ..execution.over_data import OverData
 from ..execution.placement import Compile
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
@@ -25,9 +25,9 @@ class PredictiveMoments:
 
     Attributes:
         mean: $\mathrm{E}[x^*]$, [N, *event].
-        aleatoric: $\mathrm{E}_w \mathrm{Var}[x^* \mid w]$: noise of the likelihood and spread of the latents,
-            which more training data would not take away; variances, [N, *event].
-        epistemic: $\mathrm{Var}_w \mathrm{E}[x^* \mid w]$: what is not known of the weights. An unbiased
+        aleatoric: $\mathrm{E}_w \mathrm{Var}[x^* \mid w]$: noise of the likelihood and variance of the latents,
+            which more training data would not reduce; variances, [N, *event].
+        epistemic: $\mathrm{Var}_w \mathrm{E}[x^* \mid w]$: from the uncertainty of the weights. An unbiased
             estimate: it may be slightly negative where it is small.
     """
 
@@ -54,7 +54,7 @@ def predictive_moments(
     device: str = "auto",
     compile: Compile = "auto",
 ) -> PredictiveMoments:
-    r"""What the model makes of every datum, averaged over weights $w \sim q(w)$ and latents $z \sim q(z \mid x_b, w)$.
+    r"""Predictive mean and variance of every datum, over weights $w \sim q(w)$ and latents $z \sim q(z \mid x_b, w)$.
 
     $$\mathrm{Var}[x^*] = \underbrace{\mathrm{E}_w \mathrm{Var}[x^* \mid w]}_\text{aleatoric}
       + \underbrace{\mathrm{Var}_w \mathrm{E}[x^* \mid w]}_\text{epistemic}$$
@@ -81,7 +81,7 @@ def predictive_moments(
     work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
     few = work.example
     shape = structure(pair, few)
-    name = one_of([info.name for info in shape.observed], site, "observed site")
+    name = choose_name([info.name for info in shape.observed], site, "observed site")
     if not shape.global_latents:
         raise PairError(
             "the pair has no global latent, so nothing is unknown of its weights"
@@ -94,24 +94,24 @@ def predictive_moments(
             f"{num_weights} and {num_latents}"
         )
     values: dict[str, Tensor] = {}
-    fixed = at_values(pair, values)
+    conditioned = at_values(pair, values)
 
-    def given_weights(x: Data, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def at_weights(x: Data, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         values.update(weights)
-        z = draw(fixed, x, latents).latents
+        z = draw(conditioned, x, latents).latents
         local = {info.name: z[info.name] for info in shape.local_latents}
-        mean = predict(fixed, x, local, kind="mean", sites=(name,))[name]
-        noise = predict(fixed, x, local, kind="variance", sites=(name,))[name]
+        mean = predict(conditioned, x, local, kind="mean", sites=(name,))[name]
+        noise = predict(conditioned, x, local, kind="variance", sites=(name,))[name]
         if not local:
             return mean, noise, torch.zeros_like(noise)
-        spread = mean.var(0)
-        return mean.mean(0), noise.mean(0) + spread, spread / latents
+        between = mean.var(0)
+        return mean.mean(0), noise.mean(0) + between, between / latents
 
-    drawn = weight_draws(pair, few, num_weights, seed)
-    call = work.capture(given_weights, name="prediction", calls=num_weights * work.num_chunks)
+    draws = weight_draws(pair, few, num_weights, seed)
+    call = work.capture(at_weights, name="prediction", calls=num_weights * work.num_chunks)
 
     def moments(x: Data) -> dict[str, Tensor]:
-        means, inner, noise = zip(*(call(x, weights) for weights in drawn), strict=True)
+        means, inner, noise = zip(*(call(x, weights) for weights in draws), strict=True)
         mean = torch.stack(means)
         epistemic = mean.var(0) - torch.stack(noise).mean(0)
         return {"mean": mean.mean(0), "aleatoric": torch.stack(inner).mean(0), "epistemic": epistemic}

@@ -1,4 +1,4 @@
-"""What a trained pair says: embed, reconstruct, decode, generate, denoise, inpaint."""
+"""Predictions of a trained pair: embed, reconstruct, denoise, decode, generate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.distributions import Categorical
 
 from .guide_mean import GuideMean, observed_site
 from .joint import require_mean, require_simulable
-from ..execution.arguments import one_of, require_literal, require_whole
+from ..execution.arguments import choose_name, require_integer, require_literal
 from ..execution.over_data import OverData, rows_like
 from ..execution.placement import Compile, to
 from ...core import (
@@ -42,8 +42,8 @@ def embed(
 ) -> Tensor:
     r"""The mean of the guide, $\mathrm{E}_{q(z \mid x_b)}[z]$, of every datum, [N, *event].
 
-    Exact where the guide has one latent site whose distribution knows its mean; otherwise an average over draws (of
-    conditional means where they are known). Global latents are held at the guide's mean, here and below.
+    Exact where the guide has one latent site whose distribution has a known mean; otherwise an average over draws (of
+    conditional means where they are known). Global latents are fixed at the guide's mean, here and below.
 
     Args:
         pair: the pair.
@@ -66,15 +66,15 @@ def embed(
     """
     work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     shape = structure(work.pair, work.example)
-    name = one_of([i.name for i in shape.local_latents], site, "local latent site")
+    name = choose_name([i.name for i in shape.local_latents], site, "local latent site")
     if shape.site(name).is_a(Categorical):
         raise PairError(
             f"site {name!r} is Categorical, and its classes are names: expected a latent that has a mean"
             + try_one_of("OneHotCategorical, whose mean is the classes' probabilities")
         )
     means = GuideMean(work, num_samples)
-    found = work.average(lambda x: {"mean": means(x)[name]}, passes=means.passes)
-    return found["mean"]
+    result = work.average(lambda x: {"mean": means(x)[name]}, passes=means.passes)
+    return result["mean"]
 
 
 @in_evaluation_mode
@@ -89,7 +89,7 @@ def reconstruct(
     device: str = "auto",
     compile: Compile = "auto",
 ) -> Tensor:
-    r"""What the model makes of every datum's latents: $\mathrm{E}[x \mid \bar z_b]$ at the guide's mean, [N, *event].
+    r"""The mean of x at every datum's latents: $\mathrm{E}[x \mid \bar z_b]$ at the guide's mean, [N, *event].
 
     Where the site depends on other observed sites, these keep the values of the datum:
     $\mathrm{E}[x \mid \bar z_b, x_b^\text{other}]$.
@@ -114,7 +114,7 @@ def reconstruct(
     name = observed_site(work, site)
     require_mean(work.pair, work.example, name, None)
     if num_samples is not None:
-        require_whole("num_samples", num_samples, 1)
+        require_integer("num_samples", num_samples, 1)
 
         def average(x: Data) -> dict[str, Tensor]:
             return {"x": predict(work.pair, x, draw(work.pair, x, 1).latents, sites=(name,))[name][0]}
@@ -129,10 +129,10 @@ def reconstruct(
     latents = work.average(means, passes=means.passes)
     beside = to(latents, work.device)
 
-    def outcome(x: Data, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def prediction(x: Data, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"x": predict(work.pair, x, z, sites=(name,))[name]}
 
-    return work.average(outcome, beside=beside)["x"]
+    return work.average(prediction, beside=beside)["x"]
 
 
 @in_evaluation_mode
@@ -147,7 +147,7 @@ def denoise(
     device: str = "auto",
     compile: Compile = "auto",
 ) -> Tensor:
-    r"""A corrupted datum as the model sees it: $\mathrm{E}_{q(z \mid \tilde x_b)} \mathrm{E}[x \mid z]$, [N, *event].
+    r"""Denoise corrupted data: $\mathrm{E}_{q(z \mid \tilde x_b)} \mathrm{E}[x \mid z]$, [N, *event].
 
     Kingma & Welling 2013 (arXiv 1312.6114, section 2.1) name denoising as a use of the model; this is
     :func:`reconstruct`, averaged over the posterior. Arguments as there.
@@ -180,13 +180,13 @@ def decode(
 ) -> Tensor:
     r"""The mean of $p(x \mid z_m)$, or a draw from it, at given latents, [M, *event].
 
-    Other observed sites that it depends on are drawn along with it, or have the values that are given; a mean is
-    refused where it would change with what is drawn there.
+    Other observed sites that it depends on are drawn with it, or have the values in ``given``; a mean that depends on
+    such a draw is an error.
 
     Args:
         pair: the pair.
         latents: [M, *event] where there is one local latent site, or a mapping of a value for each.
-        like: data of the right shape; their values matter only as covariates (row m of M, round and round).
+        like: data of the right shape; their values matter only as covariates (rows repeated cyclically up to M).
         kind: "mean" or "sample".
         given: other observed sites' values, site to [M, *event].
         site: an observed site; None where one is not given.
@@ -210,18 +210,18 @@ def decode(
     work = OverData(pair, rows, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     shape = structure(work.pair, work.example)
     if isinstance(latents, Tensor):
-        latents = {one_of([info.name for info in shape.local_latents], None, "local latent site"): latents}
-    values, fixed = (to(part, work.device, work.dtype) for part in (latents, given or {}))
-    name = observed_site(work, site, known=fixed)
+        latents = {choose_name([info.name for info in shape.local_latents], None, "local latent site"): latents}
+    values, conditions = (to(part, work.device, work.dtype) for part in (latents, given or {}))
+    name = observed_site(work, site, exclude=conditions)
     require_simulable(work.pair, work.example)
     if kind == "mean":
         size = shape.batch
-        require_mean(work.pair, work.example, name, {key: value[:size] for key, value in fixed.items()})
+        require_mean(work.pair, work.example, name, {key: value[:size] for key, value in conditions.items()})
 
-    def outcome(x: Data, beside: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def prediction(x: Data, beside: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         return {"x": predict(work.pair, x, beside["z"], kind=kind, given=beside["given"], sites=(name,))[name]}
 
-    return work.average(outcome, beside={"z": values, "given": fixed})["x"]
+    return work.average(prediction, beside={"z": values, "given": conditions})["x"]
 
 
 @in_evaluation_mode
@@ -239,12 +239,12 @@ def generate(
 ) -> Tensor:
     r"""New data: $z \sim p(z)$, then the mean of $p(x \mid z)$ or a draw from it, [num, *event].
 
-    A draw is joint with all other observed sites. A mean that depends on another observed site is refused: with
-    ``kind="sample"`` draw them together, with :func:`~ppvae.inference.prediction.conditional` give that site a value.
+    A draw is joint with all other observed sites. A mean that depends on another observed site is an error: draw them
+    together with ``kind="sample"``, or fix that site by :func:`~ppvae.inference.predict_given`.
 
     Args:
         pair: the pair.
-        num: how many.
+        num: number of draws.
         like: data of the right shape, see :func:`decode`.
         kind: "mean" or "sample".
         site: an observed site; None where there is one only.
@@ -256,7 +256,7 @@ def generate(
     Raises:
         PairError: as for :func:`decode`.
     """
-    require_whole("num", num, 1)
+    require_integer("num", num, 1)
     require_literal("kind", kind, Kind)
     rows = rows_like(like, num, pair)
     work = OverData(pair, rows, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
@@ -265,10 +265,10 @@ def generate(
     if kind == "mean":
         require_mean(work.pair, work.example, name, {})
 
-    def outcome(x: Data) -> dict[str, Tensor]:
-        drawn = simulate(work.pair, x)
+    def prediction(x: Data) -> dict[str, Tensor]:
+        sample = simulate(work.pair, x)
         if kind == "sample":
-            return {"x": drawn.observed[name]}
-        return {"x": predict(work.pair, x, drawn.latents, given={}, sites=(name,))[name]}
+            return {"x": sample.observed[name]}
+        return {"x": predict(work.pair, x, sample.latents, given={}, sites=(name,))[name]}
 
-    return work.average(outcome)["x"]
+    return work.average(prediction)["x"]

@@ -1,4 +1,4 @@
-"""What changes under a training run besides parameters: seen after callbacks, and brought into the step or refused."""
+"""Changes of a pair by callbacks during training, other than of parameters: taken up by the step, or an error."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ...core.fingerprint import changed
 _log = logging.getLogger("ppvae.fit")
 
 RECAPTURES = 3
-"""So often a step is recorded anew before the run goes on eagerly."""
+"""How often a step is recorded anew before the run continues eagerly."""
 
 
 class Changes:
-    """Keeps a step true to its pair where attributes, buffers or modules change between steps.
+    """Keeps a recorded step valid where the pair's attributes, buffers or modules change between steps.
 
-    An attribute that changed is a constant of the recorded step, which is recorded anew; after several times the run
-    goes on eagerly. A buffer is an input of the step: setting its value costs nothing. A program that changes
-    attributes of its own when it is run is not recorded at all.
+    An attribute is a constant of the recorded step: when it changes, the step is recorded anew, and after several times
+    the run continues eagerly. A buffer is an input of the step: setting its value costs nothing. A program that changes
+    its own attributes when it runs is not recorded at all.
 
     Args:
         objective: the step.
-        optimizer: which has the parameters.
+        optimizer: of the parameters.
         example: a batch of the shape of every step.
         others: further captured functions of the pair.
     """
@@ -40,21 +40,23 @@ class Changes:
         self.objective, self.optimizer, self.example = objective, optimizer, example
         self.captured = (objective.captured, *others)
         self.recaptures = 0
-        structure(objective.pair, example)  # found before anything is recorded
-        self.own = objective.changed_by_a_run(example)
-        if self.own and objective.captured.mode != "eager":
-            self._run_eagerly(f"the programs change {_listed(self.own)} when they are run", self.own[0])
-        self.known = objective.reads()
+        structure(objective.pair, example)  # before anything is recorded
+        self.side_effects = objective.side_effects(example)
+        if self.side_effects and objective.captured.mode != "eager":
+            self._run_eagerly(
+                f"the programs change {_enumerate(self.side_effects)} when they are run", self.side_effects[0]
+            )
+        self.fingerprint = objective.reads()
 
     def __call__(self) -> None:
-        """Look, after callbacks have run.
+        """Take up changes after the callbacks.
 
         Raises:
-            FitError: a parameter was replaced, added or taken out; the optimiser does not know of it.
+            FitError: a parameter that the optimiser does not have: it was replaced or added.
         """
-        now = self.objective.reads()
-        names = [name for name in changed(self.known, now) if name not in self.own]
-        before, self.known = dict(self.objective.trainable), now
+        current = self.objective.reads()
+        names = [name for name in changed(self.fingerprint, current) if name not in self.side_effects]
+        before, self.fingerprint = dict(self.objective.trainable), current
         if not names:
             return
         self.objective.collect()
@@ -68,10 +70,10 @@ class Changes:
         if self.objective.captured.graphs:
             self.recaptures += 1
         if self.recaptures > RECAPTURES:
-            self._run_eagerly(f"{_listed(rest)} changed {self.recaptures} times since training began", rest[0])
+            self._run_eagerly(f"{_enumerate(rest)} changed {self.recaptures} times since training began", rest[0])
             return
         if self.objective.captured.graphs:
-            _log.warning("%s changed: the training step is recorded anew", _listed(rest))
+            _log.warning("%s changed: the training step is recorded anew", _enumerate(rest))
         for captured in self.captured:
             captured.forget()
 
@@ -88,10 +90,10 @@ class Changes:
             captured.run_eagerly()
 
     def _check_parameters(self, before: dict[str, nn.Parameter]) -> None:
-        owned = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-        now = dict(self.objective.trained.named_parameters())
-        for name, parameter in now.items():
-            if parameter.requires_grad and id(parameter) not in owned:
+        in_optimizer = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        current = dict(self.objective.module.named_parameters())
+        for name, parameter in current.items():
+            if parameter.requires_grad and id(parameter) not in in_optimizer:
                 what = "was replaced" if name in before else "is new"
                 raise FitError(
                     f"parameter {name!r} {what} during training: the optimiser does not have it"
@@ -102,10 +104,10 @@ class Changes:
                     parameter=name,
                 )
         for name, parameter in before.items():
-            if name not in now or not parameter.requires_grad:
-                parameter.grad = None  # taken out or frozen: the optimiser leaves it alone
+            if name not in current or not parameter.requires_grad:
+                parameter.grad = None  # removed or frozen: without a gradient the optimiser skips it
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _enumerate(names: Sequence[str]) -> str:
+    text = ", ".join(repr(name) for name in names[:3])
+    return text + (f" and {len(names) - 3} more" if len(names) > 3 else "")

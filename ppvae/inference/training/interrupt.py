@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, not inside one, so that what it leaves can be gone on from bit for bit."""
+"""Ctrl-C takes effect between two steps, not inside one, so that the run can be resumed bit for bit."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any
 
 
 class BetweenSteps:
-    """While entered, the first Ctrl-C inside :meth:`step` waits for its end; a second one interrupts at once.
+    """In this context the first Ctrl-C inside :meth:`step` waits for its end; a second one interrupts at once.
 
-    Only Python's own handler is replaced, and put back at the end: one that a program has installed is its affair
-    (that of ``ppvae fit`` waits for the end of a step too). In a thread beside the main one there is nothing to do.
+    Only Python's own handler is replaced, and restored at the end; a handler that a program has installed stays (that
+    of ``ppvae fit`` waits for the end of a step too). Outside the main thread it does nothing.
 
     Attributes:
-        inside: whether a step is under way; after an interruption, whether it cut one.
+        inside: whether a step is running; after an interruption, whether it was inside one.
     """
 
     def __init__(self) -> None:
         self.inside = False
         self._waiting = False
-        self._installed = False
+        self._handling = False
 
     def __enter__(self) -> BetweenSteps:
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._handle)
-            self._installed = True
+            self._handling = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._installed:
+        if self._handling:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._installed = False
+            self._handling = False
 
     def step(self) -> _Step:
         """A context in which the first Ctrl-C waits."""
@@ -61,7 +61,7 @@ class _Step:
     ) -> None:
         owner = self.owner
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            return  # inside it, by the second one
+            return  # the second Ctrl-C, inside the step
         owner.inside = False
         if owner._waiting and kind is None:
             owner._waiting = False

@@ -59,7 +59,7 @@ def fit_mcem(
     $$z_b \leftarrow \text{one HMC transition for } p_\theta(z \mid x_b),\qquad
       \theta \leftarrow \theta + \text{steps on } \frac{1}{M} \sum_b \nabla_\theta \log p_\theta(x_b, z_b)$$
 
-    The guide is not used: latents of every datum are kept from one visit to the next. The step size of HMC follows the
+    The guide is not used: latents of every datum persist from one visit to the next. The step size of HMC adapts to the
     acceptance during training. Not an online method: a datum's chain moves once an epoch.
 
     Args:
@@ -68,7 +68,7 @@ def fit_mcem(
         optimizer: as for :func:`ppvae.inference.fit`; the paper's is Adagrad.
         learning_rate: step size of a named optimiser.
         num_epochs: epochs.
-        batch_size: M, or None for all, as for the default on fewer than 100 data.
+        batch_size: M, or None for all data; the default takes all of fewer than 100.
         num_leapfrog: of one transition; the paper's is 10.
         num_updates: steps on the weights after each transition; the paper's is 5.
         target_acceptance: the paper's is 0.9.
@@ -104,10 +104,10 @@ def fit_mcem(
         mode = choose_mode(compile, num_epochs * len(batches) * num_leapfrog)
         chains = _Chains(pair, coordinates, num_leapfrog, target_acceptance, mode)
         update = _Update(pair, coordinates, weight_prior, len(dataset), mode, example)
-        made = make_optimizer(optimizer, learning_rate, update.parameters.values())
+        torch_optimizer = make_optimizer(optimizer, learning_rate, update.parameters.values())
         chains.start(example, len(dataset))
         bar = tqdm(range(num_epochs), unit="epoch", disable=None if progress else True)
-        started = time.perf_counter()
+        start = time.perf_counter()
         try:
             for epoch in bar:
                 sums = torch.zeros(2, dtype=torch.float64)
@@ -116,7 +116,7 @@ def fit_mcem(
                     x = like_pair(dataset.batch(index, batches.generator, dtype=dtype), dtype)
                     u, acceptance = chains.move(x, index)
                     for _ in range(num_updates):
-                        value = update(x, u, made)
+                        value = update(x, u, torch_optimizer)
                     sums += torch.tensor([value, acceptance], dtype=torch.float64)
                 mean = (sums / len(batches)).tolist()
                 rows.append(
@@ -125,7 +125,7 @@ def fit_mcem(
                         "log_joint_train": mean[0],
                         "acceptance": mean[1],
                         "step_size": chains.step_size,
-                        "seconds": time.perf_counter() - started,
+                        "seconds": time.perf_counter() - start,
                     }
                 )
                 bar.set_postfix_str(f"log p(x, z) {mean[0]:.2f} nats/datum, acceptance {mean[1]:.2f}")
@@ -135,7 +135,7 @@ def fit_mcem(
 
 
 class _Chains:
-    """The E-step: one HMC chain for every datum, kept from one visit to the next, and the step size that they share."""
+    """The E-step: a persistent HMC chain for every datum, and their common step size."""
 
     def __init__(
         self, pair: ModelGuidePair, coordinates: Any, num_leapfrog: int, target_acceptance: float, mode: Mode
@@ -151,17 +151,17 @@ class _Chains:
         """Every chain at a draw from the prior, which does not depend on the datum."""
         size = batch_size(example)
         with evaluation_mode(self.pair):
-            drawn = [
+            starts = [
                 start_positions(self.pair, example, self.coordinates, 1, "prior")[0] for _ in range(0, num_data, size)
             ]
-        self.u = torch.cat(drawn)[:num_data].clone()
+        self.u = torch.cat(starts)[:num_data].clone()
 
     def move(self, x: Data, index: Tensor) -> tuple[Tensor, float]:
-        """One transition of the chains of these data: where they are then, [M, d], and the mean acceptance."""
+        """One transition of the chains of these data: the new positions, [M, d], and the mean acceptance."""
         context: tuple[Any, ...] = (state_of(self.pair), x)
         u = self.u[index].unsqueeze(0).contiguous()
         scales = HMCParameters(u.new_full(u.shape[:-1], self.step_size), torch.ones_like(u[0]))
-        with evaluation_mode(self.pair):  # what is drawn from is one density, without dropout's noise
+        with evaluation_mode(self.pair):  # one density, without dropout's noise
             state, info = self._kernel(HMCState(u, *self._evaluate(u, *context)), draw_noise(u), scales, *context)
         acceptance = float(info.acceptance.mean())
         self.log_step += _GAIN * (acceptance - self.target_acceptance)
@@ -182,7 +182,7 @@ class _Update:
     ) -> None:
         of_model = {name for name, roles in parameter_roles(pair, x).items() if "model" in roles}
         self.parameters = {name: value for name, value in pair.named_parameters() if name in of_model}
-        self._fixed = {name: value for name, value in state_of(pair).items() if name not in of_model}
+        self._constants = {name: value for name, value in state_of(pair).items() if name not in of_model}
         prior = copy.copy(prior)
         if prior is not None:
             prior._validate_args = False  # validation reads values back, which nothing captured may do
@@ -193,25 +193,25 @@ class _Update:
 
         pure = bind(pair, joint)
 
-        def gradient(trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Data, u: Tensor) -> tuple[Any, ...]:
+        def gradient(trainable: dict[str, Tensor], constants: dict[str, Tensor], x: Data, u: Tensor) -> tuple[Any, ...]:
             with torch.enable_grad():
-                leaves = {name: value.detach().requires_grad_() for name, value in trained.items()}
-                value = pure({**fixed, **leaves}, x, u)
+                leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}
+                value = pure({**constants, **leaves}, x, u)
                 total = value
                 if prior is not None:
                     total = total + sum(prior.log_prob(leaf).sum() for leaf in leaves.values()) / num_data
-                found = torch.autograd.grad(-total, list(leaves.values()))
-            return value.detach(), list(found), value.detach() + sum(g.square().sum() for g in found)
+                gradients = torch.autograd.grad(-total, list(leaves.values()))
+            return value.detach(), list(gradients), value.detach() + sum(g.square().sum() for g in gradients)
 
         self._gradient = capture(gradient, mode=mode, name="the M-step")
 
     def __call__(self, x: Data, u: Tensor, optimizer: torch.optim.Optimizer) -> float:
-        value, gradients, check = self._gradient(self.parameters, self._fixed, x, u)
+        value, gradients, check = self._gradient(self.parameters, self._constants, x, u)
         if not math.isfinite(float(check)):
             raise FitError(
                 "Monte Carlo EM stopped before a parameter changed: log p(x, z) or its gradient is not finite"
             )
-        for parameter, found in zip(self.parameters.values(), gradients, strict=True):
-            parameter.grad = found
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
         optimizer.step()
         return float(value)

@@ -25,7 +25,7 @@ METRICS = ("elbo", "reconstruction", "kl", "global")
 
 
 class Step(NamedTuple):
-    """What one step yields.
+    """The result of one step.
 
     Attributes:
         metrics: elbo, reconstruction, KL and global part, in nats per datum, [4]; NaN where not known.
@@ -43,7 +43,7 @@ class Step(NamedTuple):
 
 
 class Objective:
-    r"""The bound of a minibatch as an estimate for the whole data set, and the gradient of what is descended.
+    r"""The bound of a minibatch as an estimate for the whole data set, and the gradient of the loss.
 
     $$\text{loss} = -\frac{1}{N}\left( \frac{N}{M} \sum_{b=1}^{M} \widetilde{\mathcal{L}}_b
       + \mathcal{L}_\text{global} + \log p(\theta) \right)$$
@@ -55,12 +55,12 @@ class Objective:
         elbo: an estimator of ours, or one of Pyro's own, which then runs eagerly.
         num_data: N.
         weight_prior: a distribution over single weights for MAP estimation, or None.
-        prior_names: the parameters that the weight prior is over.
+        prior_names: names of the parameters under the weight prior.
         clip_norm: largest norm of the gradient, or None.
         mode: mode of capture.
 
     Attributes:
-        trained: the pair, or the pair and the estimator's own module.
+        module: the pair, or the pair and the estimator's own module.
         trainable: the parameters that a step has gradients for, by name.
     """
 
@@ -89,29 +89,29 @@ class Objective:
             if mode != "eager":
                 _log.info("%s of Pyro reads values back, so it runs eagerly", type(elbo).__name__)
             mode = "eager"
-        # What is trained: the pair, and beside it what the estimator itself learns, a baseline for instance.
-        self.trained: nn.Module = pair
+        # The module to train: the pair, with the estimator's own parameters, a baseline for instance.
+        self.module: nn.Module = pair
         if isinstance(elbo, ELBO) and elbo.module is not None:
-            self.trained = PairWithEstimator(pair, elbo)
+            self.module = PairWithEstimator(pair, elbo)
         self.collect()
-        self._pure = bind(self.trained, self._bound)
+        self._pure = bind(self.module, self._bound)
         self._step = capture(self._gradient, mode=mode, name="the training step")
 
     def check(self, x: Data) -> None:
-        """Refuse what would weight the global sites wrongly.
+        """Check the weight of the global sites.
 
         Raises:
-            PairError: an estimator of Pyro scales by what the programs state, and these state another N.
+            PairError: an estimator of Pyro scales by the programs' plate size, and that is another N.
         """
-        found = structure(self.pair, x, self.num_data if self.pair.accepts_num_data else None)
-        if self.ours or not found.global_latents:
+        shape = structure(self.pair, x, self.num_data if self.pair.accepts_num_data else None)
+        if self.ours or not shape.global_latents:
             return
-        stated = self._stated(x)
-        if stated != self.num_data:
+        size = self._plate_size(x)
+        if size != self.num_data:
             raise PairError(
-                f"{type(self.elbo).__name__} of Pyro scales by what the programs state, which is {stated} data and not "
-                f"{self.num_data}: the KL of global latent site {found.global_latents[0].name!r} would be counted "
-                f"{self.num_data / stated:g} times"
+                f"{type(self.elbo).__name__} of Pyro scales by what the programs state, which is {size} data and not "
+                f"{self.num_data}: the KL of global latent site {shape.global_latents[0].name!r} would be counted "
+                f"{self.num_data / size:g} times"
                 + try_one_of(
                     f"its namesake in ppvae.inference.elbo, which scales by N = {self.num_data}",
                     "programs that take num_data and hand it to their data plate",
@@ -119,29 +119,31 @@ class Objective:
                 )
             )
 
-    def _stated(self, x: Data) -> int:
-        """N as the programs state it to an estimator of Pyro."""
-        found = structure(self.pair, x, self.num_data if self.pair.accepts_num_data else None)
-        sizes = [info.data_plate_size for info in found.observed if info.data_plate_size is not None]
+    def _plate_size(self, x: Data) -> int:
+        """N in the programs' data plate, for an estimator of Pyro."""
+        shape = structure(self.pair, x, self.num_data if self.pair.accepts_num_data else None)
+        sizes = [info.data_plate_size for info in shape.observed if info.data_plate_size is not None]
         return sizes[0] if sizes else len(next(iter(_tensors(x))))
 
     def collect(self) -> None:
         """Find the tensors that a step takes: once, because walking the modules takes as long as a small network."""
-        named = dict(self.trained.named_parameters())
-        self.trainable = {name: value for name, value in named.items() if value.requires_grad}
-        self._fixed: dict[str, Tensor] = {name: value for name, value in named.items() if not value.requires_grad}
-        self._fixed.update(self.trained.named_buffers())
+        parameters = dict(self.module.named_parameters())
+        self.trainable = {name: value for name, value in parameters.items() if value.requires_grad}
+        self._constants: dict[str, Tensor] = {
+            name: value for name, value in parameters.items() if not value.requires_grad
+        }
+        self._constants.update(self.module.named_buffers())
 
     def reads(self) -> dict[str, Any]:
-        """What a step reads besides its tensors: the fingerprint of the pair, and the estimator's options."""
+        """The non-tensor inputs of a step: the fingerprint of the pair, and the estimator's options."""
         options = {f"elbo.{name}": value for name, value in vars(self.elbo).items() if isinstance(value, int | float)}
         return {**fingerprint(self.pair), **options}
 
-    def changed_by_a_run(self, x: Data) -> list[str]:
-        """Names of what the programs change when they are run: a graph of them would miss it."""
+    def side_effects(self, x: Data) -> list[str]:
+        """Names of the attributes that the programs change when they run, which a graph of them would miss."""
         before = fingerprint(self.pair)
-        with torch.no_grad(), torch.random.fork_rng(), unchanged(self.trained.buffers()):
-            self._bound(self.trained, x, torch.ones((), dtype=next(iter(self.trained.parameters())).dtype))
+        with torch.no_grad(), torch.random.fork_rng(), unchanged(self.module.buffers()):
+            self._bound(self.module, x, torch.ones((), dtype=next(iter(self.module.parameters())).dtype))
         return changed(before, fingerprint(self.pair))
 
     @property
@@ -151,24 +153,24 @@ class Objective:
 
     @property
     def fell_back(self) -> str:
-        """Why the step runs in a lesser mode than asked for; empty where it does not."""
+        """Why the step runs in another mode than the requested one; empty where it does not."""
         return self._step.fell_back
 
     def __call__(self, x: Data, kl_weight: Tensor) -> Step:
         """The metrics and gradients of one batch."""
-        step: Step = self._step(self.trainable, self._fixed, x, kl_weight)
+        step: Step = self._step(self.trainable, self._constants, x, kl_weight)
         return step
 
     def remember(self, step: Step) -> None:
         """Write the estimator's new buffers back into it."""
         if step.buffers:
-            buffers = dict(self.trained.named_buffers())
+            buffers = dict(self.module.named_buffers())
             for name, value in step.buffers.items():
                 buffers[f"module.{name}"].copy_(value)
 
-    def _bound(self, trained: nn.Module, x: Data, kl_weight: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _bound(self, module: nn.Module, x: Data, kl_weight: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Objective and metrics, per datum, and the estimator's new buffers."""
-        pair = trained.pair if isinstance(trained, PairWithEstimator) else cast(ModelGuidePair, trained)
+        pair = module.pair if isinstance(module, PairWithEstimator) else cast(ModelGuidePair, module)
         if isinstance(self.elbo, ELBO):
             terms = self.elbo.terms(pair, x, self.num_data, kl_weight=kl_weight)
             global_ = terms.global_ / self.num_data
@@ -177,15 +179,17 @@ class Objective:
         with local_parameters(pair):
             arguments = (x, self.num_data) if pair.accepts_num_data else (x,)
             loss: Any = cast(Any, self.elbo).differentiable_loss(pair.model, pair.guide, *arguments)
-        bound = -loss / self._stated(x)
+        bound = -loss / self._plate_size(x)
         return bound, torch.stack((bound.detach(), *(bound.new_tensor(math.nan) for _ in range(3)))), {}
 
-    def _gradient(self, trainable: Mapping[str, Tensor], fixed: dict[str, Tensor], x: Data, kl_weight: Tensor) -> Step:
+    def _gradient(
+        self, trainable: Mapping[str, Tensor], constants: dict[str, Tensor], x: Data, kl_weight: Tensor
+    ) -> Step:
         with torch.enable_grad():
             leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}
-            objective, metrics, buffers = self._pure({**leaves, **fixed}, x, kl_weight)
+            objective, metrics, buffers = self._pure({**leaves, **constants}, x, kl_weight)
             if self.weight_prior is not None:
-                prefix = "" if self.trained is self.pair else "pair."
+                prefix = "" if self.module is self.pair else "pair."
                 for name in sorted(self.prior_names):
                     objective = objective + self.weight_prior.log_prob(leaves[prefix + name]).sum() / self.num_data
             gradients = torch.autograd.grad(
@@ -201,7 +205,7 @@ class Objective:
 
 
 class Diagnosis(NamedTuple):
-    """What is not finite.
+    """The source of a value that is not finite.
 
     Attributes:
         message: one clause.
@@ -215,12 +219,12 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(pair: ModelGuidePair, x: Data, gradients: Mapping[str, Tensor], random_state: Tensor) -> Diagnosis:
-    """Find what is not finite in a step, by drawing anew what the step drew.
+    """Find the source of a value that is not finite in a step, by repeating its draws.
 
     Args:
         pair: the pair, with the parameters that the step started from.
         x: the batch.
-        gradients: what the step found, by parameter name.
+        gradients: of the step, by parameter name.
         random_state: of PyTorch's CPU generator, before the step.
     """
     with torch.random.fork_rng():
@@ -248,8 +252,8 @@ def _first_bad_site(pair: ModelGuidePair, x: Data) -> str | None:
     return None
 
 
-def _first_bad_tensor(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    for name, value in named:
+def _first_bad_tensor(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    for name, value in tensors:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             return str(name)
     return None

@@ -24,7 +24,7 @@ MakeSchedule: TypeAlias = Callable[[Optimizer], LRScheduler]
 
 DEFAULT_BATCH_SIZE = 100
 
-_NAMED: dict[str, type[Optimizer]] = {
+_OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "adagrad": torch.optim.Adagrad,
@@ -34,12 +34,12 @@ _NAMED: dict[str, type[Optimizer]] = {
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when the validation bound has not risen for a while, and go back to the best parameters.
+    """Stop when the validation bound has not risen for some epochs, and restore the best parameters.
 
     Attributes:
         patience: epochs without a rise before training stops.
-        min_gain: what counts as a rise, in nats per datum.
-        restore_best: end with the parameters of the best epoch (not after Ctrl-C, so that the run can go on).
+        min_gain: the smallest rise that counts, in nats per datum.
+        restore_best: end with the parameters of the best epoch (not after Ctrl-C, so that the run can be resumed).
     """
 
     patience: int = 10
@@ -70,12 +70,12 @@ class KLWarmup:
             )
 
     def weight(self, epochs: float) -> float:
-        """The weight after so many epochs."""
+        """The weight after a number of epochs."""
         return min(1.0, self.start + (1 - self.start) * epochs / self.num_epochs)
 
 
 def rows_per_step(batch_size: int | None, num_data: int) -> int | None:
-    """The batch size to use; the default on fewer data than it has rows means all of them."""
+    """The effective batch size; the default on fewer data means None, all of them."""
     return None if batch_size == DEFAULT_BATCH_SIZE and num_data < DEFAULT_BATCH_SIZE else batch_size
 
 
@@ -86,23 +86,23 @@ def make_optimizer(
 
     Raises:
         PpvaeError: an unknown name, a learning rate that is not positive, a function that returns something else, or an
-            optimiser of Pyro that treats every parameter by itself.
+            optimiser of Pyro with options per parameter.
     """
     parameters = list(parameters)
     if isinstance(optimizer, PyroOptim):
         return _from_pyro(optimizer, parameters)
     if not isinstance(optimizer, str):
-        made = optimizer(parameters)
-        if not isinstance(made, Optimizer):
-            raise PpvaeError(f"optimizer: expected a torch.optim.Optimizer, found {type(made).__name__}")
-        return made
-    if optimizer not in _NAMED:
-        raise PpvaeError(f"unknown optimizer {optimizer!r}: {did_you_mean(optimizer, _NAMED)}")
-    given: Any = learning_rate
-    if not isinstance(given, (int, float)) or not given > 0:
+        result = optimizer(parameters)
+        if not isinstance(result, Optimizer):
+            raise PpvaeError(f"optimizer: expected a torch.optim.Optimizer, found {type(result).__name__}")
+        return result
+    if optimizer not in _OPTIMIZERS:
+        raise PpvaeError(f"unknown optimizer {optimizer!r}: {did_you_mean(optimizer, _OPTIMIZERS)}")
+    rate: Any = learning_rate
+    if not isinstance(rate, (int, float)) or not rate > 0:
         raise PpvaeError(f"learning_rate: expected a positive number, found {learning_rate!r}")
-    # One kernel for all parameters: the step of a small network is mostly launch time otherwise.
-    return _NAMED[optimizer](parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
+    # One kernel for all parameters: otherwise the step of a small network is mostly launch time.
+    return _OPTIMIZERS[optimizer](parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
 
 
 def _from_pyro(optimizer: PyroOptim, parameters: list[nn.Parameter]) -> Optimizer:
@@ -111,7 +111,9 @@ def _from_pyro(optimizer: PyroOptim, parameters: list[nn.Parameter]) -> Optimize
     if isinstance(optimizer, PyroLRScheduler):
         raise PpvaeError(
             "optimizer: a schedule of Pyro is stepped by hand for every parameter"
-            + try_one_of("optimizer='adam', schedule=lambda made: torch.optim.lr_scheduler.ExponentialLR(made, 0.99)")
+            + try_one_of(
+                "optimizer='adam', schedule=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)"
+            )
         )
     if callable(optimizer.pt_optim_args):
         raise PpvaeError(
@@ -128,5 +130,5 @@ def _from_pyro(optimizer: PyroOptim, parameters: list[nn.Parameter]) -> Optimize
             "gradients are per datum here, N times smaller than Pyro's: so is what the options of %s mean", name
         )
     make: Any = optimizer.pt_optim_constructor
-    made: Optimizer = make(parameters, **optimizer.pt_optim_args)
-    return made
+    result: Optimizer = make(parameters, **optimizer.pt_optim_args)
+    return result

@@ -1,4 +1,4 @@
-"""What a training run is made of: its state, its callbacks, its result."""
+"""The parts of a training run: its state, its callbacks, its result."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Fit:
 
     Attributes:
         history: one row per epoch: epoch, step, seconds, learning_rate, kl_weight, gradient_norm, and in nats per
-            datum elbo_train, reconstruction_train, kl_train and, with validation data, the same of it.
+            datum elbo_train, reconstruction_train, kl_train and, with validation data, the same for them.
         outcome: how it ended.
         best_epoch: the epoch of the highest validation bound, counted from 1; None without validation data.
-        state: everything that the next step would need.
+        state: everything that the next step needs.
     """
 
     history: list[Row]
@@ -53,13 +53,13 @@ class Fit:
 
     def __repr__(self) -> str:
         last = self.history[-1] if self.history else {}
-        shown = ", ".join(f"{k}={last[k]:.3f}" for k in ("elbo_train", "elbo_validation") if k in last)
-        return f"Fit({len(self.history)} epochs, {shown}; {self.outcome})"
+        metrics = ", ".join(f"{k}={last[k]:.3f}" for k in ("elbo_train", "elbo_validation") if k in last)
+        return f"Fit({len(self.history)} epochs, {metrics}; {self.outcome})"
 
 
 @dataclass
 class TrainingState:
-    """Everything that determines the rest of a run; callbacks may read it, and ask it to stop.
+    """Everything that determines the rest of a run; callbacks may read it, and request the end by :meth:`stop`.
 
     Attributes:
         pair: the pair in training.
@@ -70,8 +70,8 @@ class TrainingState:
         history: rows of the epochs done.
         sums: metrics summed over this epoch's steps so far.
         best_elbo, best_epoch, best_parameters: the best validation bound, its epoch, and the parameters there.
-        estimator: what the estimator itself learns or remembers, or None.
-        random_states: of PyTorch's generators, CPU and CUDA, where the run ended; None while it goes on.
+        estimator: the estimator's own module, or None.
+        random_states: of PyTorch's generators, CPU and CUDA, at the end of the run; None while it runs.
     """
 
     pair: ModelGuidePair
@@ -96,19 +96,19 @@ class TrainingState:
         return len(self.history)
 
     def stop(self, reason: str) -> None:
-        """Ask for the end of training after this epoch."""
+        """Request the end of training after this epoch."""
         self.stop_reason = reason
 
     def keep_random_states(self) -> None:
-        """The run ends here: PyTorch's generators are the caller's again, whose noise is none of the run's."""
+        """Save the random states at the end of the run: from here on PyTorch's generators are the caller's."""
         self.random_states = _random_states()
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values, nested in dictionaries: with them a run goes on bit for bit."""
+        """Tensors and plain values, nested in dictionaries, from which a run resumes bit for bit."""
         random_state, cuda_random_states = self.random_states or _random_states()
         return {
-            "pair": _copied(self.pair.state_dict()),
-            "estimator": {} if self.estimator is None else _copied(self.estimator.state_dict()),
+            "pair": _clone(self.pair.state_dict()),
+            "estimator": {} if self.estimator is None else _clone(self.estimator.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "batches": self.batches.state_dict(),
@@ -125,7 +125,7 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; sets the current random state too.
+        """Resume from :meth:`state_dict`; sets the current random state too.
 
         Raises:
             PpvaeError: a schedule on one side only.
@@ -154,12 +154,12 @@ def _random_states() -> tuple[Tensor, list[Tensor]]:
     return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
-def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in state.items()}
 
 
 class Callback:
-    """Something to do during training; every method does nothing until overridden."""
+    """Hooks of a training run; the methods of this base class do nothing."""
 
     def on_start(self, state: TrainingState) -> None:
         """Before the first step (after resuming, before the next)."""
@@ -186,5 +186,5 @@ class _OnEpoch(Callback):
 
 
 def as_callback(callback: AnyCallback) -> Callback:
-    """A plain function is called after every epoch."""
+    """A callback; a plain function becomes one that is called after every epoch."""
     return callback if isinstance(callback, Callback) else _OnEpoch(callback)

@@ -29,9 +29,9 @@ from .options import (
 from .state import AnyCallback, Callback, Fit, FitOutcome, Row, TrainingState, as_callback
 from ..elbo import ELBO, TraceMeanFieldELBO
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
-from ..execution.arguments import require_estimator, require_pair, require_whole
+from ..execution.arguments import require_estimator, require_integer, require_pair
 from ..execution.placement import WORTH_RECORDING, Compile, choose_device, choose_mode, dtype_of, like_pair
-from ..execution.readiness import VALIDATION_CHUNK, checked
+from ..execution.readiness import VALIDATION_CHUNK, check_training
 from ...core import FitError, ModelGuidePair, parameter_roles
 from ...core.errors import try_one_of
 from ...core.modes import evaluation_mode
@@ -65,8 +65,8 @@ def fit(
     $$\theta, \phi \leftarrow \text{ascent on } \frac{N}{M} \sum_{b=1}^{M} \widetilde{\mathcal{L}}(\theta, \phi; x_b)$$
 
     The pair is trained in place, without Pyro's global parameter store. The value and the gradient of a step are
-    captured once (:mod:`ppvae.core.compile`). What is reported is always the bound itself, in nats per datum, up is
-    better; warm-up, priors and surrogates do not enter it.
+    captured once (:mod:`ppvae.core.compile`). The reported number is always the bound itself, in nats per datum, higher
+    is better; warm-up, priors and surrogates do not enter it.
 
     Args:
         pair: the pair.
@@ -77,37 +77,37 @@ def fit(
             Pyro's with one set of options, ``pyro.optim.Adam({"lr": 1e-3})``.
         learning_rate: step size of a named optimiser.
         num_epochs: epochs.
-        batch_size: M, or None for all data at every step, as for the default on fewer than 100 data. A pair that has
+        batch_size: M, or None for all data at every step; the default takes all of fewer than 100. A pair that has
             parameters for every datum needs None.
         validation: held-out data; None for ``data.validation`` where the data set has it.
         schedule: a function from the optimiser to a torch schedule, stepped once an epoch.
         clip_norm: largest Euclidean norm of the gradient per datum.
         weight_prior: a distribution over single weights of the model, for MAP estimation; the paper's is Normal(0, 1).
-        kl_warmup: raise the KL's weight in the objective from a start to one.
+        kl_warmup: raises the KL's weight in the objective to one.
         early_stopping: stop when the validation bound no longer rises; needs validation data.
         seed: of minibatches and noise; the same seed, machine and thread count give the same numbers.
         device: "auto", "cpu", "cuda".
         compile: "auto" (compiled where the number of steps pays for it), "eager", "graph" or "compiled".
         callbacks: :class:`Callback` objects, or functions of the :class:`TrainingState`, called after each epoch. They
-            may change what the programs read: buffers at no cost, attributes by a step that is recorded anew.
+            may change what the programs read: buffers at no cost, attributes at the cost of recording the step anew.
         progress: show a bar on a terminal.
-        resume: a state from ``TrainingState.state_dict()`` to go on from.
+        resume: a state from ``TrainingState.state_dict()`` to resume from.
 
     Returns:
-        a :class:`Fit`. Ctrl-C ends training after the current step and is told by ``outcome``; nothing is lost. A
-        second Ctrl-C does not wait for the step.
+        a :class:`Fit`. Ctrl-C ends training after the current step, with the ``outcome`` "interrupted"; nothing is
+        lost. A second Ctrl-C does not wait for the step.
 
     Raises:
-        PairError, DataError: what was passed in breaks its contract.
+        PairError, DataError: the pair or the data break their contract.
         FitError: a value or gradient is not finite; parameters are as they were before that step. Or a callback
             replaced a parameter.
     """
     require_pair(pair, "fit")
     require_estimator(elbo)
-    require_whole("num_epochs", num_epochs, 0)
-    require_whole("seed", seed, 0)
+    require_integer("num_epochs", num_epochs, 0)
+    require_integer("seed", seed, 0)
     if batch_size is not None:
-        require_whole("batch_size", batch_size, 1)
+        require_integer("batch_size", batch_size, 1)
     where = choose_device(device)
     pair.to(where)
     dataset = as_dataset(data, dtype=dtype_of(pair)).to(where)
@@ -125,7 +125,7 @@ def fit(
         mode = choose_mode(compile, max(WORTH_RECORDING, num_epochs * len(batches)))
         with evaluation_mode(pair):
             example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
-            held_out = checked(pair, example, dataset, held_out, given=validation is not None)
+            held_out = check_training(pair, example, dataset, held_out, explicit=validation is not None)
             if isinstance(estimator, ELBO):
                 estimator.check(pair, example)
             names = _names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
@@ -139,17 +139,19 @@ def fit(
                 mode=mode,
             )
             objective.check(example)
-        made = make_optimizer(optimizer, learning_rate, objective.trainable.values())
-        state = TrainingState(pair, made, schedule(made) if schedule is not None else None, batches)
+        torch_optimizer = make_optimizer(optimizer, learning_rate, objective.trainable.values())
+        state = TrainingState(
+            pair, torch_optimizer, schedule(torch_optimizer) if schedule is not None else None, batches
+        )
         state.estimator = estimator.module if isinstance(estimator, ELBO) else None
-        watch = _validator(pair, estimator, held_out, mode) if held_out is not None else None
+        validator = _validator(pair, estimator, held_out, mode) if held_out is not None else None
         if resume is not None:
             state.load_state_dict(resume)
-        changes = Changes(objective, made, example, [] if watch is None else [watch.terms.captured])
-        run = _Run(state, objective, changes, watch, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
-        found = run([as_callback(callback) for callback in callbacks], progress)
+        changes = Changes(objective, torch_optimizer, example, [] if validator is None else [validator.terms.captured])
+        run = _Run(state, objective, changes, validator, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
+        result = run([as_callback(callback) for callback in callbacks], progress)
         state.keep_random_states()
-        return found
+        return result
 
 
 def _names_of_model(pair: ModelGuidePair, x: Any) -> frozenset[str]:
@@ -159,7 +161,7 @@ def _names_of_model(pair: ModelGuidePair, x: Any) -> frozenset[str]:
 def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> BoundEvaluator:
     # Pyro's estimators give no per-datum terms; the bound they estimate is the same.
     ours = elbo if isinstance(elbo, ELBO) else TraceMeanFieldELBO(on_missing_kl="sample")
-    # An evaluation an epoch does not pay for a compiler run of its own.
+    # One evaluation per epoch does not pay for compilation.
     mode = "graph" if mode == "compiled" else mode
     return BoundEvaluator(pair, ours, calls=1, chunk_size=min(VALIDATION_CHUNK, len(data)), compile=mode)
 
@@ -172,7 +174,7 @@ class _Run:
         state: TrainingState,
         objective: Objective,
         changes: Changes,
-        watch: BoundEvaluator | None,
+        validator: BoundEvaluator | None,
         held_out: Dataset | None,
         kl_warmup: KLWarmup | None,
         early_stopping: EarlyStopping | None,
@@ -180,7 +182,7 @@ class _Run:
         seed: int,
         dtype: torch.dtype,
     ) -> None:
-        self.state, self.objective, self.watch, self.held_out = state, objective, watch, held_out
+        self.state, self.objective, self.validator, self.held_out = state, objective, validator, held_out
         self.kl_warmup, self.early_stopping = kl_warmup, early_stopping
         self.num_epochs, self.seed, self.dtype = num_epochs, seed, dtype
         self.changes, self.interruptions = changes, BetweenSteps()
@@ -195,15 +197,15 @@ class _Run:
             disable=None if progress else True,
             leave=True,
         )
-        started: list[Callback] = []
+        running: list[Callback] = []
         try:
             for callback in callbacks:
                 callback.on_start(state)
-                started.append(callback)
+                running.append(callback)
             self.changes()
         except BaseException:
             bar.close()
-            for callback in started:
+            for callback in running:
                 callback.on_end(state)
             raise
         try:
@@ -221,37 +223,37 @@ class _Run:
             for callback in callbacks:
                 callback.on_end(state)
         restore = self.early_stopping is not None and self.early_stopping.restore_best
-        # What was interrupted goes on from where it was.
+        # An interrupted run keeps its current parameters, to be resumed.
         if restore and state.best_parameters and outcome.code != "interrupted":
             state.pair.load_state_dict(state.best_parameters)
         return Fit(state.history, outcome, state.best_epoch or None, state)
 
     def _epoch(self, callbacks: list[Callback], bar: Any) -> None:
         state, steps = self.state, len(self.state.batches)
-        watched = any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)
-        started, rows = time.perf_counter(), 0
-        # Not by the epoch of the batches, which is the next one after the last step: stopped there, in a callback or
-        # in the validation, the run goes on with the rest of this epoch.
+        on_step = any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)
+        start, rows = time.perf_counter(), 0
+        # Not by the epoch of the batches, which after the last step is the next one: a run stopped there, in a callback
+        # or in the validation, resumes with the rest of this epoch.
         while state.steps_in_epoch < steps:
             with self.interruptions.step():
                 rows += self._step(self._kl_weight(state.steps_in_epoch))
-            if watched:
+            if on_step:
                 for callback in callbacks:
                     callback.on_step(state)
                 self.changes()
             if state.step % 20 == 0 and not bar.disable:
-                rate = rows / (time.perf_counter() - started)
+                rate = rows / (time.perf_counter() - start)
                 mean = float(state.sums[0]) / state.steps_in_epoch
                 bar.set_postfix_str(f"elbo {mean:.2f} nats/datum, {rate:,.0f} data/s")
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - start
         state.seconds += seconds
         self._close_epoch(self._kl_weight(steps - 1))
         bar.update(1)
         last = state.history[-1]
-        shown = f"elbo {last['elbo_train']:.2f}"
+        text = f"elbo {last['elbo_train']:.2f}"
         if "elbo_validation" in last:
-            shown += f", validation {last['elbo_validation']:.2f}"
-        bar.set_postfix_str(f"{shown} nats/datum, {rows / seconds:,.0f} data/s")
+            text += f", validation {last['elbo_validation']:.2f}"
+        bar.set_postfix_str(f"{text} nats/datum, {rows / seconds:,.0f} data/s")
         for callback in callbacks:
             callback.on_epoch(state)
         self.changes()
@@ -280,15 +282,15 @@ class _Run:
         return len(index)
 
     def _close_epoch(self, weight: float) -> None:
-        found = None
-        if self.watch is not None and self.held_out is not None:
-            # The same draws at every epoch: the curve shows the parameters, not the noise. It comes first: stopped
-            # here, nothing of the epoch is lost.
-            found = self.watch(self.held_out, self.seed)
+        estimate = None
+        if self.validator is not None and self.held_out is not None:
+            # The same draws at every epoch: the curve shows the parameters, not the noise. It comes first, so that an
+            # interruption here loses nothing of the epoch.
+            estimate = self.validator(self.held_out, self.seed)
         with self.interruptions.step():
-            self._write_row(weight, found)
+            self._write_row(weight, estimate)
 
-    def _write_row(self, weight: float, found: BoundEstimate | None) -> None:
+    def _write_row(self, weight: float, estimate: BoundEstimate | None) -> None:
         state = self.state
         means = dict(zip((*METRICS, "norm"), (state.sums / state.steps_in_epoch).tolist(), strict=True))
         row: Row = {
@@ -304,10 +306,10 @@ class _Run:
             row["reconstruction_train"], row["kl_train"] = means["reconstruction"], means["kl"]
         if means["global"] and not math.isnan(means["global"]):
             row["global_train"] = means["global"]
-        if found is not None:
-            row["elbo_validation"] = float(found.elbo.double().mean()) + row.get("global_train", 0.0)
-            row["reconstruction_validation"] = float(found.reconstruction.double().mean())
-            row["kl_validation"] = float(found.kl.double().mean())
+        if estimate is not None:
+            row["elbo_validation"] = float(estimate.elbo.double().mean()) + row.get("global_train", 0.0)
+            row["reconstruction_validation"] = float(estimate.reconstruction.double().mean())
+            row["kl_validation"] = float(estimate.kl.double().mean())
             self._watch_validation(row["elbo_validation"])
         state.sums.zero_()
         state.steps_in_epoch = 0
@@ -332,17 +334,17 @@ class _Run:
     def _refuse(
         self, gradients: dict[str, Tensor], x: Any, index: Tensor, random_state: Tensor, kl_weight: float
     ) -> None:
-        """Say what was not finite; nothing has been touched yet."""
+        """Raise an error that names the source; no parameter has changed yet."""
         state = self.state
-        found = diagnose(state.pair, x, gradients, random_state)
+        diagnosis = diagnose(state.pair, x, gradients, random_state)
         rows = ", ".join(map(str, index[:8].tolist()))
-        estimated = {} if state.estimator is None else state.estimator.state_dict()
+        buffers = {} if state.estimator is None else state.estimator.state_dict()
         raise FitError(
             f"training stopped at step {state.step} (epoch {state.epoch + 1}), before any parameter changed: "
-            f"{found.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
+            f"{diagnosis.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
             + try_one_of("a smaller learning_rate", "clip_norm=...", "data on the scale that the likelihood expects"),
-            site=found.site,
-            parameter=found.parameter,
+            site=diagnosis.site,
+            parameter=diagnosis.parameter,
             step=state.step,
             indices=tuple(index.tolist()),
             snapshot={
@@ -352,7 +354,7 @@ class _Run:
                 "random_state": random_state,
                 "kl_weight": kl_weight,
                 "num_data": len(state.batches.data),
-                "estimator": {name: value.detach().clone() for name, value in estimated.items()},
+                "estimator": {name: value.detach().clone() for name, value in buffers.items()},
                 "prior_names": sorted(self.objective.prior_names),
             },
         )

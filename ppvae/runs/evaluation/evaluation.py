@@ -164,7 +164,7 @@ def evaluate(
                 say(f"{method.label}: going on; chunks that are finished: {len(files)}")
             kept = files if write else None
             found = log_evidence(
-                run.pair, data, method=method.make(), global_sites=sites, chunk_size=size, kept=kept, **place
+                run.pair, data, method=method.make(), global_sites=sites, chunk_size=size, store=kept, **place
             )
             if bool((found.outcome == Outcome.INTERRUPTED).any()):
                 raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Chunks that are kept: by any store, for one value of the weights or averaged over many."""
+"""A store of finished chunks: any store, for one value of the weights or averaged over many."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_goes_on_after_the_last_finished_chunk(monkeypatch: pytest.MonkeyPatch, 
     weighted = pair if draws is None else bayesianise(pair)
     total = 3 * (draws or 1)
     whole = estimate(weighted, x, global_sites=draws)
-    kept, made, last = Memory(), [0], [0]
+    store, made, last = Memory(), [0], [0]
     original = ImportanceSampling.estimate
 
     def counted(self: ImportanceSampling, *args: Any) -> Estimate:
@@ -49,15 +49,15 @@ def test_goes_on_after_the_last_finished_chunk(monkeypatch: pytest.MonkeyPatch, 
     for done in range(1, total):
         last[0] = done
         with pytest.raises(KeyboardInterrupt):  # also after the first chunk: nothing is lost by it
-            estimate(weighted, x, global_sites=draws, kept=kept)
-        assert len(kept) == done
+            estimate(weighted, x, global_sites=draws, store=store)
+        assert len(store) == done
     last[0] = total
-    assert bits(estimate(weighted, x, global_sites=draws, kept=kept)) == bits(whole)
+    assert bits(estimate(weighted, x, global_sites=draws, store=store)) == bits(whole)
     assert made == [total]
-    assert bits(estimate(weighted, x, global_sites=draws, kept=kept)) == bits(whole)
+    assert bits(estimate(weighted, x, global_sites=draws, store=store)) == bits(whole)
     assert made == [total]  # nothing was computed
     last[0] = -1
-    other = estimate(weighted, x, global_sites=draws, kept=kept, seed=1)
+    other = estimate(weighted, x, global_sites=draws, store=store, seed=1)
     assert made == [2 * total]
     assert bits(other) != bits(whole)
 

@@ -27,7 +27,7 @@ from ppvae.inference.evidence.annealing import judge_path
 from ppvae.inference.evidence.base import Estimate
 from ppvae.inference.evidence.over_weights import average
 from ppvae.inference.evidence.posterior import Draws, Posterior
-from ppvae.inference.evidence.ris import doubted_by_prior
+from ppvae.inference.evidence.ris import judge_by_prior
 from ppvae.inference.evidence.run import prepare
 from ppvae.inference.evidence.weights import from_weights, gain_of_doubling
 
@@ -108,7 +108,7 @@ def test_a_small_mode_where_no_chain_came_is_flagged() -> None:
         draws = Draws(u.unsqueeze(-1), log_p, torch.ones(4, 2, dtype=torch.bool), {})
         value = logits.logsumexp(-1) if both else logits[:, 0]
         zero = torch.zeros(2, dtype=torch.int64)
-        found = doubted_by_prior(
+        found = judge_by_prior(
             Estimate(value, torch.full_like(value, 0.01), value, value, zero, {}), setting, batch, draws
         )
         assert bool((found.outcome == (Outcome.OK if both else Outcome.MISSED_MASS)).all())

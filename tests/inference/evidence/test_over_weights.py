@@ -113,7 +113,7 @@ def test_what_is_kept_belongs_to_the_weights_it_was_computed_at() -> None:
     options: dict[str, Any] = {"method": evidence.ImportanceSampling(50), "progress": False}
     for value in (0.0, 2.0, 0.0):
         sites = {"w": torch.tensor(value, dtype=torch.float64)}
-        found = log_evidence(pair, x, global_sites=sites, kept=store, **options)
+        found = log_evidence(pair, x, global_sites=sites, store=store, **options)
         assert torch.equal(found.log_evidence, log_evidence(pair, x, global_sites=sites, **options).log_evidence)
     assert len(store) == 2
 

@@ -11,7 +11,7 @@ from contracts.kernel import exact_draws, log_gamma_target
 
 from ppvae.inference.hmc.adaptation import (
     mass_windows,
-    regularized_variance,
+    shrink_variance,
     start_dual_averaging,
     start_moments,
     update_dual_averaging,
@@ -19,7 +19,7 @@ from ppvae.inference.hmc.adaptation import (
 )
 from ppvae.inference.hmc.integrator import leapfrog
 from ppvae.inference.hmc.kernel import HMCParameters, draw_noise, hmc_kernel, initial_state
-from ppvae.inference.hmc.trajectory import jittered_leapfrogs, start_trajectory, update_trajectory
+from ppvae.inference.hmc.trajectory import jitter_leapfrogs, start_trajectory, update_trajectory
 
 
 @pytest.mark.parametrize("target", [0.6, 0.8, 0.9])
@@ -65,7 +65,7 @@ def test_moments_are_those_of_all_chains_together(float64: torch.dtype) -> None:
         torch.testing.assert_close(moments.mean[datum], kept.mean(0))
         torch.testing.assert_close(moments.deviation[datum] / (len(kept) - 1), kept.var(0))
     prior = torch.full((5, 2), 7.0)
-    variance = regularized_variance(moments, prior)
+    variance = shrink_variance(moments, prior)
     expected = (120 * draws[:, :, 0].flatten(0, 1).var(0) + 5 * 7.0) / 125
     torch.testing.assert_close(variance[0], expected)
     assert bool((variance[4] == 7.0).all())  # no draw of it was counted
@@ -76,7 +76,7 @@ def test_a_datum_that_never_moved_keeps_its_mass(float64: torch.dtype) -> None:
     moments = start_moments(u)
     for step in range(10):
         moments = update_moments(moments, u + step * torch.tensor([[0.0], [1.0]]))
-    variance = regularized_variance(moments, torch.full((2, 2), 3.0))
+    variance = shrink_variance(moments, torch.full((2, 2), 3.0))
     assert bool((variance[0] == 3.0).all())
     assert bool((variance[1] != 3.0).all())
 
@@ -94,7 +94,7 @@ def test_windows_tile_the_middle_of_warmup(num_warmup: int) -> None:
 
 
 def test_jittered_leapfrogs_have_the_length_as_their_mean() -> None:
-    found = [jittered_leapfrogs(20.0, index) for index in range(1024)]
+    found = [jitter_leapfrogs(20.0, index) for index in range(1024)]
     assert abs(sum(found) / 1024 - 20) < 1
     assert min(found) == 1
     assert max(found) == 40
@@ -114,7 +114,7 @@ def test_chees_finds_the_length_of_a_trajectory(initial: int, float64: torch.dty
     trajectory = start_trajectory(u, initial)
     lengths = []
     for index in range(400):
-        kernel = hmc_kernel(step, jittered_leapfrogs(float(trajectory.log_length.exp()), index))
+        kernel = hmc_kernel(step, jitter_leapfrogs(float(trajectory.log_length.exp()), index))
         new, info = kernel(state, draw_noise(u), parameters)
         trajectory = update_trajectory(trajectory, state, info, parameters, learning_rate=0.05, max_leapfrog=200)
         state = new

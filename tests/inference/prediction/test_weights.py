@@ -56,12 +56,12 @@ def test_pruning() -> None:
     pair, x = regression()
     ratios = signal_to_noise(pair, x)
     half = prune(pair, x, fraction=0.5)
-    assert half.fraction == 0.5 and not half.values["layer.weight"][~half.kept["layer.weight"]].any()
-    assert bool(half.kept["layer.bias"].all())  # weights are pruned, biases are not, unless asked
-    assert ratios["layer.weight"][half.kept["layer.weight"]].min() >= half.threshold
-    assert ratios["layer.weight"][~half.kept["layer.weight"]].max() < half.threshold
+    assert half.fraction == 0.5 and not half.values["layer.weight"][~half.mask["layer.weight"]].any()
+    assert bool(half.mask["layer.bias"].all())  # weights are pruned, biases are not, unless asked
+    assert ratios["layer.weight"][half.mask["layer.weight"]].min() >= half.threshold
+    assert ratios["layer.weight"][~half.mask["layer.weight"]].max() < half.threshold
     by_threshold = prune(pair, x, threshold=half.threshold)
-    assert torch.equal(by_threshold.kept["layer.weight"], half.kept["layer.weight"])
+    assert torch.equal(by_threshold.mask["layer.weight"], half.mask["layer.weight"])
     everything = prune(pair, x, fraction=1.0, sites=("layer.weight", "layer.bias"))
     held = log_joint(everything.pair, x, {}).observed
     torch.testing.assert_close(held, torch.distributions.Normal(0.0, 0.5).log_prob(x["y"]).sum(-1))
@@ -74,7 +74,7 @@ def test_pruned_weights_can_be_evaluated() -> None:
     one = log_evidence(pair, x, method=method, global_sites=pruned.values, progress=False)
     assert bool(torch.isfinite(one.log_evidence).all())
     weight = pruned.values["likelihood.head.layers.0.weight"]
-    assert int((weight == 0).sum()) == int((~pruned.kept["likelihood.head.layers.0.weight"]).sum())
+    assert int((weight == 0).sum()) == int((~pruned.mask["likelihood.head.layers.0.weight"]).sum())
     z = torch.randn(1, 5, 2)
     shared = {name: value[None] for name, value in pruned.values.items()}
     expected = log_joint(pair, x, {"z": z, **shared}).local

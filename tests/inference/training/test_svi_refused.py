@@ -80,7 +80,7 @@ def test_the_site_that_is_not_finite_is_named() -> None:
         (
             {"optimizer": pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9})},
             PpvaeError,
-            "schedule=lambda made",
+            "schedule=lambda optimizer",
         ),
         ({"learning_rate": 0.0}, PpvaeError, "learning_rate: expected a positive number"),
         ({"compile": "fast"}, PpvaeError, "compile: expected 'auto'"),
