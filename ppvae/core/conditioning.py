@@ -31,7 +31,7 @@ class DerivedPair(ModelGuidePair):
         # Not as a submodule: Pyro would rename the pair and make its context this one's.
         self.__dict__["_pair"] = pair
         self.__dict__["_programs"] = (model, guide)
-        # The same dictionaries: its modules and parameters are this one's, under their names there.
+        # The pair's own dictionaries: modules and parameters are the same objects, under the same names.
         for registry in ("_modules", "_parameters", "_buffers"):
             self.__dict__[registry] = pair.__dict__[registry]
         self.vectorizes, self.accepts_num_data = pair.vectorizes, pair.accepts_num_data
@@ -61,7 +61,7 @@ def prior_as_guide(pair: ModelGuidePair) -> DerivedPair:
 
 
 def guide_as_model(pair: ModelGuidePair, values: dict[str, Tensor] | None = None) -> DerivedPair:
-    """The guide as a model, so that the waist's verbs for models tell of it.
+    """The guide as a model, for the waist's functions that evaluate models.
 
     Args:
         pair: the pair.
@@ -140,7 +140,7 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
 
     def holding(program: Callable[..., Any]) -> Callable[..., Any]:
         def run(x: Data, num_data: int | None) -> Any:
-            # To where the data are: a pair may be run on another device than the one it stands on.
+            # On the device of the data: the pair may be run on another device than its own.
             first = x if isinstance(x, Tensor) else next(iter(x.values()))
             return pyro.condition(program, data={name: value.to(first.device) for name, value in data.items()})(
                 x, num_data

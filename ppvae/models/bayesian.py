@@ -66,8 +66,8 @@ class BayesianPair(ModelGuidePair):
     ) -> None:
         super().__init__()
         self.weight_noise = weight_noise
-        self._undrawn: frozenset[str] = frozenset()
-        self._drawn_always: frozenset[str] = frozenset()
+        self._mean_sites: frozenset[str] = frozenset()
+        self._draw_names: frozenset[str] = frozenset()
         self.weight_names = tuple(item.name for item in lifted)
         self.shapes = {item.name: item.value.shape for item in lifted}
         values = {item.name: item.value for item in lifted}
@@ -110,7 +110,7 @@ class BayesianPair(ModelGuidePair):
             for name in self.weight_names:
                 for scale in self.scale_names[name]:
                     pyro.sample(f"{name}.{scale}", self.scale_posterior[_key(f"{name}.{scale}")]())
-                weights[name] = pyro.sample(name, self.weight_posterior[_key(name)](drawn=name not in self._undrawn))
+                weights[name] = pyro.sample(name, self.weight_posterior[_key(name)](drawn=name not in self._mean_sites))
         else:
             drawn = self.autoguide()
             weights = {name: drawn[name] for name in self.weight_names}
@@ -138,18 +138,18 @@ class BayesianPair(ModelGuidePair):
             )
 
     @contextmanager
-    def undrawn(self) -> Iterator[frozenset[str]]:
+    def mean_sites(self) -> Iterator[frozenset[str]]:
         """Under noise per datum, where a closed-form KL needs no draw of the weights either: see the base class."""
         per_datum = self.weight_noise != "shared" and bool(self.weight_posterior)
-        self._undrawn = frozenset(self.weight_names) - self._drawn_always if per_datum else frozenset()
+        self._mean_sites = frozenset(self.weight_names) - self._draw_names if per_datum else frozenset()
         try:
-            yield self._undrawn
+            yield self._mean_sites
         finally:
-            self._undrawn = frozenset()
+            self._mean_sites = frozenset()
 
     def draw_always(self, names: Iterable[str]) -> None:
         """See the base class."""
-        self._drawn_always |= set(names)
+        self._draw_names |= set(names)
 
     def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
         """The pair within adopts it."""

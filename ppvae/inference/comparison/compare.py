@@ -172,7 +172,7 @@ def _measure(
             for name, objective in objectives.items():
                 found, noise, memory = _repeated(chosen, name, objective, bar)
                 pyros = not isinstance(chosen.estimators[name], ELBO)
-                mode = "eager" if pyros or objective.fell_back.startswith("eager") else chosen.mode
+                mode = "eager" if pyros or objective.fallback.startswith("eager") else chosen.mode
                 rows.append(_estimator_row((name, label), found, truth, seconds[name], memory, mode))
                 block_rows += _block_rows((name, label), noise, seconds[name])
                 values[label, name] = found

@@ -12,7 +12,7 @@ from .objective import Objective
 from ...core import Data, FitError, structure
 from ...core.compile import Captured
 from ...core.errors import try_one_of
-from ...core.fingerprint import changed
+from ...core.fingerprint import differences
 
 _log = logging.getLogger("ppvae.fit")
 
@@ -53,7 +53,7 @@ class Changes:
             FitError: a parameter was replaced, added or taken out; the optimiser does not know of it.
         """
         now = self.objective.reads()
-        names = [name for name in changed(self.known, now) if name not in self.own]
+        names = [name for name in differences(self.known, now) if name not in self.own]
         before, self.known = dict(self.objective.trainable), now
         if not names:
             return

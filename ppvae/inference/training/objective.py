@@ -15,9 +15,9 @@ from torch.distributions import Distribution
 
 from ..elbo import ELBO, PairWithEstimator
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, local_parameters, site_terms, structure
-from ...core.compile import Captured, Mode, bind, capture, unchanged
+from ...core.compile import Captured, Mode, bind, capture, preserve
 from ...core.errors import try_one_of
-from ...core.fingerprint import changed, fingerprint
+from ...core.fingerprint import differences, fingerprint
 
 _log = logging.getLogger("ppvae.fit")
 
@@ -140,9 +140,9 @@ class Objective:
     def changed_by_a_run(self, x: Data) -> list[str]:
         """Names of what the programs change when they are run: a graph of them would miss it."""
         before = fingerprint(self.pair)
-        with torch.no_grad(), torch.random.fork_rng(), unchanged(self.trained.buffers()):
+        with torch.no_grad(), torch.random.fork_rng(), preserve(self.trained.buffers()):
             self._bound(self.trained, x, torch.ones((), dtype=next(iter(self.trained.parameters())).dtype))
-        return changed(before, fingerprint(self.pair))
+        return differences(before, fingerprint(self.pair))
 
     @property
     def captured(self) -> Captured:
@@ -150,9 +150,9 @@ class Objective:
         return self._step
 
     @property
-    def fell_back(self) -> str:
+    def fallback(self) -> str:
         """Why the step runs in a lesser mode than asked for; empty where it does not."""
-        return self._step.fell_back
+        return self._step.fallback
 
     def __call__(self, x: Data, kl_weight: Tensor) -> Step:
         """The metrics and gradients of one batch."""

@@ -298,7 +298,7 @@ def _wants_binary(pair: ModelGuidePair, data: Dataset) -> bool:
             shape = structure(pair, data.batch(torch.arange(min(2, len(data)))))
     except Exception:
         return False  # training will say what is wrong, and better
-    return any(info.is_a(torch.distributions.Bernoulli) and not info.opted_out for info in shape.observed)
+    return any(info.is_a(torch.distributions.Bernoulli) and not info.allows_grey for info in shape.observed)
 
 
 def _train(
