@@ -182,7 +182,7 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     """Ask the pair of a run everything that a report shows; with HMC chains for so many data."""
     pair, part, attempt = run.pair, run.held_out, _Attempts()
     data = run.part(part)
-    data = data.take(min(SHOWN, len(data))).drawn(seed)
+    data = data.take(min(SHOWN, len(data))).binarize(seed)
     whole = data.tensor()
     main = whole if isinstance(whole, Tensor) else whole[data.main]
     options: dict[str, Any] = {"seed": seed, "device": device}

@@ -166,5 +166,5 @@ def _same(one: WeightMoments, other: WeightMoments) -> bool:
 
 
 def _one(pair: ModelGuidePair, data: Any) -> Data:
-    dataset = as_dataset(data, dtype=dtype_of(pair)).take(1).drawn(0)
+    dataset = as_dataset(data, dtype=dtype_of(pair)).take(1).binarize(0)
     return to(dataset.batch(torch.arange(1), dtype=dtype_of(pair)), home_of(pair), dtype_of(pair))

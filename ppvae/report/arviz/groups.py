@@ -203,7 +203,7 @@ def evidence_groups(results: Mapping[str, Evidence]) -> Groups:
 def _prepared(pair: ModelGuidePair, data: Any, seed: int) -> tuple[Dataset, Data]:
     dtype = dtype_of(pair)
     dataset = as_dataset(data, dtype=dtype).to(home_of(pair))
-    return dataset, like_pair(dataset.drawn(seed, dtype=dtype).tensor(dtype=dtype), dtype)
+    return dataset, like_pair(dataset.binarize(seed, dtype=dtype).tensor(dtype=dtype), dtype)
 
 
 def _in_blocks(

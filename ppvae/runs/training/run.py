@@ -30,7 +30,7 @@ from ...core.errors import RunError, try_one_of
 from ...core.modes import evaluation_mode
 from ...data import Dataset
 from ...data import load as load_data
-from ...data.registry import NAMED
+from ...data.registry import REGISTRY
 from ...inference import Callback, EarlyStopping, Fit, KLWarmup, fit
 from ...models import bayesianise
 
@@ -224,7 +224,7 @@ def _anchored(recipe: Recipe) -> Recipe:
     """Files of the user's by their absolute paths, so that a run can be loaded from any folder."""
     changes: dict[str, Any] = {}
     source = Path(recipe.data.source).expanduser()
-    if recipe.data.source not in NAMED and source.exists():
+    if recipe.data.source not in REGISTRY and source.exists():
         changes["data"] = {"source": str(source.absolute())}
     file, _, name = str(recipe.model.get("pair", "")).rpartition(":")
     if file and Path(file).expanduser().is_file():
