@@ -48,7 +48,7 @@ def compare_elbos(
     """
     from ..core.errors import RunError, did_you_mean
     from ..runs import load_run
-    from ..runs.recipe.catalogue import build, elbo_entries, parsed
+    from ..runs.recipe.catalogue import build, elbo_entries, parse_table
     from ..runs.storage.atomic import make_folder, write_json, write_text
 
     entries = elbo_entries()
@@ -61,7 +61,7 @@ def compare_elbos(
     run = wanted(run)
     chosen: dict[str, Any] = {}
     for text in estimator or DEFAULT:
-        table = parsed(entries, text, "--estimator", "estimator")
+        table = parse_table(entries, text, "--estimator", "estimator")
         chosen[text] = build(entries, table)
     with threads(threads_):
         loaded = load_run(run, pair=pair_of(pair), force=force)

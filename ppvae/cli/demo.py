@@ -54,7 +54,7 @@ def demo(
 
     started = time.perf_counter()
     quiet = json
-    recipe = Recipe.from_dict(RECIPE).changed(seed=seed, device=device, training={"num_epochs": epochs})
+    recipe = Recipe.from_dict(RECIPE).replace(seed=seed, device=device, training={"num_epochs": epochs})
     with threads(1):
         _say(quiet, "1/3  training a VAE with two latent dimensions on 1297 handwritten digits")
         run = train(recipe, out, overwrite=True)

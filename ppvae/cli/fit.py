@@ -85,8 +85,8 @@ def fit(
     """
     from ..runs import Recipe, loggers_again, loggers_of, train
     from ..runs import resume as go_on
-    from ..runs.recipe.catalogue import elbo_entries, model_entries, parsed
-    from ..runs.recipe.recipe import merged
+    from ..runs.recipe.catalogue import elbo_entries, model_entries, parse_table
+    from ..runs.recipe.recipe import merge
 
     if "list" in (model, elbo):
         _list(model_entries() if model == "list" else elbo_entries(), json)
@@ -117,7 +117,7 @@ def fit(
             raise typer.BadParameter("give a RECIPE, --model, --pair or --resume")
         training = _given(num_epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate)
         if elbo is not None:
-            training["elbo"] = parsed(elbo_entries(), elbo, "--elbo", "estimator")
+            training["elbo"] = parse_table(elbo_entries(), elbo, "--elbo", "estimator")
         changes: dict[str, Any] = {
             "model": _given(name=model),
             "data": _given(source=data, binarize=binarize),
@@ -126,8 +126,8 @@ def fit(
             **_given(seed=seed, device=device),
         }
         for text in set_ or []:
-            changes = merged(changes, _setting(text))
-        values = merged(_start(recipe, pair), {key: value for key, value in changes.items() if value != {}})
+            changes = merge(changes, _setting(text))
+        values = merge(_start(recipe, pair), {key: value for key, value in changes.items() if value != {}})
         chosen = Recipe.from_dict(values)
         folder = out or Path("runs") / f"{chosen.model_name}-{Path(chosen.data.source).stem}"
         with threads(threads_):

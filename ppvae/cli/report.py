@@ -58,9 +58,9 @@ def _given(runs: list[Path], specs: list[str]) -> list[Any]:
     """For each run what its --pair names; None for runs of named models."""
     from ..core.errors import RunError
     from ..runs.recipe.recipe import Recipe
-    from ..runs.storage.folder import existing
+    from ..runs.storage.folder import find_run
 
-    own = [run for run in runs if "pair" in Recipe.read(existing(run).recipe).model]
+    own = [run for run in runs if "pair" in Recipe.read(find_run(run).recipe).model]
     if len(specs) > 1 and len(specs) != len(own):
         names = ", ".join(map(str, own)) or "none"
         raise RunError(f"--pair: expected one, or one for each run of a pair of your own ({names}), found {len(specs)}")

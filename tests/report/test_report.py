@@ -76,7 +76,7 @@ def recipe(**changes: Any) -> Recipe:
         "training": {"num_epochs": 3, "batch_size": 50, "compile": "eager"},
         "device": "cpu",
     }
-    return Recipe.from_dict(values).changed(**changes)
+    return Recipe.from_dict(values).replace(**changes)
 
 
 @pytest.fixture(scope="module")

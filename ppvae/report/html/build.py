@@ -21,7 +21,7 @@ from ..findings import FINE, ReportData, find, kind_of, on_common_data, tightest
 from ... import __version__
 from ...runs import Run
 from ...runs.storage.atomic import make_folder, write_bytes, write_text
-from ...runs.storage.folder import REPORT_LOCK, locked
+from ...runs.storage.folder import REPORT_LOCK, hold_lock
 
 
 def write_report(
@@ -42,7 +42,7 @@ def write_report(
     Raises:
         RunError: the folder cannot be written, or another process writes the report of this run.
     """
-    with locked(run.folder, REPORT_LOCK):
+    with hold_lock(run.folder, REPORT_LOCK):
         run.folder.sweep_report()
         return _write(run, find(run, seed=seed, device=device, chains_for=chains_for), out)
 

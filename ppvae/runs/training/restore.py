@@ -1,4 +1,4 @@
-"""Parameters from a checkpoint put back into a pair that was built anew."""
+"""Set the parameters of a new pair from a checkpoint."""
 
 from __future__ import annotations
 
@@ -36,13 +36,16 @@ def restore(pair: ModelGuidePair, state: Mapping[str, Any], data: Dataset, batch
         size = len(data) if isinstance(batch_size, str) else min(batch_size, len(data))
         with torch.random.fork_rng(devices=[]):
             check_pair(pair, data.batch(torch.arange(size)))
-    known = pair.state_dict()
+    own = pair.state_dict()
     problems = [
         f"{what} {_names(names)}"
         for what, names in (
-            ("it lacks", set(known) - set(state)),
-            ("it has besides", set(state) - set(known)),
-            ("of another shape are", [key for key in known if key in state and known[key].shape != state[key].shape]),
+            ("it lacks", set(own) - set(state)),
+            ("it has besides", set(state) - set(own)),
+            (
+                "of another shape are",
+                [key for key in own if key in state and own[key].shape != state[key].shape],
+            ),
         )
         if names
     ]
