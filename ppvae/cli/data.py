@@ -37,5 +37,5 @@ def list_(json: Json = False) -> None:
         table.add_column(name, overflow="fold")
     for one in found:
         sizes = "/".join(str(size) for size in one.sizes)
-        table.add_row(one.name, sizes, "yes" if one.present else "no", f"{one.description}; {one.where}")
+        table.add_row(one.name, sizes, "yes" if one.found else "no", f"{one.description}; {one.where}")
     Console().print(table)

@@ -174,13 +174,13 @@ class Listing:
     name: str
     description: str
     sizes: tuple[int, int, int]
-    present: bool
+    found: bool
     where: str
     downloads: bool
 
 
 def available() -> list[Listing]:
-    """The named data sets: what each is, whether its files are present, and where (or how to get it)."""
+    """The named data sets: what each is, whether its files are found, and where (or how to get it)."""
     listing = []
     for name, entry in REGISTRY.items():
         paths = [find_file(entry, file) for file in (entry.files or {}).values()]

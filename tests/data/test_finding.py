@@ -83,7 +83,7 @@ def test_mnist_is_downloaded_once_verified_and_kept(site: str, cache: Path) -> N
     assert len(kept) == 4
     assert all(name.endswith("ubyte.gz") for name in kept)
     (listed,) = [entry for entry in available() if entry.name == "mnist"]
-    assert (listed.present, listed.where) == (True, str(cache / "mnist"))
+    assert (listed.found, listed.where) == (True, str(cache / "mnist"))
     assert torch.equal(rows(load("mnist", base_url=site)), rows(data))
     assert len(_Quiet.requested) == 4
 
@@ -146,7 +146,7 @@ def test_what_is_not_downloaded_says_where_to_put_it(name: str, cache: Path, mon
     assert f"put {file} or {file}.gz into {cache / folder}" in str(caught.value)
     assert f"PPVAE_DATA to a folder that holds {folder}/{file}" in str(caught.value)
     (listed,) = [entry for entry in available() if entry.name == name]
-    assert (listed.present, listed.downloads) == (False, False)
+    assert (listed.found, listed.downloads) == (False, False)
     assert folder in listed.where
 
 
@@ -161,7 +161,7 @@ def test_a_frey_file_of_another_shape_is_named(tmp_path: Path, monkeypatch: pyte
 def test_the_listing_names_every_set() -> None:
     listing = {entry.name: entry for entry in available()}
     assert list(listing) == ["digits", "mnist", "binarized-mnist", "frey-faces"]
-    assert listing["digits"].present
+    assert listing["digits"].found
     for name, entry in listing.items():
         assert entry.description
         assert sum(entry.sizes) == {"digits": 1797, "frey-faces": 1965}.get(name, 70_000)
