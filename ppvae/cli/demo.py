@@ -52,7 +52,7 @@ def demo(
     from ..runs.evaluation.evaluation import Method
     from ..runs.evaluation.evaluation import evaluate as run_evaluation
 
-    started = time.perf_counter()
+    start = time.perf_counter()
     quiet = json
     recipe = Recipe.from_dict(RECIPE).replace(seed=seed, device=device, training={"num_epochs": epochs})
     with threads(1):
@@ -61,13 +61,15 @@ def demo(
         _say(quiet, f"     {run.info['message']}")
         _say(quiet, f"2/3  evaluating on {NUM_DATA} held-out digits")
         methods = [Method.parse(text) for text in METHODS]
-        told = _quiet if json else (lambda line: say(f"     {line}"))
-        result = run_evaluation(run, methods, num_data=NUM_DATA, seed=seed, device=device, progress=not json, say=told)
+        report_line = _quiet if json else (lambda line: say(f"     {line}"))
+        result = run_evaluation(
+            run, methods, num_data=NUM_DATA, seed=seed, device=device, progress=not json, say=report_line
+        )
         if not json:
             show(result)
         _say(quiet, "3/3  drawing figures")
         report = write_report(run, seed=seed, device=device, chains_for=6)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - start
     if json:
         emit({"run": str(out), "report": str(report), "seconds": seconds, "fit": run.info, "evaluation": result})
     else:
