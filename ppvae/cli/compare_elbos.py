@@ -64,12 +64,12 @@ def compare_elbos(
         table = parse_table(entries, text, "--estimator", "estimator")
         estimators[text] = build(entries, table)
     with threads(threads_):
-        trained = load_run(run, pair=pair_of(pair), force=force)
-        parts = trained.data.parts
+        trained_run = load_run(run, pair=pair_of(pair), force=force)
+        parts = trained_run.data.parts
         name = part or next(candidate for candidate in ("test", "validation", "train") if candidate in parts)
         if name not in parts:
             raise RunError(f"--part {name!r}: {did_you_mean(name, parts)}")
-        comparison = _compare(trained, parts[name], estimators, repeats, num_data, seed, device, json)
+        comparison = _compare(trained_run, parts[name], estimators, repeats, num_data, seed, device, json)
     folder = out or run / "comparison"
     make_folder(folder)
     write_json(folder / "comparison.json", comparison.to_dict())
@@ -85,14 +85,14 @@ def compare_elbos(
 
 
 def _compare(
-    trained: Any, data: Any, estimators: Any, repeats: int, num_data: int, seed: int, device: str, quiet: bool
+    trained_run: Any, data: Any, estimators: Any, repeats: int, num_data: int, seed: int, device: str, quiet: bool
 ) -> Any:
     from ..inference.comparison.compare import compare_elbos
     from ..inference.execution.placement import choose_device
 
-    trained.pair.to(choose_device(device))
+    trained_run.pair.to(choose_device(device))
     batch = data.take(min(num_data, len(data)))
-    size = len(trained.data)
+    size = len(trained_run.data)
     return compare_elbos(
-        trained.pair, batch, estimators, num_repeats=repeats, num_data=size, seed=seed, progress=not quiet
+        trained_run.pair, batch, estimators, num_repeats=repeats, num_data=size, seed=seed, progress=not quiet
     )

@@ -102,9 +102,9 @@ def evaluate(
         texts.append("importance-sampling:num_samples=1000")
     methods = [Method.parse(text) for text in texts]
     with threads(threads_):
-        trained = load_run(run, pair=pair_of(pair), which=which, force=force)
+        trained_run = load_run(run, pair=pair_of(pair), which=which, force=force)
         result = run_evaluation(
-            trained,
+            trained_run,
             methods,
             part=part,
             num_data=num_data,
@@ -114,7 +114,7 @@ def evaluate(
             chunk_size=chunk_size,
             simulate=check_by_simulation,
             again=again,
-            options=_loading(which, pair, force),
+            options=_load_options(which, pair, force),
             say=say if not json else _quiet,
         )
     if out is not None:
@@ -170,7 +170,7 @@ def show_check(check: Mapping[str, Any] | None) -> None:
         print(text[0].upper() + text[1:] + ".")
 
 
-def _loading(which: str, pair: str | None, force: bool) -> list[str]:
+def _load_options(which: str, pair: str | None, force: bool) -> list[str]:
     """The words of a command that load the same parameters."""
     words = [] if which == "result" else ["--which", which]
     words += [] if pair is None else ["--pair", pair]

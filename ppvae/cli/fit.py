@@ -203,10 +203,10 @@ def _setting(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise RunError(f"--set: expected KEY=VALUE, found {text!r}")
     try:
-        nested: Any = tomllib.loads(f"value = {value}")["value"]
+        table: Any = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        nested = value
+        table = value
     for part in reversed(key.strip().split(".")):
-        nested = {part: nested}
-    result: dict[str, Any] = nested
+        table = {part: table}
+    result: dict[str, Any] = table
     return result

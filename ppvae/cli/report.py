@@ -43,11 +43,11 @@ def report(
 
     with threads(threads_):
         members = _pairs_of(runs, pair or [])
-        trained = [load_run(run, pair=one, force=force) for run, one in zip(runs, members, strict=True)]
-        if len(trained) == 1:
-            path = write_report(trained[0], out=out, seed=seed, device=device, chains_for=chains)
+        trained_runs = [load_run(run, pair=one, force=force) for run, one in zip(runs, members, strict=True)]
+        if len(trained_runs) == 1:
+            path = write_report(trained_runs[0], out=out, seed=seed, device=device, chains_for=chains)
         else:
-            path = write_comparison(trained, out=out)
+            path = write_comparison(trained_runs, out=out)
     if json:
         emit({"report": str(path), "runs": [str(run) for run in runs], "bytes": path.stat().st_size})
     else:

@@ -138,7 +138,7 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
             )
     data = dict(values)
 
-    def holding(program: Callable[..., Any]) -> Callable[..., Any]:
+    def hold(program: Callable[..., Any]) -> Callable[..., Any]:
         def run(x: Data, num_data: int | None) -> Any:
             # On the device of the data: the pair may be run on another device than its own.
             first = x if isinstance(x, Tensor) else next(iter(x.values()))
@@ -148,7 +148,7 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
 
         return run
 
-    return DerivedPair(pair, model=holding(pair.model), guide=holding(pair.guide))
+    return DerivedPair(pair, model=hold(pair.model), guide=hold(pair.guide))
 
 
 def _guide_mean(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, Tensor]:

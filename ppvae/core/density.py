@@ -134,16 +134,16 @@ def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
 
     present, sums = zip(*over_groups(pair, total, visit), strict=True)
 
-    def unflattened(term: Tensor) -> Tensor:
+    def unflatten(term: Tensor) -> Tensor:
         return term.reshape((*sample_axes, *term.shape[1:]))
 
     local, global_, observed, tilt = join_sums(sums)
     return LogTerms(
-        unflattened(local),
-        unflattened(global_),
-        unflattened(observed),
-        None if tilt is None else unflattened(tilt),
-        {name: unflattened(value) for name, value in _join(present).items()},
+        unflatten(local),
+        unflatten(global_),
+        unflatten(observed),
+        None if tilt is None else unflatten(tilt),
+        {name: unflatten(value) for name, value in _join(present).items()},
     )
 
 

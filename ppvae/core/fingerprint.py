@@ -127,7 +127,7 @@ class _Walk:
             self.entries[name] = value
             self.module(f"{name}.", value)
         elif depth < _DEPTH:
-            self.structured(name, value, depth)
+            self.composite(name, value, depth)
 
     def versions(self) -> None:
         """Tensors that are no parameter or buffer are constants of a graph, unless they share the memory of one."""
@@ -137,7 +137,7 @@ class _Walk:
                 if tensor.data_ptr() not in addresses:
                     self.entries[name + " in place"] = tensor._version
 
-    def structured(self, name: str, value: Any, depth: int) -> None:
+    def composite(self, name: str, value: Any, depth: int) -> None:
         """What is no constant, tensor or module: by its parts where a program may change these."""
         kind: type = type(value)
         if isinstance(value, dict | list | tuple | set | frozenset):

@@ -68,14 +68,19 @@ def _log_space(x: Tensor, name: str) -> ValueSpace:
 
 
 def to_tensor(
-    value: object, what: str, *, mapped: bool = False, level: int = logging.WARNING, dtype: torch.dtype | None = None
+    value: object,
+    what: str,
+    *,
+    memory_mapped: bool = False,
+    level: int = logging.WARNING,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """A finite, non-empty, real tensor of an array; float64 becomes the default float dtype (logged).
 
     Args:
         value: a torch tensor or a numpy array.
         what: how an error calls it.
-        mapped: a memory map: keeps its dtype, and only a sample of rows is looked at.
+        memory_mapped: whether it is a memory map, which keeps its dtype and of which a sample of rows is checked.
         level: of the log line about a loss of precision.
         dtype: the float dtype; None for PyTorch's default.
     """
@@ -90,9 +95,9 @@ def to_tensor(
         raise DataError(f"{what}: empty data, shape {tuple(x.shape)}.")
     if not x.is_floating_point():
         return x
-    require_finite(sample_rows(x) if mapped else x, what)
+    require_finite(sample_rows(x) if memory_mapped else x, what)
     default = dtype or torch.get_default_dtype()
-    if mapped or x.dtype == default:
+    if memory_mapped or x.dtype == default:
         return x
     floats = x.to(default)
     if torch.finfo(default).max < torch.finfo(x.dtype).max:

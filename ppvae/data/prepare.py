@@ -30,7 +30,7 @@ def datasets_of(
     """Checked, typed and shaped; all parts in the one value space that holds them all."""
     where = {part: source if part == "train" else f"{source} ({part})" for part in parts}
     tensors = {
-        part: to_tensor(array.x, where[part], mapped=array.memory_mapped, level=logging.INFO)
+        part: to_tensor(array.x, where[part], memory_mapped=array.memory_mapped, level=logging.INFO)
         for part, array in parts.items()
     }
     for part, x in tensors.items():
@@ -47,8 +47,8 @@ def datasets_of(
     space = widest([value_space_of(sample_rows(x) if parts[p].memory_mapped else x) for p, x in tensors.items()])
     datasets = {}
     for part, x in tensors.items():
-        mapped, labels = parts[part].memory_mapped, parts[part].labels
-        row_space, x = (space, x) if mapped else _convert(x, space, dtype, where[part])
+        memory_mapped, labels = parts[part].memory_mapped, parts[part].labels
+        row_space, x = (space, x) if memory_mapped else _convert(x, space, dtype, where[part])
         x, picture = _reshape(x, flatten, image_shape, where[part])
         datasets[part] = Dataset(
             x,
@@ -56,7 +56,7 @@ def datasets_of(
             name=name if part == "train" else f"{name}/{part}",
             value_space=row_space,
             image_shape=picture,
-            memory_mapped=mapped,
+            memory_mapped=memory_mapped,
         )
     return datasets
 

@@ -169,12 +169,12 @@ def _latents(report: ReportData) -> Picture | None:
         background = (report.train_latents, None if labels is None else labels[: len(report.train_latents)])
     small = "" if background is None else " (large points) and training data (small)"
     plane = charts.in_plane(report.latents)[2]
-    coloured = "" if report.labels is None else ", coloured by label"
+    by_label = "" if report.labels is None else ", coloured by label"
     return _chart(
         "latents",
         "Where the data lie",
-        f"Scatter plot of the posterior means of {len(report.latents)} {report.kind} data{coloured}.",
-        f"The mean of q(z | x) of {report.kind} data{small}{coloured}. "
+        f"Scatter plot of the posterior means of {len(report.latents)} {report.kind} data{by_label}.",
+        f"The mean of q(z | x) of {report.kind} data{small}{by_label}. "
         "Labels were never shown to the model" + (f"; {plane}." if plane else "."),
         charts.scatter,
         report.latents,
@@ -266,8 +266,7 @@ def _per_datum(report: ReportData) -> Picture | None:
         "Which data the model finds likely",
         f"{name} of {len(values)} {report.kind} data, from {float(values.min()):.1f} to "
         f"{float(values.max()):.1f} nats.",
-        f"{name} of every {report.kind} datum"
-        + ("." if report.labels is None else ", by label; the line is the mean."),
+        f"{name} of every {report.kind} datum{by_label}.",
         charts.per_datum,
         values,
         labels,

@@ -332,7 +332,7 @@ def _holds_weights(run: Run) -> bool:
     return bool(structure(run.pair, few).global_latents)
 
 
-class _Terminated(KeyboardInterrupt):
+class _Termination(KeyboardInterrupt):
     """SIGTERM, to be handled like Ctrl-C."""
 
 
@@ -341,7 +341,7 @@ def _handle_signals(folder: RunFolder, command: str, write: bool) -> Iterator[No
     """Inside, Ctrl-C and SIGTERM raise a RunInterrupt with the command that goes on."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        raise _Termination
 
     before: Any = None
     ours = threading.current_thread() is threading.main_thread()
@@ -350,7 +350,7 @@ def _handle_signals(folder: RunFolder, command: str, write: bool) -> Iterator[No
     try:
         yield
     except KeyboardInterrupt as error:
-        number = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
+        number = signal.SIGTERM if isinstance(error, _Termination) else signal.SIGINT
         remark = f"what is finished is kept; go on with: {command}" if write else "nothing is kept"
         raise RunInterrupt(f"interrupted; {remark}", signal=int(number), folder=folder.path, saved=write) from error
     finally:

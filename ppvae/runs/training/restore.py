@@ -11,7 +11,7 @@ from ...core import ModelGuidePair, check_pair
 from ...core.errors import RunError, try_one_of
 from ...data import Dataset
 
-_SHOWN = 3
+_NUM_NAMES = 3
 """How many names of parameters a message lists."""
 
 
@@ -64,5 +64,5 @@ def restore(pair: ModelGuidePair, state: Mapping[str, Any], data: Dataset, batch
 
 def _names(names: Iterable[str]) -> str:
     names = sorted(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    more = f" and {len(names) - _NUM_NAMES} more" if len(names) > _NUM_NAMES else ""
+    return ", ".join(names[:_NUM_NAMES]) + more
