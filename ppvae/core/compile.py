@@ -51,9 +51,9 @@ class Captured:
     """A pure function that is recorded once for each shape, dtype and device: see :func:`capture`.
 
     Attributes:
-        mode: the mode asked for.
+        mode: the requested mode.
         graphs: how many graphs were recorded.
-        fallback: why some shape runs in a lesser mode than asked for; empty where none does.
+        fallback: why some shape runs in a lesser mode than requested; empty where none does.
     """
 
     def __init__(self, function: Callable[..., Any], mode: Mode, name: str) -> None:

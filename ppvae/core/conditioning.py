@@ -77,7 +77,7 @@ def guide_as_model(pair: ModelGuidePair, values: dict[str, Tensor] | None = None
 def at_values(pair: ModelGuidePair, values: dict[str, Any]) -> DerivedPair:
     """The pair with sites of both programs observed at values, looked up when a program runs.
 
-    What the mapping holds may change, and may be an argument of a captured function: one pair, whose structure is found
+    The content of the mapping may change, and be an argument of a captured function: one pair, whose structure is found
     once, serves any number of draws.
     """
     return DerivedPair(pair, model=_at(pair.model, values), guide=_at(pair.guide, values))

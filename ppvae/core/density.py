@@ -164,8 +164,8 @@ def log_guide(
         x: the batch, [B, *event].
         latents: a value for every latent site, local [*S, B, *event], global [*S, *event].
         num_data: N, handed to the guide; the result is not scaled by it.
-        auxiliary: values of the guide's auxiliary sites, [*S, B, *event] or [*S, *event]; a Delta site is then what the
-            guide makes of them, whatever its value among the latents.
+        auxiliary: values of the guide's auxiliary sites, [*S, B, *event] or [*S, *event]; a Delta site is then computed
+            from them, whatever its value among the latents.
 
     Raises:
         PairError: as :func:`log_joint`; or the guide has an auxiliary site, whose value the latents do not tell.

@@ -14,7 +14,7 @@ from ..core.errors import DataError, did_you_mean, try_one_of
 
 
 def read_mat(path: Path, *, key: str | None = None) -> Array:
-    """One numeric array of a .mat file, rows first as they stand there.
+    """One numeric array of a .mat file, in its own axis order.
 
     Args:
         path: the file.

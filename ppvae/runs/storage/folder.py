@@ -150,7 +150,7 @@ def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
     """A folder for a new run.
 
     Raises:
-        RunError: a run stands there already, the folder holds other things, or it cannot be written.
+        RunError: the folder holds a run or other files, or cannot be written.
     """
     folder = RunFolder(Path(path))
     if not overwrite:
@@ -203,7 +203,7 @@ def find_run(path: Path | str) -> RunFolder:
     """The folder of a run that exists.
 
     Raises:
-        RunError: no run stands there.
+        RunError: the folder holds no run.
     """
     folder = RunFolder(Path(path))
     if not folder.recipe.exists():

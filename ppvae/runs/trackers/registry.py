@@ -52,7 +52,7 @@ def loggers_again(folder: Path | str, names: Iterable[str] = ()) -> list[Callbac
         names: further ones, as for :func:`loggers_of`; "none" for none at all.
 
     Raises:
-        RunError: no run stands there; otherwise as :func:`loggers_of`.
+        RunError: the folder holds no run; otherwise as :func:`loggers_of`.
     """
     path = find_run(folder).path
     texts = list(names)
