@@ -1,9 +1,9 @@
 """Deep latent-variable models on Pyro: a pair goes in, a number with an error bar comes out.
 
-Write a generative model and its guide once, as a Pyro model/guide pair; training with any named ELBO
-estimator, posterior sampling, the marginal likelihood of every datum with its error, and a report are
-given. Each room is imported when it is first touched, so ``import ppvae`` costs nothing: ``ppvae.models``
-imports ``ppvae/models`` and only what that needs.
+Write a generative model and its guide once, as a Pyro model/guide pair; train it with any ELBO estimator,
+sample its posterior, estimate the marginal likelihood of every datum with its error, and get a report.
+Each room is imported at first use, so ``import ppvae`` costs nothing: ``ppvae.models`` imports
+``ppvae/models`` and only what that needs.
 
 >>> import ppvae
 >>> "models" in dir(ppvae)

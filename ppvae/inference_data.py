@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 ENGINE = "h5netcdf"
-"""What writes and reads NetCDF: files of one line of ArviZ are then read by the other."""
+"""The NetCDF engine, with which ArviZ 0.x and 1.x read each other's files."""
 
 
 def to_arviz(
@@ -24,7 +24,7 @@ def to_arviz(
     coords: Mapping[str, np.ndarray],
     attrs: Mapping[str, str],
 ) -> Any:
-    """What ArviZ's functions take, built of one ``xarray.Dataset`` for each group.
+    """The object that ArviZ's functions take, of one ``xarray.Dataset`` for each group.
 
     Args:
         groups: group ("posterior", "sample_stats", ...) to variable to array.
@@ -38,15 +38,15 @@ def to_arviz(
     import arviz
     import xarray
 
-    stamped = {"created_at": datetime.now(UTC).isoformat(), **attrs}
+    attributes = {"created_at": datetime.now(UTC).isoformat(), **attrs}
     datasets: dict[str, Any] = {}
     for group, variables in groups.items():
         arrays = {name: (dims[group][name], array) for name, array in variables.items()}
         axes = {
             axis: length for names, array in arrays.values() for axis, length in zip(names, array.shape, strict=True)
         }
-        index = {axis: _fitting(coords.get(axis), length) for axis, length in axes.items()}
-        datasets[group] = xarray.Dataset(arrays, coords=index, attrs=stamped)
+        index = {axis: _coordinates(coords.get(axis), length) for axis, length in axes.items()}
+        datasets[group] = xarray.Dataset(arrays, coords=index, attrs=attributes)
     if _is_line_0():
         return arviz.InferenceData(**datasets)
     return xarray.DataTree.from_dict(datasets)
@@ -95,11 +95,11 @@ def read_netcdf(path: str | os.PathLike[str]) -> Any:
 def _is_line_0() -> bool:
     import arviz
 
-    # Not hasattr(arviz, "InferenceData"): in 1.x that itself is answered by a warning.
+    # Not hasattr(arviz, "InferenceData"): in 1.x that warns.
     return int(arviz.__version__.partition(".")[0]) < 1
 
 
-def _fitting(coordinates: np.ndarray | None, length: int) -> np.ndarray:
+def _coordinates(coordinates: np.ndarray | None, length: int) -> np.ndarray:
     """Coordinates of an axis; where another group has more or fewer (draws of the prior), they count from zero."""
     return coordinates if coordinates is not None and len(coordinates) == length else np.arange(length)
 

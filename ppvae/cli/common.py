@@ -1,4 +1,4 @@
-"""What the verbs share: options, logging, exit status, output for people and for programs."""
+"""Parts that the verbs share: options, logging, exit status, output for people and for programs."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def emit(value: Any) -> None:
 
 
 def verb(function: Callable[P, R]) -> Callable[P, R]:
-    """Turns what a verb raises into one clear message on standard error and an exit status.
+    """Turn an exception of a verb into one clear message on standard error and an exit status.
 
-    0 done; 1 failed; 2 bad usage (typer's own); 130 Ctrl-C; 143 SIGTERM. ``PPVAE_DEBUG=1`` shows the traceback.
+    0 success; 1 failure; 2 bad usage (typer's own); 130 Ctrl-C; 143 SIGTERM. ``PPVAE_DEBUG=1`` shows the traceback.
     """
 
     @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with _logging_to_stderr():
             try:
                 return function(*args, **kwargs)
@@ -69,13 +69,13 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
                     _fail(f"error: {error}", error)
                 else:
                     _fail(
-                        f"error: {type(error).__name__}: {error}\nThis should have been told better: please report it, "
+                        f"error: {type(error).__name__}: {error}\nThis is an error inside ppvae: please report it, "
                         "with the output under PPVAE_DEBUG=1.",
                         error,
                     )
         raise typer.Exit(status)
 
-    return wrapped
+    return wrapper
 
 
 @contextmanager
@@ -94,21 +94,21 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def pair_of(spec: str | None) -> Any:
-    """What --pair names; its file is run."""
+    """The class, function or instance that --pair names; its file is run."""
     from ..runs import member_of
 
     return None if spec is None else member_of(spec)
 
 
-def wanted(run: Path | None) -> Path:
-    """The run folder, which only a list of names does without."""
+def require_run(run: Path | None) -> Path:
+    """The run folder; a usage error where it is absent."""
     if run is None:
         raise typer.BadParameter("give a RUN, the folder that ppvae fit wrote (its --out)")
     return run
 
 
 def options_of(entry: Any) -> dict[str, Any]:
-    """The options of something with a name, and their defaults."""
+    """The options of an entry, and their defaults."""
     return {name: None if field.is_required() else field.default for name, field in entry.options.model_fields.items()}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, say, threads, verb, wanted
+from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, require_run, say, threads, verb
 
 DEFAULT = (
     "trace",
@@ -48,7 +48,7 @@ def compare_elbos(
     """
     from ..core.errors import RunError, did_you_mean
     from ..runs import load_run
-    from ..runs.recipe.catalogue import build, elbo_entries, parsed
+    from ..runs.recipe.catalogue import build, elbo_entries, parse_table
     from ..runs.storage.atomic import make_folder, write_json, write_text
 
     entries = elbo_entries()
@@ -58,39 +58,41 @@ def compare_elbos(
         for name, entry in {} if json else entries.items():
             print(f"{name:24} {entry.summary}")
         return
-    run = wanted(run)
-    chosen: dict[str, Any] = {}
+    run = require_run(run)
+    estimators: dict[str, Any] = {}
     for text in estimator or DEFAULT:
-        table = parsed(entries, text, "--estimator", "estimator")
-        chosen[text] = build(entries, table)
+        table = parse_table(entries, text, "--estimator", "estimator")
+        estimators[text] = build(entries, table)
     with threads(threads_):
-        loaded = load_run(run, pair=pair_of(pair), force=force)
-        parts = loaded.data.parts
-        name = part or next(known for known in ("test", "validation", "train") if known in parts)
+        trained_run = load_run(run, pair=pair_of(pair), force=force)
+        parts = trained_run.data.parts
+        name = part or next(candidate for candidate in ("test", "validation", "train") if candidate in parts)
         if name not in parts:
             raise RunError(f"--part {name!r}: {did_you_mean(name, parts)}")
-        found = _compare(loaded, parts[name], chosen, repeats, num_data, seed, device, json)
+        comparison = _compare(trained_run, parts[name], estimators, repeats, num_data, seed, device, json)
     folder = out or run / "comparison"
     make_folder(folder)
-    write_json(folder / "comparison.json", found.to_dict())
-    write_text(folder / "comparison.csv", found.tidy().to_csv(index=False))
+    write_json(folder / "comparison.json", comparison.to_dict())
+    write_text(folder / "comparison.csv", comparison.tidy().to_csv(index=False))
     from ..report.figures.estimators import save_figures
 
-    figures = save_figures(found, folder)
+    figures = save_figures(comparison, folder)
     if json:
-        emit({**found.to_dict(), "folder": str(folder)})
+        emit({**comparison.to_dict(), "folder": str(folder)})
     else:
-        print(found.table())
+        print(comparison.table())
         say(f"\ntables and {len(figures)} figures: {folder}")
 
 
 def _compare(
-    loaded: Any, data: Any, chosen: Any, repeats: int, num_data: int, seed: int, device: str, quiet: bool
+    trained_run: Any, data: Any, estimators: Any, repeats: int, num_data: int, seed: int, device: str, quiet: bool
 ) -> Any:
     from ..inference.comparison.compare import compare_elbos
     from ..inference.execution.placement import choose_device
 
-    loaded.pair.to(choose_device(device))
+    trained_run.pair.to(choose_device(device))
     batch = data.take(min(num_data, len(data)))
-    size = len(loaded.data)
-    return compare_elbos(loaded.pair, batch, chosen, num_repeats=repeats, num_data=size, seed=seed, progress=not quiet)
+    size = len(trained_run.data)
+    return compare_elbos(
+        trained_run.pair, batch, estimators, num_repeats=repeats, num_data=size, seed=seed, progress=not quiet
+    )

@@ -1,4 +1,4 @@
-"""``ppvae data``: which data sets there are."""
+"""``ppvae data``: the data sets with a name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ app = typer.Typer(help="Data sets.", no_args_is_help=True)
 
 @app.callback()
 def root() -> None:
-    """Data sets: which there are, and where their files are looked for."""
+    """Data sets: which there are, and where their files are searched."""
 
 
 @app.command("list", epilog="Example: ppvae data list --json")
@@ -20,12 +20,12 @@ def list_(json: Json = False) -> None:
     """The data sets that have a name: what each is, its size, and whether it is here."""
     from ..data import available
 
-    found = available()
+    entries = available()
     if json:
         emit(
             [
                 {**vars(one), "sizes": dict(zip(("train", "validation", "test"), one.sizes, strict=True))}
-                for one in found
+                for one in entries
             ]
         )
         return
@@ -35,7 +35,7 @@ def list_(json: Json = False) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("name", "train/validation/test", "here", "what, where"):
         table.add_column(name, overflow="fold")
-    for one in found:
+    for one in entries:
         sizes = "/".join(str(size) for size in one.sizes)
         table.add_row(one.name, sizes, "yes" if one.found else "no", f"{one.description}; {one.where}")
     Console().print(table)

@@ -52,22 +52,24 @@ def demo(
     from ..runs.evaluation.evaluation import Method
     from ..runs.evaluation.evaluation import evaluate as run_evaluation
 
-    started = time.perf_counter()
+    start = time.perf_counter()
     quiet = json
-    recipe = Recipe.from_dict(RECIPE).changed(seed=seed, device=device, training={"num_epochs": epochs})
+    recipe = Recipe.from_dict(RECIPE).replace(seed=seed, device=device, training={"num_epochs": epochs})
     with threads(1):
         _say(quiet, "1/3  training a VAE with two latent dimensions on 1297 handwritten digits")
         run = train(recipe, out, overwrite=True)
         _say(quiet, f"     {run.info['message']}")
         _say(quiet, f"2/3  evaluating on {NUM_DATA} held-out digits")
         methods = [Method.parse(text) for text in METHODS]
-        told = _quiet if json else (lambda line: say(f"     {line}"))
-        result = run_evaluation(run, methods, num_data=NUM_DATA, seed=seed, device=device, progress=not json, say=told)
+        report_line = _quiet if json else (lambda line: say(f"     {line}"))
+        result = run_evaluation(
+            run, methods, num_data=NUM_DATA, seed=seed, device=device, progress=not json, say=report_line
+        )
         if not json:
             show(result)
         _say(quiet, "3/3  drawing figures")
         report = write_report(run, seed=seed, device=device, chains_for=6)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - start
     if json:
         emit({"run": str(out), "report": str(report), "seconds": seconds, "fit": run.info, "evaluation": result})
     else:

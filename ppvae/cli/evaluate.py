@@ -18,10 +18,10 @@ from .common import (
     emit,
     options_of,
     pair_of,
+    require_run,
     say,
     threads,
     verb,
-    wanted,
 )
 
 Which = Literal["result", "best", "last"]
@@ -96,15 +96,15 @@ def evaluate(
         for name, entry in {} if json else entries.items():
             print(f"{name:20} {', '.join(f'{k}={v}' for k, v in options_of(entry).items())}")
         return
-    run = wanted(run)
+    run = require_run(run)
     texts = [f"importance-sampling:num_samples={k}" for k in num_samples or []] + list(method or [])
     if all(text.partition(":")[0] == "bdmc" for text in texts):  # which checks the others
         texts.append("importance-sampling:num_samples=1000")
     methods = [Method.parse(text) for text in texts]
     with threads(threads_):
-        loaded = load_run(run, pair=pair_of(pair), which=which, force=force)
+        trained_run = load_run(run, pair=pair_of(pair), which=which, force=force)
         result = run_evaluation(
-            loaded,
+            trained_run,
             methods,
             part=part,
             num_data=num_data,
@@ -114,7 +114,7 @@ def evaluate(
             chunk_size=chunk_size,
             simulate=check_by_simulation,
             again=again,
-            options=_loading(which, pair, force),
+            options=_load_options(which, pair, force),
             say=say if not json else _quiet,
         )
     if out is not None:
@@ -143,11 +143,11 @@ def show(result: Mapping[str, Any]) -> None:
         table.add_row(
             row["label"],
             row["side"],
-            _shown(row["mean"], 3),
-            _shown(row["monte_carlo_error"], 3),
-            _shown(row["sampling_error"], 2),
-            _shown(row["mean_of_all"], 3),
-            _shown(row["worst_pareto_k"], 2),
+            _format(row["mean"], 3),
+            _format(row["monte_carlo_error"], 3),
+            _format(row["sampling_error"], 2),
+            _format(row["mean_of_all"], 3),
+            _format(row["worst_pareto_k"], 2),
             f"{row['num_trusted']} of {row['num_data']}",
             f"{row['seconds']:.1f}",
         )
@@ -162,22 +162,22 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def show_check(check: Mapping[str, Any] | None) -> None:
-    """What the check on simulated data found, in sentences."""
+    """The check on simulated data, in sentences."""
     from ..runs.evaluation.simulation_check import sentence
 
     for row in [] if check is None else check["rows"]:
-        told = sentence(row, check["num_data"]) if check is not None else ""
-        print(told[0].upper() + told[1:] + ".")
+        text = sentence(row, check["num_data"]) if check is not None else ""
+        print(text[0].upper() + text[1:] + ".")
 
 
-def _loading(which: str, pair: str | None, force: bool) -> list[str]:
-    """What a command needs to load the same parameters."""
+def _load_options(which: str, pair: str | None, force: bool) -> list[str]:
+    """The words of a command that load the same parameters."""
     words = [] if which == "result" else ["--which", which]
     words += [] if pair is None else ["--pair", pair]
     return words + (["--force"] if force else [])
 
 
-def _shown(value: float | None, digits: int) -> str:
+def _format(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 

@@ -85,8 +85,8 @@ def fit(
     """
     from ..runs import Recipe, loggers_again, loggers_of, train
     from ..runs import resume as go_on
-    from ..runs.recipe.catalogue import elbo_entries, model_entries, parsed
-    from ..runs.recipe.recipe import merged
+    from ..runs.recipe.catalogue import elbo_entries, model_entries, parse_table
+    from ..runs.recipe.recipe import merge
 
     if "list" in (model, elbo):
         _list(model_entries() if model == "list" else elbo_entries(), json)
@@ -108,41 +108,45 @@ def fit(
             "--seed": seed,
             "--device": device,
         }
-        _refuse_beside(resume, _given(**others))
+        _refuse_beside(resume, _without_none(**others))
         with threads(threads_):
             trackers = loggers_again(resume, logger or ())
             run = go_on(resume, num_epochs=epochs, pair=pair_of(pair), force=force, callbacks=trackers)
     else:
         if recipe is None and model is None and pair is None:
             raise typer.BadParameter("give a RECIPE, --model, --pair or --resume")
-        training = _given(num_epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate)
+        training = _without_none(
+            num_epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate
+        )
         if elbo is not None:
-            training["elbo"] = parsed(elbo_entries(), elbo, "--elbo", "estimator")
+            training["elbo"] = parse_table(elbo_entries(), elbo, "--elbo", "estimator")
         changes: dict[str, Any] = {
-            "model": _given(name=model),
-            "data": _given(source=data, binarize=binarize),
+            "model": _without_none(name=model),
+            "data": _without_none(source=data, binarize=binarize),
             "training": training,
-            "bayesian": _given(modules=list(bayesian) if bayesian else None),
-            **_given(seed=seed, device=device),
+            "bayesian": _without_none(modules=list(bayesian) if bayesian else None),
+            **_without_none(seed=seed, device=device),
         }
         for text in set_ or []:
-            changes = merged(changes, _setting(text))
-        values = merged(_start(recipe, pair), {key: value for key, value in changes.items() if value != {}})
-        chosen = Recipe.from_dict(values)
-        folder = out or Path("runs") / f"{chosen.model_name}-{Path(chosen.data.source).stem}"
+            changes = merge(changes, _setting(text))
+        values = merge(_start(recipe, pair), {key: value for key, value in changes.items() if value != {}})
+        full_recipe = Recipe.from_dict(values)
+        folder = out or Path("runs") / f"{full_recipe.model_name}-{Path(full_recipe.data.source).stem}"
         with threads(threads_):
-            trackers = loggers_of(folder, logger or (), chosen)
-            run = train(chosen, folder, pair=pair_of(pair), overwrite=overwrite, callbacks=trackers)
+            trackers = loggers_of(folder, logger or (), full_recipe)
+            run = train(full_recipe, folder, pair=pair_of(pair), overwrite=overwrite, callbacks=trackers)
     _tell(run, json)
 
 
-def _refuse_beside(resume: Path, given: Mapping[str, Any]) -> None:
+def _refuse_beside(resume: Path, options: Mapping[str, Any]) -> None:
     from ..core.errors import RunError, try_one_of
 
-    if given:
+    if options:
         raise RunError(
-            f"--resume goes on with the recipe of {resume}; {', '.join(given)} has no place beside it"
-            + try_one_of("--epochs N for more epochs", f"a new run: ppvae fit {resume} {[*given][-1]} ... --out OTHER")
+            f"--resume goes on with the recipe of {resume}; {', '.join(options)} has no place beside it"
+            + try_one_of(
+                "--epochs N for more epochs", f"a new run: ppvae fit {resume} {[*options][-1]} ... --out OTHER"
+            )
         )
 
 
@@ -160,21 +164,21 @@ def _start(recipe: Path | None, pair: str | None) -> dict[str, Any]:
 
 def _tell(run: Run, json: bool) -> None:
     best = run.info.get("best_epoch")
-    shown = run.history[best - 1] if best else run.history[-1]
+    row = run.history[best - 1] if best else run.history[-1]
     if json:
-        emit({"run": str(run.folder.path), "parameters": run.parameters, **run.info, "metrics": shown})
+        emit({"run": str(run.folder.path), "parameters": run.parameters, **run.info, "metrics": row})
         return
     say(str(run.info["message"]))
-    bound = "validation" if "elbo_validation" in shown else "train"
+    bound = "validation" if "elbo_validation" in row else "train"
     print(
-        f"{run.folder.path}: {run.parameters}: elbo {shown[f'elbo_{bound}']:.3f} nats per datum ({bound}), "
+        f"{run.folder.path}: {run.parameters}: elbo {row[f'elbo_{bound}']:.3f} nats per datum ({bound}), "
         f"{run.info['seconds']:.1f} s"
     )
     say(f"next: ppvae evaluate {run.folder.path}; ppvae report {run.folder.path}")
 
 
 def _list(entries: Mapping[str, Any], json: bool) -> None:
-    """Everything of one kind that has a name: its first line, and its options with their defaults."""
+    """The entries of one kind: their first lines, and their options with defaults."""
     if json:
         emit({name: {"summary": entry.summary, "options": options_of(entry)} for name, entry in entries.items()})
         return
@@ -185,7 +189,7 @@ def _list(entries: Mapping[str, Any], json: bool) -> None:
             print(" " * 25 + ", ".join(words))
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def _without_none(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -199,10 +203,10 @@ def _setting(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise RunError(f"--set: expected KEY=VALUE, found {text!r}")
     try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+        table: Any = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        parsed = value
+        table = value
     for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    result: dict[str, Any] = parsed
+        table = {part: table}
+    result: dict[str, Any] = table
     return result

@@ -1,4 +1,4 @@
-"""``ppvae replay``: the step that was not finite, done again."""
+"""``ppvae replay``: repeat the step that was not finite."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def replay(
     pair: Pair = None,
     json: Json = False,
 ) -> None:
-    """Do again the step at which training met a number that was not finite, and say what it was."""
+    """Repeat the step at which training met a number that was not finite, and name that number."""
     from ..runs.recipe.recipe import Recipe
     from ..runs.training.forensics import read_dump
     from ..runs.training.forensics import replay as replay_dump
     from ..runs.training.run import prepare
 
     _, about = read_dump(dump)
-    _, data, built = prepare(Recipe.from_dict(about["recipe"]), pair_of(pair))
-    found = replay_dump(dump, built)
+    _, data, new_pair = prepare(Recipe.from_dict(about["recipe"]), pair_of(pair))
+    outcome = replay_dump(dump, new_pair)
     if json:
         emit(
             {
-                "step": found.step,
-                "reproduced": found.reproduced,
-                "site": found.diagnosis.site,
-                "parameter": found.diagnosis.parameter,
-                "message": found.diagnosis.message,
-                "indices": list(found.indices),
+                "step": outcome.step,
+                "reproduced": outcome.reproduced,
+                "site": outcome.diagnosis.site,
+                "parameter": outcome.diagnosis.parameter,
+                "message": outcome.diagnosis.message,
+                "indices": list(outcome.indices),
             }
         )
         return
-    print(f"step {found.step}, {len(found.indices)} rows of {data.name}: {found.diagnosis.message}")
-    print(f"bound {found.elbo:.4g} nats per datum, norm of the gradient {found.gradient_norm:.4g}")
+    print(f"step {outcome.step}, {len(outcome.indices)} rows of {data.name}: {outcome.diagnosis.message}")
+    print(f"bound {outcome.elbo:.4g} nats per datum, norm of the gradient {outcome.gradient_norm:.4g}")

@@ -42,25 +42,25 @@ def report(
     from ..runs import load_run
 
     with threads(threads_):
-        given = _given(runs, pair or [])
-        loaded = [load_run(run, pair=one, force=force) for run, one in zip(runs, given, strict=True)]
-        if len(loaded) == 1:
-            path = write_report(loaded[0], out=out, seed=seed, device=device, chains_for=chains)
+        members = _pairs_of(runs, pair or [])
+        trained_runs = [load_run(run, pair=one, force=force) for run, one in zip(runs, members, strict=True)]
+        if len(trained_runs) == 1:
+            path = write_report(trained_runs[0], out=out, seed=seed, device=device, chains_for=chains)
         else:
-            path = write_comparison(loaded, out=out)
+            path = write_comparison(trained_runs, out=out)
     if json:
         emit({"report": str(path), "runs": [str(run) for run in runs], "bytes": path.stat().st_size})
     else:
         print(path)
 
 
-def _given(runs: list[Path], specs: list[str]) -> list[Any]:
-    """For each run what its --pair names; None for runs of named models."""
+def _pairs_of(runs: list[Path], specs: list[str]) -> list[Any]:
+    """The --pair of each run; None for runs of named models."""
     from ..core.errors import RunError
     from ..runs.recipe.recipe import Recipe
-    from ..runs.storage.folder import existing
+    from ..runs.storage.folder import find_run
 
-    own = [run for run in runs if "pair" in Recipe.read(existing(run).recipe).model]
+    own = [run for run in runs if "pair" in Recipe.read(find_run(run).recipe).model]
     if len(specs) > 1 and len(specs) != len(own):
         names = ", ".join(map(str, own)) or "none"
         raise RunError(f"--pair: expected one, or one for each run of a pair of your own ({names}), found {len(specs)}")

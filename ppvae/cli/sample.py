@@ -39,14 +39,19 @@ def sample(
     if path.suffix not in (".npy", ".png"):
         raise RunError(f"--out {path}: expected a .npy or .png file" + try_one_of(f"--out {path.with_suffix('.npy')}"))
     with threads(threads_):
-        loaded = load_run(run, pair=pair_of(pair), force=force)
+        trained_run = load_run(run, pair=pair_of(pair), force=force)
         x = generate(
-            loaded.pair, num, like=loaded.data, kind="mean" if kind == "mean" else "sample", seed=seed, device=device
+            trained_run.pair,
+            num,
+            like=trained_run.data,
+            kind="mean" if kind == "mean" else "sample",
+            seed=seed,
+            device=device,
         )
     if path.suffix == ".png":
         from ..report.figures.images import picture_of
 
-        content = picture_of(x, loaded.data)
+        content = picture_of(x, trained_run.data)
     else:
         buffer = io.BytesIO()
         np.save(buffer, x.numpy(), allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Is what a pair's programs state a density? What Pyro's idioms can put into them that is none, found by name."""
+"""Do a pair's programs state densities? Refuses, by name, the idioms of Pyro with which they do not."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _FEW = 8  # data that the programs are run on again
 def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     """Refuse, by name, programs whose traces add up to something else than log p(x, z) and log q(z | x).
 
-    The programs' sites are looked at first, and what depends on masked entries; then, once for a structure, both
-    programs are run again on a few data: with one particle and with several, datum by datum and together.
+    First the sites are checked, and what depends on masked entries; then, once for each structure, both programs are
+    run again on a few data: with one particle and with several, datum by datum and together.
 
     Args:
         pair: the pair.
@@ -42,38 +42,38 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     check_priors(shape)
     check_guide(shape)
     if any(info.masked for info in (*shape.model_latents, *shape.guide_latents)):
-        # Of all data, and every time: which entries are masked out, the data say.
+        # On all data, at every call: the masks depend on the data.
         with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
             _check_masks(pair, x, draw(pair, x, 2))
     sites = tuple(replace(info, support=None) for info in (*shape.model, *shape.guide))
-    if sites in pair._audited or not shape.model_latents:
+    if sites in pair._audits or not shape.model_latents:
         return
-    _tell_scales(pair, shape)
+    _warn_scales(pair, shape)
     with torch.no_grad(), torch.random.fork_rng():
         few: Data = rows_of(x, torch.arange(min(_FEW, batch_size(x))))
         with _one_by_one(pair):
-            drawn = _drawn(pair, few)
-            part = drawn is not None  # else it has parameters for every datum: all data, or none
-            if drawn is None:
-                few, drawn = x, draw(pair, x, 2)
-            apart = _densities(pair, few, drawn)
-            _check_noise(pair, few, drawn, apart)
+            draws = _draws(pair, few)
+            part = draws is not None  # else it has parameters for every datum: all data, or none
+            if draws is None:
+                few, draws = x, draw(pair, x, 2)
+            apart = _densities(pair, few, draws)
+            _check_noise(pair, few, draws, apart)
             if part and batch_size(few) > 1:
-                _check_rows(pair, few, drawn)
+                _check_rows(pair, few, draws)
         if pair.vectorizes:
-            _check_particles(pair, few, drawn, apart)
-    pair._audited.add(sites)
+            _check_particles(pair, few, draws, apart)
+    pair._audits.add(sites)
 
 
 def check_plates(shape: Structure) -> None:
-    """No plate but that over data shows a part of its entries."""
+    """No plate other than that over data is subsampled."""
     for info in (*shape.model, *shape.guide):
-        if info.drawn_plates:
+        if info.subsampled_plates:
             raise PairError(
-                f"site {info.name!r}: the plate {info.drawn_plates[0]!r} shows a part of its entries only, so that "
-                "log p(x, z) would be an estimate, whose exponential is no density: expected all of them"
+                f"site {info.name!r}: the plate {info.subsampled_plates[0]!r} shows a part of its entries only, so "
+                "that log p(x, z) would be an estimate, whose exponential is no density: expected all of them"
                 + try_one_of(
-                    f"pyro.plate({info.drawn_plates[0]!r}, size) without subsample_size",
+                    f"pyro.plate({info.subsampled_plates[0]!r}, size) without subsample_size",
                     "make it the plate over data, whose minibatches `fit` draws by itself",
                 )
             )
@@ -107,9 +107,9 @@ def check_guide(shape: Structure) -> None:
         for latent in shape.model_latents
         if latent.name == info.name and not latent.is_discrete
     ]
-    spread = [info for info in shape.guide if info.kind == "auxiliary" and not info.is_a(dist.Delta)]
-    behind = sum(math.prod(info.batch_shape) * math.prod(info.event_shape) for info in spread)
-    if sum(_dimensions(info) for info in points) > behind:
+    auxiliaries = [info for info in shape.guide if info.kind == "auxiliary" and not info.is_a(dist.Delta)]
+    auxiliary_size = sum(math.prod(info.batch_shape) * math.prod(info.event_shape) for info in auxiliaries)
+    if sum(_dimensions(info) for info in points) > auxiliary_size:
         raise PairError(
             f"guide site {points[0].name!r} is a point (Delta) and no auxiliary site of the guide stands behind it: it "
             "has no density, so that there is neither a bound nor an importance weight"
@@ -128,7 +128,7 @@ def _dimensions(info: SiteInfo) -> int:
     return math.prod(biject_to(info.support).inverse_shape(torch.Size((*info.batch_shape, *info.event_shape))))
 
 
-def _tell_scales(pair: ModelGuidePair, shape: Structure) -> None:
+def _warn_scales(pair: ModelGuidePair, shape: Structure) -> None:
     if shape.scaled:
         _log.warning(
             "%s weights %s by poutine.scale, which is no part of a density: evidence, sampling, checks and reported "
@@ -138,7 +138,7 @@ def _tell_scales(pair: ModelGuidePair, shape: Structure) -> None:
         )
 
 
-def _drawn(pair: ModelGuidePair, few: Data) -> Draw | None:
+def _draws(pair: ModelGuidePair, few: Data) -> Draw | None:
     """Two draws for a few data; None where the programs cannot be run on so few."""
     try:
         shape = structure(pair, few)
@@ -151,9 +151,9 @@ def _drawn(pair: ModelGuidePair, few: Data) -> Draw | None:
     return draw(pair, few, 2)
 
 
-def _check_noise(pair: ModelGuidePair, few: Data, drawn: Draw, before: dict[str, Tensor]) -> None:
-    """A density is the same whenever it is asked for."""
-    for name, value in _densities(pair, few, drawn).items():
+def _check_noise(pair: ModelGuidePair, few: Data, draws: Draw, before: dict[str, Tensor]) -> None:
+    """Two evaluations of a density at the same values agree."""
+    for name, value in _densities(pair, few, draws).items():
         if not _close(value, before[name]):
             raise PairError(
                 f"{name} at the same values is {float(before[name][0, 0]):.6g} and then {float(value[0, 0]):.6g}: the "
@@ -162,30 +162,30 @@ def _check_noise(pair: ModelGuidePair, few: Data, drawn: Draw, before: dict[str,
             )
 
 
-def _check_rows(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
+def _check_rows(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
     """A datum by itself has the densities that it has among others, in any place.
 
-    At parameters a little off, entry by entry: those made for every datum are often all the same at the start.
+    The parameters are perturbed, entry by entry: those of single data are often all equal at the start.
     """
-    state = {**state_of(pair), **{name: _nudged(value.detach()) for name, value in pair.named_parameters()}}
+    state = {**state_of(pair), **{name: _perturb(value.detach()) for name, value in pair.named_parameters()}}
     densities = bind(pair, _densities)
-    together = densities(state, few, drawn)
+    together = densities(state, few, draws)
     shape = structure(pair, few)
     local = {info.name for info in (*shape.model_latents, *shape.guide) if info.scope == "local"}
     last = batch_size(few) - 1
     for row in (0, last):
         x = rows_of(few, torch.tensor([row]))
-        if _drawn(pair, x) is None:
+        if _draws(pair, x) is None:
             return
 
         def of_row(values: Mapping[str, Tensor], row: int = row) -> dict[str, Tensor]:
             return {name: value[:, row : row + 1] if name in local else value for name, value in values.items()}
 
-        alone_drawn = drawn._replace(latents=of_row(drawn.latents), auxiliary=of_row(drawn.auxiliary))
-        for name, alone in densities(state, x, alone_drawn).items():
-            if not _close(alone[:, 0], together[name][:, row]):
+        row_draws = draws._replace(latents=of_row(draws.latents), auxiliary=of_row(draws.auxiliary))
+        for name, own in densities(state, x, row_draws).items():
+            if not _close(own[:, 0], together[name][:, row]):
                 raise PairError(
-                    f"{name} of a datum is {float(alone[0, 0]):.6g} by itself and {float(together[name][0, row]):.6g} "
+                    f"{name} of a datum is {float(own[0, 0]):.6g} by itself and {float(together[name][0, row]):.6g} "
                     f"in row {row} of {last + 1}: its terms must depend neither on the other data nor on its place"
                     + try_one_of(
                         "the plate over data at dim -1 and .to_event(...) over all axes of an event",
@@ -195,16 +195,16 @@ def _check_rows(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
                 )
 
 
-def _nudged(value: Tensor) -> Tensor:
+def _perturb(value: Tensor) -> Tensor:
     noise = torch.randn_like(value)
     return torch.where(value == 0, 0.05 * noise, value * (1 + 0.05 * noise))
 
 
-def _check_masks(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
+def _check_masks(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
     """Both programs mask the same entries, and nothing depends on them: it would be integrated over a flat density."""
-    terms = log_joint(pair, few, drawn.latents)
-    for name in terms.present.keys() | drawn.present.keys():
-        sides = [side.get(name) for side in (terms.present, drawn.present)]
+    terms = log_joint(pair, few, draws.latents)
+    for name in terms.present.keys() | draws.present.keys():
+        sides = [side.get(name) for side in (terms.present, draws.present)]
         if sides[0] is None or sides[1] is None or not torch.equal(sides[0], sides[1]):
             raise PairError(
                 f"latent site {name!r} is masked out in other entries in the model than in the guide: "
@@ -212,9 +212,9 @@ def _check_masks(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
                 + try_one_of("the same poutine.mask around the site in both programs")
             )
     for name, present in terms.present.items():
-        value = drawn.latents[name]
-        changed = {**drawn.latents, name: torch.where(present, value, value.flip(0))}
-        other = log_joint(pair, few, changed).local
+        value = draws.latents[name]
+        latents = {**draws.latents, name: torch.where(present, value, value.flip(0))}
+        other = log_joint(pair, few, latents).local
         if not _close(terms.local, other):
             raise PairError(
                 f"latent site {name!r} is masked out in part, and the rest of the model depends on what is masked: "
@@ -225,12 +225,12 @@ def _check_masks(pair: ModelGuidePair, few: Data, drawn: Draw) -> None:
             )
 
 
-def _check_particles(pair: ModelGuidePair, few: Data, drawn: Draw, apart: dict[str, Tensor]) -> None:
-    """Two particles at once must be what they are one at a time, in both programs; else they run one by one."""
+def _check_particles(pair: ModelGuidePair, few: Data, draws: Draw, apart: dict[str, Tensor]) -> None:
+    """Two particles at once have the densities of one at a time, in both programs; else particles run one by one."""
     reason = ""
     try:
         draw(pair, few, 2)
-        together = _densities(pair, few, drawn)
+        together = _densities(pair, few, draws)
         wrong = [name for name, value in apart.items() if not _close(together[name], value)]
         if wrong:
             reason = f"{wrong[0]} changes under one more plate on the left"
@@ -255,10 +255,10 @@ def _one_by_one(pair: ModelGuidePair) -> Iterator[None]:
         pair.vectorizes = before
 
 
-def _densities(pair: ModelGuidePair, x: Data, drawn: Draw) -> dict[str, Tensor]:
+def _densities(pair: ModelGuidePair, x: Data, draws: Draw) -> dict[str, Tensor]:
     """Both programs at given values, [K, B]."""
-    joint = log_joint(pair, x, drawn.latents)
-    local, global_ = log_guide(pair, x, drawn.latents, auxiliary=drawn.auxiliary)
+    joint = log_joint(pair, x, draws.latents)
+    local, global_ = log_guide(pair, x, draws.latents, auxiliary=draws.auxiliary)
     return {"log p(x, z)": joint.local + joint.global_[:, None], "log q(z | x)": local + global_[:, None]}
 
 

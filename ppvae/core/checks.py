@@ -1,4 +1,4 @@
-"""``check_pair``: everything about a pair and its data that can be known before work begins."""
+"""``check_pair``: everything about a pair and its data that can be checked before work begins."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
 
     Model and guide have the same latent sites with the same event shapes; observed and local sites stand inside the
     data plate at dim -1, which is as long as the batch and states N; parameters and data are finite; the data lie in
-    the support of the likelihood. What is no density is refused by name (:mod:`ppvae.core.audit`). Whether the programs
-    broadcast over one more plate on the left is found out too: where they do not, ``pair.vectorizes`` becomes False
-    (logged) and particles run one by one.
+    the support of the likelihood. Programs that state no density are refused (:mod:`ppvae.core.audit`). Whether the
+    programs broadcast over one more plate on the left is tested too: where they do not, ``pair.vectorizes`` becomes
+    False (logged) and particles run one by one.
 
     Args:
         pair: the pair.
@@ -148,26 +148,26 @@ def _check_plate(pair: ModelGuidePair, x: Data, shape: Structure, num_data: int 
             + try_one_of("self.data_plate(x, num_data)", 'pyro.plate("data", num_data or len(x), subsample=x)')
         )
     if num_data is not None and num_data != size and pair.accepts_num_data:
-        stated = {info.name: info.data_plate_size for info in plate_sizes(pair, x, num_data) if info.scope == "local"}
-        for name, found in stated.items():
-            if found != num_data:
+        sizes = {info.name: info.data_plate_size for info in plate_sizes(pair, x, num_data) if info.scope == "local"}
+        for name, plate_size in sizes.items():
+            if plate_size != num_data:
                 raise PairError(
-                    f"site {name!r}: expected the data plate to state num_data = {num_data}, found {found}: the bound "
-                    "of a minibatch would not be an estimate of the bound of the data"
+                    f"site {name!r}: expected the data plate to state num_data = {num_data}, found {plate_size}: the "
+                    "bound of a minibatch would not be an estimate of the bound of the data"
                     + try_one_of("hand num_data on: self.data_plate(x, num_data)")
                 )
 
 
 def plate_sizes(pair: ModelGuidePair, x: Data, num_data: int) -> tuple[SiteInfo, ...]:
-    """Every site's view of the data plate when the programs are told N."""
-    found = structure(pair, x, num_data)
-    return (*found.model, *found.guide)
+    """Every site of the programs when they are run with N."""
+    shape = structure(pair, x, num_data)
+    return (*shape.model, *shape.guide)
 
 
-class FixedSupports:
-    """The supports of observed sites that are the same for all data: what every further batch can be held against.
+class ConstantSupports:
+    """The supports of observed sites that are the same for all data, to check further batches against.
 
-    :func:`check_pair` runs the programs on one batch; this asks no program and is quick enough for all data.
+    :func:`check_pair` runs the programs on one batch; this runs no program and is quick enough for all data.
 
     Args:
         pair: the pair.
@@ -176,19 +176,19 @@ class FixedSupports:
 
     def __init__(self, pair: ModelGuidePair, x: Data) -> None:
         members = x if isinstance(x, Mapping) else {"": x}
-        self._known: list[tuple[str, str, Constraint]] = []
+        self._supports: list[tuple[str, str, Constraint]] = []
         for name, (_, support, value) in observed_support(pair, x).items():
-            if support not in _FIXED:
+            if support not in _CONSTANT:
                 continue
             for key, member in members.items():
                 if member.numel() == value.numel() and torch.equal(member.to(value.dtype).reshape(value.shape), value):
-                    self._known.append((name, key, support))
+                    self._supports.append((name, key, support))
 
     def __bool__(self) -> bool:
-        return bool(self._known)
+        return bool(self._supports)
 
     def check(self, x: Data, first_row: int = 0) -> None:
-        """Hold a batch against them.
+        """Check a batch against them.
 
         Args:
             x: the batch.
@@ -197,15 +197,15 @@ class FixedSupports:
         Raises:
             PairError: a value outside the support of its likelihood; names the site, the datum and the value.
         """
-        for name, key, support in self._known:
+        for name, key, support in self._supports:
             value = x[key] if isinstance(x, Mapping) else x
             inside = support.check(value)
             if not bool(inside.all()):
                 row = first_row + int((~inside).reshape(len(inside), -1).any(1).nonzero()[0])
-                raise _outside(name, inside, support, value, f"; the first is in datum {row}")
+                raise _support_error(name, inside, support, value, f"; the first is in datum {row}")
 
 
-_FIXED = (
+_CONSTANT = (
     constraints.boolean,
     constraints.unit_interval,
     constraints.nonnegative_integer,
@@ -231,7 +231,7 @@ _REMEDIES: dict[Constraint, tuple[str, ...]] = {
 }
 
 
-def _outside(name: str, inside: Tensor, support: Constraint, value: Tensor, where: str = "") -> PairError:
+def _support_error(name: str, inside: Tensor, support: Constraint, value: Tensor, where: str = "") -> PairError:
     outside = value[~inside] if inside.shape == value.shape else value
     return PairError(
         f"site {name!r}: expected data in the support of its likelihood ({support}), found "
@@ -243,7 +243,7 @@ def _outside(name: str, inside: Tensor, support: Constraint, value: Tensor, wher
 def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     for name, (inside, support, value) in observed_support(pair, x).items():
         if not bool(inside.all()):
-            raise _outside(name, inside, support, value)
+            raise _support_error(name, inside, support, value)
         for module in pair.modules():
             span = getattr(module, "mean_range", None)
             if span is None or getattr(module, "event_shape", None) != shape.site(name).event_shape:

@@ -33,16 +33,16 @@ MODES: tuple[Mode, ...] = ("eager", "graph", "compiled")
 _log = logging.getLogger("ppvae.compile")
 
 
-class NotKnownYet(Exception):
-    """Raised while a graph is recorded, by what has to be found out in an eager run and is remembered from then on."""
+class NeedsEagerRun(Exception):
+    """Raised while a graph is recorded where an eager run is needed first, whose outcome is then remembered."""
 
 
 def record(function: Callable[..., Any], tensors: Iterable[Tensor]) -> fx.GraphModule:
-    """The graph of a function of tensors; it is run eagerly before where that finds out what recording needs."""
+    """The graph of a function of tensors, which is first run eagerly where recording needs that."""
     tensors = list(tensors)
     try:
         return make_fx(function)(*tensors)
-    except NotKnownYet:
+    except NeedsEagerRun:
         function(*tensors)
         return make_fx(function)(*tensors)
 
@@ -51,9 +51,9 @@ class Captured:
     """A pure function that is recorded once for each shape, dtype and device: see :func:`capture`.
 
     Attributes:
-        mode: the mode asked for.
+        mode: the requested mode.
         graphs: how many graphs were recorded.
-        fell_back: why some shape runs in a lesser mode than asked for; empty where none does.
+        fallback: why some shape runs in a lesser mode than requested; empty where none does.
     """
 
     def __init__(self, function: Callable[..., Any], mode: Mode, name: str) -> None:
@@ -61,25 +61,25 @@ class Captured:
         self.mode = mode
         self.name = name
         self.graphs = 0
-        self.fell_back = ""
-        self._known: dict[Any, Callable[[list[Tensor]], Any]] = {}
+        self.fallback = ""
+        self._runs: dict[Any, Callable[[list[Tensor]], Any]] = {}
 
     def __call__(self, *args: Any) -> Any:
-        """Run the function on pytrees of tensors; what is no tensor is part of what was captured."""
+        """Run the function on pytrees of tensors; leaves that are no tensors are constants of the graph."""
         if self.mode == "eager":
             with torch.no_grad():
                 return self.function(*args)
         leaves, spec = pytree.tree_flatten(args)
         key = (spec, tuple(_key(leaf) for leaf in leaves))
-        run = self._known.get(key)
+        run = self._runs.get(key)
         if run is None:
-            run = self._known[key] = self._prepare(leaves, spec)
+            run = self._runs[key] = self._prepare(leaves, spec)
         with torch.no_grad():
             return run([leaf for leaf in leaves if isinstance(leaf, Tensor)])
 
     def forget(self) -> None:
         """Record anew at the next call: something else than the arguments has changed."""
-        self._known.clear()
+        self._runs.clear()
 
     def run_eagerly(self) -> None:
         """Record nothing from now on."""
@@ -93,10 +93,10 @@ class Captured:
         out_spec: list[Any] = []
 
         def flat(*inputs: Tensor) -> list[Any]:
-            filled = list(static)
+            arguments = list(static)
             for index, tensor in zip(places, inputs, strict=True):
-                filled[index] = tensor
-            result, tree = pytree.tree_flatten(self.function(*pytree.tree_unflatten(filled, spec)))
+                arguments[index] = tensor
+            result, tree = pytree.tree_flatten(self.function(*pytree.tree_unflatten(arguments, spec)))
             out_spec[:] = [tree]
             return list(result)
 
@@ -105,9 +105,9 @@ class Captured:
 
         try:
             # Recording runs the function once: it must not use up the caller's random numbers, nor change its tensors.
-            with torch.random.fork_rng(), torch.no_grad(), unchanged(tensors):
+            with torch.random.fork_rng(), torch.no_grad(), preserve(tensors):
                 graph = record(flat, tensors)
-            # What nobody asked for is not computed (log q beside a closed-form KL); random draws stay, for the seed.
+            # Unused results are not computed (log q beside a closed-form KL); random draws stay, for the seed.
             graph.graph.eliminate_dead_code()
             graph.recompile()
         except PpvaeError:
@@ -120,9 +120,9 @@ class Captured:
         run: Callable[..., Any] = graph
         if self.mode == "compiled":
             try:
-                with torch.random.fork_rng(), torch.no_grad(), unchanged(tensors), warnings.catch_warnings():
+                with torch.random.fork_rng(), torch.no_grad(), preserve(tensors), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # Inductor's own deprecations are not the caller's business
-                    run = _compiled(graph, tensors)
+                    run = _compile(graph, tensors)
                     run(*tensors)  # a missing compiler shows here, not in the middle of a run
             except Exception as error:
                 run = graph
@@ -131,27 +131,27 @@ class Captured:
 
     def _fall_back(self, mode: str, error: Exception) -> None:
         reason = _reason(error)
-        self.fell_back = f"{mode}: {reason}"
-        said = (self.name, mode, reason)
+        self.fallback = f"{mode}: {reason}"
+        warning = (self.name, mode, reason)
         # A verb captures its function anew at every call, and for every shape of a chunk.
-        if said not in _SAID:
-            _SAID.add(said)
+        if warning not in _WARNINGS:
+            _WARNINGS.add(warning)
             _log.warning("%s runs in mode %r instead of %r: %s", self.name, mode, self.mode, reason)
 
 
-_SAID: set[tuple[str, str, str]] = set()
+_WARNINGS: set[tuple[str, str, str]] = set()
 
 
 def _reason(error: Exception) -> str:
-    """Why a function was not captured, in a line; PyTorch's own advice is about arguments that nobody here can give."""
+    """Why a function was not captured, in a line; PyTorch's own advice names arguments that a caller does not have."""
     if "tracing_mode" in str(error):
         return "the program branches on the value of a tensor, or takes one out of PyTorch (.item(), numpy)"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager
-def unchanged(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """What is written in place inside, such as the running statistics of a batch norm, is put back afterwards."""
+def preserve(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Restore, afterwards, tensors that are written in place inside, such as a batch norm's running statistics."""
     before = [(tensor, tensor.clone()) for tensor in tensors]
     try:
         yield
@@ -161,16 +161,16 @@ def unchanged(tensors: Iterable[Tensor]) -> Iterator[None]:
                 tensor.copy_(value)
 
 
-def _compiled(graph: fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
+def _compile(graph: fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
     import torch._inductor as inductor  # a second to import, and only for this mode
 
     # Inductor's own generator off; and no reordering for the peak of memory, which would reorder what is random too.
     options = {"fallback_random": True, "reorder_for_peak_memory": False, "compile_threads": 1}
-    parts = split_noise(graph)
-    if parts is None:
-        whole: Callable[..., Any] = inductor.compile(graph, list(tensors), options=options)
-        return whole
-    noise, rest = parts
+    graphs = split_noise(graph)
+    if graphs is None:
+        program: Callable[..., Any] = inductor.compile(graph, list(tensors), options=options)
+        return program
+    noise, rest = graphs
     compiled = inductor.compile(rest, [*tensors, *noise()], options=options)
     return lambda *inputs: compiled(*inputs, *noise())
 
@@ -202,9 +202,9 @@ def capture(function: Callable[..., Any], *, mode: Mode = "graph", name: str = "
 def bind(module: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``function(module, *args)`` a pure function of the module's state as well: ``pure(state, *args)``.
 
-    A tensor of the state stands in every place that holds the parameter or buffer of its name: in each module that
-    shares it, and once in a module that is registered twice. Every place has its own tensor back afterwards. (Those of
-    ``torch.func.functional_call`` are left with what was put in, where a module is registered twice.)
+    A tensor of the state replaces the parameter or buffer of its name wherever that is registered: in each module that
+    shares it, and once in a module that is registered twice. The originals are restored afterwards
+    (``torch.func.functional_call`` leaves the replacements behind where a module is registered twice).
 
     Args:
         module: the module, a pair for instance.
@@ -212,48 +212,48 @@ def bind(module: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
             in the state keeps its value.
 
     Raises:
-        PpvaeError: the state names what the module does not have.
+        PpvaeError: a name of the state is no parameter or buffer of the module.
     """
 
     def pure(state: Mapping[str, Tensor], *args: Any) -> Any:
-        with _holding(module, state):
+        with _substitute(module, state):
             return function(module, *args)
 
     return pure
 
 
 @contextlib.contextmanager
-def _holding(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
-    global _bound
-    named: dict[str, Tensor] = {}
+def _substitute(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
+    global _bind_depth
+    tensors: dict[str, Tensor] = {}
     places: list[tuple[dict[str, Any], str, Tensor]] = []
     for prefix, part in module.named_modules():  # each module once
         for registry in (part._parameters, part._buffers):
             for slot, tensor in registry.items():
                 if tensor is not None:
-                    named[f"{prefix}.{slot}" if prefix else slot] = tensor
+                    tensors[f"{prefix}.{slot}" if prefix else slot] = tensor
                     places.append((registry, slot, tensor))
-    if unknown := sorted(set(state) - set(named)):
+    if unknown := sorted(set(state) - set(tensors)):
         raise PpvaeError(f"{type(module).__name__} has no parameter or buffer {unknown[0]!r}")
-    held = {id(named[name]): value for name, value in state.items()}
-    _bound += 1
+    substitutes = {id(tensors[name]): value for name, value in state.items()}
+    _bind_depth += 1
     try:
         for registry, slot, tensor in places:
-            if id(tensor) in held:
-                registry[slot] = held[id(tensor)]
+            if id(tensor) in substitutes:
+                registry[slot] = substitutes[id(tensor)]
         yield
     finally:
-        _bound -= 1
+        _bind_depth -= 1
         for registry, slot, tensor in places:
             registry[slot] = tensor
 
 
-_bound = 0
+_bind_depth = 0
 
 
 def is_bound() -> bool:
-    """Whether a bound function is running: modules then hold the tensors that it was given."""
-    return _bound > 0
+    """Whether a bound function is running: modules then hold the tensors of its state."""
+    return _bind_depth > 0
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ class DerivedPair(ModelGuidePair):
         # Not as a submodule: Pyro would rename the pair and make its context this one's.
         self.__dict__["_pair"] = pair
         self.__dict__["_programs"] = (model, guide)
-        # The same dictionaries: its modules and parameters are this one's, under their names there.
+        # The pair's own dictionaries: modules and parameters are the same objects, under the same names.
         for registry in ("_modules", "_parameters", "_buffers"):
             self.__dict__[registry] = pair.__dict__[registry]
         self.vectorizes, self.accepts_num_data = pair.vectorizes, pair.accepts_num_data
@@ -61,7 +61,7 @@ def prior_as_guide(pair: ModelGuidePair) -> DerivedPair:
 
 
 def guide_as_model(pair: ModelGuidePair, values: dict[str, Tensor] | None = None) -> DerivedPair:
-    """The guide as a model, so that the waist's verbs for models tell of it.
+    """The guide as a model, for the waist's functions that evaluate models.
 
     Args:
         pair: the pair.
@@ -77,7 +77,7 @@ def guide_as_model(pair: ModelGuidePair, values: dict[str, Tensor] | None = None
 def at_values(pair: ModelGuidePair, values: dict[str, Any]) -> DerivedPair:
     """The pair with sites of both programs observed at values, looked up when a program runs.
 
-    What the mapping holds may change, and may be an argument of a captured function: one pair, whose structure is found
+    The content of the mapping may change, and be an argument of a captured function: one pair, whose structure is found
     once, serves any number of draws.
     """
     return DerivedPair(pair, model=_at(pair.model, values), guide=_at(pair.guide, values))
@@ -138,9 +138,9 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
             )
     data = dict(values)
 
-    def holding(program: Callable[..., Any]) -> Callable[..., Any]:
+    def hold(program: Callable[..., Any]) -> Callable[..., Any]:
         def run(x: Data, num_data: int | None) -> Any:
-            # To where the data are: a pair may be run on another device than the one it stands on.
+            # On the device of the data: the pair may be run on another device than its own.
             first = x if isinstance(x, Tensor) else next(iter(x.values()))
             return pyro.condition(program, data={name: value.to(first.device) for name, value in data.items()})(
                 x, num_data
@@ -148,7 +148,7 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
 
         return run
 
-    return DerivedPair(pair, model=holding(pair.model), guide=holding(pair.guide))
+    return DerivedPair(pair, model=hold(pair.model), guide=hold(pair.guide))
 
 
 def _guide_mean(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, Tensor]:

@@ -25,9 +25,9 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from .compile import NotKnownYet, is_bound, unchanged
+from .compile import NeedsEagerRun, is_bound, preserve
 from .errors import PairError, try_one_of
-from .fingerprint import changed, fingerprint
+from .fingerprint import differences, fingerprint
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .structure import SiteInfo, Structure, entries_present, sample_shape, to_canonical, to_pyro
@@ -40,9 +40,9 @@ T = TypeVar("T")
 def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Structure:
     """The static structure of a pair, found by one eager run of guide and model and then remembered.
 
-    It is found anew where anything that the programs read has changed (:mod:`ppvae.core.fingerprint`), which is looked
-    for outside of bound functions: every verb begins there. A function that is captured on a batch of another shape is
-    run eagerly once to find it (:class:`~ppvae.core.compile.NotKnownYet`). Where the support of a latent has bounds
+    It is found anew where anything that the programs read has changed (:mod:`ppvae.core.fingerprint`), which is checked
+    outside of bound functions: every verb begins there. A function that is captured on a batch of another shape is
+    run eagerly once to find it (:class:`~ppvae.core.compile.NeedsEagerRun`). Where the support of a latent has bounds
     that are tensors, they are looked up anew at every eager call.
 
     Args:
@@ -55,32 +55,32 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
     """
     recording = get_proxy_mode() is not None
     free = not recording and not is_bound()
-    if free and pair._structures and (pair._read is None or changed(pair._read, fingerprint(pair))):
+    if free and pair._structures and (pair._fingerprint is None or differences(pair._fingerprint, fingerprint(pair))):
         pair._structures.clear()
-        pair._audited.clear()
+        pair._audits.clear()
     key = (_signature(x), num_data)
-    known = pair._structures.get(key)
-    if known is None and recording:
-        raise NotKnownYet
+    shape = pair._structures.get(key)
+    if shape is None and recording:
+        raise NeedsEagerRun
     # Bounds of a support may follow a parameter: they are looked up again, but not while a graph is recorded.
-    if known is None or (known.has_bounds and not recording):
+    if shape is None or (shape.has_bounds and not recording):
         # A batch norm in training mode moves its running statistics at every run.
-        with torch.random.fork_rng(), unchanged(pair.buffers()):
-            known = _found(pair, x, num_data)
-            if known.has_bounds:  # at other latents, are they where they were?
-                known = replace(known, moving=known.moved(_found(pair, x, num_data)))
-        pair._structures[key] = known
-        if free:  # a bound function adds to what was known when the programs were last looked at
-            pair._read = fingerprint(pair)
-    assert isinstance(known, Structure)
-    return known
+        with torch.random.fork_rng(), preserve(pair.buffers()):
+            shape = _find_structure(pair, x, num_data)
+            if shape.has_bounds:  # do they move with the latents?
+                shape = replace(shape, moving=shape.moving_latents(_find_structure(pair, x, num_data)))
+        pair._structures[key] = shape
+        if free:  # a bound function keeps the last fingerprint
+            pair._fingerprint = fingerprint(pair)
+    assert isinstance(shape, Structure)
+    return shape
 
 
-def _found(pair: ModelGuidePair, x: Data, num_data: int | None) -> Structure:
-    with torch.no_grad(), local_parameters(pair, adopting=True):
+def _find_structure(pair: ModelGuidePair, x: Data, num_data: int | None) -> Structure:
+    with torch.no_grad(), local_parameters(pair, adopt=True):
         guide_sites = _run(pair, "guide", x, num_data)
-        drawn = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
-        model_sites = _run(pair, "model", x, num_data, substitute=drawn)
+        values = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
+        model_sites = _run(pair, "model", x, num_data, substitute=values)
     return Structure.from_sites(model_sites, guide_sites)
 
 
@@ -94,19 +94,19 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
         num_data: N, handed to the programs; the result is not scaled by it.
     """
     shape = structure(pair, x)
-    drawn = [info for info in shape.guide if info.kind != "observed"]
+    latent_infos = [info for info in shape.guide if info.kind != "observed"]
 
     def visit(group: slice) -> tuple[dict[str, Tensor], dict[str, Tensor], Sums]:
         particles = _width(group)
         sites = _run(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
-        values = {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, particles) for i in drawn}
+        values = {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, particles) for i in latent_infos}
         present = {i.name: _present(sites[i.name], i, shape, particles) for i in shape.guide_latents if i.masked}
         return values, present, sum_log_probs(sites, shape, particles)
 
     values, present, sums = zip(*over_groups(pair, num_particles, visit), strict=True)
-    joined, total = _join(values), join_sums(sums)
-    auxiliary = {info.name: joined.pop(info.name) for info in shape.guide if info.kind == "auxiliary"}
-    return Draw(joined, total.local, total.global_, total.tilt, auxiliary, _join(present))
+    latents, total = _join(values), join_sums(sums)
+    auxiliary = {info.name: latents.pop(info.name) for info in shape.guide if info.kind == "auxiliary"}
+    return Draw(latents, total.local, total.global_, total.tilt, auxiliary, _join(present))
 
 
 def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | None = None) -> LogTerms:
@@ -134,16 +134,16 @@ def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | N
 
     present, sums = zip(*over_groups(pair, total, visit), strict=True)
 
-    def unflattened(term: Tensor) -> Tensor:
+    def unflatten(term: Tensor) -> Tensor:
         return term.reshape((*sample_axes, *term.shape[1:]))
 
     local, global_, observed, tilt = join_sums(sums)
     return LogTerms(
-        unflattened(local),
-        unflattened(global_),
-        unflattened(observed),
-        None if tilt is None else unflattened(tilt),
-        {name: unflattened(value) for name, value in _join(present).items()},
+        unflatten(local),
+        unflatten(global_),
+        unflatten(observed),
+        None if tilt is None else unflatten(tilt),
+        {name: unflatten(value) for name, value in _join(present).items()},
     )
 
 
@@ -164,17 +164,17 @@ def log_guide(
         x: the batch, [B, *event].
         latents: a value for every latent site, local [*S, B, *event], global [*S, *event].
         num_data: N, handed to the guide; the result is not scaled by it.
-        auxiliary: values of the guide's auxiliary sites, [*S, B, *event] or [*S, *event]; a Delta site is then what the
-            guide makes of them, whatever its value among the latents.
+        auxiliary: values of the guide's auxiliary sites, [*S, B, *event] or [*S, *event]; a Delta site is then computed
+            from them, whatever its value among the latents.
 
     Raises:
         PairError: as :func:`log_joint`; or the guide has an auxiliary site, whose value the latents do not tell.
     """
     shape = structure(pair, x)
-    given: dict[str, Tensor] = {}
+    auxiliaries: dict[str, Tensor] = {}
     for info in shape.guide:
         if info.kind == "auxiliary" and info.name in (auxiliary or {}):
-            given[info.name] = (auxiliary or {})[info.name]
+            auxiliaries[info.name] = (auxiliary or {})[info.name]
         elif info.kind == "auxiliary":
             raise PairError(
                 f"guide site {info.name!r} is auxiliary: log q at given latents is not known without its value"
@@ -187,18 +187,18 @@ def log_guide(
         values = {
             info.name: to_pyro(flat[info.name][group], info, shape.nesting)
             for info in shape.guide_latents
-            if not (given and info.is_a(pyro.distributions.Delta))
+            if not (auxiliaries and info.is_a(pyro.distributions.Delta))
         }
         for info in shape.guide:
-            if info.name in given:
-                value = given[info.name].reshape(total, *given[info.name].shape[len(sample_axes) :])
+            if info.name in auxiliaries:
+                value = auxiliaries[info.name].reshape(total, *auxiliaries[info.name].shape[len(sample_axes) :])
                 values[info.name] = to_pyro(value[group], info, shape.nesting)
         sites = _run(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting, substitute=values)
         return sum_log_probs(sites, shape, particles)
 
     sums = over_groups(pair, total, visit)
-    found = join_sums(sums)
-    return found.local.reshape(*sample_axes, found.local.shape[-1]), found.global_.reshape(sample_axes)
+    log_q = join_sums(sums)
+    return log_q.local.reshape(*sample_axes, log_q.local.shape[-1]), log_q.global_.reshape(sample_axes)
 
 
 def site_terms(
@@ -228,8 +228,8 @@ def site_terms(
     def visit(group: slice) -> dict[str, SiteTerm]:
         particles = _width(group)
         guide_sites = _run(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
-        drawn = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
-        model_sites = _run(pair, "model", x, num_data, particles=particles, nesting=shape.nesting, substitute=drawn)
+        values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
+        model_sites = _run(pair, "model", x, num_data, particles=particles, nesting=shape.nesting, substitute=values)
         return terms_of(guide_sites, model_sites, shape, particles, analytic)
 
     groups = over_groups(pair, num_particles, visit)
@@ -239,14 +239,14 @@ def site_terms(
 def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, Constraint, Tensor]]:
     """Whether the data lie in the support of each observed site: (inside, the support, the values).
 
-    A Bernoulli that opted out of validation (``allow_grey``) is held to [0, 1].
+    A Bernoulli without validation (``allow_grey``) is checked against [0, 1].
     """
     shape = structure(pair, x)
-    found = {}
+    supports = {}
     with torch.no_grad(), torch.random.fork_rng(), local_parameters(pair):
         guide_sites = _run(pair, "guide", x, None)
-        drawn = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
-        sites = _run(pair, "model", x, None, substitute=drawn)
+        values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
+        sites = _run(pair, "model", x, None, substitute=values)
         for info in shape.observed:
             fn, value = sites[info.name]["fn"], sites[info.name]["value"]
             tail = (*((shape.batch,) if info.scope == "local" else ()), *info.event_shape)
@@ -257,13 +257,13 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, C
                     + try_one_of("a batch [B, *event]: x[None] if it is one datum", "obs of the likelihood's shape")
                 )
             try:
-                support = constraints.unit_interval if info.opted_out else fn.support
+                support = constraints.unit_interval if info.allows_grey else fn.support
             except NotImplementedError:
                 continue  # a factor, or a distribution that does not say
             if support is not None:
                 base = support.base_constraint if isinstance(support, constraints.independent) else support
-                found[info.name] = (base.check(value), base, value)
-    return found
+                supports[info.name] = (base.check(value), base, value)
+    return supports
 
 
 # --- below: running a program and reading its trace -------------------------------------------------------------
@@ -297,13 +297,13 @@ def _present(site: dict[str, Any], info: SiteInfo, shape: Structure, particles: 
 
 
 def over_groups(pair: ModelGuidePair, num_particles: int, visit: Callable[[slice], T]) -> list[T]:
-    """What ``visit`` makes of each group of particles that the programs can be run with at once: all, or one by one."""
+    """``visit`` applied to each group of particles that the programs run with at once: all, or one by one."""
     size = num_particles if pair.vectorizes else 1
-    found = []
+    results = []
     for start in range(0, num_particles, size):
         with local_parameters(pair):
-            found.append(visit(slice(start, start + size)))
-    return found
+            results.append(visit(slice(start, start + size)))
+    return results
 
 
 def _width(group: slice) -> int:
@@ -319,12 +319,12 @@ def _run(
     particles: int = 1,
     nesting: int = 0,
     substitute: Latents | None = None,
-    freed: Collection[str] = (),
+    free: Collection[str] = (),
 ) -> Sites:
-    """Run one program and return its sample sites, the freed ones drawn; particles are one more plate on the left."""
+    """Run one program and return its sample sites, the free ones drawn; particles are one more plate on the left."""
     program: Callable[..., Any] = getattr(pair, role)
-    if freed:
-        program = _Freed(freed)(program)
+    if free:
+        program = _Uncondition(free)(program)
     if substitute is not None:
         program = poutine.condition(program, data=dict(substitute))
     # One particle needs no axis, so that a program that does not broadcast still runs.
@@ -351,8 +351,8 @@ def _signature(x: Any) -> Any:
     return x if isinstance(x, int | float | str | bool | None) else type(x)
 
 
-class _Freed(Messenger):
-    """Draws these observed sites; ``poutine.uncondition`` would draw those anew at which a pair is held, too."""
+class _Uncondition(Messenger):
+    """Draws these observed sites; ``poutine.uncondition`` would also draw the sites that a pair holds at values."""
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__()

@@ -22,11 +22,11 @@ class DataError(PpvaeError):
 
 
 class FitError(PpvaeError):
-    """Training stopped because a number was not finite; no parameter was touched by it.
+    """Training stopped because a number was not finite; no parameter was changed by it.
 
     Attributes:
-        site: the first sample site with a value that is not finite, if it was one.
-        parameter: the first parameter whose value or gradient is not finite, if it was one.
+        site: the first sample site with a value that is not finite, or None.
+        parameter: the first parameter whose value or gradient is not finite, or None.
         step: the step, from 0.
         indices: rows of the data set in that batch.
         snapshot: what the step started from, enough to replay it: the state of the pair and of the estimator, the
@@ -62,7 +62,7 @@ def try_one_of(*remedies: str) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """The line of the caller's own program where an error came from, the innermost in no library; or nothing."""
+    """The innermost line outside all libraries that an error came from, for its message; "" where there is none."""
     own = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in _LIBRARIES)]
     if not own:
         return ""
@@ -72,17 +72,17 @@ def place_of(error: BaseException) -> str:
 _LIBRARIES = ("site-packages", "dist-packages", str(Path(__file__).parent.parent), "<")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint with the nearest known name, and the list of all of them, or of the nearest where they are many.
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """A hint with the nearest candidate, and the list of all candidates, or of the nearest ones where there are many.
 
     >>> did_you_mean("mnits", ["mnist", "digits"])
     "did you mean 'mnist'? Known: digits, mnist"
     """
-    names = sorted(known)
+    names = sorted(candidates)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    shown = names
+    entries = names
     if len(names) > _MANY:  # the parameters of a network: the nearest will do
         near = difflib.get_close_matches(name, names, n=_MANY // 2, cutoff=0.0)
-        shown = [*sorted(near), f"... ({len(names)} in all)"]
-    listing = f"Known: {', '.join(shown)}"
+        entries = [*sorted(near), f"... ({len(names)} in all)"]
+    listing = f"Known: {', '.join(entries)}"
     return f"did you mean {nearest[0]!r}? {listing}" if nearest else listing

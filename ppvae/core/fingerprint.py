@@ -1,7 +1,7 @@
-"""What a pair's programs read besides their batch: whether anything of it changed since they were last looked at.
+"""What a pair's programs read besides their batch, and whether any of it has changed.
 
-A recorded graph, and what is known about a pair's sites, hold while attributes, modules, closures and globals stay as
-they were. Parameters and buffers are compared as objects: their values are inputs of a graph and may change.
+A recorded graph, and a pair's structure, are valid while attributes, modules, closures and globals stay as they were.
+Parameters and buffers are compared as objects: their values are inputs of a graph and may change.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _OWN = {*vars(nn.Module()), *vars(PyroModule("own"))} - {"training"}
 _OWN |= {
     "_keys",
     "_structures",
-    "_read",
-    "_audited",
+    "_fingerprint",
+    "_audits",
     "_adopted_constraints",
     "vectorizes",
     "accepts_num_data",
-    "_undrawn",
-    "_drawn_always",
+    "_mean_sites",
+    "_draw_names",
 }
 _LIBRARIES = {"torch", "pyro", "ppvae", "numpy", "zuko", *sys.stdlib_module_names} - {"__main__"}
 _RECORDS = (types.SimpleNamespace, argparse.Namespace)
@@ -49,17 +49,17 @@ def fingerprint(pair: ModelGuidePair) -> dict[str, Any]:
     user's own the attributes, closures and globals of the same file are listed too, containers of up to 64 elements
     by their elements. What is hidden deeper (the state of a generator, say) is not seen.
     """
-    found: dict[str, Any] = {}
-    walk = _Walk(found)
+    entries: dict[str, Any] = {}
+    walk = _Walk(entries)
     walk.module("", pair)
     walk.versions()
-    return found
+    return entries
 
 
-def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The names of two fingerprints that tell different things, sorted."""
-    gone = [name for name in before if name not in after]
-    return sorted(gone + [name for name, value in after.items() if not _same(before.get(name, _NOTHING), value)])
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The names whose entries differ between two fingerprints, sorted."""
+    missing = [name for name in before if name not in after]
+    return sorted(missing + [name for name, value in after.items() if not _same(before.get(name, _NOTHING), value)])
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -69,35 +69,35 @@ def _same(one: Any, other: Any) -> bool:
 class _Walk:
     """Collects a fingerprint; every object is entered once."""
 
-    def __init__(self, found: dict[str, Any]) -> None:
-        self.found = found
-        self.seen: set[int] = set()
+    def __init__(self, entries: dict[str, Any]) -> None:
+        self.entries = entries
+        self.visited: set[int] = set()
         self.tensors: list[Tensor] = []
         self.loose: list[tuple[str, Tensor]] = []
 
     def module(self, prefix: str, module: nn.Module) -> None:
         """A module's attributes, tensors and submodules; the prefix ends with a dot, or is empty."""
-        if id(module) in self.seen:
+        if id(module) in self.visited:
             return
-        self.seen.add(id(module))
-        found = self.found
+        self.visited.add(id(module))
+        entries = self.entries
         for name, parameter in module._parameters.items():
-            found[prefix + name] = parameter
+            entries[prefix + name] = parameter
             if parameter is not None:
                 self.tensors.append(parameter)
-                found[prefix + name + ".requires_grad"] = parameter.requires_grad
+                entries[prefix + name + ".requires_grad"] = parameter.requires_grad
         for name, buffer in module._buffers.items():
-            found[prefix + name] = buffer
+            entries[prefix + name] = buffer
             if buffer is not None:
                 self.tensors.append(buffer)
         for name, part in module._modules.items():
-            found[prefix + name] = part
+            entries[prefix + name] = part
             if part is not None:
                 self.module(f"{prefix}{name}.", part)
         for name, value in module.__dict__.items():
             if name not in _OWN:
                 if type(value) in _CONSTANT or value is None:
-                    found[prefix + name] = value
+                    entries[prefix + name] = value
                 else:
                     self.value(prefix + name, value, 0)
         self.class_of(prefix, type(module))
@@ -106,45 +106,45 @@ class _Walk:
         """Attributes and methods of a class of the user's own."""
         functions, attributes = _members(kind)
         for owner, name in attributes:
-            if f"{prefix}{name}" not in self.found and name in vars(owner):
+            if f"{prefix}{name}" not in self.entries and name in vars(owner):
                 self.value(f"{prefix}{name}", vars(owner)[name], 1)
         for function in functions:
             self.function(function, 1)
 
     def value(self, name: str, value: Any, depth: int) -> None:
         """Anything that an attribute, a closure, a global or a container holds."""
-        while name in self.found:  # two functions of one name, or one attribute seen from two sides
+        while name in self.entries:  # two functions of one name, or one attribute reached in two ways
             name += "'"
         if type(value) in _CONSTANT or value is None:
-            self.found[name] = value
+            self.entries[name] = value
         elif isinstance(value, Tensor):
-            self.found[name] = value
+            self.entries[name] = value
             if not isinstance(value, nn.Parameter) and not value.is_inference():
                 self.loose.append((name, value))
-        elif id(value) in self.seen:
-            self.found[name] = value
+        elif id(value) in self.visited:
+            self.entries[name] = value
         elif isinstance(value, nn.Module):
-            self.found[name] = value
+            self.entries[name] = value
             self.module(f"{name}.", value)
         elif depth < _DEPTH:
-            self.structured(name, value, depth)
+            self.composite(name, value, depth)
 
     def versions(self) -> None:
         """Tensors that are no parameter or buffer are constants of a graph, unless they share the memory of one."""
         if self.loose:
-            owned = {tensor.data_ptr() for tensor in self.tensors}
+            addresses = {tensor.data_ptr() for tensor in self.tensors}
             for name, tensor in self.loose:
-                if tensor.data_ptr() not in owned:
-                    self.found[name + " in place"] = tensor._version
+                if tensor.data_ptr() not in addresses:
+                    self.entries[name + " in place"] = tensor._version
 
-    def structured(self, name: str, value: Any, depth: int) -> None:
+    def composite(self, name: str, value: Any, depth: int) -> None:
         """What is no constant, tensor or module: by its parts where a program may change these."""
         kind: type = type(value)
         if isinstance(value, dict | list | tuple | set | frozenset):
-            self.seen.add(id(value))
-            self.found[name + " length"] = len(value)
+            self.visited.add(id(value))
+            self.entries[name + " length"] = len(value)
             if len(value) > _MANY or isinstance(value, set | frozenset):
-                self.found[name] = value if len(value) > _MANY else ", ".join(sorted(map(repr, value)))
+                self.entries[name] = value if len(value) > _MANY else ", ".join(sorted(map(repr, value)))
                 return
             items = list(value.items() if isinstance(value, dict) else enumerate(value))
             for key, item in items:
@@ -157,25 +157,25 @@ class _Walk:
             self.value(f"{name}.owner", value.__self__, depth + 1)
             self.function(value.__func__, depth + 1)
         elif isinstance(value, types.FunctionType):
-            self.found[name] = value.__code__
+            self.entries[name] = value.__code__
             self.function(value, depth + 1)
-        elif isinstance(value, _RECORDS) or (_users(kind) and hasattr(value, "__dict__")):
-            self.seen.add(id(value))
-            self.found[name] = value
+        elif isinstance(value, _RECORDS) or (_is_user_class(kind) and hasattr(value, "__dict__")):
+            self.visited.add(id(value))
+            self.entries[name] = value
             for key, item in list(vars(value).items()):
                 self.value(f"{name}.{key}", item, depth + 1)
             self.class_of(f"{name}.", kind)
-        elif not _passing(kind):
-            self.found[name] = value
+        elif not _is_transient(kind):
+            self.entries[name] = value
             if isinstance(value, np.ndarray) and value.size <= _MANY and not value.dtype.hasobject:
-                self.found[f"{name} in place"] = value.tobytes()
+                self.entries[f"{name} in place"] = value.tobytes()
 
     def function(self, function: Callable[..., Any], depth: int) -> None:
         """What a function reads: its closure, and the globals of its file."""
         function = inspect.unwrap(function)
-        if id(function) in self.seen or not isinstance(function, types.FunctionType) or depth > _DEPTH:
+        if id(function) in self.visited or not isinstance(function, types.FunctionType) or depth > _DEPTH:
             return
-        self.seen.add(id(function))
+        self.visited.add(id(function))
         where = function.__name__
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:
@@ -207,7 +207,7 @@ def _members(kind: type) -> tuple[tuple[Callable[..., Any], ...], tuple[tuple[ty
     functions: list[Callable[..., Any]] = []
     attributes: list[tuple[type, str]] = []
     for owner in kind.__mro__:
-        if not _users(owner):
+        if not _is_user_class(owner):
             continue
         for name, value in vars(owner).items():
             value = value.__func__ if isinstance(value, staticmethod | classmethod) else value
@@ -220,13 +220,13 @@ def _members(kind: type) -> tuple[tuple[Callable[..., Any], ...], tuple[tuple[ty
 
 
 @functools.lru_cache(maxsize=1024)
-def _users(kind: type) -> bool:
+def _is_user_class(kind: type) -> bool:
     """Whether a class was written by the user, and not by a library."""
     return (kind.__module__ or "").partition(".")[0] not in _LIBRARIES
 
 
 @functools.lru_cache(maxsize=1024)
-def _passing(kind: type) -> bool:
+def _is_transient(kind: type) -> bool:
     """Whether objects of a class come and go with every run of a program: plates, traces, handlers, weak references."""
     module = kind.__module__ or ""
     return (

@@ -13,71 +13,71 @@ _LIKE: dict[Any, Any] = {
 }
 
 
-def split_noise(recorded: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule] | None:
-    """Split a recorded graph in two: what draws noise, and the rest.
+def split_noise(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule] | None:
+    """Split a recorded graph in two: the draws of noise, and the rest.
 
-    Inductor keeps neither the order of random operations (to lower the peak of memory, and where it fuses) nor, with
-    it, what a seed gives. Draws that depend on no data, such as the standard normal noise of a reparameterised latent,
-    are moved out, up to the first draw that does depend on data: a Bernoulli at computed probabilities, say.
+    Inductor may reorder random operations (to lower the peak of memory, and by fusion), which changes the numbers that
+    a seed gives. Draws that depend on no data, such as the standard normal noise of a reparameterised latent, are moved
+    out, up to the first draw that does depend on data: a Bernoulli at computed probabilities, say.
 
     Args:
-        recorded: a graph of tensors from ``make_fx``; it is not changed.
+        graph: a graph of tensors from ``make_fx``; it is not changed.
 
     Returns:
         ``noise() -> tuple`` and ``rest(*inputs, *noise)``; None where there is nothing to move.
     """
     rest = fx.Graph()
-    rest.output(rest.graph_copy(recorded.graph, {}))
+    rest.output(rest.graph_copy(graph.graph, {}))
     free: set[fx.Node] = set()  # nodes that depend on no input and on no draw
-    drawn: list[fx.Node] = []
+    random_nodes: list[fx.Node] = []
     for node in list(rest.nodes):
         if not _random(node):
             if node.op == "get_attr" or (node.op == "call_function" and free.issuperset(node.all_input_nodes)):
                 free.add(node)
             continue
-        node = _shaped(node)
+        node = _by_shape(node)
         if not free.issuperset(node.all_input_nodes) or any(len(i.users) > 1 for i in node.all_input_nodes):
             break
-        drawn.append(node)
-    if not drawn:
+        random_nodes.append(node)
+    if not random_nodes:
         return None
-    needed, ahead = set(drawn), list(drawn)
+    upstream, ahead = set(random_nodes), list(random_nodes)
     while ahead:
-        ahead += (parents := set(ahead.pop().all_input_nodes) - needed)
-        needed |= parents
+        ahead += (parents := set(ahead.pop().all_input_nodes) - upstream)
+        upstream |= parents
     noise = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in rest.nodes:
-        if node in needed:
+        if node in upstream:
             copies[node] = noise.node_copy(node, lambda old: copies[old])
-    noise.output(tuple(copies[node] for node in drawn))
+    noise.output(tuple(copies[node] for node in random_nodes))
     last = [node for node in rest.nodes if node.op == "placeholder"][-1:]
-    for node in drawn:
+    for node in random_nodes:
         with rest.inserting_after(*last) if last else rest.inserting_before():
-            given = rest.placeholder(f"noise_{node.name}")
-        given.meta = dict(node.meta)
-        node.replace_all_uses_with(given)
+            placeholder = rest.placeholder(f"noise_{node.name}")
+        placeholder.meta = dict(node.meta)
+        node.replace_all_uses_with(placeholder)
         rest.erase_node(node)
-        last = [given]
+        last = [placeholder]
     rest.eliminate_dead_code()
-    return fx.GraphModule(recorded, noise), fx.GraphModule(recorded, rest)
+    return fx.GraphModule(graph, noise), fx.GraphModule(graph, rest)
 
 
 def _random(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
-def _shaped(node: fx.Node) -> fx.Node:
+def _by_shape(node: fx.Node) -> fx.Node:
     """``randn_like(tensor)`` as ``randn(shape)``, which gives the same numbers and needs no tensor."""
     target = _LIKE.get(node.target)
     value = node.meta.get("val")
     if target is None or not isinstance(value, torch.Tensor) or not value.is_contiguous():
         return node
     with node.graph.inserting_before(node):
-        shaped = node.graph.call_function(
+        replacement = node.graph.call_function(
             target, (list(value.shape),), {"dtype": value.dtype, "device": value.device, "pin_memory": False}
         )
-    shaped.meta = dict(node.meta)
-    node.replace_all_uses_with(shaped)
+    replacement.meta = dict(node.meta)
+    node.replace_all_uses_with(replacement)
     node.graph.erase_node(node)
-    return shaped
+    return replacement

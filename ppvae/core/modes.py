@@ -38,11 +38,11 @@ def in_evaluation_mode(verb: Callable[P, R]) -> Callable[P, R]:
     place = list(inspect.signature(verb).parameters).index("pair")
 
     @functools.wraps(verb)
-    def evaluated(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         pair: Any = args[place] if len(args) > place else kwargs.get("pair")
         if not isinstance(pair, nn.Module) or "_modules" not in vars(pair):  # the verb says what is wrong with it
             return verb(*args, **kwargs)
         with evaluation_mode(pair):
             return verb(*args, **kwargs)
 
-    return evaluated
+    return wrapper

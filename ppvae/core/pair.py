@@ -69,14 +69,14 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
     parameter_store: str = "local"
 
     def __init__(self) -> None:
-        # Born under local parameters, so that Pyro gives its context the state that the waist's runs need.
+        # Created under local parameters, so that Pyro gives its context the state that the waist's runs need.
         with pyro.settings.context(module_local_params=True):
             super().__init__(name=f"{type(self).__name__}_{next(_instances)}")
         self.adopted = nn.ParameterDict()
         self._adopted_constraints: dict[str, Constraint] = {}
         self._structures: dict[Any, Any] = {}
-        self._read: dict[str, Any] | None = None  # what the programs read when these were found
-        self._audited: set[Any] = set()
+        self._fingerprint: dict[str, Any] | None = None  # of the programs, at these structures
+        self._audits: set[Any] = set()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -103,7 +103,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         """Raise a PairError where this pair cannot be served by an ELBO estimator; most pairs accept all of them."""
         return None
 
-    def undrawn(self) -> AbstractContextManager[frozenset[str]]:
+    def mean_sites(self) -> AbstractContextManager[frozenset[str]]:
         """A context in which the guide gives some sites their mean instead of a draw, and the names of these sites.
 
         For an estimator that uses no value of theirs, their KL being in closed form; most pairs draw every site.
@@ -111,7 +111,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         return nullcontext(frozenset())
 
     def draw_always(self, names: Iterable[str]) -> None:
-        """Take sites out of :meth:`undrawn`, because their KL has to be sampled after all."""
+        """Take sites out of :meth:`mean_sites`, because their KL has to be sampled after all."""
         return None
 
     @staticmethod
@@ -181,8 +181,8 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
             del adopted[_key(name)]
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is remembered of the programs is not part of a copy.
-        return {**super().__getstate__(), "_structures": {}, "_read": None}
+        # The structures of the programs are not part of a copy.
+        return {**super().__getstate__(), "_structures": {}, "_fingerprint": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -218,7 +218,7 @@ class CallablePair(ModelGuidePair):
         owners = {id(m): m for m in (*_modules_of(model), *_modules_of(guide), *modules)}
         for index, owner in enumerate(owners.values()):
             nn.Module.add_module(self, f"program_{index}", owner)
-        # Kept out of nn.Module's registry: the callables themselves are called, whatever they are.
+        # Not in nn.Module's registry: the callables themselves are called, whatever they are.
         self.__dict__["_programs"] = {"model": model, "guide": guide}
         self.accepts_num_data = all("num_data" in _parameter_names(program) for program in (model, guide))
 
@@ -247,8 +247,8 @@ def _modules_of(program: Any) -> Iterator[nn.Module]:
         yield program
     elif inspect.ismethod(program):
         owner = program.__self__
-        held = [owner] if isinstance(owner, nn.Module) else vars(owner).values()
-        yield from (value for value in held if isinstance(value, nn.Module))
+        members = [owner] if isinstance(owner, nn.Module) else vars(owner).values()
+        yield from (value for value in members if isinstance(value, nn.Module))
     elif inspect.isfunction(program):
         variables = inspect.getclosurevars(program)
         for value in (*variables.nonlocals.values(), *variables.globals.values()):

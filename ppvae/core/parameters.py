@@ -1,4 +1,4 @@
-"""A pair's parameters, answered from its own modules rather than from Pyro's global store."""
+"""``pyro.param`` statements answered from a pair's own modules rather than from Pyro's global store."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from .pair import ModelGuidePair
 
 
 @contextlib.contextmanager
-def local_parameters(pair: ModelGuidePair, *, adopting: bool = False) -> Iterator[None]:
+def local_parameters(pair: ModelGuidePair, *, adopt: bool = False) -> Iterator[None]:
     """Inside, a pair's parameters come from its own modules, not from Pyro's global store.
 
     The waist's functions open this themselves; it is needed to hand a pair to Pyro's own classes, whose
-    ``differentiable_loss`` then sees the pair's parameters. Pyro's validation is on only while adopting. A pair made
-    for stock ``pyro.infer.SVI`` (``parameter_store == "pyro"``) is run as Pyro runs it.
+    ``differentiable_loss`` then sees the pair's parameters. With ``adopt``, bare ``pyro.param`` statements become
+    parameters of the pair, and Pyro's validation is on. A pair for stock ``pyro.infer.SVI`` (``parameter_store ==
+    "pyro"``) is run as Pyro runs it.
     """
     if pair.parameter_store == "pyro":
         yield
@@ -35,13 +36,13 @@ def local_parameters(pair: ModelGuidePair, *, adopting: bool = False) -> Iterato
     with (
         pyro.settings.context(
             module_local_params=True,
-            validate_distributions_pyro=adopting,
-            validate_distributions_torch=adopting,
-            validate_infer=adopting,
+            validate_distributions_pyro=adopt,
+            validate_distributions_torch=adopt,
+            validate_infer=adopt,
             validate_poutine=False,
         ),
         warnings.catch_warnings(),
-        _LocalParameters(pair, adopting),
+        _LocalParameters(pair, adopt),
     ):
         # Captured parameters are plain tensors, about which pyro.module warns.
         warnings.filterwarnings("ignore", message=".*was not registered in the param store.*")
@@ -51,18 +52,18 @@ def local_parameters(pair: ModelGuidePair, *, adopting: bool = False) -> Iterato
 class _LocalParameters(Messenger):
     """Answers every ``pyro.param`` statement from the pair."""
 
-    def __init__(self, pair: ModelGuidePair, adopting: bool) -> None:
+    def __init__(self, pair: ModelGuidePair, adopt: bool) -> None:
         super().__init__()
-        self.pair, self.adopting = pair, adopting
-        self.owned = {id(parameter) for parameter in pair.parameters()}
-        self.made: list[tuple[str, Any]] = []
+        self.pair, self.adopt = pair, adopt
+        self.own_ids = {id(parameter) for parameter in pair.parameters()}
+        self.new_parameters: list[tuple[str, Any]] = []
 
     def __exit__(self, *args: Any) -> None:
         super().__exit__(*args)
-        if self.made and args[0] is None:
-            owned = {id(parameter) for parameter in self.pair.parameters()}
-            for name, parameter in self.made:
-                if id(parameter) not in owned:
+        if self.new_parameters and args[0] is None:
+            own_ids = {id(parameter) for parameter in self.pair.parameters()}
+            for name, parameter in self.new_parameters:
+                if id(parameter) not in own_ids:
                     raise _homeless(name)
 
     def _pyro_param(self, msg: Any) -> None:
@@ -72,12 +73,12 @@ class _LocalParameters(Messenger):
             initial = msg["args"][1] if len(msg["args"]) > 1 else None
             if initial is None:
                 return  # a PyroModule's own statement, which carries its value in its closure
-            if self.adopting and id(initial) not in self.owned and msg["fn"].__module__ == "pyro.nn.module":
-                self.made.append((name, initial))  # by an AutoGuide, say, which does so when it is first run
+            if self.adopt and id(initial) not in self.own_ids and msg["fn"].__module__ == "pyro.nn.module":
+                self.new_parameters.append((name, initial))  # by an AutoGuide, say, which does so when it is first run
                 return
-            if id(initial) in self.owned:
+            if id(initial) in self.own_ids:
                 value = initial
-            elif not self.adopting or isinstance(initial, nn.Parameter):
+            elif not self.adopt or isinstance(initial, nn.Parameter):
                 raise _homeless(name)
             else:
                 initial = initial() if callable(initial) else initial

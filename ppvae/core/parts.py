@@ -12,7 +12,7 @@ from .pair import Data, ModelGuidePair, batch_size, rows_of
 
 
 @in_evaluation_mode
-def serves_part_of(pair: ModelGuidePair, x: Data) -> str:
+def size_conflict(pair: ModelGuidePair, x: Data) -> str:
     """Why a pair cannot be run on another number of data than that of a batch it has been run on; "" where it can.
 
     The programs are run on one datum less. What an automatic guide, or ``pyro.param("loc", torch.zeros(len(x)))``,

@@ -24,22 +24,22 @@ def parameter_roles(pair: ModelGuidePair, x: Data) -> dict[str, frozenset[Role]]
     Returns:
         parameter name to roles; the empty set for a parameter that neither program uses.
     """
-    named = {name: parameter for name, parameter in pair.named_parameters() if parameter.requires_grad}
+    parameters = {name: parameter for name, parameter in pair.named_parameters() if parameter.requires_grad}
     with torch.enable_grad(), torch.random.fork_rng():
-        drawn = draw(pair, x, 1)
-        guide_terms = [drawn.log_q, drawn.global_log_q]
-        guide_terms += [value for value in drawn.latents.values() if value.is_floating_point()]
-        fixed = {name: value.detach() for name, value in drawn.latents.items()}
-        joint = log_joint(pair, x, fixed)
-    of_guide = _used(guide_terms, named.values())
-    of_model = _used([joint.local, joint.global_], named.values())
+        sample = draw(pair, x, 1)
+        guide_terms = [sample.log_q, sample.global_log_q]
+        guide_terms += [value for value in sample.latents.values() if value.is_floating_point()]
+        latents = {name: value.detach() for name, value in sample.latents.items()}
+        joint = log_joint(pair, x, latents)
+    of_guide = _depends(guide_terms, parameters.values())
+    of_model = _depends([joint.local, joint.global_], parameters.values())
     return {
-        name: frozenset(role for role, used in zip(("model", "guide"), flags, strict=True) if used)  # type: ignore[misc]
-        for name, *flags in zip(named, of_model, of_guide, strict=True)
+        name: frozenset(role for role, flag in zip(("model", "guide"), flags, strict=True) if flag)  # type: ignore[misc]
+        for name, *flags in zip(parameters, of_model, of_guide, strict=True)
     }
 
 
-def _used(terms: list[Tensor], parameters: Iterable[Tensor]) -> list[bool]:
+def _depends(terms: list[Tensor], parameters: Iterable[Tensor]) -> list[bool]:
     parameters = list(parameters)
     total = sum(term.sum() for term in terms if term.requires_grad)
     if not isinstance(total, Tensor) or not parameters:

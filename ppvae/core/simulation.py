@@ -1,4 +1,4 @@
-"""What a pair's model makes: data simulated from it, and what it says of data at given latents."""
+"""Simulation from a pair's model, and its predictions of data at given latents."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simu
 
     Args:
         pair: the pair; a global site that it holds at a value stays there.
-        x: fixes the number of data, their shapes and any covariates; observed values in it are not looked at.
+        x: a batch, for the number of data, their shapes and any covariates; its observed values are not used.
         num_data: N, handed to the model.
     """
     shape = structure(pair, x)
     with local_parameters(pair):
-        sites = _run(pair, "model", x, num_data, freed=_drawn_along(shape, ()))
+        sites = _run(pair, "model", x, num_data, free=_free_sites(shape, ()))
     value = {
         i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0]
         for i in shape.model
@@ -51,18 +51,17 @@ def predict(
     r"""Mean or variance of, or a draw from, $p(x \mid z)$ at given latents: observed site name to [*S, B, *event].
 
     Where one observed site depends on another, its mean and variance are given the value of that other: the one in
-    ``x``, the one in ``given``, or else the one that was drawn along with it. Draws are joint over the sites that are
-    not given.
+    ``x``, the one in ``given``, or else the one drawn with it. Draws are joint over the sites that are not given.
 
     Args:
         pair: the pair.
         x: the batch, [B, *event].
         latents: a value for every latent site of the model, local [*S, B, *event], global [*S, *event].
         kind: "mean", "variance" (of every element) or "sample".
-        given: None where each observed site keeps the value that x has for it (what the model says of real data, site
-            by site); else observed site to value [B, *event], where every other observed site is drawn, and of ``x``
-            only covariates are looked at.
-        sites: the observed sites that are asked about; None for all.
+        given: None where each observed site keeps its value in x (predictions of real data, site by site); else
+            observed site to value [B, *event]: every other observed site is drawn, and of ``x`` only covariates are
+            used.
+        sites: the observed sites to predict; None for all.
 
     Raises:
         PairError: a mean or variance that the site's distribution does not have; a value for what is no observed site.
@@ -70,28 +69,28 @@ def predict(
     shape = structure(pair, x)
     sample_axes, particles, flat = _flatten(latents, shape)
     observed = _observed(shape, given or {})
-    freed = frozenset() if given is None else _drawn_along(shape, given)
-    asked = [i for i in shape.observed if 0 not in i.event_shape and (sites is None or i.name in sites)]
+    free = frozenset() if given is None else _free_sites(shape, given)
+    targets = [i for i in shape.observed if 0 not in i.event_shape and (sites is None or i.name in sites)]
 
     def visit(group: slice) -> dict[str, Tensor]:
         width = _width(group)
         values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
-        values |= _fixed(given or {}, observed, shape, width)
-        sites = _run(pair, "model", x, None, particles=width, nesting=shape.nesting, substitute=values, freed=freed)
-        found = {}
-        for info in asked:
+        values |= _site_values(given or {}, observed, shape, width)
+        sites = _run(pair, "model", x, None, particles=width, nesting=shape.nesting, substitute=values, free=free)
+        outcome = {}
+        for info in targets:
             site = sites[info.name]
             if kind != "sample":
                 value = _moment(site["fn"], kind, info)
             else:
                 value = site["value"] if given is not None else site["fn"].sample()
-            found[info.name] = to_canonical(value, info, shape.nesting, width)
-        return found
+            outcome[info.name] = to_canonical(value, info, shape.nesting, width)
+        return outcome
 
     groups = over_groups(pair, particles, visit)
     return {
         info.name: torch.cat([g[info.name] for g in groups]).reshape((*sample_axes, *groups[0][info.name].shape[1:]))
-        for info in asked
+        for info in targets
     }
 
 
@@ -104,7 +103,7 @@ def simulate_given(
     *,
     kind: Literal["mean", "sample"] = "mean",
 ) -> tuple[Tensor, Tensor]:
-    r"""Draw latents and data from the model with some observed sites at given values, and how likely these are there.
+    r"""Draw latents and data with some observed sites held at given values, and the log likelihood of these values.
 
     Everything is drawn given what stands before it; with $\log w_k = \sum_{g} \log p(x_g \mid \text{what was drawn})$
     over the given sites, averages weighted by $w_k$ tend to averages under $p(z, x \mid x_g)$ (likelihood weighting,
@@ -112,11 +111,11 @@ def simulate_given(
 
     Args:
         pair: the pair.
-        x: fixes the number of data, their shapes and any covariates.
+        x: a batch, for the number of data, their shapes and any covariates.
         num_particles: K.
         given: observed site to value [B, *event].
-        site: the observed site that is asked about.
-        kind: a draw; or its mean given what was drawn before it, where no given site stands after it.
+        site: the observed site to predict.
+        kind: a draw; or its mean given the sites drawn before it, where no given site stands after it.
 
     Returns:
         the site's mean or draw, [K, B, *event], and log w, [K, B], nats.
@@ -124,20 +123,29 @@ def simulate_given(
     shape = structure(pair, x)
     observed = _observed(shape, given)
     # A factor is a density without a value: it belongs to the weight.
-    weighed = {*given, *(name for name, info in observed.items() if 0 in info.event_shape)}
-    freed = _drawn_along(shape, weighed)
+    weight_sites = {*given, *(name for name, info in observed.items() if 0 in info.event_shape)}
+    free = _free_sites(shape, weight_sites)
     # Where a weight may depend on what was drawn at the site, a mean in its place would not be the mean of anything.
     order = list(observed)
-    depended_on = any(order.index(name) > order.index(site) for name in weighed)
+    draw_first = any(order.index(name) > order.index(site) for name in weight_sites)
 
     def visit(group: slice) -> tuple[Tensor, Tensor]:
         width = _width(group)
-        fixed = _fixed(given, observed, shape, width)
-        found = _run(pair, "model", x, None, particles=width, nesting=shape.nesting, substitute=fixed, freed=freed)
-        terms = {name: term for name, term in found.items() if name in weighed}
-        value = found[site]["value"] if kind == "sample" else _moment(found[site]["fn"], kind, observed[site])
-        if depended_on:
-            value = found[site]["value"]
+        site_values = _site_values(given, observed, shape, width)
+        sites = _run(
+            pair,
+            "model",
+            x,
+            None,
+            particles=width,
+            nesting=shape.nesting,
+            substitute=site_values,
+            free=free,
+        )
+        terms = {name: term for name, term in sites.items() if name in weight_sites}
+        value = sites[site]["value"] if kind == "sample" else _moment(sites[site]["fn"], kind, observed[site])
+        if draw_first:
+            value = sites[site]["value"]
         return to_canonical(value, observed[site], shape.nesting, width), sum_log_probs(terms, shape, width)[0]
 
     values, weights = zip(*over_groups(pair, num_particles, visit), strict=True)
@@ -154,13 +162,13 @@ def _observed(shape: Structure, given: Latents) -> dict[str, SiteInfo]:
     return observed
 
 
-def _fixed(given: Latents, observed: dict[str, SiteInfo], shape: Structure, width: int) -> dict[str, Tensor]:
+def _site_values(given: Latents, observed: dict[str, SiteInfo], shape: Structure, width: int) -> dict[str, Tensor]:
     return {
         name: to_pyro(value.expand(width, *value.shape), observed[name], shape.nesting) for name, value in given.items()
     }
 
 
-def _drawn_along(shape: Structure, given: Collection[str]) -> frozenset[str]:
+def _free_sites(shape: Structure, given: Collection[str]) -> frozenset[str]:
     """The observed sites that are data (a global one is a latent that the pair holds at a value) and not given."""
     return frozenset(i.name for i in shape.observed if i.scope == "local" and i.name not in given)
 

@@ -1,4 +1,4 @@
-"""What is fixed about a pair: its sites, where they stand, and how their axes map between Pyro's order and ours."""
+"""The structure of a pair: its sites, their plates, and how their axes map between Pyro's order and ours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PYRO_DISTRIBUTIONS = try_one_of(
     "the distribution of that name in pyro.distributions",
     "class Mine(TheirDistribution, pyro.distributions.torch_distribution.TorchDistributionMixin)",
 )
-"""What to do with a distribution of another library's, such as torch.distributions' or zuko's."""
+"""Remedies for a distribution of another library, such as torch.distributions or zuko."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class SiteInfo:
         batch_shape: Pyro's batch shape without particles, [*nested, B] for a local site.
         event_shape: shape of one event of the distribution.
         plates: names of the enclosing plates.
-        family: class of the distribution, without what wraps it; :attr:`family_name` is what messages call it.
+        family: class of the distribution, without wrappers; :attr:`family_name` is what messages call it.
         support: where its values lie.
         has_rsample: whether gradients flow through its draws.
         is_discrete: whether its support is discrete.
-        opted_out: whether a Bernoulli was told not to validate, so that it takes grey values.
+        allows_grey: whether a Bernoulli takes grey values (no validation).
         data_plate_dim: dim of the data plate at this site, None outside it.
         data_plate_size: N as this site's data plate states it, None outside it.
         scaled: whether the program weights the site (``poutine.scale``) besides the plate over data.
         masked: whether some of its entries are masked out (``poutine.mask``, ``.mask(...)``).
-        drawn_plates: other plates than that over data that show a part of their entries, drawn or given.
+        subsampled_plates: plates, other than that over data, with a part of their entries only.
     """
 
     name: str
@@ -59,12 +59,12 @@ class SiteInfo:
     support: Constraint | None
     has_rsample: bool
     is_discrete: bool
-    opted_out: bool
+    allows_grey: bool
     data_plate_dim: int | None
     data_plate_size: int | None
     scaled: bool = False
     masked: bool = False
-    drawn_plates: tuple[str, ...] = ()
+    subsampled_plates: tuple[str, ...] = ()
 
     @property
     def family_name(self) -> str:
@@ -90,7 +90,7 @@ class Structure:
         model: the model's sites.
         guide: the guide's sites.
         nesting: how many batch axes the programs use; particles and chains stand to the left of these.
-        batch: B, the number of data of the batch that was looked at.
+        batch: B, the number of data of the batch.
         data_plate: the name of the plate over data; None where there is none.
         moving: latents of the model whose support has bounds that another latent sets: they move with its value.
     """
@@ -119,7 +119,7 @@ class Structure:
         """Whether the support of some latent of the model has bounds that are tensors, such as a uniform's."""
         return any(_bounds(info.support) for info in self.model_latents)
 
-    def moved(self, other: Structure) -> frozenset[str]:
+    def moving_latents(self, other: Structure) -> frozenset[str]:
         """Latents of the model whose support has other bounds than in another run of the same programs."""
         return frozenset(
             info.name
@@ -173,14 +173,14 @@ class Structure:
                 return info
         raise PairError(f"no site {name!r} in the model: {did_you_mean(name, [i.name for i in self.model])}")
 
-    def require_latents(self, given: Mapping[str, Tensor]) -> None:
+    def require_latents(self, values: Mapping[str, Tensor]) -> None:
         """Every latent site of the model, and nothing else, has a value here."""
         expected = {info.name for info in self.model_latents}
-        missing, unknown = expected - set(given), set(given) - expected
+        missing, unknown = expected - set(values), set(values) - expected
         if missing:
             raise PairError(
                 f"latent site {sorted(missing)[0]!r} of the model has no value: expected values for "
-                f"{sorted(expected)}, found {sorted(given)}"
+                f"{sorted(expected)}, found {sorted(values)}"
                 + try_one_of(
                     "give the guide a site of this name",
                     "correct the spelling: a latent without a value would be drawn from the prior",
@@ -255,10 +255,10 @@ def _data_plate(model_sites: Sites, guide_sites: Sites) -> str | None:
 def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> SiteInfo:
     fn, frames = site["fn"], site["cond_indep_stack"]
     if not isinstance(fn, TorchDistributionMixin):
-        found = f"{type(fn).__module__}.{type(fn).__name__}"
+        type_name = f"{type(fn).__module__}.{type(fn).__name__}"
         raise PairError(
-            f"site {site['name']!r}: expected a distribution of Pyro's, found {found}, which a sample statement cannot "
-            "draw from" + PYRO_DISTRIBUTIONS
+            f"site {site['name']!r}: expected a distribution of Pyro's, found {type_name}, which a sample statement "
+            "cannot draw from" + PYRO_DISTRIBUTIONS
         )
     data_frame = next((frame for frame in frames if frame.name == plate), None)
     kind: Literal["latent", "observed", "auxiliary"]
@@ -278,16 +278,16 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
         batch_shape=tuple(fn.batch_shape),
         event_shape=tuple(fn.event_shape),
         plates=tuple(str(frame.name) for frame in frames),
-        family=type(unwrapped(fn)),
+        family=type(unwrap(fn)),
         support=support,
         has_rsample=bool(fn.has_rsample),
         is_discrete=bool(getattr(support, "is_discrete", False)),
-        opted_out=isinstance(unwrapped(fn), td.Bernoulli) and not unwrapped(fn)._validate_args,
+        allows_grey=isinstance(unwrap(fn), td.Bernoulli) and not unwrap(fn)._validate_args,
         data_plate_dim=None if data_frame is None else data_frame.dim,
         data_plate_size=None if data_frame is None else int(data_frame.full_size or data_frame.size),
         scaled=_is_scaled(site),
         masked=entries_present(site) is not None,
-        drawn_plates=tuple(str(frame.name) for frame in others),
+        subsampled_plates=tuple(str(frame.name) for frame in others),
     )
 
 
@@ -332,8 +332,8 @@ def _support(fn: Any) -> Constraint | None:
     return cast("Constraint | None", support)
 
 
-def unwrapped(fn: Any) -> Any:
-    """A distribution without what adds axes to it or masks it."""
+def unwrap(fn: Any) -> Any:
+    """A distribution without the wrappers that add axes to it or mask it."""
     while isinstance(fn, _WRAPPERS):
         fn = fn.base_dist
     return fn

@@ -14,7 +14,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from .structure import Structure, to_canonical, unwrapped
+from .structure import Structure, to_canonical, unwrap
 
 Sites = dict[str, dict[str, Any]]
 
@@ -162,7 +162,7 @@ def join_sums(parts: Sequence[Sums]) -> Sums:
 
 
 def own_weight(site: Mapping[str, Any]) -> Tensor | float | None:
-    """What a program weights a site by besides the scale of its plates; None where by nothing."""
+    """A program's own weight of a site, besides the scale of its plates; None where it is 1."""
     weight = site["scale"]
     for frame in site["cond_indep_stack"]:
         if frame.full_size:
@@ -191,9 +191,9 @@ def terms_of(guide: Sites, model: Sites, shape: Structure, particles: int, analy
     for name, site in {**guide, **model}.items():
         log_p, tilt_p = _log_term(model.get(name), shape, particles)
         log_q, tilt_q = _log_term(guide.get(name), shape, particles)
-        known = log_p if log_p is not None else log_q
+        term = log_p if log_p is not None else log_q
         tilt = tilt_p if tilt_q is None else -tilt_q if tilt_p is None else tilt_p - tilt_q
-        scope: Literal["local", "global"] = "local" if known is not None and known.dim() == 2 else "global"
+        scope: Literal["local", "global"] = "local" if term is not None and term.dim() == 2 else "global"
         if log_q is None:
             terms[name] = SiteTerm(name, scope, log_p, None, None, "observed", tilt=tilt)
             continue
@@ -231,7 +231,7 @@ def _closed_form(
     if _one_sided(guide, model):
         return None, None, "the site is scaled or masked on one side only"
     q, p = guide["fn"], model["fn"]
-    if isinstance(unwrapped(q), Delta):
+    if isinstance(unwrap(q), Delta):
         # Pyro's KL of a Delta drops its log_density, and with it the Jacobian of an autoguide.
         return None, None, "the guide's site is a Delta"
     try:
@@ -270,7 +270,7 @@ def _per_dimension(q: Any, p: Any, site: dict[str, Any], shape: Structure, parti
 
 
 def _describe(fn: Any) -> str:
-    return type(unwrapped(fn)).__name__
+    return type(unwrap(fn)).__name__
 
 
 def join_particles(terms: list[SiteTerm]) -> SiteTerm:

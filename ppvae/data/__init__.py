@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .convert import as_dataset
 from .dataset import Dataset
-from .loading import Available, available, load
+from .loading import Listing, available, load
 from .minibatches import Minibatches, chunks
 
-__all__ = ["Available", "Dataset", "Minibatches", "as_dataset", "available", "chunks", "load"]
+__all__ = ["Listing", "Dataset", "Minibatches", "as_dataset", "available", "chunks", "load"]

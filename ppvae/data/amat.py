@@ -9,35 +9,35 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import Array, keep_cached, read_cached, read_content, reading, verify
+from .files import Array, read_cache, read_content, read_errors, verify, write_cache
 from ..core.errors import DataError, try_one_of
 
 
 def read_amat(path: Path, *, checksum: str | None = None, shape: tuple[int, ...] | None = None) -> Array:
     """The rows of an .amat file (``.gz`` too): uint8 if it holds single digits only, else float64.
 
-    The parsed array is kept in the cache folder under the SHA-256 of the file as it stands on disk, so a
-    second call neither unzips nor parses; what was verified once is the same content.
+    The parsed array is cached under the SHA-256 of the file as it stands on disk, so a second call neither unzips,
+    verifies nor parses.
 
     Args:
         path: the file.
         checksum: ``"md5:..."`` of the unzipped text, or None.
-        shape: what the rows and columns must be, or None.
+        shape: the expected rows and columns, or None.
 
     Raises:
         DataError: not text, rows of different lengths, not numbers, wrong checksum or shape.
     """
-    with reading(path, ".amat"):
-        stored = path.read_bytes()
-    # The expected checksum is part of the key: an entry vouches only for what it was compared with.
-    key = hashlib.sha256(stored + (checksum or "").encode()).hexdigest()
-    array = read_cached(key)
+    with read_errors(path, ".amat"):
+        raw = path.read_bytes()
+    # The expected checksum is part of the key: an entry was verified with this one only.
+    key = hashlib.sha256(raw + (checksum or "").encode()).hexdigest()
+    array = read_cache(key)
     if array is None:
         content = read_content(path, ".amat")
         verify(content, path, checksum)
         array = parse_amat(content, path)
         if array.size >= 1_000_000:
-            keep_cached(key, array)
+            write_cache(key, array)
     if shape is not None and array.shape != shape:
         raise DataError(f"{path}: expected {shape} values, found {array.shape}.")
     return array
@@ -50,7 +50,7 @@ def parse_amat(content: bytes, path: Path) -> Array:
     digits = _single_digits(content)
     if digits is not None:
         return digits
-    with reading(path, ".amat"), warnings.catch_warnings():
+    with read_errors(path, ".amat"), warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             return np.loadtxt(io.BytesIO(content), dtype=np.float64, ndmin=2, comments=None, encoding="ascii")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .dataset import Dataset, ValueSpace, sampled_rows
+from .dataset import Dataset, ValueSpace, sample_rows
 from .files import Array
 from ..core.errors import DataError, try_one_of
 
@@ -21,7 +21,7 @@ _WIDTH: dict[ValueSpace, int] = {"binary": 0, "unit": 1, "byte": 2, "count": 3, 
 def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = None) -> Dataset:
     """A Dataset of a tensor, an array or a mapping of tensors that share axis 0; a Dataset passes through.
 
-    Conversions that lose nothing a model would see are made, each with one line in the log ``ppvae.data``:
+    Conversions that change nothing for a model are made, each with one line in the log ``ppvae.data``:
     float64 becomes the default float dtype, uint8 is read as bytes 0..255 (a model sees them divided by
     255), integers as counts. The value space is detected: "binary" if all values are 0 or 1, "unit" if they
     lie in [0, 1], else "byte" for uint8, "count" for integers without negatives, "real".
@@ -46,7 +46,7 @@ def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = 
             raise DataError(f"{name}: an empty mapping holds no data.")
         members = {str(key): to_tensor(value, f"{name}[{key!r}]", dtype=dtype) for key, value in data.items()}
         main = Dataset(members, name=name).main  # refuses members of different lengths before looking at values
-        return Dataset(members, name=name, value_space=_said_space(members[main], f"{name}[{main!r}]"))
+        return Dataset(members, name=name, value_space=_log_space(members[main], f"{name}[{main!r}]"))
     x = to_tensor(data, name, dtype=dtype)
     if x.dim() == 1:
         raise DataError(
@@ -54,10 +54,10 @@ def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = 
             + try_one_of("x[None] if it is one datum", "x[:, None] if it holds one number for each datum")
         )
     picture = picture_shape(tuple(x.shape[1:]))
-    return Dataset(x, name=name, value_space=_said_space(x, name), image_shape=picture)
+    return Dataset(x, name=name, value_space=_log_space(x, name), image_shape=picture)
 
 
-def _said_space(x: Tensor, name: str) -> ValueSpace:
+def _log_space(x: Tensor, name: str) -> ValueSpace:
     """The value space of the main member, with a line in the log where a model will see other numbers."""
     space = value_space_of(x)
     if x.dtype == torch.uint8 and space == "byte":
@@ -68,15 +68,20 @@ def _said_space(x: Tensor, name: str) -> ValueSpace:
 
 
 def to_tensor(
-    value: object, what: str, *, mapped: bool = False, level: int = logging.WARNING, dtype: torch.dtype | None = None
+    value: object,
+    what: str,
+    *,
+    memory_mapped: bool = False,
+    level: int = logging.WARNING,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """A finite, non-empty, real tensor of an array; float64 becomes the default float dtype (logged).
 
     Args:
         value: a torch tensor or a numpy array.
         what: how an error calls it.
-        mapped: a memory map: keeps its dtype, and only a sample of rows is looked at.
-        level: of the log line that tells of a loss of precision.
+        memory_mapped: whether it is a memory map, which keeps its dtype and of which a sample of rows is checked.
+        level: of the log line about a loss of precision.
         dtype: the float dtype; None for PyTorch's default.
     """
     x = value.detach() if isinstance(value, Tensor) else _from_numpy(value, what)
@@ -90,14 +95,14 @@ def to_tensor(
         raise DataError(f"{what}: empty data, shape {tuple(x.shape)}.")
     if not x.is_floating_point():
         return x
-    require_finite(sampled_rows(x) if mapped else x, what)
+    require_finite(sample_rows(x) if memory_mapped else x, what)
     default = dtype or torch.get_default_dtype()
-    if mapped or x.dtype == default:
+    if memory_mapped or x.dtype == default:
         return x
-    converted = x.to(default)
+    floats = x.to(default)
     if torch.finfo(default).max < torch.finfo(x.dtype).max:
         try:
-            require_finite(converted, what)
+            require_finite(floats, what)
         except DataError as error:
             raise DataError(
                 f"{what}: values beyond the range of {default}: {error}"
@@ -106,7 +111,7 @@ def to_tensor(
         _log.log(level, "%s: converted from %s to %s.", what, x.dtype, default)
     else:
         _log.info("%s: converted from %s to %s.", what, x.dtype, default)
-    return converted
+    return floats
 
 
 def _type_name(value: object) -> str:
@@ -172,7 +177,7 @@ def widest(spaces: list[ValueSpace]) -> ValueSpace:
 
 
 def picture_shape(event_shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """How to draw a datum of this shape: (H, W), or (C, H, W) as it stands; a flat row does not say."""
+    """The picture shape of a datum of this shape: (H, W) or (C, H, W); None for a flat row."""
     if len(event_shape) == 3 and event_shape[0] == 1:
         return event_shape[1:]
     return event_shape if len(event_shape) in (2, 3) else None

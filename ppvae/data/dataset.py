@@ -1,4 +1,4 @@
-"""What a data set is: rows that share axis 0, the space their values live in, and its held-out parts."""
+"""A data set: rows that share axis 0, the space of their values, and its held-out parts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..core.errors import DataError, did_you_mean, try_one_of
 ValueSpace = Literal["binary", "unit", "byte", "real", "count"]
 Binarization = Literal["none", "static", "dynamic"]
 
-_DRAWN_TOGETHER = 4096
-"""Rows whose binarisation is drawn in one go: they take four bytes a value for a moment."""
+_BINARIZATION_ROWS = 4096
+"""Rows whose binarisation is drawn at once: they take four bytes a value for a moment."""
 _SAMPLED_ROWS = 1024
-"""How many rows of a memory-mapped array are looked at where looking at all would read the whole file."""
+"""Rows of a memory-mapped array that stand for all where a check would read the whole file."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    r"""Rows ``x [N, *event]``, the space their values live in, and the held-out parts that hang on them.
+    r"""Rows ``x [N, *event]``, the space of their values, and their held-out parts.
 
     A data set *is* its training part: ``.train`` returns it, ``.validation`` and ``.test`` are data sets of
     their own (or None). :meth:`batch` is the one way from stored values to what a model sees:
@@ -43,8 +43,8 @@ class Dataset:
         image_shape: how to draw one flat row as a picture, for instance (28, 28).
         binarization: "none", "static" (``x`` holds the drawn zeros and ones) or "dynamic" (drawn anew by each
             :meth:`batch` with probability ``x``; Burda et al. 2015, arXiv 1509.00519, section 5.1).
-        validation: the part that stops training, or None.
-        test: the part that nothing but the final numbers sees, or None.
+        validation: the part for early stopping, or None.
+        test: the part for the final numbers alone, or None.
         memory_mapped: ``x`` stands on disk and is paged in as rows are gathered.
 
     Raises:
@@ -156,20 +156,20 @@ class Dataset:
             dtype: the float dtype; None for PyTorch's default.
         """
         index = index.to(self.device)
-        return self._ready(lambda member: member.index_select(0, index), generator, dtype)
+        return self._prepare(lambda member: member.index_select(0, index), generator, dtype)
 
     def tensor(
         self, generator: torch.Generator | None = None, *, dtype: torch.dtype | None = None
     ) -> Tensor | dict[str, Tensor]:
         """All rows, model ready; shares memory with ``x`` where nothing has to be converted."""
-        return self._ready(lambda member: member, generator, dtype)
+        return self._prepare(lambda member: member, generator, dtype)
 
-    def _ready(
+    def _prepare(
         self, rows: Callable[[Tensor], Tensor], generator: torch.Generator | None, dtype: torch.dtype | None
     ) -> Tensor | dict[str, Tensor]:
         floats = dtype or torch.get_default_dtype()
 
-        def ready(key: str, member: Tensor) -> Tensor:
+        def prepare(key: str, member: Tensor) -> Tensor:
             value = rows(member)
             if key != self.main:
                 return value.to(floats) if value.is_floating_point() else value
@@ -178,13 +178,13 @@ class Dataset:
             return draw_binary(value, generator) if self.binarization == "dynamic" else value
 
         if isinstance(self.x, Tensor):
-            return ready("x", self.x)
-        return {key: ready(key, member) for key, member in self.x.items()}
+            return prepare("x", self.x)
+        return {key: prepare(key, member) for key, member in self.x.items()}
 
-    def drawn(self, seed: int, *, dtype: torch.dtype | None = None) -> Dataset:
+    def binarize(self, seed: int, *, dtype: torch.dtype | None = None) -> Dataset:
         """Itself; where the binarisation is dynamic, its rows with their zeros and ones drawn once.
 
-        They are those of ``tensor(torch.Generator().manual_seed(seed))``, on a CPU, however they are gathered after.
+        They are those of ``tensor(torch.Generator().manual_seed(seed))``, on a CPU.
 
         Args:
             seed: of the zeros and ones.
@@ -194,7 +194,7 @@ class Dataset:
             return self
         generator = torch.Generator(device=self.device).manual_seed(seed)
         parts = []
-        for rows in torch.arange(len(self), device=self.device).split(_DRAWN_TOGETHER):
+        for rows in torch.arange(len(self), device=self.device).split(_BINARIZATION_ROWS):
             x = self.batch(rows, generator, dtype=dtype)
             parts.append((x if isinstance(x, Tensor) else x[self.main]).to(torch.uint8))
         ones = torch.cat(parts)
@@ -204,9 +204,9 @@ class Dataset:
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device, held-out parts too; a memory map leaving the CPU is read whole."""
         device = torch.device(device)
-        moved = self._each(lambda member: member.to(device))
+        copy = self._each(lambda member: member.to(device))
         return replace(
-            moved,
+            copy,
             validation=None if self.validation is None else self.validation.to(device),
             test=None if self.test is None else self.test.to(device),
             memory_mapped=self.memory_mapped and device.type == "cpu",
@@ -226,13 +226,13 @@ class Dataset:
         """SHA-256 (hex) over names, dtypes, shapes and bytes of this part's rows and labels, and its space.
 
         Held-out parts have fingerprints of their own. Of a memory-mapped array, 1024 evenly spaced rows
-        stand for all (and the shape for their number), so that asking does not read the whole file.
+        stand for all (and the shape for their number), so that the whole file is not read.
         """
         digest = hashlib.sha256(f"{self.value_space}|{self.binarization}".encode())
         members = self.members if self.labels is None else {**self.members, "labels": self.labels}
         for key, member in members.items():
             digest.update(f"|{key}|{member.dtype}|{tuple(member.shape)}|".encode())
-            value = sampled_rows(member) if self.memory_mapped else member
+            value = sample_rows(member) if self.memory_mapped else member
             buffer: Any = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
             digest.update(buffer)
         return digest.hexdigest()
@@ -244,7 +244,7 @@ def draw_binary(probability: Tensor, generator: torch.Generator | None = None) -
     return torch.lt(uniform, probability, out=uniform)
 
 
-def sampled_rows(member: Tensor) -> Tensor:
+def sample_rows(member: Tensor) -> Tensor:
     """At most 1024 evenly spaced rows, the first and the last among them."""
     count = min(_SAMPLED_ROWS, member.shape[0])
     index = torch.linspace(0, member.shape[0] - 1, count, dtype=torch.float64, device=member.device).long()

@@ -23,12 +23,12 @@ Array = NDArray[Any]
 _log = logging.getLogger("ppvae.data")
 
 GZIP_MAX_RATIO = 1032
-"""Deflate cannot expand further than this: a header that promises more than the file can hold is a lie."""
+"""Deflate cannot expand further than this: a header that promises more than the file can hold is wrong."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """What a file (or a named set) holds before it becomes a Dataset: rows, labels, and held-out parts.
+    """The arrays of a file (or a named set) before it becomes a Dataset: rows, labels, and held-out parts.
 
     Or ``members``, by name, that share axis 0 (data and covariates); ``x`` is then the first of them.
     """
@@ -42,7 +42,7 @@ class Arrays:
 
 
 @contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
+def read_errors(path: Path, kind: str) -> Iterator[None]:
     """Turns whatever a reader raises on damaged bytes into a DataError that names the file."""
     try:
         yield
@@ -71,7 +71,7 @@ def capacity(path: Path) -> int:
 
 def read_content(path: Path, kind: str) -> bytes:
     """The bytes of a file, unzipped if it ends in ``.gz``."""
-    with reading(path, kind):
+    with read_errors(path, kind):
         if is_gzip(path):
             with gzip.open(path) as stream:
                 return stream.read()
@@ -83,16 +83,16 @@ def verify(content: bytes, path: Path, checksum: str | None) -> None:
     if checksum is None:
         return
     algorithm, expected = checksum.split(":")
-    found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
-    if found != expected:
+    digest = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
+    if digest != expected:
         raise DataError(
-            f"{path}: wrong checksum: expected {algorithm} {expected} of the unzipped content, found {found}."
+            f"{path}: wrong checksum: expected {algorithm} {expected} of the unzipped content, found {digest}."
             + try_one_of("delete the file and fetch it again")
         )
 
 
 def cache_folder() -> Path:
-    """``PPVAE_CACHE`` if it is set, else the user's cache folder for ppvae; not created by asking."""
+    """``PPVAE_CACHE`` if it is set, else the user's cache folder for ppvae; it need not exist."""
     override = os.environ.get("PPVAE_CACHE")
     if override:
         return Path(override)
@@ -101,8 +101,8 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("ppvae"))
 
 
-def read_cached(key: str) -> Array | None:
-    """A parsed array that was kept under ``key``, or None if there is none or its checksum is wrong."""
+def read_cache(key: str) -> Array | None:
+    """The parsed array in the cache under ``key``, or None if there is none or its checksum is wrong."""
     path = cache_folder() / "parsed" / f"{key}.npy"
     try:
         content = path.read_bytes()
@@ -112,15 +112,15 @@ def read_cached(key: str) -> Array | None:
     if hashlib.sha256(content).hexdigest() != expected:
         _log.warning("%s: damaged cache entry, parsing the original again.", path)
         return None
-    with reading(path, ".npy"):
+    with read_errors(path, ".npy"):
         import io
 
         array: Array = np.load(io.BytesIO(content), allow_pickle=False)
         return array
 
 
-def keep_cached(key: str, array: Array) -> None:
-    """Keeps a parsed array under ``key``; an unwritable cache folder costs time next time, nothing else."""
+def write_cache(key: str, array: Array) -> None:
+    """Write a parsed array to the cache under ``key``; an unwritable cache folder is logged, and no error."""
     import io
 
     buffer = io.BytesIO()

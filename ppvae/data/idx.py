@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import Array, capacity, is_gzip, reading, verify
+from .files import Array, capacity, is_gzip, read_errors, verify
 from ..core.errors import DataError, try_one_of
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -18,17 +18,17 @@ _MAX_DIMS = 8
 def read_idx(path: Path, *, checksum: str | None = None, shape: tuple[int, ...] | None = None) -> Array:
     """The array of an IDX file, unzipped if it ends in ``.gz``, in native byte order.
 
-    The size that the header promises is compared with what the file can hold before anything is allocated.
+    The size in the header is compared with what the file can hold before anything is allocated.
 
     Args:
         path: the file.
         checksum: ``"sha256:..."`` of the unzipped content, or None.
-        shape: what the dimensions must be, or None.
+        shape: the expected dimensions, or None.
 
     Raises:
         DataError: not IDX, truncated, longer than its header says, wrong checksum or shape.
     """
-    with reading(path, "IDX"), gzip.open(path) if is_gzip(path) else path.open("rb") as stream:
+    with read_errors(path, "IDX"), gzip.open(path) if is_gzip(path) else path.open("rb") as stream:
         magic = stream.read(4)
         if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or not 1 <= magic[3] <= _MAX_DIMS:
             raise DataError(

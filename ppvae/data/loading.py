@@ -14,8 +14,8 @@ import torch
 from .convert import as_dataset
 from .dataset import Binarization, Dataset
 from .files import Array, Arrays
-from .prepare import binarized, datasets_of
-from .registry import NAMED, find_file, read_named
+from .prepare import binarize_part, datasets_of
+from .registry import REGISTRY, find_file, read_set
 from .sources import format_of, read_path
 from .splits import Rows, count_of, split_rows
 from ..core.errors import DataError, did_you_mean, try_one_of
@@ -39,7 +39,7 @@ def load(
     r"""A named data set, or the rows of a file, as a Dataset with its splits.
 
     Names: ``digits`` (bundled), ``mnist``, ``binarized-mnist``, ``frey-faces``, each with a fixed split;
-    their files are looked for in ``PPVAE_DATA``, then in the cache folder (``PPVAE_CACHE`` or the user's
+    their files are searched in ``PPVAE_DATA``, then in the cache folder (``PPVAE_CACHE`` or the user's
     own), and verified by checksum. Files: .npy (memory-mapped above 256 MiB), .npz, .csv, .parquet, IDX,
     .amat, .mat. An .npz of several arrays of one length gives a mapping: data and covariates, by their names.
 
@@ -59,8 +59,8 @@ def load(
             rows. Of a memory map, the last rows are held out (a random choice would read it whole).
         test: likewise.
         key: which array of a .mat file.
-        dtype: how rows are kept in memory. None: the default float dtype; ``torch.uint8`` keeps bytes (and
-            zeros and ones) in a quarter of the memory, converted batch by batch.
+        dtype: of the rows in memory. None: the default float dtype; ``torch.uint8`` holds bytes (and zeros and
+            ones) in a quarter of the memory, converted batch by batch.
         base_url: where MNIST is downloaded from if it is absent.
 
     Raises:
@@ -73,18 +73,18 @@ def load(
     name = str(name_or_path)
     if binarize not in get_args(Binarization):
         raise DataError(f"{name}: unknown binarize {binarize!r}: {did_you_mean(str(binarize), get_args(Binarization))}")
-    if name in NAMED:
+    if name in REGISTRY:
         if (validation, test, key) != (None, None, None):
             raise DataError(
                 f"{name}: has a fixed split and one array; validation, test and key are for files."
                 + try_one_of("leave them out", "load(...).take(n) for fewer training rows")
             )
-        arrays, image_shape = read_named(name, base_url=base_url), NAMED[name].image_shape
+        arrays, image_shape = read_set(name, base_url=base_url), REGISTRY[name].image_shape
     else:
         path = Path(name).expanduser()
         if format_of(path) is None and not path.exists() and len(path.parts) == 1:
             raise DataError(
-                f"unknown data set {name!r}: {did_you_mean(name, NAMED)}"
+                f"unknown data set {name!r}: {did_you_mean(name, REGISTRY)}"
                 + try_one_of("one of these names", "a path to .npy, .npz, .csv, .parquet, IDX, .amat or .mat")
             )
         arrays = read_path(path, key=key)
@@ -98,18 +98,18 @@ def load(
             )
         return _of_members(arrays.members, name, validation, test, seed)
     parts = {"train": arrays, "validation": arrays.validation, "test": arrays.test}
-    held = {part: value for part, value in parts.items() if value is not None}
-    datasets = datasets_of(held, name, str(name_or_path), flatten, image_shape, dtype)
+    present = {part: value for part, value in parts.items() if value is not None}
+    datasets = datasets_of(present, name, str(name_or_path), flatten, image_shape, dtype)
     for offset, part in enumerate(parts):
         if part in datasets:
-            datasets[part] = binarized(datasets[part], binarize, str(name_or_path), seed, offset, part)
+            datasets[part] = binarize_part(datasets[part], binarize, str(name_or_path), seed, offset, part)
     return replace(datasets["train"], validation=datasets.get("validation"), test=datasets.get("test"))
 
 
 def _of_members(
     members: Mapping[str, Array], name: str, validation: float | int | None, test: float | int | None, seed: int
 ) -> Dataset:
-    """A mapping of arrays that share axis 0, cut into parts alike."""
+    """A mapping of arrays that share axis 0, split in the same way."""
     whole = as_dataset(dict(members), name=name)
     counts = [count_of(part, len(whole), name) for part in (validation, test)]
     if sum(counts) >= len(whole):
@@ -130,7 +130,7 @@ def _of_members(
 
 
 def _split(arrays: Arrays, name: str, validation: float | int | None, test: float | int | None, seed: int) -> Arrays:
-    """The rows of a file cut into parts, if the caller asks and the file does not come cut."""
+    """The rows of a file split into parts, on request and where the file has no parts of its own."""
     if arrays.x.ndim == 0:
         raise DataError(f"{name}: a single number where rows [N, *event] are meant.")
     n = len(arrays.x)
@@ -150,7 +150,7 @@ def _split(arrays: Arrays, name: str, validation: float | int | None, test: floa
         rows: list[slice | Rows] = [slice(0, start), slice(start, middle), slice(middle, n)]
     else:
         rows = list(split_rows(n, held_out["validation"], held_out["test"], seed=seed))
-    cut = [
+    pieces = [
         Arrays(
             arrays.x[r],
             None if arrays.labels is None else arrays.labels[r],
@@ -159,16 +159,16 @@ def _split(arrays: Arrays, name: str, validation: float | int | None, test: floa
         for r in rows
     ]
     return Arrays(
-        cut[0].x,
-        cut[0].labels,
-        validation=cut[1] if held_out["validation"] else arrays.validation,
-        test=cut[2] if held_out["test"] else arrays.test,
+        pieces[0].x,
+        pieces[0].labels,
+        validation=pieces[1] if held_out["validation"] else arrays.validation,
+        test=pieces[2] if held_out["test"] else arrays.test,
         memory_mapped=arrays.memory_mapped,
     )
 
 
 @dataclass(frozen=True)
-class Available:
+class Listing:
     """One named data set as ``ppvae data list`` shows it."""
 
     name: str
@@ -179,20 +179,20 @@ class Available:
     downloads: bool
 
 
-def available() -> list[Available]:
+def available() -> list[Listing]:
     """The named data sets: what each is, whether its files are found, and where (or how to get it)."""
     listing = []
-    for name, named in NAMED.items():
-        paths = [find_file(named, file) for file in (named.files or {}).values()]
-        found = all(path is not None for path in paths)
-        downloads = named.url is not None and not found
+    for name, entry in REGISTRY.items():
+        paths = [find_file(entry, file) for file in (entry.files or {}).values()]
+        present = all(path is not None for path in paths)
+        downloads = entry.url is not None and not present
         if not paths:
             where = "bundled with scikit-learn"
-        elif found and paths[0] is not None:
+        elif present and paths[0] is not None:
             where = str(paths[0].parent)
         elif downloads:
             where = "downloaded when first used"
         else:
-            where = f"not found: put its files into PPVAE_DATA/{named.folder}"
-        listing.append(Available(name, named.description, named.sizes, found, where, downloads))
+            where = f"not found: put its files into PPVAE_DATA/{entry.folder}"
+        listing.append(Listing(name, entry.description, entry.sizes, present, where, downloads))
     return listing

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import Array, reading
+from .files import Array, read_errors
 from ..core.errors import DataError, did_you_mean, try_one_of
 
 
 def read_mat(path: Path, *, key: str | None = None) -> Array:
-    """One numeric array of a .mat file, rows first as they stand there.
+    """One numeric array of a .mat file, in its own axis order.
 
     Args:
         path: the file.
@@ -39,43 +39,43 @@ def read_mat(path: Path, *, key: str | None = None) -> Array:
     return arrays[tables[0]]
 
 
-# Runs in a process of its own: scipy's reader is compiled code, which a made-up file can make crash.
+# Runs in a process of its own: scipy's reader is compiled code, which a hostile file can crash.
 _READER = """
 import io, sys, warnings
 import numpy as np
 from scipy.io import loadmat
 warnings.simplefilter("ignore")
 try:
-    # From memory: a lying header then cannot ask for more bytes than the file has.
-    found = loadmat(io.BytesIO(sys.stdin.buffer.read()))
+    # From memory: a wrong header then cannot ask for more bytes than the file has.
+    content = loadmat(io.BytesIO(sys.stdin.buffer.read()))
 except NotImplementedError:
     sys.exit(3)
 except Exception as error:
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     sys.exit(4)
-kept = {
+arrays = {
     f"array {name}": value
-    for name, value in found.items()
+    for name, value in content.items()
     if not name.startswith("__") and isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 }
 buffer = io.BytesIO()
-np.savez(buffer, **kept)
+np.savez(buffer, **arrays)
 sys.stdout.buffer.write(buffer.getvalue())
 """
 
 
 def _numeric_arrays(path: Path) -> dict[str, Array]:
     """Every numeric array of the file by name."""
-    with reading(path, ".mat"):
+    with read_errors(path, ".mat"):
         content = path.read_bytes()
-        done = subprocess.run([sys.executable, "-I", "-c", _READER], input=content, capture_output=True, check=False)
-        if done.returncode == 3:
+        process = subprocess.run([sys.executable, "-I", "-c", _READER], input=content, capture_output=True, check=False)
+        if process.returncode == 3:
             raise DataError(
                 f"{path}: a .mat file of version 7.3 (HDF5)." + try_one_of("save it with -v7", "save it as .npy")
             )
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            crashed = f"its reader crashed (signal {-done.returncode})"
-            raise DataError(f"{path}: not readable as .mat: {said[-1] if said and done.returncode > 0 else crashed}")
-        with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
+        if process.returncode:
+            lines = process.stderr.decode(errors="replace").strip().splitlines()
+            crash = f"its reader crashed (signal {-process.returncode})"
+            raise DataError(f"{path}: not readable as .mat: {lines[-1] if lines and process.returncode > 0 else crash}")
+        with np.load(io.BytesIO(process.stdout), allow_pickle=False) as arrays:
             return {name.removeprefix("array "): arrays[name] for name in arrays.files}

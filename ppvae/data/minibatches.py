@@ -15,10 +15,10 @@ class Minibatches:
     """Endless minibatches of one data set; an epoch is one seeded permutation of its rows.
 
     The permutation is drawn on the device of the data from a generator of its own, so neither the model's
-    noise nor anyone's global seed touches the order. Every batch has exactly ``batch_size`` rows, because a
-    step is captured once for one shape: the last ``N mod batch_size`` rows of an epoch's permutation are
-    left out of that epoch, and being reshuffled each epoch, no row is left out for good. The dynamic
-    binarisation of the data draws from the same generator.
+    noise nor a global seed changes the order. Every batch has exactly ``batch_size`` rows, because a step is
+    captured once for one shape: the last ``N mod batch_size`` rows of an epoch's permutation are left out of
+    that epoch; each epoch has another permutation. The dynamic binarisation of the data draws from the same
+    generator.
 
     Args:
         data: the rows; ``data.device`` is where indices and batches stand.
@@ -55,7 +55,7 @@ class Minibatches:
         return 1 if self.batch_size is None else len(self.data) // self.batch_size
 
     def __iter__(self) -> Iterator[Tensor | dict[str, Tensor]]:
-        """The batches that are left of the current epoch (all of them at its beginning), model ready."""
+        """The remaining batches of the current epoch (all of them at its beginning), model ready."""
         for index in self.indices():
             yield self.data.batch(index, self.generator)
 
@@ -83,7 +83,7 @@ class Minibatches:
         return self.data.batch(self.next_index(), self.generator)
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """All that the next batch depends on: tensors and whole numbers, ready for safetensors and JSON."""
+        """The state that the next batch depends on: tensors and whole numbers, for safetensors and JSON."""
         return {
             "generator": self.generator.get_state(),
             "order": self._order.clone() if self.batch_size and self.position else self._no_order(),
@@ -128,7 +128,7 @@ class Minibatches:
             self._order = order.to(self.data.device, torch.int64)
 
     def _no_order(self) -> Tensor:
-        """An order that is not drawn yet: between two epochs there is none to keep."""
+        """The order between two epochs, which is not drawn yet."""
         return torch.empty(0, dtype=torch.int64, device=self.data.device)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import GZIP_MAX_RATIO, Array, Arrays, reading
+from .files import GZIP_MAX_RATIO, Array, Arrays, read_errors
 from ..core.errors import DataError, try_one_of
 
 MAP_ABOVE = 256 * 2**20
@@ -23,16 +23,16 @@ def read_npy(path: Path) -> Arrays:
     Raises:
         DataError: not .npy, truncated, pickled objects (never loaded).
     """
-    with reading(path, ".npy"):
-        mapped = np.lib.format.open_memmap(path, mode="c")
-        if mapped.nbytes > MAP_ABOVE:
-            if not mapped.dtype.isnative:
+    with read_errors(path, ".npy"):
+        array = np.lib.format.open_memmap(path, mode="c")
+        if array.nbytes > MAP_ABOVE:
+            if not array.dtype.isnative:
                 raise DataError(
-                    f"{path}: {mapped.nbytes} bytes in foreign byte order cannot be memory-mapped."
+                    f"{path}: {array.nbytes} bytes in foreign byte order cannot be memory-mapped."
                     + try_one_of("save it again with array.astype(array.dtype.newbyteorder('='))")
                 )
-            return Arrays(mapped, memory_mapped=True)
-        return Arrays(np.array(mapped))
+            return Arrays(array, memory_mapped=True)
+        return Arrays(np.array(array))
 
 
 def read_npz(path: Path) -> Arrays:
@@ -49,9 +49,9 @@ def read_npz(path: Path) -> Arrays:
     An archive with one member only is read as the training rows, whatever the name. One without training rows whose
     members all have one length holds a mapping: data and covariates by the names that the pair knows them under.
     """
-    with reading(path, ".npz"), zipfile.ZipFile(path) as archive:
+    with read_errors(path, ".npz"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        read: dict[str, Array] = {}
+        arrays: dict[str, Array] = {}
         if len(members) == 1:
             (info,) = members.values()
             return Arrays(_read_member(path, archive, info))
@@ -61,8 +61,8 @@ def read_npz(path: Path) -> Arrays:
             if len(present) > 1:
                 raise DataError(f"{path}: members {present} name the same part; keep one of them.")
             for name in present:
-                read[name] = _read_member(path, archive, members[name])
-                return read[name]
+                arrays[name] = _read_member(path, archive, members[name])
+                return arrays[name]
             return None
 
         def part(names: tuple[str, ...], bare_labels: tuple[str, ...] = ()) -> Arrays | None:
@@ -73,7 +73,7 @@ def read_npz(path: Path) -> Arrays:
 
         train = part(("train",), ("labels", "y"))
         validation, test = part(_VALIDATION), part(("test",))
-        if train is None and not read:
+        if train is None and not arrays:
             mapping = {name: _read_member(path, archive, info) for name, info in members.items()}
             lengths = {name: value.shape[:1] for name, value in mapping.items()}
             if len(set(lengths.values())) == 1 and () not in lengths.values():
@@ -97,7 +97,7 @@ def read_npz(path: Path) -> Arrays:
 def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
     """One member, its promised size compared with what the archive can hold before anything is allocated."""
     where = f"{path}[{info.filename.removesuffix('.npy')!r}]"
-    held = min(info.file_size, info.compress_size * GZIP_MAX_RATIO)
+    limit = min(info.file_size, info.compress_size * GZIP_MAX_RATIO)
     with archive.open(info) as stream:
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
@@ -109,8 +109,10 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
                 f"{where}: holds pickled objects, which are never loaded." + try_one_of("save plain numeric arrays")
             )
         expected = math.prod(shape) * dtype.itemsize
-        if expected > held:
-            raise DataError(f"{where}: its header promises {expected} bytes {shape}, the archive holds {held} at most.")
+        if expected > limit:
+            raise DataError(
+                f"{where}: its header promises {expected} bytes {shape}, the archive holds {limit} at most."
+            )
         values = stream.read()  # to the end: there the archive's own checksum is compared
     if len(values) != expected:
         raise DataError(f"{where}: shape {shape} needs {expected} bytes, found {len(values)}.")

@@ -1,4 +1,4 @@
-"""From raw arrays to model-ready data sets: one value space, one shape, zeros and ones if asked."""
+"""From raw arrays to model-ready data sets: one value space, one shape, zeros and ones on request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .convert import picture_shape, to_tensor, value_space_of, widest
-from .dataset import Binarization, Dataset, ValueSpace, draw_binary, sampled_rows
+from .dataset import Binarization, Dataset, ValueSpace, draw_binary, sample_rows
 from .files import Array, Arrays
 from ..core.errors import DataError, try_one_of
 
@@ -30,7 +30,7 @@ def datasets_of(
     """Checked, typed and shaped; all parts in the one value space that holds them all."""
     where = {part: source if part == "train" else f"{source} ({part})" for part in parts}
     tensors = {
-        part: to_tensor(array.x, where[part], mapped=array.memory_mapped, level=logging.INFO)
+        part: to_tensor(array.x, where[part], memory_mapped=array.memory_mapped, level=logging.INFO)
         for part, array in parts.items()
     }
     for part, x in tensors.items():
@@ -44,19 +44,19 @@ def datasets_of(
                 f"{where[part]}: event shape {tuple(x.shape[1:])}, but the training rows have "
                 f"{tuple(tensors['train'].shape[1:])}."
             )
-    space = widest([value_space_of(sampled_rows(x) if parts[p].memory_mapped else x) for p, x in tensors.items()])
+    space = widest([value_space_of(sample_rows(x) if parts[p].memory_mapped else x) for p, x in tensors.items()])
     datasets = {}
     for part, x in tensors.items():
-        mapped, labels = parts[part].memory_mapped, parts[part].labels
-        kept_space, x = (space, x) if mapped else _stored(x, space, dtype, where[part])
-        x, picture = _shaped(x, flatten, image_shape, where[part])
+        memory_mapped, labels = parts[part].memory_mapped, parts[part].labels
+        row_space, x = (space, x) if memory_mapped else _convert(x, space, dtype, where[part])
+        x, picture = _reshape(x, flatten, image_shape, where[part])
         datasets[part] = Dataset(
             x,
             labels=None if labels is None else _labels(labels, len(x), where[part]),
             name=name if part == "train" else f"{name}/{part}",
-            value_space=kept_space,
+            value_space=row_space,
             image_shape=picture,
-            memory_mapped=mapped,
+            memory_mapped=memory_mapped,
         )
     return datasets
 
@@ -76,8 +76,8 @@ def _labels(labels: Array, n: int, where: str) -> Tensor:
     raise DataError(f"{where}: labels of dtype {labels.dtype}." + try_one_of("save them as whole numbers"))
 
 
-def _stored(x: Tensor, space: ValueSpace, dtype: torch.dtype | None, where: str) -> tuple[ValueSpace, Tensor]:
-    """Rows as they are kept in memory: model ready, or bytes on demand."""
+def _convert(x: Tensor, space: ValueSpace, dtype: torch.dtype | None, where: str) -> tuple[ValueSpace, Tensor]:
+    """Rows in memory: model ready, or bytes on demand."""
     if dtype == torch.uint8:
         if x.is_floating_point() and space != "binary":
             raise DataError(f"{where}: {space} values do not fit uint8." + try_one_of("dtype=None"))
@@ -90,7 +90,7 @@ def _stored(x: Tensor, space: ValueSpace, dtype: torch.dtype | None, where: str)
     return ("unit", x.to(dtype) / 255) if space == "byte" else (space, x.to(dtype))
 
 
-def _shaped(
+def _reshape(
     x: Tensor, flatten: bool, image_shape: tuple[int, ...] | None, where: str
 ) -> tuple[Tensor, tuple[int, ...] | None]:
     """Flat rows or images, and how to draw a flat row."""
@@ -98,22 +98,22 @@ def _shaped(
     picture = image_shape or picture_shape(event)
     if picture is not None and math.prod(picture) != math.prod(event):
         raise DataError(f"{where}: image_shape {picture} does not hold the {math.prod(event)} values of a row.")
-    wanted: tuple[int, ...] = event
+    target: tuple[int, ...] = event
     if flatten:
-        wanted = (math.prod(event),)
+        target = (math.prod(event),)
     elif picture is not None:
-        wanted = (1, *picture) if len(picture) == 2 else picture
-    if wanted == event:
+        target = (1, *picture) if len(picture) == 2 else picture
+    if target == event:
         return x, picture
     if not x.is_contiguous() and x.numel() * x.element_size() > 2**28:
         raise DataError(
-            f"{where}: stored in column order; giving its rows the shape {wanted} would copy it whole."
+            f"{where}: stored in column order; giving its rows the shape {target} would copy it whole."
             + try_one_of("save it again with numpy.ascontiguousarray", f"flatten={not flatten}")
         )
-    return x.reshape(len(x), *wanted), picture
+    return x.reshape(len(x), *target), picture
 
 
-def binarized(data: Dataset, binarize: Binarization, source: str, seed: int, offset: int, part: str) -> Dataset:
+def binarize_part(data: Dataset, binarize: Binarization, source: str, seed: int, offset: int, part: str) -> Dataset:
     """``data`` as zeros and ones: drawn now, or left as probabilities from which each batch is drawn."""
     if binarize == "none":
         return data

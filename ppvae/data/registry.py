@@ -1,4 +1,4 @@
-"""The data sets that have a name: where their files are, what must be true of them, how they are split."""
+"""The data sets with a name: where their files are, how they are verified, how they are split."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _digits(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Arrays
     except ImportError as error:
         raise DataError("digits: comes with scikit-learn." + try_one_of("pip install scikit-learn")) from error
     x, labels = load_digits(return_X_y=True)
-    return _cut((x / 16).astype(np.float32), labels.astype(np.int64), validation=200, test=300)
+    return _split((x / 16).astype(np.float32), labels.astype(np.int64), validation=200, test=300)
 
 
 def _mnist(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Arrays:
@@ -81,11 +81,11 @@ def _frey_faces(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Ar
     frames = read_mat(path, key="ff")
     if frames.shape != file.shape or frames.dtype != np.uint8:
         raise DataError(f"{path}: expected uint8 {file.shape} under 'ff', found {frames.dtype} {frames.shape}.")
-    return _cut(np.ascontiguousarray(frames.T), None, validation=200, test=200)
+    return _split(np.ascontiguousarray(frames.T), None, validation=200, test=200)
 
 
-def _cut(x: Array, labels: Array | None, *, validation: int, test: int) -> Arrays:
-    """The fixed split of a set that comes whole: seed 0, stratified where there are labels."""
+def _split(x: Array, labels: Array | None, *, validation: int, test: int) -> Arrays:
+    """The fixed split of a set without parts: seed 0, stratified where there are labels."""
     parts = [
         Arrays(x[rows], None if labels is None else labels[rows])
         for rows in split_rows(len(x), validation, test, strata=labels)
@@ -93,7 +93,7 @@ def _cut(x: Array, labels: Array | None, *, validation: int, test: int) -> Array
     return Arrays(parts[0].x, parts[0].labels, validation=parts[1], test=parts[2])
 
 
-NAMED: dict[str, NamedSet] = {
+REGISTRY: dict[str, NamedSet] = {
     "digits": NamedSet(
         "handwritten digits 8 x 8, 17 grey levels (scikit-learn's, bundled)",
         (8, 8),
@@ -156,58 +156,58 @@ NAMED: dict[str, NamedSet] = {
 
 
 def roots() -> list[Path]:
-    """Where named sets are looked for, first ``PPVAE_DATA`` (if it is set), then the cache folder."""
+    """Where the files of named sets are searched: ``PPVAE_DATA`` (if it is set), then the cache folder."""
     data = os.environ.get("PPVAE_DATA")
     return ([Path(data)] if data else []) + [cache_folder()]
 
 
-def find_file(named: NamedSet, file: NamedFile) -> Path | None:
+def find_file(entry: NamedSet, file: NamedFile) -> Path | None:
     """The first of ``file`` and ``file.gz`` in the folder of the set under :func:`roots`."""
     for root in roots():
         for name in (file.name, f"{file.name}.gz"):
-            path = root / named.folder / name
+            path = root / entry.folder / name
             if path.is_file():
                 return path
     return None
 
 
-def read_named(name: str, *, base_url: str | None = None) -> Arrays:
+def read_set(name: str, *, base_url: str | None = None) -> Arrays:
     """The arrays of a named set, every file verified; MNIST is downloaded into the cache folder if absent.
 
     Raises:
         DataError: absent files (says where to put which), a wrong checksum, a failed download.
     """
-    named = NAMED[name]
-    files = named.files or {}
+    entry = REGISTRY[name]
+    files = entry.files or {}
     paths: dict[str, Path] = {}
     for role, file in files.items():
-        path = find_file(named, file)
+        path = find_file(entry, file)
         if path is None:
-            if named.url is None:
+            if entry.url is None:
                 raise DataError(
                     f"{name}: {file.name} is neither in the data folder nor in the cache folder, and is "
                     "not downloaded."
                     + try_one_of(
-                        *(f"put {file.name} or {file.name}.gz into {root / named.folder}" for root in roots()),
-                        "set PPVAE_DATA to a folder that holds " + f"{named.folder}/{file.name}",
+                        *(f"put {file.name} or {file.name}.gz into {root / entry.folder}" for root in roots()),
+                        "set PPVAE_DATA to a folder that holds " + f"{entry.folder}/{file.name}",
                     )
                 )
-            path = _download(named, file, base_url or named.url)
+            path = _download(entry, file, base_url or entry.url)
         paths[role] = path
-    return named.read(paths, files)
+    return entry.read(paths, files)
 
 
-def _download(named: NamedSet, file: NamedFile, base_url: str) -> Path:
+def _download(entry: NamedSet, file: NamedFile, base_url: str) -> Path:
     """Fetches ``file.gz`` into the cache folder; it gets its name there only once its checksum is right."""
     import pooch
 
     url = f"{base_url.rstrip('/')}/{file.name}.gz"
-    folder = cache_folder() / named.folder
+    folder = cache_folder() / entry.folder
     target = folder / f"{file.name}.gz"
     remedies = try_one_of(
         "try again when the network is back",
         f"put the file into {folder} by hand",
-        "set PPVAE_DATA to a folder that holds " + f"{named.folder}/{file.name}.gz",
+        "set PPVAE_DATA to a folder that holds " + f"{entry.folder}/{file.name}.gz",
         "use the bundled set 'digits', which needs no download",
     )
     _log.info("downloading %s", url)

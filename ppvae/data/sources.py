@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from .amat import read_amat
-from .files import Arrays, reading
+from .files import Arrays, read_errors
 from .idx import read_idx
 from .mat import read_mat
 from .npy import read_npy, read_npz
@@ -58,7 +58,7 @@ def read_path(path: Path, *, key: str | None = None) -> Arrays:
         raise DataError(f"{path}: key={key!r} chooses an array of a .mat file, this is {kind}.")
     if path.name.lower().endswith(".gz") and kind in (".npy", ".npz", ".parquet", ".mat"):
         raise DataError(f"{path}: zipped {kind} files are not read." + try_one_of(f"gunzip {path.name}"))
-    with reading(path, kind):
+    with read_errors(path, kind):
         match kind:
             case ".npy":
                 return read_npy(path)

@@ -29,9 +29,9 @@ def split_rows(n: int, validation: int, test: int, *, seed: int = 0, strata: Arr
     if strata is not None:
         # Where a row stands within its (shuffled) class, as a fraction: sorting by it deals them out evenly.
         fraction = np.empty(n)
-        shuffled = np.asarray(strata)[order]
-        for value in np.unique(shuffled):
-            where = np.flatnonzero(shuffled == value)
+        classes = np.asarray(strata)[order]
+        for value in np.unique(classes):
+            where = np.flatnonzero(classes == value)
             fraction[where] = (np.arange(len(where)) + 0.5) / len(where)
         order = order[np.argsort(fraction, kind="stable")]
     cuts = np.split(order, [validation, validation + test])

@@ -1,4 +1,4 @@
-"""Tables, one datum a row: .csv and .parquet. A column called label or labels is taken for the labels."""
+"""Tables, one datum a row: .csv and .parquet. A column ``label`` or ``labels`` holds the labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import Array, Arrays, read_content, reading
+from .files import Array, Arrays, read_content, read_errors
 from ..core.errors import DataError, try_one_of
 
 _log = logging.getLogger("ppvae.data")
@@ -29,11 +29,11 @@ def read_csv(path: Path) -> Arrays:
         raise DataError(f"{path}: empty, no rows.")
     import pandas as pd
 
-    with reading(path, ".csv"), warnings.catch_warnings():
+    with read_errors(path, ".csv"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         first = content.lstrip().split(b"\n", 1)[0].decode("utf-8-sig")
-        named = not any(_is_number(cell) for cell in first.split(","))
-        frame = pd.read_csv(io.BytesIO(content), header=0 if named else None, low_memory=False)
+        has_names = not any(_is_number(cell) for cell in first.split(","))
+        frame = pd.read_csv(io.BytesIO(content), header=0 if has_names else None, low_memory=False)
         return _from_frame(frame, path)
 
 
@@ -50,7 +50,7 @@ def read_parquet(path: Path) -> Arrays:
             f"{path}: .parquet files need pyarrow."
             + try_one_of('pip install "ppvae[parquet]"', "save the table as .csv or .npy")
         ) from error
-    with reading(path, ".parquet"):
+    with read_errors(path, ".parquet"):
         return _from_frame(parquet.read_table(io.BytesIO(path.read_bytes())).to_pandas(), path)
 
 

@@ -1,6 +1,6 @@
 """Conditional distributions: modules whose forward returns a distribution."""
 
-from .conditional import ConditionalDistribution, Head, given, independent
+from .conditional import ConditionalDistribution, Head, independent, require_context
 from .likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Normal
 from .normals import DiagonalNormal, FullCovarianceNormal, StandardNormal
 from .reparameterization import FAMILIES, FixedPrior, Reparameterized
@@ -18,6 +18,6 @@ __all__ = [
     "Normal",
     "Reparameterized",
     "StandardNormal",
-    "given",
     "independent",
+    "require_context",
 ]

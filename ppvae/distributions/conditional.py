@@ -89,8 +89,8 @@ class Head(nn.Module):
         return tuple(value.reshape(*value.shape[:-1], *self.event_shape) for value in values)
 
 
-def given(context: Tensor | None, owner: nn.Module) -> Tensor:
-    """The context, which this distribution cannot do without."""
+def require_context(context: Tensor | None, owner: nn.Module) -> Tensor:
+    """The context of a conditional distribution; an error where there is none."""
     if context is None:
         raise PpvaeError(f"{type(owner).__name__} is conditional: expected a context tensor, found None")
     return context

@@ -1,4 +1,4 @@
-"""Distributions that are drawn by their inverse CDF and that neither PyTorch nor Pyro has, or draws safely."""
+"""Distributions drawn by their inverse CDF that PyTorch and Pyro lack or do not draw safely."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ class InverseCDF(dist.TorchDistribution):
 
     has_rsample = True
 
-    def __init__(self, *parameters: Tensor | float, validate_args: bool | None = None, **named: Tensor | float) -> None:
+    def __init__(
+        self, *parameters: Tensor | float, validate_args: bool | None = None, **others: Tensor | float
+    ) -> None:
         names = list(self.arg_constraints)
-        given = dict(zip(names, parameters, strict=False)) | named
-        if len(parameters) + len(named) != len(names) or set(given) != set(names):
+        arguments = dict(zip(names, parameters, strict=False)) | others
+        if len(parameters) + len(others) != len(names) or set(arguments) != set(names):
             raise TypeError(f"{type(self).__name__}: expected the parameters {', '.join(names)}")
-        values = broadcast_all(*(given[name] for name in names))
+        values = broadcast_all(*(arguments[name] for name in names))
         for name, value in zip(names, values, strict=True):
             self.__dict__[name] = value
         super().__init__(values[0].shape, validate_args=validate_args)
@@ -145,8 +147,8 @@ class Gompertz(InverseCDF):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density."""
-        grown = self.rate * value
-        return self.concentration.log() + self.rate.log() + grown - self.concentration * torch.expm1(grown)
+        exponent = self.rate * value
+        return self.concentration.log() + self.rate.log() + exponent - self.concentration * torch.expm1(exponent)
 
     def cdf(self, value: Tensor) -> Tensor:
         """F."""

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .conditional import ConditionalDistribution, Head, given, independent
+from .conditional import ConditionalDistribution, Head, independent, require_context
 from ..core.errors import PpvaeError
 
 
@@ -31,7 +31,7 @@ class Bernoulli(ConditionalDistribution):
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""
-        (logits,) = self.head(given(context, self))
+        (logits,) = self.head(require_context(context, self))
         validate = False if self.allow_grey else None
         return independent(dist.Bernoulli(logits=logits, validate_args=validate), self.event_shape)
 
@@ -50,7 +50,7 @@ class ContinuousBernoulli(ConditionalDistribution):
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""
-        (logits,) = self.head(given(context, self))
+        (logits,) = self.head(require_context(context, self))
         return independent(dist.ContinuousBernoulli(logits=logits), self.event_shape)
 
 
@@ -99,7 +99,7 @@ class Normal(ConditionalDistribution):
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""
-        parameters = self.head(given(context, self))
+        parameters = self.head(require_context(context, self))
         loc = parameters[0].sigmoid() if self.mean == "sigmoid" else parameters[0]
         log_scale = parameters[1] if self.conditional else self.log_scale
         return independent(dist.Normal(loc, log_scale.exp().expand_as(loc)), self.event_shape)
@@ -122,5 +122,5 @@ class Categorical(ConditionalDistribution):
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""
-        (logits,) = self.head(given(context, self))
+        (logits,) = self.head(require_context(context, self))
         return independent(dist.Categorical(logits=logits), self.event_shape)

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .conditional import ConditionalDistribution, Head, given, independent
+from .conditional import ConditionalDistribution, Head, independent, require_context
 
 
 class StandardNormal(ConditionalDistribution):
@@ -46,7 +46,7 @@ class DiagonalNormal(ConditionalDistribution):
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
-        loc, log_scale = self.head(given(context, self))
+        loc, log_scale = self.head(require_context(context, self))
         return independent(dist.Normal(loc, log_scale.exp()), self.event_shape)
 
 
@@ -69,7 +69,7 @@ class FullCovarianceNormal(ConditionalDistribution):
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
-        features: Tensor = self.head.trunk(given(context, self))
+        features: Tensor = self.head.trunk(require_context(context, self))
         loc, log_diagonal = self.head.read(features)
         scale_tril = torch.diag_embed(log_diagonal.exp())
         if self.below is not None:

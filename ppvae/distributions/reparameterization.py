@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import Constraint
 
-from .conditional import ConditionalDistribution, given, independent
+from .conditional import ConditionalDistribution, independent, require_context
 from .inverse_cdf import Gompertz, Logistic, Rayleigh, Reciprocal, Triangular
 from ..core.errors import PpvaeError, did_you_mean, try_one_of
 
@@ -38,7 +38,7 @@ class Family:
         make: from the parameters, by name, to the distribution.
         support: where its values lie, in words: a prior must have mass there.
         source: the package whose draw it is: "torch", "pyro" or "ppvae".
-        how: the draw, as a formula.
+        formula: of the draw.
         joint: whether the axes of an event are drawn jointly (elliptical families, the Dirichlet).
     """
 
@@ -48,7 +48,7 @@ class Family:
     make: Callable[..., Any]
     support: str
     source: str
-    how: str
+    formula: str
     joint: bool = False
 
 
@@ -186,7 +186,7 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in _ALL}
 """Every family, by name."""
 
 
-def family_named(name: str) -> Family:
+def find_family(name: str) -> Family:
     """The family of this name.
 
     Raises:
@@ -198,13 +198,13 @@ def family_named(name: str) -> Family:
 
 
 def table() -> str:
-    """What is supported by which route, as text.
+    """The families and their routes, as text.
 
     >>> print(table().splitlines()[2])
     cauchy                  inverse CDF     loc, scale           real           torch   loc + scale tan(pi (e - 1/2))
     """
     rows = [("family", "route", "parameters", "support", "draw of", "z = g(e)")]
-    rows += [(f.name, f.route, ", ".join(f.parameters), f.support, f.source, f.how) for f in _ALL]
+    rows += [(f.name, f.route, ", ".join(f.parameters), f.support, f.source, f.formula) for f in _ALL]
     widths = (24, 16, 21, 15, 8, 0)
     return "\n".join("".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -226,7 +226,7 @@ class Reparameterized(ConditionalDistribution):
 
     def __init__(self, family: str, trunk: nn.Module, event_shape: int | Sequence[int]) -> None:
         super().__init__(event_shape)
-        self.family = family_named(family)
+        self.family = find_family(family)
         _require_one_axis(self.family, self.event_shape)
         features = getattr(trunk, "out_features", None)
         if not isinstance(features, int) or getattr(trunk, "per_event", False):
@@ -246,7 +246,7 @@ class Reparameterized(ConditionalDistribution):
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
-        features: Tensor = self.trunk(given(context, self))
+        features: Tensor = self.trunk(require_context(context, self))
         values = {}
         for name, constraint in self.family.parameters.items():
             free: Tensor = self.layers[name](features)
@@ -272,7 +272,7 @@ class FixedPrior(ConditionalDistribution):
 
     def __init__(self, family: str, event_shape: int | Sequence[int], **parameters: float | Tensor) -> None:
         super().__init__(event_shape)
-        self.family = family_named(family)
+        self.family = find_family(family)
         _require_one_axis(self.family, self.event_shape)
         if set(parameters) != set(self.family.parameters):
             raise PpvaeError(
@@ -293,8 +293,8 @@ class FixedPrior(ConditionalDistribution):
 
 
 def _as_event(family: Family, values: Mapping[str, Tensor], event_shape: tuple[int, ...]) -> dist.TorchDistribution:
-    made = family.make(**values)
-    return cast(dist.TorchDistribution, made) if family.joint else independent(made, event_shape)
+    distribution = family.make(**values)
+    return cast(dist.TorchDistribution, distribution) if family.joint else independent(distribution, event_shape)
 
 
 def _shape(family: Family, name: str, event_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 r"""Posteriors over weights: diagonal normal, and low rank plus diagonal, each with its KL in closed form.
 
 A weight is $w = \mu + \sigma \odot \epsilon + \sum_r U_r \eta_r$ with standard normal $\epsilon$ and $\eta$; the
-diagonal posterior has no $U$. Draws carry a mark, so that a model can tell a weight just drawn from its posterior
-(whose noise may then be drawn anew for every datum) from a weight that was given to it.
+diagonal posterior has no $U$. Draws carry a mark, so that a model can tell a weight drawn from its posterior (whose
+noise may then be drawn anew for every datum) from a weight at a given value.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def is_posterior_draw(value: Tensor) -> bool:
     return getattr(value, _MARK, False)
 
 
-def _marked(value: Tensor) -> Tensor:
+def _mark(value: Tensor) -> Tensor:
     setattr(value, _MARK, True)
     return value
 
@@ -39,16 +39,16 @@ class WeightNormal(dist.Normal):
 
     def rsample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
         """A draw, marked."""
-        return _marked(super().rsample(sample_shape))
+        return _mark(super().rsample(sample_shape))
 
 
-class UndrawnNormal(WeightNormal):
-    """Its "draws" are its mean, marked: for weights whose noise enters elsewhere, so that none is drawn in vain."""
+class MeanNormal(WeightNormal):
+    """A normal that draws its mean, marked: for weights whose noise enters elsewhere."""
 
     def rsample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
         """The mean, marked."""
         mean: Tensor = self.loc
-        return _marked(mean.expand(self._extended_shape(sample_shape)))
+        return _mark(mean.expand(self._extended_shape(sample_shape)))
 
 
 class LowRankNormal(dist.TorchDistribution):
@@ -68,8 +68,8 @@ class LowRankNormal(dist.TorchDistribution):
         self, loc: Tensor, factor: Tensor, scale: Tensor, event_dim: int, validate_args: bool | None = None
     ) -> None:
         self.loc, self.factor, self.scale = loc, factor, scale
-        cut = loc.dim() - event_dim
-        super().__init__(loc.shape[:cut], loc.shape[cut:], validate_args=validate_args)
+        batch_dim = loc.dim() - event_dim
+        super().__init__(loc.shape[:batch_dim], loc.shape[batch_dim:], validate_args=validate_args)
 
     @property
     def support(self) -> Any:
@@ -103,7 +103,7 @@ class LowRankNormal(dist.TorchDistribution):
         narrow = (*shape[: len(shape) - len(self.event_shape)], *(1,) * len(self.event_shape), self.factor.shape[-1])
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         common = torch.randn(narrow, dtype=self.loc.dtype, device=self.loc.device)
-        return _marked(self.loc + self.scale * noise + (self.factor * common).sum(-1))
+        return _mark(self.loc + self.scale * noise + (self.factor * common).sum(-1))
 
     @lazy_property
     def _flat_factor(self) -> Tensor:
@@ -112,8 +112,8 @@ class LowRankNormal(dist.TorchDistribution):
     @lazy_property
     def _capacitance_tril(self) -> Tensor:
         """Cholesky factor of I + U' D^-1 U, [*batch, R, R]."""
-        weighted = self._flat_factor / self.scale.reshape(*self.batch_shape, -1, 1).square()
-        capacitance = weighted.mT @ self._flat_factor
+        scaled_factor = self._flat_factor / self.scale.reshape(*self.batch_shape, -1, 1).square()
+        capacitance = scaled_factor.mT @ self._flat_factor
         eye = torch.eye(capacitance.shape[-1], dtype=capacitance.dtype, device=capacitance.device)
         tril: Tensor = torch.linalg.cholesky_ex(capacitance + eye).L
         return tril
@@ -125,22 +125,22 @@ class LowRankNormal(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """[*samples, *batch], nats."""
-        standard = (value - self.loc) / self.scale
-        standard = standard.reshape(*standard.shape[: standard.dim() - len(self.event_shape)], -1)
-        projected = (self._flat_factor / self.scale.reshape(*self.batch_shape, -1, 1)).mT @ standard.unsqueeze(-1)
-        solved = torch.linalg.solve_triangular(self._capacitance_tril, projected, upper=False).squeeze(-1)
-        distance = standard.square().sum(-1) - solved.square().sum(-1)
+        noise = (value - self.loc) / self.scale
+        noise = noise.reshape(*noise.shape[: noise.dim() - len(self.event_shape)], -1)
+        projection = (self._flat_factor / self.scale.reshape(*self.batch_shape, -1, 1)).mT @ noise.unsqueeze(-1)
+        solution = torch.linalg.solve_triangular(self._capacitance_tril, projection, upper=False).squeeze(-1)
+        distance = noise.square().sum(-1) - solution.square().sum(-1)
         constant = self.event_shape.numel() * math.log(2 * math.pi)
-        found: Tensor = -0.5 * (distance + self.log_determinant() + constant)
-        return found
+        log_density: Tensor = -0.5 * (distance + self.log_determinant() + constant)
+        return log_density
 
 
-class UndrawnLowRankNormal(LowRankNormal):
-    """Its "draws" are its mean, see :class:`UndrawnNormal`."""
+class MeanLowRankNormal(LowRankNormal):
+    """A low-rank normal that draws its mean, see :class:`MeanNormal`."""
 
     def rsample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
         """The mean, marked."""
-        return _marked(self.loc.expand(self._extended_shape(sample_shape)))
+        return _mark(self.loc.expand(self._extended_shape(sample_shape)))
 
 
 @register_kl(LowRankNormal, Independent)
@@ -160,8 +160,8 @@ class GaussianWeight(NamedTuple):
 
     Attributes:
         loc: mean, [*shape].
-        scale: standard deviation of what is independent, [*shape].
-        factor: what is common to all entries, [*shape, R], or None.
+        scale: standard deviation of the independent noise, [*shape].
+        factor: of the noise common to all entries, [*shape, R], or None.
     """
 
     loc: Tensor
@@ -173,8 +173,8 @@ class WeightPosterior(nn.Module, ABC):
     """The posterior of one tensor of weights: a module whose forward returns its distribution."""
 
     @abstractmethod
-    def forward(self, drawn: bool = True) -> Any:
-        """The distribution; its event is the tensor. Where it is not to be drawn, its draws are its mean."""
+    def forward(self, sample: bool = True) -> Any:
+        """The distribution; its event is the tensor. Without ``sample``, its draws are its mean."""
 
     @abstractmethod
     def gaussian(self) -> GaussianWeight:
@@ -189,10 +189,10 @@ class DiagonalWeight(WeightPosterior):
         self.loc = nn.Parameter(value.detach().clone())
         self.log_scale = nn.Parameter(torch.full_like(value, math.log(scale)))
 
-    def forward(self, drawn: bool = True) -> Any:
+    def forward(self, sample: bool = True) -> Any:
         """A normal with marked draws."""
-        made: Any = (WeightNormal if drawn else UndrawnNormal)(self.loc, self.log_scale.exp())
-        return made.to_event(self.loc.dim())
+        normal: Any = (WeightNormal if sample else MeanNormal)(self.loc, self.log_scale.exp())
+        return normal.to_event(self.loc.dim())
 
     def gaussian(self) -> GaussianWeight:
         """Its mean and scale."""
@@ -209,9 +209,9 @@ class LowRankWeight(WeightPosterior):
         noise = torch.randn(*value.shape, rank, dtype=value.dtype, device=value.device)
         self.factor = nn.Parameter(noise * (scale / math.sqrt(rank)))
 
-    def forward(self, drawn: bool = True) -> Any:
+    def forward(self, sample: bool = True) -> Any:
         """A low-rank normal with marked draws."""
-        family = LowRankNormal if drawn else UndrawnLowRankNormal
+        family = LowRankNormal if sample else MeanLowRankNormal
         return family(self.loc, self.factor, self.log_scale.exp(), self.loc.dim())
 
     def gaussian(self) -> GaussianWeight:

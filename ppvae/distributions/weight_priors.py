@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from ..core.errors import PpvaeError, try_one_of
 
 
-class BuiltPrior(nn.Module):
+class TensorPrior(nn.Module):
     """The prior of one tensor of weights.
 
     Args:
@@ -24,7 +24,7 @@ class BuiltPrior(nn.Module):
         constants: numbers or tensors of the prior; buffers here, so that they follow the pair's dtype and device.
         make: from the constants and the hierarchy's scales, by name, to the distribution.
         scales: names of positive scales above the weights, and how each is distributed given the constants.
-        learned: log of a scale that is trained, under the name ``log_scale``.
+        log_scale: start of the log of a scale that is trained; None for a prior without one.
     """
 
     def __init__(
@@ -36,24 +36,24 @@ class BuiltPrior(nn.Module):
         *,
         scales: Mapping[str, Callable[[Mapping[str, Tensor]], Any]] | None = None,
         scale_shapes: Mapping[str, torch.Size] | None = None,
-        learned: float | None = None,
+        log_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.shape = shape
         self.names = tuple(constants)
         for name, value in constants.items():
             self.register_buffer(name, torch.as_tensor(value).detach().to(like), persistent=False)
-        if learned is not None:
-            self.log_scale = nn.Parameter(like.new_tensor(learned))
-        self.learns = learned is not None
+        if log_scale is not None:
+            self.log_scale = nn.Parameter(like.new_tensor(log_scale))
+        self.learns = log_scale is not None
         self._make = make
         self._scales = dict(scales or {})
         self.scale_shapes = dict(scale_shapes or {})
 
     def constants(self) -> dict[str, Tensor]:
         """The prior's numbers, and its learned log scale."""
-        found = {name: getattr(self, name) for name in self.names}
-        return {**found, "log_scale": self.log_scale} if self.learns else found
+        numbers = {name: getattr(self, name) for name in self.names}
+        return {**numbers, "log_scale": self.log_scale} if self.learns else numbers
 
     def scale_distribution(self, name: str) -> Any:
         """The distribution of a scale above the weights."""
@@ -63,16 +63,16 @@ class BuiltPrior(nn.Module):
     def forward(self, scales: Mapping[str, Tensor] | None = None) -> Any:
         """The distribution of the weights, given the scales above them; its event is the tensor."""
         values = {**self.constants(), **(scales or {})}
-        made = self._make(values)
-        lead = made.batch_shape[: max(0, len(made.batch_shape) - len(self.shape))]
-        return made.expand((*lead, *self.shape)).to_event(len(self.shape))
+        distribution = self._make(values)
+        lead = distribution.batch_shape[: max(0, len(distribution.batch_shape) - len(self.shape))]
+        return distribution.expand((*lead, *self.shape)).to_event(len(self.shape))
 
 
 class WeightPrior(ABC):
     """A prior over weights that knows how to be built for a tensor of any shape; subclasses are frozen dataclasses."""
 
     @abstractmethod
-    def build(self, value: Tensor) -> BuiltPrior:
+    def build(self, value: Tensor) -> TensorPrior:
         """The prior for weights of the shape, dtype and device of ``value``."""
 
 
@@ -91,11 +91,11 @@ class NormalPrior(WeightPrior):
     def __post_init__(self) -> None:
         _positive("NormalPrior", scale=self.scale)
 
-    def build(self, value: Tensor) -> BuiltPrior:
+    def build(self, value: Tensor) -> TensorPrior:
         """See :class:`WeightPrior`."""
         if self.learn:
-            return BuiltPrior(value.shape, value, {"loc": 0.0}, _normal_learned, learned=math.log(self.scale))
-        return BuiltPrior(value.shape, value, {"loc": 0.0, "sd": self.scale}, _normal)
+            return TensorPrior(value.shape, value, {"loc": 0.0}, _normal_with_log_scale, log_scale=math.log(self.scale))
+        return TensorPrior(value.shape, value, {"loc": 0.0, "sd": self.scale}, _normal)
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ class ScaleMixturePrior(WeightPrior):
         if not 0 < self.weight < 1:
             raise PpvaeError(f"ScaleMixturePrior: expected a weight in (0, 1), found {self.weight}")
 
-    def build(self, value: Tensor) -> BuiltPrior:
+    def build(self, value: Tensor) -> TensorPrior:
         """See :class:`WeightPrior`."""
         constants = {"mixture": [self.weight, 1 - self.weight], "sd": [self.scale, self.narrow_scale]}
-        return BuiltPrior(value.shape, value, constants, _mixture)
+        return TensorPrior(value.shape, value, constants, _mixture)
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ class HorseshoePrior(WeightPrior):
     def __post_init__(self) -> None:
         _positive("HorseshoePrior", scale=self.scale)
 
-    def build(self, value: Tensor) -> BuiltPrior:
+    def build(self, value: Tensor) -> TensorPrior:
         """See :class:`WeightPrior`."""
-        return BuiltPrior(
+        return TensorPrior(
             value.shape,
             value,
             {"loc": 0.0, "one": 1.0, "sd": self.scale},
@@ -159,7 +159,7 @@ class HorseshoePrior(WeightPrior):
 
 
 @dataclass(frozen=True)
-class GivenPrior(WeightPrior):
+class DistributionPrior(WeightPrior):
     """Any univariate distribution over the real line, the same for every weight.
 
     Attributes:
@@ -169,24 +169,24 @@ class GivenPrior(WeightPrior):
     distribution: Distribution
 
     def __post_init__(self) -> None:
-        found = self.distribution
-        if found.batch_shape or found.event_shape:
+        law = self.distribution
+        if law.batch_shape or law.event_shape:
             raise PpvaeError(
-                f"prior: expected a distribution of single weights, found one of batch shape {list(found.batch_shape)} "
-                f"and event shape {list(found.event_shape)}" + try_one_of("Normal(0.0, 1.0)")
+                f"prior: expected a distribution of single weights, found one of batch shape {list(law.batch_shape)} "
+                f"and event shape {list(law.event_shape)}" + try_one_of("Normal(0.0, 1.0)")
             )
-        if found.support is not torch.distributions.constraints.real:
+        if law.support is not torch.distributions.constraints.real:
             raise PpvaeError(
-                f"prior: expected a distribution over the real line, found {type(found).__name__} over {found.support}"
+                f"prior: expected a distribution over the real line, found {type(law).__name__} over {law.support}"
                 + try_one_of("Normal(0.0, 1.0)", "NormalPrior, ScaleMixturePrior or HorseshoePrior")
             )
 
-    def build(self, value: Tensor) -> BuiltPrior:
+    def build(self, value: Tensor) -> TensorPrior:
         """See :class:`WeightPrior`."""
         family: Any = type(self.distribution)
         constants = {name: getattr(self.distribution, name) for name in self.distribution.arg_constraints}
         family = getattr(dist, family.__name__, family)  # Pyro's class of this name has Pyro's methods
-        return BuiltPrior(value.shape, value, constants, _Family(family))
+        return TensorPrior(value.shape, value, constants, _Family(family))
 
 
 def as_weight_prior(prior: Any) -> WeightPrior:
@@ -198,7 +198,7 @@ def as_weight_prior(prior: Any) -> WeightPrior:
     if isinstance(prior, WeightPrior):
         return prior
     if isinstance(prior, Distribution):
-        return GivenPrior(prior)
+        return DistributionPrior(prior)
     raise PpvaeError(
         f"prior: expected a distribution or a weight prior, found {type(prior).__name__}"
         + try_one_of("Normal(0.0, 1.0)", "ScaleMixturePrior()", '{"likelihood.head.trunk": Normal(0.0, 0.5), ...}')
@@ -229,7 +229,7 @@ def _normal(values: Mapping[str, Tensor]) -> Any:
     return dist.Normal(values["loc"], values["sd"])
 
 
-def _normal_learned(values: Mapping[str, Tensor]) -> Any:
+def _normal_with_log_scale(values: Mapping[str, Tensor]) -> Any:
     return dist.Normal(values["loc"], values["log_scale"].exp())
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
-from .lifting import Lifted, find_lifted, refuse_closures
-from .weight_noise import CONVOLUTIONS, SCHEMES, RandomLayers, WeightNoise, per_datum_schemes_know
+from .lifting import RandomParameter, find_parameters, refuse_closures
+from .weight_noise import CONVOLUTIONS, SCHEMES, RandomLayers, WeightNoise, has_per_datum_noise
 from ..core.compile import bind
 from ..core.errors import PairError, did_you_mean, try_one_of
 from ..core.pair import ModelGuidePair, batch_size
@@ -28,7 +28,7 @@ from ..distributions.weight_posteriors import (
     WeightPosterior,
     is_posterior_draw,
 )
-from ..distributions.weight_priors import BuiltPrior, NormalPrior, WeightPrior, as_weight_prior
+from ..distributions.weight_priors import NormalPrior, TensorPrior, WeightPrior, as_weight_prior
 
 _log = logging.getLogger("ppvae.bayesian")
 
@@ -49,7 +49,7 @@ class BayesianPair(ModelGuidePair):
     Local sites and plates are those of the pair within.
 
     Attributes:
-        pair: the pair within; its lifted parameters are no parameters any more.
+        pair: the pair within; the parameters with a posterior are no parameters of it any more.
         weight_prior: priors, by site (with "/" for ".").
         weight_posterior: posteriors likewise; empty where an autoguide holds them.
         weight_names: the sites of the weights.
@@ -59,22 +59,22 @@ class BayesianPair(ModelGuidePair):
     def __init__(
         self,
         pair: ModelGuidePair,
-        lifted: tuple[Lifted, ...],
+        parameters: tuple[RandomParameter, ...],
         priors: Mapping[str, WeightPrior],
         posterior: DiagonalPosterior | LowRankPosterior | Callable[..., AutoGuide],
         weight_noise: WeightNoise,
     ) -> None:
         super().__init__()
         self.weight_noise = weight_noise
-        self._undrawn: frozenset[str] = frozenset()
-        self._drawn_always: frozenset[str] = frozenset()
-        self.weight_names = tuple(item.name for item in lifted)
-        self.shapes = {item.name: item.value.shape for item in lifted}
-        values = {item.name: item.value for item in lifted}
+        self._mean_sites: frozenset[str] = frozenset()
+        self._draw_names: frozenset[str] = frozenset()
+        self.weight_names = tuple(item.name for item in parameters)
+        self.shapes = {item.name: item.value.shape for item in parameters}
+        values = {item.name: item.value for item in parameters}
         self.accepts_num_data = pair.accepts_num_data
-        # The layers that RandomLayers computes broadcast over lanes; what another module does with its weight may not.
-        self.vectorizes = pair.vectorizes and all(per_datum_schemes_know(item.owner) for item in lifted)
-        for item in lifted:
+        # The layers that RandomLayers computes broadcast over lanes; other modules may not.
+        self.vectorizes = pair.vectorizes and all(has_per_datum_noise(item.owner) for item in parameters)
+        for item in parameters:
             item.lift()
         self.pair = pair
         self.weight_prior = nn.ModuleDict({_key(n): priors[n].build(v) for n, v in values.items()})
@@ -99,8 +99,8 @@ class BayesianPair(ModelGuidePair):
         """p(w), then the model of the pair within, at these weights."""
         self._require_num_data(num_data)
         weights = self._sample_prior()
-        noisy = self.weight_noise != "shared" and any(is_posterior_draw(value) for value in weights.values())
-        return self._run("model", weights, x, num_data, self.weight_noise if noisy else "shared")
+        per_datum = self.weight_noise != "shared" and any(is_posterior_draw(value) for value in weights.values())
+        return self._run("model", weights, x, num_data, self.weight_noise if per_datum else "shared")
 
     def guide(self, x: Any, num_data: int | None = None) -> Any:
         """q(w), then the guide of the pair within, at these weights where it uses them."""
@@ -110,10 +110,11 @@ class BayesianPair(ModelGuidePair):
             for name in self.weight_names:
                 for scale in self.scale_names[name]:
                     pyro.sample(f"{name}.{scale}", self.scale_posterior[_key(f"{name}.{scale}")]())
-                weights[name] = pyro.sample(name, self.weight_posterior[_key(name)](drawn=name not in self._undrawn))
+                posterior = self.weight_posterior[_key(name)](sample=name not in self._mean_sites)
+                weights[name] = pyro.sample(name, posterior)
         else:
-            drawn = self.autoguide()
-            weights = {name: drawn[name] for name in self.weight_names}
+            sample = self.autoguide()
+            weights = {name: sample[name] for name in self.weight_names}
         return self._run("guide", weights, x, num_data, "shared")
 
     def gaussian_weights(self) -> dict[str, GaussianWeight]:
@@ -138,18 +139,18 @@ class BayesianPair(ModelGuidePair):
             )
 
     @contextmanager
-    def undrawn(self) -> Iterator[frozenset[str]]:
-        """Under noise per datum, where a closed-form KL needs no draw of the weights either: see the base class."""
+    def mean_sites(self) -> Iterator[frozenset[str]]:
+        """The weights, under noise per datum, where a closed-form KL needs no draw of them: see the base class."""
         per_datum = self.weight_noise != "shared" and bool(self.weight_posterior)
-        self._undrawn = frozenset(self.weight_names) - self._drawn_always if per_datum else frozenset()
+        self._mean_sites = frozenset(self.weight_names) - self._draw_names if per_datum else frozenset()
         try:
-            yield self._undrawn
+            yield self._mean_sites
         finally:
-            self._undrawn = frozenset()
+            self._mean_sites = frozenset()
 
     def draw_always(self, names: Iterable[str]) -> None:
         """See the base class."""
-        self._drawn_always |= set(names)
+        self._draw_names |= set(names)
 
     def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
         """The pair within adopts it."""
@@ -166,8 +167,8 @@ class BayesianPair(ModelGuidePair):
         # Through the registry: reading the attribute would itself be a Pyro statement.
         return cast(ModelGuidePair, self._modules["pair"])
 
-    def _prior(self, name: str) -> BuiltPrior:
-        return cast(BuiltPrior, self.weight_prior[_key(name)])
+    def _prior(self, name: str) -> TensorPrior:
+        return cast(TensorPrior, self.weight_prior[_key(name)])
 
     def _posterior(self, name: str) -> WeightPosterior:
         return cast(WeightPosterior, self.weight_posterior[_key(name)])
@@ -212,11 +213,11 @@ class BayesianPair(ModelGuidePair):
 
     def _make_autoguide(self, make: Callable[..., AutoGuide], values: Mapping[str, Tensor]) -> None:
         with pyro.settings.context(module_local_params=True), torch.no_grad():
-            made = make(self._sample_prior, init_loc_fn=init_to_value(values=dict(values)))
-            if not isinstance(made, AutoGuide):
-                raise PairError(f"posterior: expected a Pyro AutoGuide, found {type(made).__name__}" + _POSTERIORS)
-            self.autoguide = made
-            self.autoguide()  # its parameters are made when it is first run
+            autoguide = make(self._sample_prior, init_loc_fn=init_to_value(values=dict(values)))
+            if not isinstance(autoguide, AutoGuide):
+                raise PairError(f"posterior: expected a Pyro AutoGuide, found {type(autoguide).__name__}" + _POSTERIORS)
+            self.autoguide = autoguide
+            self.autoguide()  # its first run makes its parameters
 
 
 _POSTERIORS = try_one_of(
@@ -246,10 +247,10 @@ def bayesianise(
 
     With ``weight_noise`` other than "shared", the model's layers draw noise of their own for every datum, and the
     estimator must be ``TraceMeanFieldELBO``: an estimator that needs log q at the weights used has none to evaluate.
-    Only draws of this pair's guide are replaced so; at weights that are given (evidence, sampling) the density is what
-    it is. Noise on the activations of a convolution ("local-reparameterization") is drawn for every position by itself:
-    exact for a last layer under a likelihood that factorises, an approximation before it (logged); "flipout" has no
-    such restriction.
+    Only draws of this pair's guide are replaced so; at given weights (evidence, sampling) the density is unchanged.
+    Noise on the activations of a convolution ("local-reparameterization") is drawn for every position by itself: exact
+    for a last layer under a likelihood that factorises, an approximation before it (logged); "flipout" has no such
+    restriction.
 
     Args:
         pair: the pair; it is copied and not changed.
@@ -286,11 +287,11 @@ def bayesianise(
     inner = copying.deepcopy(pair) if copy else pair
     if copy:
         refuse_closures(pair, inner)
-    lifted = find_lifted(inner, names)
-    built = _posterior(posterior)
+    parameters = find_parameters(inner, names)
+    weight_posterior = _posterior(posterior)
     if weight_noise != "shared":
-        _check_scheme(lifted, weight_noise, built)
-    return BayesianPair(inner, lifted, _priors(prior, lifted), built, weight_noise)
+        _check_scheme(parameters, weight_noise, weight_posterior)
+    return BayesianPair(inner, parameters, _priors(prior, parameters), weight_posterior, weight_noise)
 
 
 def _posterior(posterior: Posterior) -> DiagonalPosterior | LowRankPosterior | Callable[..., AutoGuide]:
@@ -305,43 +306,43 @@ def _posterior(posterior: Posterior) -> DiagonalPosterior | LowRankPosterior | C
     raise PairError(f"posterior: expected a posterior, found {type(posterior).__name__}" + _POSTERIORS)
 
 
-def _priors(prior: Prior | Mapping[str, Prior], lifted: tuple[Lifted, ...]) -> dict[str, WeightPrior]:
+def _priors(prior: Prior | Mapping[str, Prior], parameters: tuple[RandomParameter, ...]) -> dict[str, WeightPrior]:
     if not isinstance(prior, Mapping):
         one = as_weight_prior(prior)
-        return {item.name: one for item in lifted}
-    found: dict[str, WeightPrior] = {}
-    used = set()
-    for item in lifted:
-        fitting = [key for key in prior if item.name == key or item.name.startswith(f"{key}.")]
-        if not fitting:
+        return {item.name: one for item in parameters}
+    priors: dict[str, WeightPrior] = {}
+    matches = set()
+    for item in parameters:
+        keys = [key for key in prior if item.name == key or item.name.startswith(f"{key}.")]
+        if not keys:
             raise PairError(
                 f"prior: none is given for {item.name!r}; given are {sorted(prior)}"
                 + try_one_of(f"a prior for {item.name.rpartition('.')[0]!r} or for a module around it")
             )
-        used.update(fitting)
-        found[item.name] = as_weight_prior(prior[max(fitting, key=len)])
-    for key in prior.keys() - used:
-        parts = [item.name.split(".") for item in lifted]
-        known = {".".join(p[:k]) for p in parts for k in range(1, len(p) + 1)}
-        raise PairError(f"prior: {key!r} is no lifted module: {did_you_mean(key, known)}")
-    return found
+        matches.update(keys)
+        priors[item.name] = as_weight_prior(prior[max(keys, key=len)])
+    for key in prior.keys() - matches:
+        parts = [item.name.split(".") for item in parameters]
+        names = {".".join(p[:k]) for p in parts for k in range(1, len(p) + 1)}
+        raise PairError(f"prior: {key!r} is no lifted module: {did_you_mean(key, names)}")
+    return priors
 
 
-def _check_scheme(lifted: tuple[Lifted, ...], scheme: WeightNoise, posterior: Any) -> None:
+def _check_scheme(parameters: tuple[RandomParameter, ...], scheme: WeightNoise, posterior: Any) -> None:
     if not isinstance(posterior, DiagonalPosterior | LowRankPosterior):
         raise PairError(
             f"weight_noise={scheme!r} needs the mean and scale of every weight, which an autoguide does not tell"
             + try_one_of('weight_noise="shared"', 'posterior="diagonal"')
         )
-    for item in lifted:
-        if not per_datum_schemes_know(item.owner):
+    for item in parameters:
+        if not has_per_datum_noise(item.owner):
             where = item.name.rpartition(".")[0] or "the pair itself"
             raise PairError(
                 f"weight_noise={scheme!r} does not know the layer {where!r} ({type(item.owner).__name__}), "
                 f"whose parameter is {item.name!r}: it knows linear, convolutional and transposed convolutional layers"
                 + try_one_of('weight_noise="shared", which serves any layer', "name only the layers in modules=...")
             )
-    convolutions = sorted({i.name.rpartition(".")[0] for i in lifted if isinstance(i.owner, CONVOLUTIONS)})
+    convolutions = sorted({i.name.rpartition(".")[0] for i in parameters if isinstance(i.owner, CONVOLUTIONS)})
     if scheme == "local-reparameterization" and convolutions:
         _log.warning(
             "local reparameterisation draws the noise of every position of a convolution's output by itself (%s): "
@@ -350,10 +351,10 @@ def _check_scheme(lifted: tuple[Lifted, ...], scheme: WeightNoise, posterior: An
         )
 
 
-def _scale_posterior(value: Tensor, prior: BuiltPrior, name: str) -> LogNormalScale:
+def _scale_posterior(value: Tensor, prior: TensorPrior, name: str) -> LogNormalScale:
     shape = prior.scale_shapes[name]
-    spread = value.detach().square().mean().sqrt().clamp_min(1e-2)
-    return LogNormalScale(spread.clone() if not shape else torch.ones_like(value))
+    magnitude = value.detach().square().mean().sqrt().clamp_min(1e-2)
+    return LogNormalScale(magnitude.clone() if not shape else torch.ones_like(value))
 
 
 def _key(name: str) -> str:

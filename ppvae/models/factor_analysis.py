@@ -102,7 +102,7 @@ class FactorAnalysis(ModelGuidePair):
     def maximum_likelihood(
         x: Tensor | np.ndarray, latent_dim: int, *, isotropic: bool = False, tolerance: float = 1e-6
     ) -> FactorAnalysis:
-        """Parameters of maximum likelihood, found by scikit-learn: EM, or the closed form where isotropic (whose
+        """Parameters of maximum likelihood by scikit-learn: EM, or the closed form where isotropic (whose
         variances are divided by N - 1, and so larger by 1 / N than those of maximum likelihood).
 
         Args:
@@ -126,9 +126,9 @@ class FactorAnalysis(ModelGuidePair):
             loading = pca.components_.T * np.sqrt(np.maximum(pca.explained_variance_ - noise, 0.0))
             loc, scale = pca.mean_, np.sqrt(noise)
         else:
-            found = decomposition.FactorAnalysis(latent_dim, svd_method="lapack", tol=tolerance, max_iter=10_000)
-            found.fit(values)
-            loc, loading, scale = found.mean_, found.components_.T, np.sqrt(found.noise_variance_)
+            analysis = decomposition.FactorAnalysis(latent_dim, svd_method="lapack", tol=tolerance, max_iter=10_000)
+            analysis.fit(values)
+            loc, loading, scale = analysis.mean_, analysis.components_.T, np.sqrt(analysis.noise_variance_)
             scale = np.maximum(scale, 1e-3 * scale.max())
         dtype = torch.get_default_dtype()
         return FactorAnalysis.from_parameters(*(torch.as_tensor(value, dtype=dtype) for value in (loc, loading, scale)))
@@ -173,7 +173,7 @@ class FactorAnalysis(ModelGuidePair):
         return other
 
     def guide_divergence(self) -> float:
-        r"""$\mathrm{KL}(q \| p(z \mid x))$ of the guide in nats: zero, or what :meth:`with_wrong_guide` put there.
+        r"""$\mathrm{KL}(q \| p(z \mid x))$ of the guide in nats: zero, unless :meth:`with_wrong_guide` made it wrong.
 
         Raises:
             PairError: the guide has parameters of its own, so that no closed form is known.
@@ -221,10 +221,10 @@ class FactorAnalysis(ModelGuidePair):
 
     def _posterior_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [B, Z] and Cholesky factor of the covariance [Z, Z]."""
-        weighted = self.loading / self.scale.square()[:, None]
+        scaled_loading = self.loading / self.scale.square()[:, None]
         eye = torch.eye(self.latent_dim, dtype=self.loc.dtype, device=self.loc.device)
-        covariance = torch.cholesky_inverse(torch.linalg.cholesky(eye + weighted.mT @ self.loading))
-        return (x - self.loc) @ weighted @ covariance, torch.linalg.cholesky(covariance)
+        covariance = torch.cholesky_inverse(torch.linalg.cholesky(eye + scaled_loading.mT @ self.loading))
+        return (x - self.loc) @ scaled_loading @ covariance, torch.linalg.cholesky(covariance)
 
     def _set_posterior(self, posterior: ConditionalDistribution | None) -> None:
         if posterior is not None and posterior.event_shape != (self.latent_dim,):

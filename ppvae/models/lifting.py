@@ -1,4 +1,4 @@
-"""Which parameters of a pair a posterior over weights takes over, and taking them."""
+"""Parameters of a pair that become random variables, with a posterior over weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..core.errors import PairError, did_you_mean, try_one_of
 from ..core.pair import CallablePair, ModelGuidePair, _modules_of
 
 
-class Lifted(NamedTuple):
+class RandomParameter(NamedTuple):
     """One parameter that becomes a random variable.
 
     Attributes:
-        name: its name in the pair, which the site takes.
+        name: its name in the pair, and of the site.
         owner: the module that holds it.
-        attribute: its name there.
+        attribute: its name in that module.
         value: its value, detached.
     """
 
@@ -28,12 +28,12 @@ class Lifted(NamedTuple):
     value: Tensor
 
     def lift(self) -> None:
-        """Make the parameter a buffer that is not saved: a place for the random value."""
+        """Replace the parameter by a buffer that is not saved: a place for the random value."""
         del self.owner._parameters[self.attribute]
         self.owner.register_buffer(self.attribute, self.value.clone(), persistent=False)
 
 
-def find_lifted(pair: ModelGuidePair, names: tuple[str, ...]) -> tuple[Lifted, ...]:
+def find_parameters(pair: ModelGuidePair, names: tuple[str, ...]) -> tuple[RandomParameter, ...]:
     """The parameters below these modules, in the pair's order.
 
     Args:
@@ -47,28 +47,29 @@ def find_lifted(pair: ModelGuidePair, names: tuple[str, ...]) -> tuple[Lifted, .
     modules = {name: module for name, module in pair.named_modules() if name and not name.startswith("adopted")}
     parameters = dict(pair.named_parameters(remove_duplicate=False))
     if not names:
-        raise PairError(f"modules: expected at least one module; {_known(modules)}")
-    chosen: set[str] = set()
+        raise PairError(f"modules: expected at least one module; {_module_names(modules)}")
+    selection: set[str] = set()
     for name in names:
         if name in parameters:
-            below = [name]
+            members = [name]
         elif name in modules:
-            below = [n for n in parameters if n.startswith(f"{name}.") and parameters[n].requires_grad]
-            if not below:
+            members = [n for n in parameters if n.startswith(f"{name}.") and parameters[n].requires_grad]
+            if not members:
                 kind = type(modules[name]).__name__
                 raise PairError(
-                    f"module {name!r} ({kind}) has no trainable parameters to give a posterior to; {_known(modules)}"
+                    f"module {name!r} ({kind}) has no trainable parameters to give a posterior to; "
+                    f"{_module_names(modules)}"
                 )
         else:
-            known = [*modules, *parameters]
-            raise PairError(f"no module {name!r} in {type(pair).__name__}: {did_you_mean(name, known)}")
-        chosen.update(below)
-    _refuse_running_statistics(modules, chosen)
-    _refuse_shared(parameters, chosen)
-    return tuple(_lifted(pair, name, parameters[name]) for name in parameters if name in chosen)
+            candidates = [*modules, *parameters]
+            raise PairError(f"no module {name!r} in {type(pair).__name__}: {did_you_mean(name, candidates)}")
+        selection.update(members)
+    _refuse_running_statistics(modules, selection)
+    _refuse_shared(parameters, selection)
+    return tuple(_random_parameter(pair, name, parameters[name]) for name in parameters if name in selection)
 
 
-def _lifted(pair: ModelGuidePair, name: str, value: Tensor) -> Lifted:
+def _random_parameter(pair: ModelGuidePair, name: str, value: Tensor) -> RandomParameter:
     path, _, attribute = name.rpartition(".")
     owner = pair.get_submodule(path)
     if isinstance(owner, nn.RNNBase):
@@ -84,12 +85,12 @@ def _lifted(pair: ModelGuidePair, name: str, value: Tensor) -> Lifted:
                 "weights is over the real line"
                 + try_one_of("leave it out of modules=...", "a PyroSample in the model itself")
             )
-    return Lifted(name, owner, attribute, value.detach())
+    return RandomParameter(name, owner, attribute, value.detach())
 
 
-def _refuse_running_statistics(modules: dict[str, nn.Module], chosen: set[str]) -> None:
+def _refuse_running_statistics(modules: dict[str, nn.Module], selection: set[str]) -> None:
     for name, module in modules.items():
-        own = any(parameter.startswith(f"{name}.") for parameter in chosen)
+        own = any(parameter.startswith(f"{name}.") for parameter in selection)
         if own and getattr(module, "running_mean", None) is not None:
             raise PairError(
                 f"module {name!r} ({type(module).__name__}) keeps running statistics, which are not random: they would "
@@ -98,28 +99,28 @@ def _refuse_running_statistics(modules: dict[str, nn.Module], chosen: set[str]) 
             )
 
 
-def _refuse_shared(parameters: dict[str, nn.Parameter], chosen: set[str]) -> None:
+def _refuse_shared(parameters: dict[str, nn.Parameter], selection: set[str]) -> None:
     names: dict[int, list[str]] = {}
     for name, parameter in parameters.items():
         names.setdefault(id(parameter), []).append(name)
     for same in names.values():
-        if len(same) > 1 and chosen.intersection(same):
+        if len(same) > 1 and selection.intersection(same):
             raise PairError(
                 f"parameters {', '.join(map(repr, same))} are one shared tensor: two sites would draw it twice"
                 + try_one_of("a parameter of its own for each", "other modules=...")
             )
 
 
-def refuse_closures(pair: ModelGuidePair, copied: ModelGuidePair) -> None:
+def refuse_closures(pair: ModelGuidePair, copy: ModelGuidePair) -> None:
     """A copy must reach the copy's modules: a function that holds its modules in a closure does not.
 
     Raises:
         PairError: it does not.
     """
-    if not isinstance(copied, CallablePair):
+    if not isinstance(copy, CallablePair):
         return
     originals = {id(module) for module in pair.modules()}
-    for role, program in _programs(copied):
+    for role, program in _programs(copy):
         if any(id(module) in originals for module in _modules_of(program)):
             raise PairError(
                 f"the {role} is a function that holds its modules in a closure or in globals: a copy of the pair would "
@@ -135,6 +136,6 @@ def _programs(pair: CallablePair) -> Iterator[tuple[str, Any]]:
     yield from pair.__dict__["_programs"].items()
 
 
-def _known(modules: dict[str, nn.Module]) -> str:
-    having = [name for name, module in modules.items() if next(module.parameters(), None) is not None]
-    return f"modules with parameters: {', '.join(having) or 'none'}"
+def _module_names(modules: dict[str, nn.Module]) -> str:
+    owners = [name for name, module in modules.items() if next(module.parameters(), None) is not None]
+    return f"modules with parameters: {', '.join(owners) or 'none'}"

@@ -26,8 +26,8 @@ from ..distributions.weight_posteriors import GaussianWeight
 WeightNoise = Literal["shared", "per-datum", "local-reparameterization", "flipout"]
 SCHEMES: tuple[str, ...] = get_args(WeightNoise)
 
-# The layers whose every parameter goes into one of the functions below.
-KNOWN_LAYERS: tuple[type[nn.Module], ...] = (
+# The layers whose parameters all enter one of the functions below.
+LAYERS: tuple[type[nn.Module], ...] = (
     nn.Linear,
     nn.Conv1d,
     nn.Conv2d,
@@ -36,7 +36,7 @@ KNOWN_LAYERS: tuple[type[nn.Module], ...] = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
-CONVOLUTIONS = KNOWN_LAYERS[1:]
+CONVOLUTIONS = LAYERS[1:]
 
 _EVENT_AXES: dict[Any, int] = {
     F.linear: 1,
@@ -52,7 +52,7 @@ Layer = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 class Rows(NamedTuple):
-    """A layer's input as [lanes, data, *event], and how its output goes back to the shape that the program expects."""
+    """A layer's input as [lanes, data, *event], and the leading axes that the program expects of its output."""
 
     input: Tensor
     lead: tuple[int, ...]
@@ -90,15 +90,15 @@ class RandomLayers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        involved = [self.names[id(a)] for a in (*args, *kwargs.values()) if id(a) in self.names]
-        if not involved:
+        weights = [self.names[id(a)] for a in (*args, *kwargs.values()) if id(a) in self.names]
+        if not weights:
             return func(*args, **kwargs)
         if func in _EVENT_AXES:
             return self._layer(func, *args, **kwargs)
         result = func(*args, **kwargs)
         if self.scheme != "shared" and isinstance(result, Tensor):
             raise PairError(
-                f"weight {involved[0]!r} is used by {getattr(func, '__name__', func)}, not by a linear or "
+                f"weight {weights[0]!r} is used by {getattr(func, '__name__', func)}, not by a linear or "
                 f"convolutional layer alone: {self.scheme} does not know what noise to give it"
                 + try_one_of('weight_noise="shared"', "leave this module out of modules=...")
             )
@@ -118,10 +118,10 @@ class RandomLayers(TorchFunctionMode):
             return rows.output(self._in_lanes(layer, rows.input, weight, bias, axes == 1))
         rows = self._rows(input, axes)
         flat = rows.input.reshape(-1, *input.shape[input.dim() - axes :])
-        noisy = {"per-datum": _per_datum, "local-reparameterization": _local, "flipout": _flipout}[self.scheme]
+        scheme = {"per-datum": _per_datum, "local-reparameterization": _local, "flipout": _flipout}[self.scheme]
         b = None if bias is None else self._posterior(bias)
-        found = noisy(layer, flat, self._posterior(weight), b, rows.input.shape[0])
-        return rows.output(found.reshape(*rows.input.shape[:2], *found.shape[1:]))
+        result = scheme(layer, flat, self._posterior(weight), b, rows.input.shape[0])
+        return rows.output(result.reshape(*rows.input.shape[:2], *result.shape[1:]))
 
     def _posterior(self, value: Tensor) -> GaussianWeight:
         name = self.names.get(id(value))
@@ -130,7 +130,7 @@ class RandomLayers(TorchFunctionMode):
         return self.posteriors[name]
 
     def _rows(self, x: Tensor, axes: int) -> Rows:
-        """Which of the leading axes are lanes and data; those that a module flattened are found by their number."""
+        """Which of the leading axes are lanes and data; flattened ones are told by their number."""
         lead, event = tuple(x.shape[: x.dim() - axes]), x.shape[x.dim() - axes :]
         lanes, batch = self.lanes, self.batch
         if lead == (batch,):
@@ -158,8 +158,8 @@ class RandomLayers(TorchFunctionMode):
         w = self._lanes_of(weight)
         b = None if bias is None else self._lanes_of(bias)
         if affine:
-            found = x @ w.mT
-            return found if b is None else found + b.unsqueeze(1)
+            output = x @ w.mT
+            return output if b is None else output + b.unsqueeze(1)
         return torch.stack([layer(x[k], w[k], None if b is None else b[k]) for k in range(self.lanes)])
 
     def _lanes_of(self, value: Tensor) -> Tensor:
@@ -171,36 +171,36 @@ class RandomLayers(TorchFunctionMode):
         return value.reshape(self.lanes, *shape)
 
 
-def per_datum_schemes_know(layer: nn.Module) -> bool:
+def has_per_datum_noise(layer: nn.Module) -> bool:
     """Whether noise per datum is defined for every parameter of this layer."""
-    return type(layer) in KNOWN_LAYERS
+    return type(layer) in LAYERS
 
 
 # --- the schemes; x is [lanes * B, *event], one row for each lane and datum -----------------------------------------
 
 
 def _per_datum(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, lanes: int) -> Tensor:
-    """A draw of the weights for every datum: what the faster schemes equal in distribution."""
+    """A draw of the weights for every datum; the faster schemes have the same distribution."""
     weights, biases = _draws(w, len(x)), None if b is None else _draws(b, len(x))
     if x.dim() == 2:
-        found = (weights @ x.unsqueeze(-1)).squeeze(-1)
-        return found if biases is None else found + biases
+        output = (weights @ x.unsqueeze(-1)).squeeze(-1)
+        return output if biases is None else output + biases
     one = x.unsqueeze(1)
     if biases is None:
-        found = torch.func.vmap(lambda x, w: layer(x, w, None))(one, weights)
+        output = torch.func.vmap(lambda x, w: layer(x, w, None))(one, weights)
     else:
-        found = torch.func.vmap(layer)(one, weights, biases)
-    return found.squeeze(1)
+        output = torch.func.vmap(layer)(one, weights, biases)
+    return output.squeeze(1)
 
 
 def _local(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, lanes: int) -> Tensor:
-    """Noise on the activations: their mean and variance are those that the noise of the weights gives them."""
+    """Noise on the activations, with the mean and variance that the noise of the weights induces."""
     mean = layer(x, w.loc, None if b is None else b.loc)
     variance = layer(x.square(), w.scale.square(), None if b is None else b.scale.square())
     # The added number keeps the root's slope finite where nothing is random; it is far below rounding.
     scale = (variance + float(torch.finfo(variance.dtype).tiny) ** 0.5).sqrt()
-    found: Tensor = mean + scale * torch.randn_like(mean) + _common(layer, x, w, b)
-    return found
+    output: Tensor = mean + scale * torch.randn_like(mean) + _common(layer, x, w, b)
+    return output
 
 
 def _flipout(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, lanes: int) -> Tensor:
@@ -216,33 +216,33 @@ def _flipout(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | Non
     into = _signs(x, x.shape[0], x.shape[1]).reshape(*x.shape[:2], *positions)
     out = _signs(x, x.shape[0], mean.shape[1]).reshape(*mean.shape[:2], *positions)
     by_lane = (x * into).reshape(lanes, -1, *x.shape[1:])
-    found = mean + out * torch.func.vmap(lambda x, w: layer(x, w, None))(by_lane, shift).reshape(mean.shape)
+    output = mean + out * torch.func.vmap(lambda x, w: layer(x, w, None))(by_lane, shift).reshape(mean.shape)
     if b is not None:
         shift = (b.scale * _normal(b.scale, lanes)).repeat_interleave(x.shape[0] // lanes, 0)
-        found = found + (_signs(x, *mean.shape[:2]) * shift).reshape(*mean.shape[:2], *positions)
-    return found + _common(layer, x, w, b)
+        output = output + (_signs(x, *mean.shape[:2]) * shift).reshape(*mean.shape[:2], *positions)
+    return output + _common(layer, x, w, b)
 
 
 def _common(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None) -> Tensor | float:
     """The low-rank part, exact in every scheme: R noises for each datum."""
-    found: Tensor | float = 0.0
+    total: Tensor | float = 0.0
     if w.factor is not None:
         for r in range(w.factor.shape[-1]):
             part = layer(x, w.factor[..., r], None)
-            found = found + part * torch.randn(len(x), *(1,) * (part.dim() - 1), dtype=x.dtype, device=x.device)
+            total = total + part * torch.randn(len(x), *(1,) * (part.dim() - 1), dtype=x.dtype, device=x.device)
     if b is not None and b.factor is not None:
         noise = torch.randn(len(x), b.factor.shape[-1], dtype=x.dtype, device=x.device)
         shift = noise @ b.factor.mT
-        found = found + shift.reshape(*shift.shape, *(1,) * (x.dim() - 2))
-    return found
+        total = total + shift.reshape(*shift.shape, *(1,) * (x.dim() - 2))
+    return total
 
 
 def _draws(weight: GaussianWeight, count: int) -> Tensor:
-    found = weight.loc + weight.scale * _normal(weight.loc, count)
+    draws = weight.loc + weight.scale * _normal(weight.loc, count)
     if weight.factor is not None:
         eta = torch.randn(count, weight.factor.shape[-1], dtype=weight.loc.dtype, device=weight.loc.device)
-        found = found + (eta @ weight.factor.flatten(0, -2).mT).reshape(found.shape)
-    return found
+        draws = draws + (eta @ weight.factor.flatten(0, -2).mT).reshape(draws.shape)
+    return draws
 
 
 def _normal(like: Tensor, count: int) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .initialization import Initializer, initialize
-from .mlp import activation_named
+from .mlp import make_activation
 from ..core.errors import PpvaeError
 
 
@@ -39,10 +39,10 @@ class ConvEncoder(nn.Module):
         layers: list[nn.Module] = []
         depth, height, width = self.image_shape
         for out in channels:
-            layers += [nn.Conv2d(depth, out, 3, stride=2, padding=1), activation_named(activation)]
+            layers += [nn.Conv2d(depth, out, 3, stride=2, padding=1), make_activation(activation)]
             depth, height, width = out, (height + 1) // 2, (width + 1) // 2
         self.convolutions = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Linear(depth * height * width, hidden), activation_named(activation))
+        self.head = nn.Sequential(nn.Linear(depth * height * width, hidden), make_activation(activation))
         self.out_features = hidden
         initialize(self, init)
 
@@ -56,8 +56,8 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """One affine layer and strided 4 x 4 transposed convolutions, each doubling height and width.
 
-    Its output is one feature map per pixel, flattened as [height * width * features]; a likelihood whose head is
-    affine would undo the saving, so :attr:`per_event` tells it that ``out_features`` belong to each pixel.
+    Its output is one feature map per pixel, flattened as [height * width * features]; :attr:`per_event` tells a
+    likelihood that ``out_features`` belong to each pixel, so that it adds no affine layer.
 
     Args:
         in_features: latent dimensions.
@@ -94,13 +94,13 @@ class ConvDecoder(nn.Module):
         self.start = (channels[0], height // shrink, width // shrink)
         self.stem = nn.Sequential(
             nn.Linear(in_features, self.start[0] * self.start[1] * self.start[2]),
-            activation_named(activation),
+            make_activation(activation),
         )
         layers: list[nn.Module] = []
         for index, out in enumerate((*channels[1:], depth * outputs_per_pixel)):
             layers.append(nn.ConvTranspose2d(channels[index], out, 4, stride=2, padding=1))
             if index + 1 < len(channels):
-                layers.append(activation_named(activation))
+                layers.append(make_activation(activation))
         self.convolutions = nn.Sequential(*layers)
         self.outputs_per_pixel = outputs_per_pixel
         self.out_features = outputs_per_pixel
@@ -124,7 +124,7 @@ def _image(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _lead(x: Tensor, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """The leading axes of x: what is left when trailing axes that make up one image are taken away."""
+    """The leading axes of x: all but the trailing axes that make up one image."""
     pixels = image_shape[0] * image_shape[1] * image_shape[2]
     size, axes = 1, 0
     while axes < x.dim() and size < pixels:
@@ -132,7 +132,7 @@ def _lead(x: Tensor, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
         size *= x.shape[-axes]
     if size != pixels:
         raise PpvaeError(f"expected images of shape {image_shape} ({pixels} values), found data {tuple(x.shape)}")
-    # A channel axis of length one belongs to the image where it is there.
+    # A channel axis of length one, where there is one, belongs to the image.
     if axes == 2 and image_shape[0] == 1 and x.dim() > 3 and x.shape[-3] == 1:
         axes = 3
     return tuple(x.shape[: x.dim() - axes])

@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def activation_named(name: str) -> nn.Module:
+def make_activation(name: str) -> nn.Module:
     """The activation of this name.
 
     Raises:
@@ -61,7 +61,7 @@ class MLP(nn.Module):
         features = math.prod(self.in_shape)
         layers: list[nn.Module] = []
         for units in hidden:
-            layers += [nn.Linear(features, units), activation_named(activation)]
+            layers += [nn.Linear(features, units), make_activation(activation)]
             features = units
         self.layers = nn.Sequential(*layers)
         self.out_features = features

@@ -1,4 +1,4 @@
-"""What figures are drawn from: everything that the trained pair is asked, once."""
+"""The data of a report: all that its figures and tables need of the trained pair, computed once."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ ACTIVE = 0.01
 """A latent dimension is active if the variance over data of its posterior mean is above this (Burda et al. 2015)."""
 GRID = 16
 FINE = 33
-SHOWN = 2000
-CHECKED = 300
-"""Held-out data that predictive checks look at."""
+NUM_ROWS = 2000
+NUM_CHECK_DATA = 300
+"""Held-out data for predictive checks."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
-    """What the trained pair says.
+    """The data of a report.
 
     Attributes:
         run: the run.
-        part: the part of the data that is shown: "test" where there is one.
+        part: the part of the data in the figures: "test" where there is one.
         data: its first rows.
         x: the same, as the model sees them, [N, *event].
         reconstructed: their reconstructions, [N, *event].
@@ -53,21 +53,21 @@ class ReportData:
         latents: means of q(z | x) of held-out data, [N, Z]; None where there is no latent site of that kind.
         train_latents: the same of training data.
         prior: draws of the latents from the prior, [S, Z].
-        kl: KL of every latent dimension, averaged over data, [Z]; None where it does not split so.
+        kl: KL of every latent dimension, averaged over data, [Z]; None where it is no sum over dimensions.
         active: variance over data of every dimension's posterior mean, [Z].
         manifold: decoded means at the quantiles of the prior, [GRID, GRID, *event], first axis downwards; None unless
             there are two latent dimensions.
         fine: the same on an even grid over ``fine_range``, [FINE, FINE, *event].
         fine_range: lowest and highest value of each latent dimension on that grid.
-        evaluation: what ``evaluation.json`` holds, or None.
+        evaluation: the content of ``evaluation.json``, or None.
         per_datum: the numbers of every datum.
-        chains: HMC draws from p(z | x) of the first few data; None unless asked for.
+        chains: HMC draws from p(z | x) of the first few data; None without ``chains_for``.
         signal_to_noise: |mean| / sd of every weight that has a posterior, by site; empty where none has.
         moments: mean and variance of new data under that posterior, for the first data; None where none has.
         checks: the data against data sets that the model generates.
-        latent_checks: the same against data made from each datum's own latents.
-        aggregate: the latents of all data against the prior; None where there is not just one latent site.
-        notes: what could not be found, and why.
+        latent_checks: the same against data generated from each datum's own latents.
+        aggregate: the latents of all data against the prior; None unless there is exactly one latent site.
+        notes: the quantities that could not be computed, and why.
     """
 
     run: Run
@@ -96,7 +96,7 @@ class ReportData:
 
     @property
     def kind(self) -> str:
-        """What the data shown are called: "held-out" or "training"."""
+        """The kind of the data shown: "held-out" or "training"."""
         return kind_of(self.part)
 
     @property
@@ -106,31 +106,33 @@ class ReportData:
 
 
 def kind_of(part: str) -> str:
-    """What the data of a part are called: those of "train" are not held out."""
+    """The kind of the data of a part: "training" or "held-out"."""
     return "training" if part == "train" else "held-out"
 
 
-def columns_of(found: ReportData) -> dict[str, Tensor]:
+def columns_of(report: ReportData) -> dict[str, Tensor]:
     """The estimates of every datum by the key of their method, float64, [N]; NaN where they cannot be trusted."""
-    rows = [] if found.evaluation is None else found.evaluation["estimates"]
+    rows = [] if report.evaluation is None else report.evaluation["estimates"]
     result = {}
     for row in rows:
         for name in ("log_evidence", "elbo"):
-            values = found.per_datum.get(f"{row['key']}/{name}")
+            values = report.per_datum.get(f"{row['key']}/{name}")
             if values is not None:
-                outcome = found.per_datum.get(f"{row['key']}/outcome", torch.zeros(len(values), dtype=torch.int64))
+                outcome = report.per_datum.get(f"{row['key']}/outcome", torch.zeros(len(values), dtype=torch.int64))
                 result[str(row["key"])] = values.double().masked_fill(outcome != Outcome.OK, math.nan)
     return result
 
 
-def on_common_data(found: ReportData) -> tuple[list[dict[str, Any]], int]:
+def on_common_data(report: ReportData) -> tuple[list[dict[str, Any]], int]:
     """The rows of the evaluation, their means over the data on which every method can be trusted; how many these are.
 
     A mean over other data is another number: a method that refuses the hard ones would look better than it is. A method
     that can be trusted on no datum is left out. Where there is no datum in common, none can be compared.
     """
-    rows = [] if found.evaluation is None else [row for row in found.evaluation["estimates"] if row["mean"] is not None]
-    columns = columns_of(found)
+    rows = (
+        [] if report.evaluation is None else [row for row in report.evaluation["estimates"] if row["mean"] is not None]
+    )
+    columns = columns_of(report)
     if any(row["key"] not in columns for row in rows) or not rows:
         return [row for row in rows if row["num_trusted"] == row["num_data"]], max(
             (row["num_data"] for row in rows), default=0
@@ -146,7 +148,7 @@ def on_common_data(found: ReportData) -> tuple[list[dict[str, Any]], int]:
         # Fewer data of the same noise, where no error is known for each; where they share draws of the weights, too,
         # whose errors do not average out.
         error = row["monte_carlo_error"] and row["monte_carlo_error"] * math.sqrt(row["num_trusted"] / count)
-        errors = found.per_datum.get(f"{row['key']}/standard_error")
+        errors = report.per_datum.get(f"{row['key']}/standard_error")
         if errors is not None and "draws" not in str(row.get("info", {}).get("global_sites")):
             error = float(errors.double()[both].square().sum().sqrt()) / count
         result.append({**row, "mean": float(columns[row["key"]][both].mean()), "monte_carlo_error": error})
@@ -160,10 +162,10 @@ def tightest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 
 class _Attempts:
-    """What could be found, by name, and a line for each of the others: a pair may lack what a figure needs."""
+    """Computed quantities by name, and a note for each that a pair cannot give."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self.notes: list[str] = []
 
     def __call__(
@@ -173,16 +175,16 @@ class _Attempts:
         refusals: tuple[type[Exception], ...] = (PpvaeError, NotImplementedError),
     ) -> None:
         try:
-            self.found[name] = make()
+            self.results[name] = make()
         except refusals as error:
             self.notes.append(f"{name}: {(str(error) or type(error).__name__).splitlines()[0]}")
 
 
 def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) -> ReportData:
-    """Ask the pair of a run everything that a report shows; with HMC chains for so many data."""
+    """Compute all that a report shows of a run; with HMC chains for ``chains_for`` data."""
     pair, part, attempt = run.pair, run.held_out, _Attempts()
     data = run.part(part)
-    data = data.take(min(SHOWN, len(data))).drawn(seed)
+    data = data.take(min(NUM_ROWS, len(data))).binarize(seed)
     whole = data.tensor()
     main = whole if isinstance(whole, Tensor) else whole[data.main]
     options: dict[str, Any] = {"seed": seed, "device": device}
@@ -204,37 +206,37 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     elif shape.local_latents:
         _find_latents(attempt, run, data, options)
     evaluation, per_datum = read_whole(run.folder)
-    found, notes = attempt.found, tuple(attempt.notes)
-    return ReportData(run, part, data, main, **found, evaluation=evaluation, per_datum=per_datum, notes=notes)
+    results, notes = attempt.results, tuple(attempt.notes)
+    return ReportData(run, part, data, main, **results, evaluation=evaluation, per_datum=per_datum, notes=notes)
 
 
 def _find_checks(attempt: _Attempts, pair: ModelGuidePair, data: Dataset, options: dict[str, Any]) -> None:
-    """Predictive checks: draws of any likelihood and any guide, whose refusals must not cost the rest of the page."""
-    few = data.take(min(CHECKED, len(data)))
+    """Predictive checks: they draw from any likelihood and guide, whose errors must not cost the rest of the page."""
+    few = data.take(min(NUM_CHECK_DATA, len(data)))
     attempt("checks", lambda: posterior_checks(pair, few, **options), (Exception,))
     latent: dict[str, Any] = {"source": "posterior", "statistics": {}, "num_replicates": 100}
     attempt("latent_checks", lambda: posterior_checks(pair, few, **latent, **options), (Exception,))
 
 
 def _find_latents(attempt: _Attempts, run: Run, data: Dataset, options: dict[str, Any]) -> None:
-    """Where the data lie among the latents, beside the prior, and the manifold of two dimensions."""
-    pair, seed, device, found = run.pair, options["seed"], options["device"], attempt.found
+    """The latents of the data, beside the prior, and the manifold of two dimensions."""
+    pair, seed, device, results = run.pair, options["seed"], options["device"], attempt.results
     attempt("latents", lambda: _rows(embed(pair, data, **options)))
     attempt("aggregate", lambda: aggregate_posterior(pair, data, **options), (Exception,))
-    if "latents" not in found:
+    if "latents" not in results:
         return
     if run.held_out != "train":
         train = run.part("train")
-        train = train.take(min(SHOWN, len(train)))
+        train = train.take(min(NUM_ROWS, len(train)))
         attempt("train_latents", lambda: _rows(embed(pair, train, **options)))
     attempt("prior", lambda: _prior(pair, data, seed))
-    found["active"] = found["latents"].var(0) if len(data) > 1 else None
+    results["active"] = results["latents"].var(0) if len(data) > 1 else None
     attempt("kl", lambda: _kl(pair, data, seed))
-    if found["latents"].shape[1] == 2 and "prior" in found:
-        attempt("manifold", lambda: _manifold(pair, found["prior"], data, device))
-        reach = _range(found)
-        attempt("fine", lambda: _fine(pair, reach, data, device))
-        found["fine_range"] = reach
+    if results["latents"].shape[1] == 2 and "prior" in results:
+        attempt("manifold", lambda: _manifold(pair, results["prior"], data, device))
+        limits = _range(results)
+        attempt("fine", lambda: _fine(pair, limits, data, device))
+        results["fine_range"] = limits
 
 
 def _rows(values: Tensor) -> Tensor:
@@ -275,15 +277,15 @@ def _kl(pair: ModelGuidePair, data: Dataset, seed: int) -> Tensor | None:
 def _manifold(pair: ModelGuidePair, prior: Tensor, data: Dataset, device: str) -> Tensor:
     levels = (torch.arange(GRID, dtype=prior.dtype) + 0.5) / GRID
     across, up = (torch.quantile(prior[:, axis], levels) for axis in (0, 1))
-    return _decoded(pair, across, up.flip(0), data, device)
+    return _decode_grid(pair, across, up.flip(0), data, device)
 
 
 def _fine(pair: ModelGuidePair, reach: Any, data: Dataset, device: str) -> Tensor:
     across, up = (torch.linspace(low, high, FINE) for low, high in reach)
-    return _decoded(pair, across, up.flip(0), data, device)
+    return _decode_grid(pair, across, up.flip(0), data, device)
 
 
-def _decoded(pair: ModelGuidePair, across: Tensor, down: Tensor, data: Dataset, device: str) -> Tensor:
+def _decode_grid(pair: ModelGuidePair, across: Tensor, down: Tensor, data: Dataset, device: str) -> Tensor:
     z = torch.stack((across.repeat(len(down)), down.repeat_interleave(len(across))), 1)
     event = structure_event(pair, data)
     x = decode(pair, z.reshape(len(z), *event), like=data, device=device)
@@ -299,10 +301,10 @@ def structure_event(pair: ModelGuidePair, data: Dataset) -> tuple[int, ...]:
     return site.shape
 
 
-def _range(found: Mapping[str, Any]) -> tuple[tuple[float, float], tuple[float, float]]:
+def _range(results: Mapping[str, Any]) -> tuple[tuple[float, float], tuple[float, float]]:
     """A square around the prior and the embedded data."""
-    low, high = torch.quantile(found["prior"], 0.002, 0), torch.quantile(found["prior"], 0.998, 0)
-    latents = found["latents"]
+    low, high = torch.quantile(results["prior"], 0.002, 0), torch.quantile(results["prior"], 0.998, 0)
+    latents = results["latents"]
     low = torch.minimum(low, torch.quantile(latents, 0.005, 0))
     high = torch.maximum(high, torch.quantile(latents, 0.995, 0))
     return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))

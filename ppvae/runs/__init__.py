@@ -4,11 +4,11 @@ from .recipe.recipe import Recipe
 from .recipe.source import member_of
 from .storage.folder import RunFolder
 from .trackers.mlflow import MLflowLogger
-from .trackers.named import LOGGERS, loggers_again, loggers_of
+from .trackers.registry import LOGGERS, loggers_again, loggers_of
 from .trackers.tensorboard import TensorBoardLogger
 from .trackers.tracker import Tracker
 from .trackers.wandb import WandbLogger
-from .training.history import Stopped, read_history
+from .training.history import RunInterrupt, read_history
 from .training.run import Run, load_run, resume, train
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "Recipe",
     "Run",
     "RunFolder",
-    "Stopped",
+    "RunInterrupt",
     "TensorBoardLogger",
     "Tracker",
     "WandbLogger",

@@ -180,7 +180,7 @@ class ConditionalContract(ABC):
                 torch.manual_seed(3)
                 with pyro.validation_enabled(False):  # as the waist runs it: validation looks at values
                     results.append(run(state_of(made), context))
-                assert run.fell_back == ""
+                assert run.fallback == ""
             torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-12)
 
     def test_as_a_site_of_a_pair(self, float64: torch.dtype) -> None:

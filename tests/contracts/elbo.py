@@ -301,7 +301,7 @@ class ELBOContract:
             run = capture(step, mode=how)
             torch.manual_seed(3)
             results.append(run(state_of(both), x))
-            assert not run.fell_back
+            assert not run.fallback
         torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
 
     def test_stock_svi(self) -> None:

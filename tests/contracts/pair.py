@@ -170,7 +170,7 @@ class PairContract(ABC):
             captured = capture(pure, mode=how)  # type: ignore[arg-type]
             torch.manual_seed(5)
             results.append(captured(state_of(pair), x))
-            assert captured.fell_back == ""
+            assert captured.fallback == ""
         torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
 
     def test_seeded_means_repeatable(self, pair: ModelGuidePair, x: Data) -> None:

@@ -22,7 +22,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     state["history"] = [{k: v for k, v in row.items() if k not in CLOCK} for row in state["history"]]
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     state["lines"] = [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in lines]
-    if checkpoint.found(folder / "checkpoints", "best"):
+    if checkpoint.find_records(folder / "checkpoints", "best"):
         state["best"] = checkpoint.load(folder / "checkpoints", "best")[0]
     return state
 
@@ -44,7 +44,7 @@ def assert_whole(path: Path) -> int:
     read_whole(folder)
     for chunk in folder.chunks.glob("*.safetensors"):
         assert sha256(chunk.read_bytes()) == chunk.stem.rpartition("-")[2]
-    records = checkpoint.found(folder.checkpoints, "last") + checkpoint.found(folder.checkpoints, "best")
+    records = checkpoint.find_records(folder.checkpoints, "last") + checkpoint.find_records(folder.checkpoints, "best")
     for record in records:
         checkpoint.read(record)
     return len(records)

@@ -29,7 +29,7 @@ def test_gradients_inside_are_captured(mode: str) -> None:
         value, found = captured(x)
         torch.testing.assert_close(value, (x**3).sum())
         torch.testing.assert_close(found["slope"], 3 * x**2)
-    assert captured.fell_back == "" and captured.graphs == (0 if mode == "eager" else 1)
+    assert captured.fallback == "" and captured.graphs == (0 if mode == "eager" else 1)
 
 
 @MODE
@@ -65,7 +65,7 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so(caplog: pytest.LogCapt
         assert captured(-torch.ones(2)).tolist() == [-2.0, -2.0]
         capture(branching, mode="graph", name="the branching one")(torch.ones(3))  # once for a name, not for a shape
     assert "the branching one runs in mode 'eager' instead of 'graph'" in caplog.text
-    assert len(caplog.records) == 1 and captured.fell_back.startswith("eager: the program branches on the value")
+    assert len(caplog.records) == 1 and captured.fallback.startswith("eager: the program branches on the value")
     assert "tracing_mode" not in caplog.text
 
 
@@ -77,7 +77,7 @@ def test_no_compiler_falls_back_to_the_graph(monkeypatch: pytest.MonkeyPatch, ca
     captured = capture(lambda x: 2 * x, mode="compiled")
     with caplog.at_level(logging.WARNING, logger="ppvae.compile"):
         assert captured(torch.ones(2)).tolist() == [2.0, 2.0]
-    assert captured.fell_back == "graph: no C++ compiler" and captured.graphs == 1
+    assert captured.fallback == "graph: no C++ compiler" and captured.graphs == 1
 
 
 def test_errors_of_our_own_are_not_swallowed() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ppvae.core import ModelGuidePair, check_pair, draw, log_joint, structure
 from ppvae.core.compile import bind, state_of
 from ppvae.core.conditioning import DerivedPair, prior_as_guide
-from ppvae.core.fingerprint import changed, fingerprint
+from ppvae.core.fingerprint import differences, fingerprint
 from ppvae.inference import log_evidence
 from ppvae.inference.evidence import PriorSampling
 from ppvae.models import bayesianise, bernoulli_vae
@@ -92,10 +92,10 @@ def test_every_change_is_seen_by_name(case: str) -> None:
     change, name = CHANGES[case]
     before = fingerprint(pair)
     again = fingerprint(prior_as_guide(pair))
-    assert changed(before, fingerprint(pair)) == []
+    assert differences(before, fingerprint(pair)) == []
     change(pair)
-    assert name in changed(before, fingerprint(pair))
-    assert changed(again, fingerprint(prior_as_guide(pair)))
+    assert name in differences(before, fingerprint(pair))
+    assert differences(again, fingerprint(prior_as_guide(pair)))
 
 
 def test_closures_of_wrapped_programs() -> None:
@@ -114,7 +114,7 @@ def test_closures_of_wrapped_programs() -> None:
     before = fingerprint(pair)
     beta = 0.5
     offset.fill_(2.0)
-    assert changed(before, fingerprint(pair)) == ["beta in inner", "offset in model in place"]
+    assert differences(before, fingerprint(pair)) == ["beta in inner", "offset in model in place"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_run_changes_nothing(make: Callable[[], tuple[ModelGuidePair, Tensor]]
     optimizer = torch.optim.Adam(pair.parameters())
     log_joint(pair, x, latents).local.sum().backward()
     optimizer.step()
-    assert changed(before, fingerprint(pair)) == []
+    assert differences(before, fingerprint(pair)) == []
 
 
 def test_a_copy_remembers_nothing_of_the_programs() -> None:
@@ -198,13 +198,13 @@ def test_what_a_bound_function_finds_is_kept_and_asks_for_no_second_audit() -> N
     pair, x = Positive(), torch.randn(3, 1)
     pair.eval()
     check_pair(pair, x)
-    audited = set(pair._audited)
-    assert audited
+    audits = set(pair._audits)
+    assert audits
     bind(pair, lambda pair: structure(pair, x[:2]))(state_of(pair))
     assert len(pair._structures) > 1
     structure(pair, x)
-    assert pair._audited == audited and len(pair._structures) > 1
+    assert pair._audits == audits and len(pair._structures) > 1
     pair.prior = dist.Exponential(1.0)
     bind(pair, lambda pair: structure(pair, x[:1]))(state_of(pair))  # reads the new prior: what is older is older still
     structure(pair, x)
-    assert not pair._audited
+    assert not pair._audits

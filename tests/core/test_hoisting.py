@@ -110,7 +110,7 @@ def test_draws_that_are_not_used_are_not_moved_among_those_that_are() -> None:
     for mode in ("eager", "graph", "compiled"):
         captured = capture(function, mode=mode)  # type: ignore[arg-type]
         captured(x)
-        assert captured.fell_back == ""
+        assert captured.fallback == ""
         torch.manual_seed(4)
         found.append((captured(x), torch.get_rng_state()))
     for value, state in found[1:]:

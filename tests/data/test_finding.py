@@ -17,7 +17,7 @@ import torch
 
 from ppvae.core.errors import DataError
 from ppvae.data import available, load
-from ppvae.data.registry import NAMED, NamedFile
+from ppvae.data.registry import REGISTRY, NamedFile
 
 from .test_named import labels, rows
 from .test_sources import idx_bytes, mat_bytes
@@ -42,11 +42,11 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Pa
     site.mkdir()
     files, paths = {}, {}
     for role, content in _fakes().items():
-        name = (NAMED["mnist"].files or {})[role].name
+        name = (REGISTRY["mnist"].files or {})[role].name
         files[role] = NamedFile(name, f"sha256:{hashlib.sha256(content).hexdigest()}")
         paths[role] = site / f"{name}.gz"
         paths[role].write_bytes(gzip.compress(content))
-    monkeypatch.setitem(NAMED, "mnist", replace(NAMED["mnist"], files=files))
+    monkeypatch.setitem(REGISTRY, "mnist", replace(REGISTRY["mnist"], files=files))
     return paths
 
 
@@ -140,7 +140,7 @@ def test_ppvae_data_comes_before_the_cache_and_is_verified(
 @pytest.mark.parametrize("name", ["binarized-mnist", "frey-faces"])
 def test_what_is_not_downloaded_says_where_to_put_it(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PPVAE_DATA", raising=False)
-    folder, file = NAMED[name].folder, next(iter((NAMED[name].files or {}).values())).name
+    folder, file = REGISTRY[name].folder, next(iter((REGISTRY[name].files or {}).values())).name
     with pytest.raises(DataError) as caught:
         load(name)
     assert f"put {file} or {file}.gz into {cache / folder}" in str(caught.value)

@@ -28,8 +28,8 @@ from ppvae.distributions import (
     Normal,
     Reparameterized,
     StandardNormal,
-    given,
     independent,
+    require_context,
 )
 
 # --- likelihoods ---
@@ -180,7 +180,7 @@ class LeftBehind(DiagonalNormal):
         self.offset = torch.ones(event_shape)
 
     def forward(self, context: Tensor | None = None) -> Any:
-        loc, log_scale = self.head(given(context, self))
+        loc, log_scale = self.head(require_context(context, self))
         return independent(dist.Normal(loc + self.offset, log_scale.exp()), self.event_shape)
 
 
@@ -196,7 +196,7 @@ class Joined(DiagonalNormal):
     """Mixes the data of a batch."""
 
     def forward(self, context: Tensor | None = None) -> Any:
-        context = given(context, self)
+        context = require_context(context, self)
         return super().forward(context - context.mean(0))
 
 
@@ -204,7 +204,7 @@ class Branching(DiagonalNormal):
     """Branches on the value of a tensor."""
 
     def forward(self, context: Tensor | None = None) -> Any:
-        context = given(context, self)
+        context = require_context(context, self)
         return super().forward(context if context.sum() > 0 else 2 * context)
 
 

@@ -66,7 +66,7 @@ class Repeated:
     def __call__(self, x: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
         structure(self.bayes, x)
         found = [self.call(state_of(self.bayes), x) for _ in range(count)]
-        assert self.call.fell_back == ""
+        assert self.call.fallback == ""
         return torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
 
 
@@ -154,13 +154,13 @@ def log_likelihoods(bayes: BayesianPair, x: dict[str, Tensor], particles: int, r
     """Of all data, for every particle, [repeats, particles]."""
 
     def once(pair: BayesianPair, x: dict[str, Tensor]) -> Tensor | None:
-        with torch.no_grad(), pair.undrawn():
+        with torch.no_grad(), pair.mean_sites():
             return site_terms(pair, x, particles, NUM_DATA)["y"].log_p
 
     structure(bayes, x)
     call, state = capture(bind(bayes, once), mode="graph"), state_of(bayes)
     found = torch.stack([call(state, x) for _ in range(repeats)]).sum(-1)
-    assert call.fell_back == ""
+    assert call.fallback == ""
     return found
 
 

@@ -13,9 +13,9 @@ import torch
 from ppvae.inference import AggregatePosterior, aggregate_posterior, posterior_checks
 from ppvae.inference.criticism.posterior_checks import PosteriorChecks, PredictiveCheck
 from ppvae.report import findings, write_report
-from ppvae.report.figures.checks import PANELS, checked, predictive
+from ppvae.report.figures.checks import PANELS, check_pictures, predictive
 from ppvae.report.figures.theme import LIGHT, draw
-from ppvae.report.findings import CHECKED, find
+from ppvae.report.findings import NUM_CHECK_DATA, find
 from ppvae.report.html.build import render
 from ppvae.report.html.tables import _row, aggregate_table, check_table
 from ppvae.runs import Recipe, Run, train
@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_the_numbers_are_those_of_the_library(run: Run) -> None:
     found = find(run)
     assert found.checks is not None and found.latent_checks is not None and found.aggregate is not None
-    few = run.part("test").take(CHECKED)
+    few = run.part("test").take(NUM_CHECK_DATA)
     expected = posterior_checks(run.pair, few)
     assert {"share of ones", "change between neighbours"} < set(found.checks) == set(expected)
     text = unescape(check_table(found))
@@ -118,7 +118,7 @@ def test_every_kind_of_pair(make: Any, tmp_path: Path) -> None:
     found = find(make(tmp_path))
     assert not [note for note in found.notes if "check" in note or "aggregate" in note]
     assert found.checks is not None and found.latent_checks is not None and found.aggregate is not None
-    pictures = checked(found)
+    pictures = check_pictures(found)
     assert set(pictures) == {"predictive_checks", "aggregate_posterior"}
     assert all(len(picture.alt) > 60 and picture.light != picture.dark for picture in pictures.values())
     text = check_table(found)
@@ -142,7 +142,7 @@ def test_a_check_that_fails_is_a_line(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert {"checks: no draws of this", "latent_checks: no draws of this", "aggregate: ZeroDivisionError"} == set(
         found.notes
     )
-    assert checked(found) == {} and check_table(found) == aggregate_table(found) == ""
+    assert check_pictures(found) == {} and check_table(found) == aggregate_table(found) == ""
     page = render(found, {})
     assert "Does the model make data like the data?" not in page and "no draws of this" in page
 

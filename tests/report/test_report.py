@@ -24,7 +24,7 @@ from ppvae.data import Dataset
 from ppvae.inference.prediction import decode, embed
 from ppvae.report import write_comparison, write_report
 from ppvae.report.figures.charts import in_plane, label_of
-from ppvae.report.figures.checks import checked
+from ppvae.report.figures.checks import check_pictures
 from ppvae.report.figures.images import as_images, grid, picture_of
 from ppvae.report.figures.pictures import pictures_of
 from ppvae.report.figures.theme import DARK, LIGHT
@@ -76,7 +76,7 @@ def recipe(**changes: Any) -> Recipe:
         "training": {"num_epochs": 3, "batch_size": 50, "compile": "eager"},
         "device": "cpu",
     }
-    return Recipe.from_dict(values).changed(**changes)
+    return Recipe.from_dict(values).replace(**changes)
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,7 @@ def test_hostile_names_are_text(run: Run) -> None:
     found = find(load_run(run.folder.path))
     assert found.evaluation is not None
     assert found.checks is not None
-    pictures = {**pictures_of(found), **checked(found)}
+    pictures = {**pictures_of(found), **check_pictures(found)}
     plain = Page(render(found, pictures))
 
     evaluation = copy.deepcopy(found.evaluation)

@@ -61,7 +61,7 @@ def test_same_sees_a_single_bit() -> None:
 def test_two_are_kept_and_the_sums_are_those_of_sha256sum(tmp_path: Path) -> None:
     for step in (5, 10, 100):
         stored(tmp_path, step)
-    assert [record.name for record in checkpoint.found(tmp_path, "last")] == [
+    assert [record.name for record in checkpoint.find_records(tmp_path, "last")] == [
         "last-00000100.sha256",
         "last-00000010.sha256",
     ]
@@ -118,7 +118,7 @@ def test_a_crash_between_the_files_leaves_the_one_before(tmp_path: Path, monkeyp
             stored(tmp_path, 2)
         state, _ = checkpoint.load(tmp_path)
         assert checkpoint.same(state["pair"], STATE["pair"])
-        assert checkpoint.found(tmp_path, "last")[0].name == "last-00000001.sha256"
+        assert checkpoint.find_records(tmp_path, "last")[0].name == "last-00000001.sha256"
 
 
 def test_a_later_format_and_a_forgery_are_refused(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_line_says_side_and_errors(trained: Run) -> None:
 
 
 def test_damaged_evaluations_are_named(small: Recipe, tmp_path: Path) -> None:
-    run = train(small.changed(training={"num_epochs": 1}), tmp_path / "run", progress=False)
+    run = train(small.replace(training={"num_epochs": 1}), tmp_path / "run", progress=False)
     run.folder.evaluation.write_text("{}")
     with pytest.raises(RunError, match=r"evaluation\.json: not an evaluation"):
         read_evaluation(run.folder)

@@ -22,7 +22,7 @@ from contracts.runs import assert_whole, left_over, same
 
 from ppvae.core import RunError
 from ppvae.inference import Callback, TrainingState
-from ppvae.runs import Recipe, Run, RunFolder, Stopped, load_run, resume, train
+from ppvae.runs import Recipe, Run, RunFolder, RunInterrupt, load_run, resume, train
 from ppvae.runs.recipe.catalogue import elbo_entries
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.folder import create
@@ -62,10 +62,10 @@ def interrupt() -> None:
 
 def stopped_at(recipe: Recipe, path: Path, *steps: int) -> None:
     """A run that was interrupted after each of these steps."""
-    with pytest.raises(Stopped):
+    with pytest.raises(RunInterrupt):
         train(recipe, path, callbacks=[At(steps[0], interrupt)], progress=False)
     for step in steps[1:]:
-        with pytest.raises(Stopped):
+        with pytest.raises(RunInterrupt):
             resume(path, callbacks=[At(step, interrupt)], progress=False)
 
 
@@ -181,11 +181,11 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 4
     path.write_bytes({"bit": bytes(content), "cut": content[: len(content) // 3], "empty": b""}[harm])
-    with pytest.raises(Stopped):
+    with pytest.raises(RunInterrupt):
         resume(tmp_path / "run", callbacks=[At(5, interrupt)], progress=False)
     assert "falling back to last-00000003" in caplog.text
     # The damaged one is gone: beside it the good ones would not have been kept.
-    records = checkpoint.found(tmp_path / "run" / "checkpoints", "last")
+    records = checkpoint.find_records(tmp_path / "run" / "checkpoints", "last")
     assert [record.stem for record in records] == ["last-00000005", "last-00000003"]
     resume(tmp_path / "run", progress=False)
     assert same(tmp_path / "run", whole.folder.path)
@@ -195,7 +195,7 @@ def test_the_newest_is_the_one_with_the_highest_number(tmp_path: Path) -> None:
     for step in (99_999_999, 100_000_000, 100_000_001):  # eight digits are written; the ninth must not mislead
         checkpoint.save(tmp_path, "last", step, {"step": step}, {})
     assert checkpoint.load(tmp_path)[0] == {"step": 100_000_001}
-    assert [record.stem for record in checkpoint.found(tmp_path, "last")] == ["last-100000001", "last-100000000"]
+    assert [record.stem for record in checkpoint.find_records(tmp_path, "last")] == ["last-100000001", "last-100000000"]
 
 
 def forge(path: Path, old: str, new: str) -> None:
@@ -359,7 +359,7 @@ FEW = [(name, OPTIMIZERS[index % len(OPTIMIZERS)]) for index, name in enumerate(
 def resumed_is_whole(recipe: Recipe, elbo: str, optimizer: str, tmp_path: Path, *steps: int) -> None:
     table = {"name": elbo, **({"alpha": 0.5} if elbo == "renyi" else {})}  # the one option without a default
     options = {"learning_rate": 1e-3, "num_epochs": 2, "optimizer": optimizer, "elbo": table}
-    recipe = recipe.changed(training=options)
+    recipe = recipe.replace(training=options)
     whole = train(recipe, tmp_path / "whole", progress=False)
     stopped_at(recipe, tmp_path / "run", *steps)
     parts = resume(tmp_path / "run", progress=False)
@@ -387,5 +387,5 @@ def test_resumed_at_every_kind_of_step(tiny: Recipe, tmp_path: Path, elbo: str, 
 @pytest.mark.slow
 @pytest.mark.parametrize(("elbo", "optimizer"), ALL)
 def test_resumed_on_mnist(tiny: Recipe, tmp_path: Path, data_folder: Path, elbo: str, optimizer: str) -> None:
-    recipe = tiny.changed(data={"source": "mnist", "num_train": 300}, training={"batch_size": 100})
+    recipe = tiny.replace(data={"source": "mnist", "num_train": 300}, training={"batch_size": 100})
     resumed_is_whole(recipe, elbo, optimizer, tmp_path, 2, 4)

@@ -12,7 +12,7 @@ from ppvae.cli.main import app
 from ppvae.core import FitError, RunError
 from ppvae.inference import Callback, TrainingState
 from ppvae.runs import Recipe, train
-from ppvae.runs.training.forensics import _replayed, read_dump, replay
+from ppvae.runs.training.forensics import _replay, read_dump, replay
 from ppvae.runs.training.run import prepare
 
 RECIPE = {
@@ -114,6 +114,6 @@ def test_a_replay_has_the_weight_prior_the_clipping_and_what_the_estimator_learn
     _, _, pair = prepare(recipe)
     found = replay(out, pair)
     assert found.reproduced
-    plain = recipe.changed(training={"weight_prior_scale": None})
+    plain = recipe.replace(training={"weight_prior_scale": None})
     state["prior_names"] = []
-    assert not _replayed(state, plain, pair).reproduced
+    assert not _replay(state, plain, pair).reproduced

@@ -207,7 +207,7 @@ _KEPT: list[Any] = []
 
 def _digits() -> Any:
     if not _KEPT:
-        _KEPT.append(prepare(Recipe.from_dict(RECIPES[0]).changed(data={"test": None, "image_shape": None})))
+        _KEPT.append(prepare(Recipe.from_dict(RECIPES[0]).replace(data={"test": None, "image_shape": None})))
     return _KEPT[0]
 
 
@@ -229,7 +229,7 @@ def test_recipes_for_a_while(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that was finished, and is gone on with for one more epoch from changed checkpoints."""
-    recipe = Recipe.from_dict(RECIPES[0]).changed(data={"test": None, "image_shape": None})
+    recipe = Recipe.from_dict(RECIPES[0]).replace(data={"test": None, "image_shape": None})
     return train(recipe, tmp_path_factory.mktemp("fuzz") / "run", progress=False)
 
 
@@ -302,7 +302,7 @@ def one_resume(draw: Draw, run: Run, record: Path, files: Files) -> str:
 
 @pytest.fixture
 def record(saved: Run) -> Any:
-    (record,) = checkpoint.found(saved.folder.checkpoints, "last")
+    (record,) = checkpoint.find_records(saved.folder.checkpoints, "last")
     files = files_of(record)
     yield record
     write(record, files)
@@ -311,14 +311,14 @@ def record(saved: Run) -> Any:
 @QUICK
 @given(data=st.data())
 def test_checkpoints(saved: Run, tmp_path: Path, data: st.DataObject) -> None:
-    (record,) = checkpoint.found(saved.folder.checkpoints, "last")
+    (record,) = checkpoint.find_records(saved.folder.checkpoints, "last")
     one_checkpoint(data.draw, tmp_path / record.name, files_of(record))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_checkpoints_for_a_while(saved: Run, tmp_path: Path) -> None:
-    (record,) = checkpoint.found(saved.folder.checkpoints, "last")
+    (record,) = checkpoint.find_records(saved.folder.checkpoints, "last")
     files = files_of(record)
     for_a_while("checkpoints", lambda draw: one_checkpoint(draw, tmp_path / record.name, files))
 
@@ -329,7 +329,7 @@ def test_resuming_for_a_while(saved: Run, record: Path) -> None:
     files = files_of(record)
 
     def once(draw: Draw) -> str:
-        for other in checkpoint.found(saved.folder.checkpoints, "last"):
+        for other in checkpoint.find_records(saved.folder.checkpoints, "last"):
             if other != record:
                 other.unlink()
         return one_resume(draw, saved, record, files)
@@ -358,7 +358,7 @@ def dump(saved: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "step": 4,
     }
     checkpoint.save(folder, "dump", 4, state, {"recipe": saved.recipe.to_dict(), "message": "x"})
-    return checkpoint.found(folder, "dump")[0]
+    return checkpoint.find_records(folder, "dump")[0]
 
 
 def one_dump(draw: Draw, path: Path, files: Files) -> str:

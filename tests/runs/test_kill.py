@@ -105,7 +105,7 @@ def ppvae(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ppvae]:
 
 def recipe_in(folder: Path, changes: dict[str, Any]) -> Path:
     file = folder / "recipe.toml"
-    file.write_text(Recipe.from_dict(TINY).changed(**changes).to_toml())
+    file.write_text(Recipe.from_dict(TINY).replace(**changes).to_toml())
     return file
 
 

@@ -14,8 +14,8 @@ from ppvae import models
 from ppvae.core import RunError
 from ppvae.runs import Recipe
 from ppvae.runs.recipe.catalogue import elbo_entries, evidence_entries, model_entries
-from ppvae.runs.recipe.recipe import merged
-from ppvae.runs.recipe.signatures import Entry, kebab, statable, stated
+from ppvae.runs.recipe.recipe import merge
+from ppvae.runs.recipe.signatures import Entry, complete_options, kebab, statable_type
 
 FULL: dict[str, Any] = {
     "model": {"name": "gaussian-vae", "latent_dim": 3, "hidden": [7, 5], "scale": 0.5},
@@ -44,7 +44,7 @@ def test_what_is_written_is_read_back(values: dict[str, Any], tmp_path: Path) ->
     path.write_text(recipe.to_toml())
     assert Recipe.read(path) == recipe
     assert Recipe.read(tmp_path) == recipe  # a run folder
-    assert recipe.changed() == recipe
+    assert recipe.replace() == recipe
 
 
 def test_a_recipe_states_its_defaults() -> None:
@@ -62,10 +62,10 @@ def test_a_recipe_states_its_defaults() -> None:
 
 
 def test_changes_are_made_table_by_table() -> None:
-    recipe = Recipe.from_dict(FULL).changed(seed=9, training={"num_epochs": 1, "schedule": None})
+    recipe = Recipe.from_dict(FULL).replace(seed=9, training={"num_epochs": 1, "schedule": None})
     assert (recipe.seed, recipe.training.num_epochs, recipe.training.schedule) == (9, 1, None)
     assert recipe.training.learning_rate == 0.02
-    assert merged({"a": {"b": 1, "c": 2}}, {"a": {"b": None, "d": 3}}) == {"a": {"c": 2, "d": 3}}
+    assert merge({"a": {"b": 1, "c": 2}}, {"a": {"b": None, "d": 3}}) == {"a": {"c": 2, "d": 3}}
 
 
 @pytest.mark.parametrize(
@@ -148,12 +148,12 @@ def test_options_come_from_the_signature() -> None:
     entry = Entry("x", build, ("given",))
     assert entry.options is not None
     assert list(entry.options.model_fields) == ["a", "b", "c"]
-    assert stated(entry, {"a": 1}, "k") == {"a": 1, "b": 2.0}
+    assert complete_options(entry, {"a": 1}, "k") == {"a": 1, "b": 2.0}
     with pytest.raises(RunError, match=r"k\.a: expected a value, found none"):
-        stated(entry, {}, "k")
+        complete_options(entry, {}, "k")
     assert Entry("y", lambda x: x).options is None or "x" not in Entry("y", lambda x: x).options.model_fields  # type: ignore[union-attr]
-    assert statable(object) is None
-    assert statable(int | object | None) == int | None
+    assert statable_type(object) is None
+    assert statable_type(int | object | None) == int | None
     assert [kebab(name) for name in ("BridgeSampling", "AIS", "TraceMeanFieldELBO", "a_b")] == [
         "bridge-sampling",
         "ais",

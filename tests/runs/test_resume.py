@@ -13,7 +13,7 @@ import pytest
 
 from ppvae.core import RunError
 from ppvae.inference import Callback, TrainingState
-from ppvae.runs import Recipe, Run, Stopped, load_run, resume, train
+from ppvae.runs import Recipe, Run, RunInterrupt, load_run, resume, train
 from ppvae.runs.storage import checkpoint as checkpoints
 
 CLOCK = ("seconds",)
@@ -56,8 +56,8 @@ FEATURES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_three_and_three_epochs_are_six(small: Recipe, tmp_path: Path, feature: str) -> None:
-    recipe = small.changed(training=FEATURES[feature])
-    whole = train(recipe.changed(training={"num_epochs": 6}), tmp_path / "whole", progress=False)
+    recipe = small.replace(training=FEATURES[feature])
+    whole = train(recipe.replace(training={"num_epochs": 6}), tmp_path / "whole", progress=False)
     train(recipe, tmp_path / "parts", progress=False)
     parts = resume(tmp_path / "parts", num_epochs=6, progress=False)
     assert same(tmp_path / "whole", tmp_path / "parts")
@@ -66,8 +66,8 @@ def test_three_and_three_epochs_are_six(small: Recipe, tmp_path: Path, feature: 
 
 
 def test_dynamic_binarisation_goes_on_too(small: Recipe, tmp_path: Path) -> None:
-    recipe = small.changed(data={"binarize": "dynamic"})
-    train(recipe.changed(training={"num_epochs": 4}), tmp_path / "whole", progress=False)
+    recipe = small.replace(data={"binarize": "dynamic"})
+    train(recipe.replace(training={"num_epochs": 4}), tmp_path / "whole", progress=False)
     train(recipe, tmp_path / "parts", progress=False)
     resume(tmp_path / "parts", num_epochs=4, progress=False)
     assert same(tmp_path / "whole", tmp_path / "parts")
@@ -81,7 +81,7 @@ def test_a_signal_saves_the_state_between_two_steps(
 ) -> None:
     before = signal.getsignal(number)
     kill = At(step, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(Stopped, match="its state is saved; go on with: ppvae fit --resume") as stopped:
+    with pytest.raises(RunInterrupt, match="its state is saved; go on with: ppvae fit --resume") as stopped:
         train(small, tmp_path / "run", callbacks=[kill], progress=False)
     assert stopped.value.signal == number
     assert signal.getsignal(number) is before
@@ -99,10 +99,10 @@ def test_many_interruptions(small: Recipe, tmp_path: Path, trained: Run) -> None
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Stopped):
+    with pytest.raises(RunInterrupt):
         train(small, tmp_path / "run", callbacks=[At(2, kill)], progress=False)
     for step in (3, 7, 10):
-        with pytest.raises(Stopped):
+        with pytest.raises(RunInterrupt):
             resume(tmp_path / "run", callbacks=[At(step, kill)], progress=False)
     resume(tmp_path / "run", progress=False)
     assert same(tmp_path / "run", trained.folder.path)
@@ -113,13 +113,13 @@ def test_a_second_signal_stops_at_once_and_keeps_what_was_saved(small: Recipe, t
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Stopped, match="checkpoint before it is kept") as stopped:
+    with pytest.raises(RunInterrupt, match="checkpoint before it is kept") as stopped:
         train(small, tmp_path / "run", callbacks=[At(6, twice)], progress=False)
     assert not stopped.value.saved
 
 
 def test_metrics_ahead_of_the_checkpoint_are_cut_back(small: Recipe, tmp_path: Path, trained: Run) -> None:
-    with pytest.raises(Stopped):
+    with pytest.raises(RunInterrupt):
         train(
             small,
             tmp_path / "run",
@@ -138,9 +138,9 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Stopped):
+    with pytest.raises(RunInterrupt):
         train(small, tmp_path / "run", callbacks=[At(3, kill)], progress=False)
-    with pytest.raises(Stopped):
+    with pytest.raises(RunInterrupt):
         resume(tmp_path / "run", callbacks=[At(9, kill)], progress=False)
     path = tmp_path / "run" / "checkpoints" / "last-00000009.safetensors"
     content = bytearray(path.read_bytes())

@@ -17,7 +17,7 @@ from ppvae.inference import Callback, TrainingState, fit
 from ppvae.models import FactorAnalysis, bernoulli_vae
 from ppvae.runs import Recipe, Run, RunFolder, load_run, member_of, read_history, resume, train
 from ppvae.runs.storage import checkpoint
-from ppvae.runs.storage.folder import create, locked
+from ppvae.runs.storage.folder import create, hold_lock
 
 PAIR = """
 import pyro, pyro.distributions as dist, torch
@@ -89,7 +89,7 @@ def test_a_run_is_loaded_as_it_was_trained(trained: Run) -> None:
 
 
 def test_early_stopping_gives_the_best_parameters_back(small: Recipe, tmp_path: Path) -> None:
-    recipe = small.changed(training={"num_epochs": 60, "learning_rate": 0.05, "early_stopping": {"patience": 2}})
+    recipe = small.replace(training={"num_epochs": 60, "learning_rate": 0.05, "early_stopping": {"patience": 2}})
     run = train(recipe, tmp_path / "run", progress=False)
     assert run.info["outcome"] == "early stopping"
     loaded, last = load_run(tmp_path / "run"), load_run(tmp_path / "run", which="last")
@@ -104,10 +104,10 @@ def test_binarisation_is_chosen_where_the_likelihood_needs_it(
     small: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "ppvae.runs"):
-        run = train(small.changed(data={"binarize": "auto"}), tmp_path / "a", progress=False)
+        run = train(small.replace(data={"binarize": "auto"}), tmp_path / "a", progress=False)
     assert run.recipe.data.binarize == "static"
     assert "binarised once" in caplog.text
-    recipe = small.changed(data={"binarize": "auto"}, model={"allow_grey": True}, training={"num_epochs": 1})
+    recipe = small.replace(data={"binarize": "auto"}, model={"allow_grey": True}, training={"num_epochs": 1})
     assert train(recipe, tmp_path / "b", progress=False).recipe.data.binarize == "none"
 
 
@@ -129,7 +129,7 @@ def test_a_folder_that_exists(small: Recipe, tmp_path: Path) -> None:
     (tmp_path / "run" / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match=r"a run stands here already\nTry one of:\n  - --overwrite"):
         train(small, tmp_path / "run", progress=False)
-    run = train(small.changed(training={"num_epochs": 1}), tmp_path / "run", overwrite=True, progress=False)
+    run = train(small.replace(training={"num_epochs": 1}), tmp_path / "run", overwrite=True, progress=False)
     assert len(run.history) == 1
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
     (tmp_path / "other").mkdir()
@@ -146,11 +146,11 @@ def test_a_folder_that_cannot_be_written(small: Recipe, tmp_path: Path) -> None:
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     folder = create(tmp_path / "run")
-    with locked(folder):
+    with hold_lock(folder):
         with pytest.raises(RunError, match=rf"another process is writing here \(process {os.getpid()}\)"):
-            with locked(RunFolder(tmp_path / "run")):
+            with hold_lock(RunFolder(tmp_path / "run")):
                 pass
-    with locked(folder):
+    with hold_lock(folder):
         pass
 
 
@@ -158,17 +158,17 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     folder = create(tmp_path / "run")
     code = (
         "import pathlib, time\n"
-        "from ppvae.runs.storage.folder import RunFolder, locked\n"
-        f"with locked(RunFolder(pathlib.Path({str(folder.path)!r}))):\n"
+        "from ppvae.runs.storage.folder import RunFolder, hold_lock\n"
+        f"with hold_lock(RunFolder(pathlib.Path({str(folder.path)!r}))):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(100)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match=rf"\(process {holder.pid}\)"), locked(folder):
+        with pytest.raises(RunError, match=rf"\(process {holder.pid}\)"), hold_lock(folder):
             pass
         holder.kill()
-    with locked(folder):
+    with hold_lock(folder):
         pass
 
 
@@ -238,7 +238,7 @@ def test_a_pair_from_a_file(small: Recipe, tmp_path: Path, caplog: pytest.LogCap
 def test_what_a_file_may_define(small: Recipe, tmp_path: Path, name: str, message: str) -> None:
     file = tmp_path / "my_model.py"
     file.write_text(PAIR)
-    recipe = Recipe.from_dict({**small.to_dict(), "model": {"pair": f"{file}:{name}"}}).changed(
+    recipe = Recipe.from_dict({**small.to_dict(), "model": {"pair": f"{file}:{name}"}}).replace(
         training={"num_epochs": 1}
     )
     if not message:

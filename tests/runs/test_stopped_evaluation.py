@@ -18,14 +18,14 @@ from torch import Tensor
 from ppvae.core import RunError
 from ppvae.inference.evidence import AIS, RIS, EvidenceMethod, ImportanceSampling, log_evidence
 from ppvae.report.html import build
-from ppvae.runs import Run, Stopped, load_run
+from ppvae.runs import Run, RunInterrupt, load_run
 from ppvae.runs.evaluation import chunks as chunk_files
 from ppvae.runs.evaluation import evaluation
 from ppvae.runs.evaluation import files as evaluation_files
 from ppvae.runs.evaluation.evaluation import Method, evaluate, read_evaluation, read_per_datum, read_whole
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.atomic import sha256
-from ppvae.runs.storage.folder import EVALUATION_LOCK, REPORT_LOCK, RunFolder, locked
+from ppvae.runs.storage.folder import EVALUATION_LOCK, REPORT_LOCK, RunFolder, hold_lock
 
 IS = "importance-sampling:num_samples=6"
 METHODS: dict[str, type[EvidenceMethod]] = {
@@ -71,7 +71,7 @@ def go(run: Run, *texts: str, **options: Any) -> dict[str, Any]:
 def stopped(run: Run, seen: list[int], *texts: str, after: int, **options: Any) -> None:
     """Stop with so many chunks finished, in the midst of the next."""
     seen[:] = [-(after + 1)]
-    with pytest.raises(Stopped):
+    with pytest.raises(RunInterrupt):
         go(run, *texts, **options)
     seen.clear()
 
@@ -121,14 +121,14 @@ def test_stopped_at_every_chunk(run: Run, count: list[int], text: str) -> None:
 
 def test_a_stop_says_how_to_go_on(run: Run, count: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     count[:] = [-2]
-    with pytest.raises(Stopped, match="what is finished is kept; go on with: ppvae evaluate") as caught:
+    with pytest.raises(RunInterrupt, match="what is finished is kept; go on with: ppvae evaluate") as caught:
         go(run, IS, options=["--which", "last"])
     assert caught.value.signal == signal.SIGINT
     words = f"{run.folder.path} --which last --part test --num-data 30 --seed 0 --threads 1 --device cpu --chunk-size 8"
     assert str(caught.value).endswith(f"{words} --method {IS},defensive=0.0")
     monkeypatch.setattr(ImportanceSampling, "check", lambda self, run: signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(RunInterrupt) as caught:
         go(run, IS)
     assert caught.value.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
@@ -143,7 +143,7 @@ def test_a_stop_says_how_to_go_on(run: Run, count: list[int], monkeypatch: pytes
         return original(self, *args)
 
     monkeypatch.setattr(ImportanceSampling, "estimate", estimate)
-    with pytest.raises(Stopped, match="nothing is kept"):
+    with pytest.raises(RunInterrupt, match="nothing is kept"):
         go(run, IS, write=False)
 
 
@@ -254,7 +254,7 @@ def test_only_one_evaluates_a_run(run: Run) -> None:
     go(run, say=second)
     assert len(told) == 1
     assert go(run)["estimates"]  # the lock went with the one that held it
-    with locked(run.folder):  # training has a lock of its own
+    with hold_lock(run.folder):  # training has a lock of its own
         go(run, again=True)
 
 
@@ -322,7 +322,7 @@ def test_what_a_kill_left_is_swept(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         raise KeyError
 
     monkeypatch.setattr(build, "find", nothing)
-    with locked(folder, REPORT_LOCK), pytest.raises(RunError, match="another process is writing the report"):
+    with hold_lock(folder, REPORT_LOCK), pytest.raises(RunError, match="another process is writing the report"):
         build.write_report(run)
     with pytest.raises(KeyError):
         build.write_report(run)

@@ -90,7 +90,7 @@ def invoke(*words: object) -> Result:
 def test_every_epoch_once_through_a_crash(small: Recipe, tmp_path: Path, server: Server) -> None:
     folder = tmp_path / "run"
     trackers = loggers_of(folder, ["mlflow:experiment=digits"], small)
-    train(small.changed(training={"num_epochs": 1}), folder, callbacks=trackers, progress=False)
+    train(small.replace(training={"num_epochs": 1}), folder, callbacks=trackers, progress=False)
     with pytest.raises(SystemExit):  # epochs 2 and 3 are told of, and no checkpoint is written after the first
         resume(folder, num_epochs=4, callbacks=[*loggers_again(folder), Crash(3)], progress=False)
     assert steps(server) == [1, 2, 3]
@@ -105,7 +105,7 @@ def test_every_epoch_once_through_a_crash(small: Recipe, tmp_path: Path, server:
 
 def test_a_tracker_that_comes_later_gets_all_epochs(small: Recipe, tmp_path: Path, server: Server) -> None:
     folder = tmp_path / "run"
-    train(small.changed(training={"num_epochs": 2}), folder, progress=False)
+    train(small.replace(training={"num_epochs": 2}), folder, progress=False)
     assert loggers_again(folder) == []
     resume(folder, num_epochs=3, callbacks=loggers_again(folder, ["mlflow"]), progress=False)
     assert server.runs["run0"]["rows"] == list(zip(range(1, 4), values(folder), strict=True))
@@ -115,7 +115,7 @@ def test_a_tracker_that_comes_later_gets_all_epochs(small: Recipe, tmp_path: Pat
 
 def test_a_new_run_over_an_old_one_is_a_new_run_there(small: Recipe, tmp_path: Path, server: Server) -> None:
     folder = tmp_path / "run"
-    one = small.changed(training={"num_epochs": 1})
+    one = small.replace(training={"num_epochs": 1})
     for _ in range(2):
         train(one, folder, callbacks=loggers_of(folder, ["mlflow"], one), overwrite=True, progress=False)
     assert steps(server, "run0") == steps(server, "run1") == [1]
@@ -176,7 +176,7 @@ def test_command_line_refuses(
 
 def test_damaged_memory_is_told(small: Recipe, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    train(small.changed(training={"num_epochs": 1}), folder, progress=False)
+    train(small.replace(training={"num_epochs": 1}), folder, progress=False)
     (folder / "trackers.json").write_text("[1]")
     with pytest.raises(RunError, match="expected a table of trackers"):
         loggers_again(folder)

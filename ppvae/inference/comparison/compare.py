@@ -172,7 +172,7 @@ def _measure(
             for name, objective in objectives.items():
                 bounds, noise, memory = _repeat(setup, name, objective, bar)
                 pyros = not isinstance(setup.estimators[name], ELBO)
-                mode = "eager" if pyros or objective.fell_back.startswith("eager") else setup.mode
+                mode = "eager" if pyros or objective.fallback.startswith("eager") else setup.mode
                 rows.append(_estimator_row((name, label), bounds, truth, seconds[name], memory, mode))
                 block_rows += _block_rows((name, label), noise, seconds[name])
                 values[label, name] = bounds

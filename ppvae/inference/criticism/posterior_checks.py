@@ -234,7 +234,7 @@ def posterior_checks(
 
     replicator.each(replicate, num_replicates, visit, beside=None if discrepancy is None else {"x": values})
     notes: tuple[str, ...] = ()
-    if info.opted_out and bool(((x != 0) & (x != 1)).any()):
+    if info.allows_grey and bool(((x != 0) & (x != 1)).any()):
         notes = ("the data are grey, and what a Bernoulli draws is zero or one: they differ by construction",)
     return PosteriorChecks(tally.checks(), source, name, len(replicator), num_replicates, seed, notes)
 

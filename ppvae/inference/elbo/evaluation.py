@@ -97,7 +97,7 @@ class BoundEvaluator(Execution):
         Where the data share draws of global latents, it is that of the means of the repeats.
         """
         self.refresh()  # device or parameters may have changed
-        data = data.drawn(seed, dtype=self.dtype)
+        data = data.binarize(seed, dtype=self.dtype)
         with evaluation_mode(self.pair):
             results = [self._evaluate(data, chunk_seed(seed, repeat), progress) for repeat in range(num_repeats)]
         columns, parts = zip(*results, strict=True)
@@ -176,7 +176,7 @@ def evaluate_bound(
     where = choose_device(device)
     pair.to(where)
     dtype = dtype_of(pair)
-    dataset = as_dataset(data, dtype=dtype).to(where).drawn(seed, dtype=dtype)
+    dataset = as_dataset(data, dtype=dtype).to(where).binarize(seed, dtype=dtype)
     rows = torch.arange(min(chunk_size, len(dataset)), device=where)
     first = like_pair(dataset.batch(rows, dtype=dtype), dtype)
     check_pair(pair, first)

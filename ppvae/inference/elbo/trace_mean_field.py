@@ -53,7 +53,7 @@ class TraceMeanFieldELBO(ELBO):
         Raises:
             PairError: no closed-form KL for a site, under ``on_missing_kl="raise"``.
         """
-        with pair.undrawn() as undrawn:
+        with pair.mean_sites() as undrawn:
             sites = site_terms(pair, x, self.num_particles, num_data)
         names = [name for name in undrawn if sites[name].route == "sampled"]
         if names:

@@ -105,7 +105,7 @@ class OverData(Execution):
         where = choose_device(device)
         super().__init__(pair.to(where), device=where, compile=compile)
         self.seed, self.chunk_size = seed, chunk_size
-        self.data: Dataset = as_dataset(data, dtype=self.dtype).to(where).drawn(seed, dtype=self.dtype)
+        self.data: Dataset = as_dataset(data, dtype=self.dtype).to(where).binarize(seed, dtype=self.dtype)
         self.example = self.batch(torch.arange(min(2, len(self.data)), device=where))
         if at_mean:
             with torch.no_grad(), torch.random.fork_rng():
@@ -164,6 +164,6 @@ class OverData(Execution):
 def rows_like(like: Any, num: int, pair: ModelGuidePair) -> Dataset:
     """``num`` rows of some data, repeated cyclically: only their shape and their covariates matter."""
     dtype = dtype_of(pair)
-    dataset = as_dataset(like, dtype=dtype).drawn(0, dtype=dtype)
+    dataset = as_dataset(like, dtype=dtype).binarize(0, dtype=dtype)
     index = torch.arange(num, device=dataset.device) % len(dataset)
     return Dataset(dataset.batch(index, dtype=dtype), name=dataset.name)

@@ -9,9 +9,9 @@ import torch
 
 from .placement import dtype_of, like_pair
 from ...core import Data, ModelGuidePair, PairError, batch_size, check_pair, rows_of, structure
-from ...core.checks import FixedSupports
+from ...core.checks import ConstantSupports
 from ...core.errors import try_one_of
-from ...core.parts import parameter_for_each, serves_part_of, waits_for_data
+from ...core.parts import parameter_for_each, size_conflict, waits_for_data
 from ...data import Dataset
 
 VALIDATION_CHUNK = 1000
@@ -45,7 +45,7 @@ def check_training(
     _check_values(pair, example, dataset)
     if held_out is None:
         return None
-    if batch_size(example) == len(dataset) and (reason := serves_part_of(pair, example)):
+    if batch_size(example) == len(dataset) and (reason := size_conflict(pair, example)):
         if explicit:
             raise PairError(
                 f"validation: the pair has parameters for every datum of the training data ({reason}), and none for "
@@ -76,7 +76,7 @@ def check_all(pair: ModelGuidePair, x: Data) -> bool:
     size = batch_size(x)
     if size <= VALIDATION_CHUNK or waits_for_data(pair):
         check_pair(pair, x)
-        return size > 1 and bool(serves_part_of(pair, x))
+        return size > 1 and bool(size_conflict(pair, x))
     parts = torch.arange(size).split(VALIDATION_CHUNK)
     try:
         structure(pair, rows_of(x, parts[0]))
@@ -104,7 +104,7 @@ def _check_parts(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
         if batch_size(example) == 1:  # parameters for one datum would broadcast over any number
             run_on(2)
         structure(pair, example)
-        reason = serves_part_of(pair, example)
+        reason = size_conflict(pair, example)
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
         pair.disown(frozenset(pair.adopted_names()) - names_before)
@@ -130,7 +130,7 @@ def _check_parts(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
 
 def _check_values(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
     """Check all data against the likelihood's support; check_pair checks one batch only."""
-    supports = FixedSupports(pair, example)
+    supports = ConstantSupports(pair, example)
     if not supports or dataset.binarization == "dynamic":  # drawn zeros and ones
         return
     for rows in torch.arange(len(dataset), device=dataset.device).split(VALIDATION_CHUNK):

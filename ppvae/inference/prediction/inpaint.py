@@ -62,7 +62,7 @@ def inpaint(
     if not 0 <= num_burn_in < num_steps:
         raise PpvaeError(f"inpaint: expected 0 <= num_burn_in < num_steps, found {num_burn_in} and {num_steps}")
     members = dict(data) if isinstance(data, Mapping) else None
-    source = data.drawn(seed).tensor() if isinstance(data, Dataset) else data
+    source = data.binarize(seed).tensor() if isinstance(data, Dataset) else data
     if isinstance(source, Mapping) or members is not None:
         raise DataError("inpaint: expected one tensor of data, found a mapping: condition on its members")
     values = torch.as_tensor(source)

@@ -168,5 +168,5 @@ def _equal(first: WeightMoments, other: WeightMoments) -> bool:
 
 
 def _first_datum(pair: ModelGuidePair, data: Any) -> Data:
-    dataset = as_dataset(data, dtype=dtype_of(pair)).take(1).drawn(0)
+    dataset = as_dataset(data, dtype=dtype_of(pair)).take(1).binarize(0)
     return to(dataset.batch(torch.arange(1), dtype=dtype_of(pair)), home_of(pair), dtype_of(pair))

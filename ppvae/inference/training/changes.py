@@ -12,7 +12,7 @@ from .objective import Objective
 from ...core import Data, FitError, structure
 from ...core.compile import Captured
 from ...core.errors import try_one_of
-from ...core.fingerprint import changed
+from ...core.fingerprint import differences
 
 _log = logging.getLogger("ppvae.fit")
 
@@ -55,7 +55,7 @@ class Changes:
             FitError: a parameter that the optimiser does not have: it was replaced or added.
         """
         current = self.objective.reads()
-        names = [name for name in changed(self.fingerprint, current) if name not in self.side_effects]
+        names = [name for name in differences(self.fingerprint, current) if name not in self.side_effects]
         before, self.fingerprint = dict(self.objective.trainable), current
         if not names:
             return

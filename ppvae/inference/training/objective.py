@@ -15,9 +15,9 @@ from torch.distributions import Distribution
 
 from ..elbo import ELBO, PairWithEstimator
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, local_parameters, site_terms, structure
-from ...core.compile import Captured, Mode, bind, capture, unchanged
+from ...core.compile import Captured, Mode, bind, capture, preserve
 from ...core.errors import try_one_of
-from ...core.fingerprint import changed, fingerprint
+from ...core.fingerprint import differences, fingerprint
 
 _log = logging.getLogger("ppvae.fit")
 
@@ -142,9 +142,9 @@ class Objective:
     def side_effects(self, x: Data) -> list[str]:
         """Names of the attributes that the programs change when they run, which a graph of them would miss."""
         before = fingerprint(self.pair)
-        with torch.no_grad(), torch.random.fork_rng(), unchanged(self.module.buffers()):
+        with torch.no_grad(), torch.random.fork_rng(), preserve(self.module.buffers()):
             self._bound(self.module, x, torch.ones((), dtype=next(iter(self.module.parameters())).dtype))
-        return changed(before, fingerprint(self.pair))
+        return differences(before, fingerprint(self.pair))
 
     @property
     def captured(self) -> Captured:
@@ -152,9 +152,9 @@ class Objective:
         return self._step
 
     @property
-    def fell_back(self) -> str:
+    def fallback(self) -> str:
         """Why the step runs in another mode than the requested one; empty where it does not."""
-        return self._step.fell_back
+        return self._step.fallback
 
     def __call__(self, x: Data, kl_weight: Tensor) -> Step:
         """The metrics and gradients of one batch."""

@@ -50,8 +50,8 @@ def export_arviz(*parts: Part) -> Any:
     >>> from ppvae.models import FactorAnalysis
     >>> from ppvae.inference import evidence, log_evidence
     >>> pair, x = FactorAnalysis(3, 2), torch.randn(4, 3)
-    >>> found = log_evidence(pair, x, method=evidence.Exact(), progress=False)
-    >>> tree = export_arviz(guide_groups(pair, x, num_draws=50), prior_groups(pair, x, num_draws=20), found)
+    >>> exact = log_evidence(pair, x, method=evidence.Exact(), progress=False)
+    >>> tree = export_arviz(guide_groups(pair, x, num_draws=50), prior_groups(pair, x, num_draws=20), exact)
     >>> dict(tree["posterior"]["z"].sizes)
     {'chain': 1, 'draw': 50, 'datum': 4, 'z_dim_0': 2}
     >>> tree["evidence"]["bound"].values.tolist()
@@ -59,25 +59,25 @@ def export_arviz(*parts: Part) -> Any:
     """
     if not parts:
         raise PpvaeError("export_arviz: nothing to export" + try_one_of("export_arviz(guide_groups(pair, x))"))
-    named: dict[str, Evidence] = {}
-    found: list[Groups] = []
+    estimates: dict[str, Evidence] = {}
+    results: list[Groups] = []
     for part in parts:
         if isinstance(part, PosteriorDraws):
-            found.append(part.groups())
+            results.append(part.groups())
         elif isinstance(part, Groups):
-            found.append(part)
+            results.append(part)
         else:
             for label, one in {part.method: part}.items() if isinstance(part, Evidence) else part.items():
-                if label in named:
+                if label in estimates:
                     raise DataError(
                         f"export_arviz: two estimates are called {label!r}"
                         + try_one_of('label them: export_arviz(..., {"L_100": first, "L_5000": second})')
                     )
-                named[label] = one
-    if named:
-        found.append(evidence_groups(named))
-    merged = _merged(found)
-    return to_arviz(merged.groups, merged.dims, merged.coords, merged.attrs)
+                estimates[label] = one
+    if estimates:
+        results.append(evidence_groups(estimates))
+    whole = _merge(results)
+    return to_arviz(whole.groups, whole.dims, whole.coords, whole.attrs)
 
 
 @in_evaluation_mode
@@ -104,24 +104,24 @@ def guide_groups(
         posterior_predictive: draw new data at every draw; as many numbers as num_draws copies of the data.
         seed: of the draws.
     """
-    dataset, x = _prepared(pair, data, seed)
+    dataset, x = _prepare(pair, data, seed)
     shape = structure(pair, x)
 
     def block(count: int) -> dict[str, dict[str, Tensor]]:
-        drawn = draw(pair, x, count)
-        joint = log_joint(pair, x, drawn.latents)
-        stats = {"lp": joint.local, "log_q": drawn.log_q, "log_weight": joint.local - drawn.log_q}
-        found = {"posterior": drawn.latents, "sample_stats": stats}
+        sample = draw(pair, x, count)
+        joint = log_joint(pair, x, sample.latents)
+        stats = {"lp": joint.local, "log_q": sample.log_q, "log_weight": joint.local - sample.log_q}
+        variables = {"posterior": sample.latents, "sample_stats": stats}
         if log_likelihood:
-            found["log_likelihood"] = {_label([info.name for info in shape.observed]): joint.observed}
+            variables["log_likelihood"] = {_label([info.name for info in shape.observed]): joint.observed}
         if posterior_predictive:
-            found["posterior_predictive"] = predict(pair, x, drawn.latents, kind="sample", given={})
-        return found
+            variables["posterior_predictive"] = predict(pair, x, sample.latents, kind="sample", given={})
+        return variables
 
-    drawn = _in_blocks(block, x, num_draws, seed)
+    draws = _in_blocks(block, x, num_draws, seed)
     local = {info.name for info in shape.local_latents}
     groups, dims = _data_groups([info.name for info in shape.observed], x, dataset.labels)
-    for group, variables in drawn.items():
+    for group, variables in draws.items():
         groups[group] = {name: value.cpu().numpy() for name, value in variables.items()}
         whole = group != "posterior"
         dims[group] = {
@@ -134,15 +134,15 @@ def guide_groups(
 
 @in_evaluation_mode
 def prior_groups(pair: ModelGuidePair, data: Any, *, num_draws: int = 500, seed: int = 0) -> Groups:
-    r"""Draws of the model before it saw data, $z \sim p(z),\ x \sim p(x \mid z)$: ``prior``, ``prior_predictive``.
+    r"""Draws from the prior and the model, $z \sim p(z),\ x \sim p(x \mid z)$: ``prior``, ``prior_predictive``.
 
     Args:
         pair: the pair.
-        data: fixes the number of data, their shapes and covariates; observed values are not looked at.
+        data: for the number of data, their shapes and covariates; observed values are not used.
         num_draws: draws for every datum.
         seed: of the draws.
     """
-    dataset, x = _prepared(pair, data, seed)
+    dataset, x = _prepare(pair, data, seed)
     local = {info.name for info in structure(pair, x).local_latents}
 
     def block(count: int) -> dict[str, dict[str, Tensor]]:
@@ -152,14 +152,14 @@ def prior_groups(pair: ModelGuidePair, data: Any, *, num_draws: int = 500, seed:
             for group, kind in (("prior", "latents"), ("prior_predictive", "observed"))
         }
 
-    drawn = _in_blocks(block, x, num_draws, seed)
-    groups = {g: {name: value.cpu().numpy() for name, value in v.items()} for g, v in drawn.items()}
+    draws = _in_blocks(block, x, num_draws, seed)
+    groups = {g: {name: value.cpu().numpy() for name, value in v.items()} for g, v in draws.items()}
     dims = {
         group: {
             name: _axes(name, value.dim(), _LEAD if group != "prior" or name in local else _LEAD[:2])
             for name, value in variables.items()
         }
-        for group, variables in drawn.items()
+        for group, variables in draws.items()
     }
     return Groups(groups, dims, _coords(len(dataset), num_draws), {**_ABOUT, "model": type(pair).__name__})
 
@@ -168,8 +168,8 @@ def evidence_groups(results: Mapping[str, Evidence]) -> Groups:
     """Estimates of log p(x_b) as one group ``evidence`` with the axes ``estimate`` and ``datum``.
 
     Args:
-        results: label to estimate, all of the same data. ``bound`` says for each on which side of the truth it lies;
-            further numbers of a method (divergences, acceptance) are NaN under the others.
+        results: label to estimate, all of the same data. ``bound`` is the side of the truth of each; further numbers
+            of a method (divergences, acceptance) are NaN for the others.
 
     Raises:
         DataError: estimates of different numbers of data.
@@ -200,10 +200,10 @@ def evidence_groups(results: Mapping[str, Evidence]) -> Groups:
     return Groups({"evidence": variables}, {"evidence": dims}, coords, dict(_ABOUT))
 
 
-def _prepared(pair: ModelGuidePair, data: Any, seed: int) -> tuple[Dataset, Data]:
+def _prepare(pair: ModelGuidePair, data: Any, seed: int) -> tuple[Dataset, Data]:
     dtype = dtype_of(pair)
     dataset = as_dataset(data, dtype=dtype).to(home_of(pair))
-    return dataset, like_pair(dataset.drawn(seed, dtype=dtype).tensor(dtype=dtype), dtype)
+    return dataset, like_pair(dataset.binarize(seed, dtype=dtype).tensor(dtype=dtype), dtype)
 
 
 def _in_blocks(
@@ -228,14 +228,14 @@ def _data_groups(
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, list[str]]]]:
     """Observed data under the observed sites' names, covariates and labels as constant data."""
     members = {_label(observed) if len(observed) == 1 else "x": x} if isinstance(x, Tensor) else dict(x)
-    seen = set(members) if isinstance(x, Tensor) else set(observed) & set(members) or set(members)
-    constant = {name: value for name, value in members.items() if name not in seen}
+    observed_names = set(members) if isinstance(x, Tensor) else set(observed) & set(members) or set(members)
+    constant = {name: value for name, value in members.items() if name not in observed_names}
     if labels is not None:
         constant["label"] = labels
     groups: dict[str, dict[str, np.ndarray]] = {}
     dims: dict[str, dict[str, list[str]]] = {}
     for group, part in (
-        ("observed_data", {k: v for k, v in members.items() if k in seen}),
+        ("observed_data", {k: v for k, v in members.items() if k in observed_names}),
         ("constant_data", constant),
     ):
         if part:
@@ -256,7 +256,7 @@ def _coords(num_data: int, num_draws: int) -> dict[str, np.ndarray]:
     return {"chain": np.arange(1), "draw": np.arange(num_draws), "datum": np.arange(num_data)}
 
 
-def _merged(parts: Iterable[Groups]) -> Groups:
+def _merge(parts: Iterable[Groups]) -> Groups:
     groups: dict[str, dict[str, np.ndarray]] = {}
     dims: dict[str, dict[str, list[str]]] = {}
     coords: dict[str, np.ndarray] = {}

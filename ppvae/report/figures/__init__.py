@@ -1,1 +1,1 @@
-"""Everything that is drawn."""
+"""The figures of reports."""

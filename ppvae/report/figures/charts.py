@@ -24,7 +24,7 @@ def learning_curve(history: Sequence[Row], best_epoch: int | None, theme: Theme)
     """The bound on training and held-out data, epoch by epoch."""
     figure, (axes,) = canvas(theme, 5.8, 3.5)
     epochs = [row["epoch"] for row in history]
-    shown, ends = [], []
+    bounds, ends = [], []
     for key, name, colour in (
         ("elbo_train", "training", theme.first),
         ("elbo_validation", "validation", theme.second),
@@ -33,7 +33,7 @@ def learning_curve(history: Sequence[Row], best_epoch: int | None, theme: Theme)
             values = [row.get(key, math.nan) for row in history]
             axes.plot(epochs, values, color=colour, marker="o" if len(epochs) == 1 else "")
             ends.append((values[-1], name, colour))
-            shown += values
+            bounds += values
     for place, (end, name, colour) in enumerate(sorted(ends)):
         # The upper name a little higher and the lower one a little lower, so that names of close lines do not meet.
         shift = 0 if len(ends) == 1 else 12 * place - 6
@@ -51,7 +51,7 @@ def learning_curve(history: Sequence[Row], best_epoch: int | None, theme: Theme)
             va="bottom",
             path_effects=[patheffects.withStroke(linewidth=4, foreground=theme.paper)],
         )
-    _without_the_start(axes, shown)
+    _without_the_start(axes, bounds)
     axes.set_xlabel("epoch")
     axes.set_ylabel("bound, nats per datum")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -63,16 +63,16 @@ def bound_parts(history: Sequence[Row], theme: Theme) -> Figure:
     figure, axes = canvas(theme, 5.8, 3.3, 2)
     epochs = [row["epoch"] for row in history]
     for ax, part, title in zip(axes, ("reconstruction", "kl"), ("reconstruction", "KL"), strict=True):
-        shown = []
+        lines = []
         for which, colour in (("train", theme.first), ("validation", theme.second)):
             key = f"{part}_{which}"
             if key in history[-1]:
                 values = [row.get(key, math.nan) for row in history]
                 name = "training" if which == "train" else which
                 ax.plot(epochs, values, color=colour, label=name, marker="o" if len(epochs) == 1 else "")
-                shown += values
+                lines += values
         if part == "reconstruction":
-            _without_the_start(ax, shown)
+            _without_the_start(ax, lines)
         ax.set_title(title, color=theme.ink, fontweight="normal", fontsize=10.5)
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
@@ -82,13 +82,13 @@ def bound_parts(history: Sequence[Row], theme: Theme) -> Figure:
 
 
 def scatter(
-    latents: Tensor, labels: Tensor | None, behind: tuple[Tensor, Tensor | None] | None, theme: Theme
+    latents: Tensor, labels: Tensor | None, background: tuple[Tensor, Tensor | None] | None, theme: Theme
 ) -> Figure:
     """Posterior means in the plane, coloured by label."""
     points, plane, how = in_plane(latents)
     figure, (axes,) = canvas(theme, 5.8, 5.6)
-    if behind is not None:
-        others, other_labels = behind
+    if background is not None:
+        others, other_labels = background
         axes.scatter(*_xy(plane(others)), s=7, c=_colours(other_labels, len(others), theme), alpha=0.35, linewidths=0)
     axes.scatter(
         *_xy(points),
@@ -125,12 +125,12 @@ def _xy(points: Tensor) -> tuple[Any, Any]:
 
 
 def in_plane(latents: Tensor) -> tuple[Tensor, Any, str]:
-    """Points [N, 2]; the map that made them; and its name, empty where the latents are two-dimensional."""
+    """Points [N, 2]; their map from the latents; and its name, empty where the latents are two-dimensional."""
     size = latents.shape[1]
     if size == 2:
         return latents, lambda z: z, ""
     if size == 1:
-        # One dimension is spread out by a fixed pseudo-random height, so that points do not hide each other.
+        # One dimension gets a fixed pseudo-random height, so that points do not hide each other.
         def spread(z: Tensor) -> Tensor:
             return torch.cat((z, torch.linspace(0, 1, len(z))[torch.arange(len(z)) * 7919 % len(z)][:, None]), 1)
 
@@ -240,7 +240,7 @@ def sandwich(gaps: Mapping[str, tuple[str, Tensor]], reference: str, theme: Them
 
 
 def per_datum(values: Tensor, labels: Tensor | None, name: str, theme: Theme) -> Figure:
-    """How log p(x) is spread over data, for every label."""
+    """The distribution of log p(x) over data, for every label."""
     values = values.double()
     kinds = [] if labels is None or labels.dim() != 1 else labels.unique().tolist()
     if not 1 < len(kinds) <= 30:
@@ -251,11 +251,11 @@ def per_datum(values: Tensor, labels: Tensor | None, name: str, theme: Theme) ->
         assert labels is not None
         figure, (axes,) = canvas(theme, 5.8, 1.0 + 0.33 * len(kinds))
         for place, kind in enumerate(kinds):
-            chosen = values[labels == kind]
-            height = place + (torch.rand(len(chosen), generator=torch.Generator().manual_seed(place)) - 0.5) * 0.5
+            subset = values[labels == kind]
+            height = place + (torch.rand(len(subset), generator=torch.Generator().manual_seed(place)) - 0.5) * 0.5
             colour = LABELS[place % len(LABELS)]
-            axes.scatter(chosen.numpy(), height.numpy(), s=14, color=colour, alpha=0.7, linewidths=0)
-            axes.plot([float(chosen.mean())] * 2, [place - 0.36, place + 0.36], color=theme.ink, lw=2)
+            axes.scatter(subset.numpy(), height.numpy(), s=14, color=colour, alpha=0.7, linewidths=0)
+            axes.plot([float(subset.mean())] * 2, [place - 0.36, place + 0.36], color=theme.ink, lw=2)
         axes.set_yticks(range(len(kinds)), [f"{kind:g}" for kind in kinds], color=theme.ink)
         axes.invert_yaxis()
         axes.set_ylabel("label")
@@ -279,13 +279,13 @@ def values_scatter(x: Tensor, reconstructed: Tensor, theme: Theme) -> Figure:
 def curves(histories: Mapping[str, Sequence[Row]], theme: Theme) -> Figure:
     """The bound of several runs, on validation data where a run has any."""
     figure, (axes,) = canvas(theme, 7.2, 4.0)
-    shown: list[list[float]] = []
+    lines: list[list[float]] = []
     for place, (name, history) in enumerate(histories.items()):
         key = "elbo_validation" if "elbo_validation" in history[-1] else "elbo_train"
         values = [row.get(key, math.nan) for row in history]
         axes.plot([row["epoch"] for row in history], values, color=LABELS[place % len(LABELS)], label=name)
-        shown.append(values)
-    _without_the_start(axes, *shown)
+        lines.append(values)
+    _without_the_start(axes, *lines)
     axes.set_xlabel("epoch")
     axes.set_ylabel("bound, nats per datum")
     axes.legend(loc="best", labelcolor="linecolor")
@@ -293,7 +293,7 @@ def curves(histories: Mapping[str, Sequence[Row]], theme: Theme) -> Figure:
 
 
 def _without_the_start(axes: Axes, *lines: Sequence[float]) -> None:
-    """Let the first epochs, which are far below, leave the picture; of every line the rest stays."""
+    """Leave the first epochs, which are far below, out of the picture."""
     good = [values for line in lines if len(values := np.array([v for v in line if math.isfinite(v)]))]
     if sum(map(len, good)) > 20:
         low, high = min(np.quantile(values, 0.08) for values in good), max(values.max() for values in good)

@@ -22,13 +22,13 @@ BINS = 24
 TAIL = 0.01
 """A p-value beyond this, on either side, is called a misfit."""
 
-CHECKED = ("predictive_checks", "aggregate_posterior")
+CHECK_NAMES = ("predictive_checks", "aggregate_posterior")
 
 
-def checked(found: ReportData) -> dict[str, Picture]:
-    """The pictures that there are, by name."""
-    made = (_predictive(found), _aggregate(found))
-    return {picture.name: picture for picture in made if picture is not None}
+def check_pictures(report: ReportData) -> dict[str, Picture]:
+    """The pictures of these checks, by name."""
+    pictures = (_predictive(report), _aggregate(report))
+    return {picture.name: picture for picture in pictures if picture is not None}
 
 
 def predictive(checks: PosteriorChecks, theme: Theme) -> Figure:
@@ -42,30 +42,30 @@ def predictive(checks: PosteriorChecks, theme: Theme) -> Figure:
         margin = 0.07 * max(high - low, 1e-12)
         if high > low:
             axes.set_xlim(low - margin, high + margin)
-        _titled(axes, check.name, f"p = {check.p_value:.3f} ± {check.p_value_error:.3f}", theme)
+        _set_title(axes, check.name, f"p = {check.p_value:.3f} ± {check.p_value_error:.3f}", theme)
 
     return _multiples(_drawable(checks), panel)
 
 
-def aggregate(found: AggregatePosterior, theme: Theme) -> Figure:
+def aggregate(posterior: AggregatePosterior, theme: Theme) -> Figure:
     """The draws of the aggregate posterior and of the prior, for the dimensions where they differ most."""
 
     def panel(axes: Axes, i: int) -> None:
-        q, p = (values[..., i].flatten().numpy() for values in (found.draws, found.prior))
+        q, p = (values[..., i].flatten().numpy() for values in (posterior.draws, posterior.prior))
         low, high = np.quantile(np.concatenate((q, p)), (0.002, 0.998)).tolist()
         edges = np.linspace(low, high, 41)
         axes.hist(q, bins=edges.tolist(), density=True, color=theme.first, alpha=0.55, label="the data")
         heights, _ = np.histogram(p, edges, density=True)
         axes.stairs(heights, edges, color=theme.ink, linewidth=1.5, label="the prior", baseline=None)
         name = f"z{str(i + 1).translate(str.maketrans('0123456789', '₀₁₂₃₄₅₆₇₈₉'))}"
-        told = f"distance {float(found.distance[i]):.3f} ± {float(found.distance_error[i]):.3f}"
-        _titled(axes, name, told, theme)
+        subtitle = f"distance {float(posterior.distance[i]):.3f} ± {float(posterior.distance_error[i]):.3f}"
+        _set_title(axes, name, subtitle, theme)
 
-    return _multiples(furthest(found), panel)
+    return _multiples(furthest(posterior), panel)
 
 
 def _multiples(items: Sequence[Any], panel: Callable[[Axes, Any], None]) -> Figure:
-    """Two panels a row, so that they are read on a phone; one legend."""
+    """Two panels a row, for a page on a phone; one legend."""
     rows = max(1, math.ceil(len(items) / 2))
     figure = Figure(figsize=(5.8, 0.55 + 1.75 * rows), layout="constrained")
     grid = list(figure.subplots(rows, 2, squeeze=False).flat)
@@ -81,22 +81,22 @@ def _multiples(items: Sequence[Any], panel: Callable[[Axes, Any], None]) -> Figu
     return figure
 
 
-def _titled(axes: Axes, name: str, told: str, theme: Theme) -> None:
+def _set_title(axes: Axes, name: str, subtitle: str, theme: Theme) -> None:
     axes.set_title(f"{name}\n", fontsize=10, pad=4)
-    axes.text(0, 1.03, told, transform=axes.transAxes, fontsize=9, color=theme.muted, va="bottom")
+    axes.text(0, 1.03, subtitle, transform=axes.transAxes, fontsize=9, color=theme.muted, va="bottom")
 
 
-def _predictive(found: ReportData) -> Picture | None:
-    checks = found.checks
-    shown = [] if checks is None else _drawable(checks)
-    if checks is None or not shown:
+def _predictive(report: ReportData) -> Picture | None:
+    checks = report.checks
+    panels = [] if checks is None else _drawable(checks)
+    if checks is None or not panels:
         return None
-    told = "; ".join(f"{check.name}: p {check.p_value:.2f}" for check in shown)
+    p_values = "; ".join(f"{check.name}: p {check.p_value:.2f}" for check in panels)
     return _picture(
         "predictive_checks",
         "The data among data sets of the model",
-        f"Histograms of {len(shown)} quantities over {checks.num_replicates} generated data sets, with "
-        f"the data as a line. {told}.",
+        f"Histograms of {len(panels)} quantities over {checks.num_replicates} generated data sets, with "
+        f"the data as a line. {p_values}.",
         "Each histogram shows one quantity of data sets that the model generates; the line is the same quantity of the "
         "data. A line outside its histogram is what the model does not reproduce.",
         predictive,
@@ -104,21 +104,21 @@ def _predictive(found: ReportData) -> Picture | None:
     )
 
 
-def _aggregate(found: ReportData) -> Picture | None:
-    aggregated = found.aggregate
-    if aggregated is None:
+def _aggregate(report: ReportData) -> Picture | None:
+    posterior = report.aggregate
+    if posterior is None:
         return None
-    shown, count = furthest(aggregated), len(aggregated.distance)
-    told = "; ".join(f"z{i + 1} {float(aggregated.distance[i]):.2f}" for i in shown)
-    which = f" The {len(shown)} of {count} dimensions that differ most." if count > len(shown) else ""
+    dimensions, count = furthest(posterior), len(posterior.distance)
+    distances = "; ".join(f"z{i + 1} {float(posterior.distance[i]):.2f}" for i in dimensions)
+    which = f" The {len(dimensions)} of {count} dimensions that differ most." if count > len(dimensions) else ""
     return _picture(
         "aggregate_posterior",
         "The latents of all data against the prior",
-        f"Histograms of the latents of data with the prior as an outline. Kolmogorov-Smirnov distances: {told}.",
+        f"Histograms of the latents of data with the prior as an outline. Kolmogorov-Smirnov distances: {distances}.",
         "Draws of q(z | x) over all data (filled) and the prior (outline): where only the prior has mass, samples are "
         f"unlike the data. Above each, the Kolmogorov-Smirnov distance, from 0 (one and the same) to 1.{which}",
         aggregate,
-        aggregated,
+        posterior,
     )
 
 
@@ -133,9 +133,9 @@ def _drawable(checks: PosteriorChecks) -> list[PredictiveCheck]:
     return fine[:PANELS]
 
 
-def furthest(found: AggregatePosterior) -> list[int]:
+def furthest(posterior: AggregatePosterior) -> list[int]:
     """The dimensions whose aggregate lies furthest from the prior, at most as many as there are panels."""
-    order = found.distance.argsort(descending=True, stable=True)[:PANELS].tolist()
+    order = posterior.distance.argsort(descending=True, stable=True)[:PANELS].tolist()
     return sorted(order)
 
 

@@ -21,17 +21,17 @@ from ...inference_data import to_arviz
 from ...runs.storage.atomic import make_folder, write_bytes
 
 
-def bounds(found: Comparison, theme: Theme) -> Figure:
+def bounds(comparison: Comparison, theme: Theme) -> Figure:
     """The ladder: every estimator's bound with two standard errors, and the reference where there is one."""
-    last = found.checkpoints[-1]
-    rows = [row for row in found.estimators if row.checkpoint == last]
+    last = comparison.checkpoints[-1]
+    rows = [row for row in comparison.estimators if row.checkpoint == last]
     figure, (axes,) = canvas(theme, 7.2, 0.9 + 0.36 * len(rows))
     places = range(len(rows) - 1, -1, -1)
     values = [row.bound for row in rows]
     errors = [2 * row.bound_error for row in rows]
     axes.errorbar(values, list(places), xerr=errors, fmt="o", color=theme.first, capsize=3, linewidth=1.4)
-    if found.reference:
-        truth = found.truth(last)
+    if comparison.reference:
+        truth = comparison.truth(last)
         axes.axvline(truth, color=theme.second, linewidth=1.4)
         axes.annotate(
             f"log p(x) {truth:.2f}".replace("-", "−"),
@@ -47,15 +47,15 @@ def bounds(found: Comparison, theme: Theme) -> Figure:
     return figure
 
 
-def gradient_noise(found: Comparison, theme: Theme) -> Figure:
+def gradient_noise(comparison: Comparison, theme: Theme) -> Figure:
     """The gradient's signal-to-noise ratio of every estimator, block by block."""
-    last = found.checkpoints[-1]
-    names = list(dict.fromkeys(row.block for row in found.blocks))
-    estimators = list(dict.fromkeys(row.estimator for row in found.estimators))
+    last = comparison.checkpoints[-1]
+    names = list(dict.fromkeys(row.block for row in comparison.blocks))
+    estimators = list(dict.fromkeys(row.estimator for row in comparison.estimators))
     figure, all_axes = canvas(theme, 1.9 + 2.8 * len(names), 0.9 + 0.36 * len(estimators), len(names))
     places = list(range(len(estimators) - 1, -1, -1))
     for axes, block in zip(all_axes, names, strict=True):
-        rows = [found.block(name, block, last) for name in estimators]
+        rows = [comparison.block(name, block, last) for name in estimators]
         for place, row in zip(places, rows, strict=True):
             if not (math.isfinite(row.snr) and row.snr > 0):
                 continue
@@ -78,13 +78,13 @@ def gradient_noise(found: Comparison, theme: Theme) -> Figure:
     return figure
 
 
-def cost(found: Comparison, theme: Theme, *, block: str | None = None) -> Figure:
+def cost(comparison: Comparison, theme: Theme, *, block: str | None = None) -> Figure:
     """Time of a step against the variance of the gradient of one block: towards the lower left is better."""
-    block = block or found.blocks[0].block
-    last = found.checkpoints[-1]
+    block = block or comparison.blocks[0].block
+    last = comparison.checkpoints[-1]
     figure, (axes,) = canvas(theme, 6.4, 4.2)
-    for index, row in enumerate(r for r in found.estimators if r.checkpoint == last):
-        of_block = found.block(row.estimator, block, last)
+    for index, row in enumerate(r for r in comparison.estimators if r.checkpoint == last):
+        of_block = comparison.block(row.estimator, block, last)
         if of_block.variance <= 0:
             continue
         colour = LABELS[index % len(LABELS)]
@@ -98,19 +98,19 @@ def cost(found: Comparison, theme: Theme, *, block: str | None = None) -> Figure
     return figure
 
 
-def along_run(found: Comparison, theme: Theme, *, block: str | None = None) -> Figure:
+def along_run(comparison: Comparison, theme: Theme, *, block: str | None = None) -> Figure:
     """Bound and signal-to-noise ratio at every checkpoint of a training run."""
-    block = block or found.blocks[0].block
-    labels = found.checkpoints
+    block = block or comparison.blocks[0].block
+    labels = comparison.checkpoints
     numeric = all(_is_number(label) for label in labels)
     places = [float(label) for label in labels] if numeric else list(range(len(labels)))
     figure, (left, right) = canvas(theme, 9.6, 3.6, 2)
-    for index, name in enumerate(dict.fromkeys(row.estimator for row in found.estimators)):
+    for index, name in enumerate(dict.fromkeys(row.estimator for row in comparison.estimators)):
         colour = LABELS[index % len(LABELS)]
-        rows = [found.row(name, label) for label in labels]
+        rows = [comparison.row(name, label) for label in labels]
         bound, error = [row.bound for row in rows], [2 * row.bound_error for row in rows]
         left.errorbar(places, bound, yerr=error, color=colour, marker="o", label=short(name))
-        right.plot(places, [found.block(name, block, label).snr for label in labels], color=colour, marker="o")
+        right.plot(places, [comparison.block(name, block, label).snr for label in labels], color=colour, marker="o")
     for axes in (left, right):
         axes.set_xlabel("checkpoint")
         if not numeric:
@@ -143,12 +143,12 @@ def forward_and_reverse(
     return figure
 
 
-def save_figures(found: Comparison, folder: str | Path, *, theme: Theme = LIGHT) -> list[Path]:
-    """Write every figure that a comparison has, as PNG files.
+def save_figures(comparison: Comparison, folder: str | Path, *, theme: Theme = LIGHT) -> list[Path]:
+    """Write every figure of a comparison as PNG files.
 
     Args:
-        found: the comparison.
-        folder: where to; made if absent.
+        comparison: the comparison.
+        folder: of the files; made if absent.
         theme: colours.
 
     Returns:
@@ -160,30 +160,30 @@ def save_figures(found: Comparison, folder: str | Path, *, theme: Theme = LIGHT)
     where = Path(folder)
     make_folder(where)
     charts: dict[str, Any] = {"bounds": bounds, "gradient_noise": gradient_noise, "cost": cost}
-    if len(found.checkpoints) > 1:
+    if len(comparison.checkpoints) > 1:
         charts["along_run"] = along_run
-    written = []
+    paths = []
     for name, chart in charts.items():
         path = where / f"{name}.png"
-        write_bytes(path, draw(chart, found, theme=theme))
-        written.append(path)
-    return written
+        write_bytes(path, draw(chart, comparison, theme=theme))
+        paths.append(path)
+    return paths
 
 
-def comparison_to_arviz(found: Comparison) -> Any:
+def comparison_to_arviz(comparison: Comparison) -> Any:
     """The bounds of all repeats for ArviZ: group ``posterior``, one variable ``bound`` [chain, draw, estimator].
 
     ``arviz.summary`` then gives mean, Monte Carlo error and interval of every estimator's bound. The first
     checkpoint's values are taken where there are several.
     """
-    first = found.checkpoints[0]
-    names = [row.estimator for row in found.estimators if row.checkpoint == first]
-    values = np.stack([found.values[first, name].numpy() for name in names], -1)[None]
+    first = comparison.checkpoints[0]
+    names = [row.estimator for row in comparison.estimators if row.checkpoint == first]
+    values = np.stack([comparison.values[first, name].numpy() for name in names], -1)[None]
     return to_arviz(
         {"posterior": {"bound": values}},
         {"posterior": {"bound": ["chain", "draw", "estimator"]}},
         {"estimator": np.array(names)},
-        {"inference_library": "ppvae", "reference": found.reference or "none"},
+        {"inference_library": "ppvae", "reference": comparison.reference or "none"},
     )
 
 

@@ -12,8 +12,8 @@ from .theme import LIGHT, Theme
 from ...core.errors import DataError, try_one_of
 from ...data import Dataset
 
-SAMPLED = 200
-"""Rows that tell the range of real values."""
+RANGE_ROWS = 200
+"""Rows that set the range of real values."""
 
 
 def as_images(x: Tensor, data: Dataset) -> Tensor | None:
@@ -35,7 +35,7 @@ def as_images(x: Tensor, data: Dataset) -> Tensor | None:
         images = images[..., 0] if shape[-1] == 1 else images
     else:
         return None
-    images, rows = images.float(), data.members[data.main][:SAMPLED].float()
+    images, rows = images.float(), data.members[data.main][:RANGE_ROWS].float()
     if data.value_space == "byte":
         rows = rows / 255
     if data.batch_space not in ("binary", "unit"):
@@ -69,7 +69,7 @@ def grid(
     page = torch.zeros(tops[-1] + height, columns * (width + gap) - gap, 4)
     for number in range(count):
         top, left = tops[number // columns], number % columns * (width + gap)
-        page[top : top + height, left : left + width] = _coloured(images[number], theme)
+        page[top : top + height, left : left + width] = _colour(images[number], theme)
     return encode(page)
 
 
@@ -92,7 +92,7 @@ def picture_of(x: Tensor, data: Dataset, theme: Theme = LIGHT) -> bytes:
     return grid(images, max(1, round(len(images) ** 0.5 * 1.25)), theme)
 
 
-def _coloured(image: Tensor, theme: Theme) -> Tensor:
+def _colour(image: Tensor, theme: Theme) -> Tensor:
     if image.dim() == 3:
         return torch.cat((image, torch.ones_like(image[..., :1])), -1)
     ink, paper = _rgb(theme.ink), _rgb("#f2f4f7" if theme.ink_images else "#0d0f13")

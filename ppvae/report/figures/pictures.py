@@ -24,11 +24,11 @@ class Picture:
     Attributes:
         name: of its file, without ``.png``.
         title: its heading.
-        alt: what it shows, for who cannot see it.
+        alt: its text alternative.
         caption: how to read it.
         light: PNG for a light page.
         dark: PNG for a dark one.
-        pixels: whether it is made of enlarged pixels.
+        pixels: whether it consists of enlarged pixels.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Picture:
     pixels: bool = False
 
 
-def pictures_of(found: ReportData) -> dict[str, Picture]:
+def pictures_of(report: ReportData) -> dict[str, Picture]:
     """All figures that this run has, by name."""
-    made = [make(found) for make in _ALL]
-    return {picture.name: picture for picture in made if picture is not None}
+    pictures = [make(report) for make in _ALL]
+    return {picture.name: picture for picture in pictures if picture is not None}
 
 
 def _chart(name: str, title: str, alt: str, caption: str, chart: Callable[..., Any], *args: Any) -> Picture:
@@ -58,11 +58,11 @@ def _tiles(name: str, title: str, alt: str, caption: str, images: Tensor, column
     return Picture(name, title, alt, caption, one(LIGHT), one(DARK), pixels=True)
 
 
-def _learning_curve(found: ReportData) -> Picture | None:
-    history = found.run.history
+def _learning_curve(report: ReportData) -> Picture | None:
+    history = report.run.history
     if not history:
         return None
-    last, best = history[-1], found.run.info.get("best_epoch")
+    last, best = history[-1], report.run.info.get("best_epoch")
     alt = f"Line chart of the bound over {len(history)} epochs: training ends at {last['elbo_train']:.2f}"
     if "elbo_validation" in last:
         alt += f", validation at {last['elbo_validation']:.2f}"
@@ -79,8 +79,8 @@ def _learning_curve(found: ReportData) -> Picture | None:
     )
 
 
-def _bound_parts(found: ReportData) -> Picture | None:
-    history = found.run.history
+def _bound_parts(report: ReportData) -> Picture | None:
+    history = report.run.history
     if not history or "kl_train" not in history[-1]:
         return None
     last = history[-1]
@@ -95,21 +95,22 @@ def _bound_parts(found: ReportData) -> Picture | None:
     )
 
 
-def _reconstructions(found: ReportData) -> Picture | None:
-    if found.reconstructed is None:
+def _reconstructions(report: ReportData) -> Picture | None:
+    if report.reconstructed is None:
         return None
-    before, after = as_images(found.x, found.data), as_images(found.reconstructed, found.data)
+    before, after = as_images(report.x, report.data), as_images(report.reconstructed, report.data)
     if before is None or after is None:
         return _chart(
             "reconstructions",
             "Reconstructions",
             "Scatter plot of reconstructed against original values, beside the diagonal.",
-            f"Every value of {found.kind} data against the mean of p(x | z) at the guide's mean; the line is equality.",
+            f"Every value of {report.kind} data against the mean of p(x | z) at the guide's mean; the line is "
+            "equality.",
             charts.values_scatter,
-            found.x,
-            found.reconstructed,
+            report.x,
+            report.reconstructed,
         )
-    rows = _spread(found.labels, len(before))
+    rows = _example_rows(report.labels, len(before))
     blocks = [torch.cat((before[part], after[part])) for part in rows.split(10) if len(part) == 10] or [
         torch.cat((before[rows], after[rows]))
     ]
@@ -117,8 +118,8 @@ def _reconstructions(found: ReportData) -> Picture | None:
     return _tiles(
         "reconstructions",
         "Reconstructions",
-        f"Grid of {len(rows)} {found.kind} data, each above its reconstruction.",
-        f"{found.kind.capitalize()} data ({found.part}); below each, the mean of p(x | z) at the guide's mean.",
+        f"Grid of {len(rows)} {report.kind} data, each above its reconstruction.",
+        f"{report.kind.capitalize()} data ({report.part}); below each, the mean of p(x | z) at the guide's mean.",
         torch.cat(blocks),
         columns,
         rows_in_pairs=True,
@@ -126,8 +127,8 @@ def _reconstructions(found: ReportData) -> Picture | None:
     )
 
 
-def _samples(found: ReportData) -> Picture | None:
-    images = None if found.samples is None else as_images(found.samples, found.data)
+def _samples(report: ReportData) -> Picture | None:
+    images = None if report.samples is None else as_images(report.samples, report.data)
     if images is None:
         return None
     return _tiles(
@@ -141,10 +142,10 @@ def _samples(found: ReportData) -> Picture | None:
     )
 
 
-def _manifold(found: ReportData) -> Picture | None:
-    if found.manifold is None:
+def _manifold(report: ReportData) -> Picture | None:
+    if report.manifold is None:
         return None
-    images = as_images(found.manifold.flatten(0, 1), found.data)
+    images = as_images(report.manifold.flatten(0, 1), report.data)
     if images is None:
         return None
     return _tiles(
@@ -159,59 +160,59 @@ def _manifold(found: ReportData) -> Picture | None:
     )
 
 
-def _latents(found: ReportData) -> Picture | None:
-    if found.latents is None:
+def _latents(report: ReportData) -> Picture | None:
+    if report.latents is None:
         return None
-    behind = None
-    if found.train_latents is not None:
-        labels = found.run.data.labels
-        behind = (found.train_latents, None if labels is None else labels[: len(found.train_latents)])
-    small = "" if behind is None else " (large points) and training data (small)"
-    how = charts.in_plane(found.latents)[2]
-    coloured = "" if found.labels is None else ", coloured by label"
+    background = None
+    if report.train_latents is not None:
+        labels = report.run.data.labels
+        background = (report.train_latents, None if labels is None else labels[: len(report.train_latents)])
+    small = "" if background is None else " (large points) and training data (small)"
+    plane = charts.in_plane(report.latents)[2]
+    by_label = "" if report.labels is None else ", coloured by label"
     return _chart(
         "latents",
         "Where the data lie",
-        f"Scatter plot of the posterior means of {len(found.latents)} {found.kind} data{coloured}.",
-        f"The mean of q(z | x) of {found.kind} data{small}{coloured}. "
-        "Labels were never shown to the model" + (f"; {how}." if how else "."),
+        f"Scatter plot of the posterior means of {len(report.latents)} {report.kind} data{by_label}.",
+        f"The mean of q(z | x) of {report.kind} data{small}{by_label}. "
+        "Labels were never shown to the model" + (f"; {plane}." if plane else "."),
         charts.scatter,
-        found.latents,
-        found.labels,
-        behind,
+        report.latents,
+        report.labels,
+        background,
     )
 
 
-def _kl(found: ReportData) -> Picture | None:
-    if found.kl is None:
+def _kl(report: ReportData) -> Picture | None:
+    if report.kl is None:
         return None
-    active = found.active
-    count = len(found.kl) if active is None else int((active > ACTIVE).sum())
-    shown = ", the 40 largest" if len(found.kl) > 40 else ""
+    active = report.active
+    count = len(report.kl) if active is None else int((active > ACTIVE).sum())
+    remark = ", the 40 largest" if len(report.kl) > 40 else ""
     return _chart(
         "kl_per_dimension",
         "What each latent dimension carries",
-        f"Bar chart of the KL of {len(found.kl)} latent dimensions, from {float(found.kl.max()):.2f} down to "
-        f"{float(found.kl.min()):.2f} nats; {count} are active.",
-        f"KL(q(z | x) ‖ p(z)) per dimension, mean over {found.kind} data{shown}. {count} of {len(found.kl)} dimensions "
-        f"are active: the variance of their posterior mean over data is above {ACTIVE} (Burda et al. 2015).",
+        f"Bar chart of the KL of {len(report.kl)} latent dimensions, from {float(report.kl.max()):.2f} down to "
+        f"{float(report.kl.min()):.2f} nats; {count} are active.",
+        f"KL(q(z | x) ‖ p(z)) per dimension, mean over {report.kind} data{remark}. {count} of {len(report.kl)} "
+        f"dimensions are active: the variance of their posterior mean over data is above {ACTIVE} (Burda et al. 2015).",
         charts.kl_per_dimension,
-        found.kl,
+        report.kl,
         active,
     )
 
 
-def _estimates(found: ReportData) -> Picture | None:
-    rows, count = on_common_data(found)
-    if found.evaluation is None or not rows:
+def _estimates(report: ReportData) -> Picture | None:
+    rows, count = on_common_data(report)
+    if report.evaluation is None or not rows:
         return None
-    told = "; ".join(f"{row['label']} {row['mean']:.2f}" for row in rows)
-    whole = int(found.evaluation["data"]["num_data"])
+    means = "; ".join(f"{row['label']} {row['mean']:.2f}" for row in rows)
+    whole = int(report.evaluation["data"]["num_data"])
     over = "" if count == whole else f" Means are over the {count} of {whole} data on which all can be trusted."
     return _chart(
         "estimates",
         "Estimates of log p(x)",
-        f"Interval chart, nats per datum: {told}.",
+        f"Interval chart, nats per datum: {means}.",
         "Each estimate with two standard errors of its noise. An arrow points to where the truth is expected: above a "
         f"lower bound, below an upper one.{over}",
         charts.estimates,
@@ -219,13 +220,13 @@ def _estimates(found: ReportData) -> Picture | None:
     )
 
 
-def _sandwich(found: ReportData) -> Picture | None:
+def _sandwich(report: ReportData) -> Picture | None:
     # An estimate that can be trusted on no datum has no values, and two may have none in common.
-    columns = {key: values for key, values in columns_of(found).items() if bool(torch.isfinite(values).any())}
-    rows = [] if found.evaluation is None else [r for r in found.evaluation["estimates"] if r["key"] in columns]
+    columns = {key: values for key, values in columns_of(report).items() if bool(torch.isfinite(values).any())}
+    rows = [] if report.evaluation is None else [r for r in report.evaluation["estimates"] if r["key"] in columns]
     if len(rows) < 3:
         return None
-    # Against the truth where it is known, else an estimate on neither side, else the last lower bound.
+    # Against the exact values where they are known, else an estimate on neither side, else the last lower bound.
     ranks = {"exact": 0, "consistent": 1, "lower": 2, "upper": 3}
     reference = min(reversed(rows), key=lambda row: ranks[row["side"]])
     gaps = {
@@ -237,13 +238,13 @@ def _sandwich(found: ReportData) -> Picture | None:
     if not gaps:
         return None
     name = charts.label_of(reference["label"])
-    evaluated = "" if found.evaluation is None else kind_of(found.evaluation["data"]["part"])
-    told = "; ".join(f"{key} {float(gap[torch.isfinite(gap)].median()):+.2f}" for key, (_, gap) in gaps.items())
+    kind = "" if report.evaluation is None else kind_of(report.evaluation["data"]["part"])
+    medians = "; ".join(f"{key} {float(gap[torch.isfinite(gap)].median()):+.2f}" for key, (_, gap) in gaps.items())
     return _chart(
         "sandwich",
         "Datum by datum",
-        f"Dot chart of every estimate minus {name} for each datum; medians, nats: {told}.",
-        f"Every estimate minus {name}, for each {evaluated} datum, in the order of the ELBO's gap. Lower bounds belong "
+        f"Dot chart of every estimate minus {name} for each datum; medians, nats: {medians}.",
+        f"Every estimate minus {name}, for each {kind} datum, in the order of the ELBO's gap. Lower bounds belong "
         "below zero and upper bounds above, up to noise; hollow marks lie outside the picture, and data on which an "
         "estimate cannot be trusted are left out.",
         charts.sandwich,
@@ -252,19 +253,20 @@ def _sandwich(found: ReportData) -> Picture | None:
     )
 
 
-def _per_datum(found: ReportData) -> Picture | None:
-    best = _best_estimate(found)
+def _per_datum(report: ReportData) -> Picture | None:
+    best = _best_estimate(report)
     if best is None:
         return None
     label, values = best
-    shown = charts.label_of(label)
-    labels = None if found.labels is None else found.labels[: len(values)]
+    name = charts.label_of(label)
+    labels = None if report.labels is None else report.labels[: len(values)]
+    by_label = "" if labels is None else ", by label; the line is the mean"
     return _chart(
         "per_datum",
         "Which data the model finds likely",
-        f"{shown} of {len(values)} {found.kind} data, from {float(values.min()):.1f} to "
+        f"{name} of {len(values)} {report.kind} data, from {float(values.min()):.1f} to "
         f"{float(values.max()):.1f} nats.",
-        f"{shown} of every {found.kind} datum" + ("." if found.labels is None else ", by label; the line is the mean."),
+        f"{name} of every {report.kind} datum{by_label}.",
         charts.per_datum,
         values,
         labels,
@@ -272,53 +274,53 @@ def _per_datum(found: ReportData) -> Picture | None:
     )
 
 
-def _extremes(found: ReportData) -> Picture | None:
-    best, images = _best_estimate(found), as_images(found.x, found.data)
+def _extremes(report: ReportData) -> Picture | None:
+    best, images = _best_estimate(report), as_images(report.x, report.data)
     if best is None or images is None or len(best[1]) < 40:
         return None
     label, values = best
-    shown = charts.label_of(label)
+    name = charts.label_of(label)
     order = values.argsort()
-    chosen = torch.cat((images[order[-20:].flip(0)], images[order[:20]]))
+    selection = torch.cat((images[order[-20:].flip(0)], images[order[:20]]))
     return _tiles(
         "extremes",
         "The likeliest and the least likely",
-        f"Two rows of the twenty likeliest {found.kind} data, then two rows of the twenty least likely.",
-        f"{found.kind.capitalize()} data with the highest {shown} (two upper rows) and the lowest (two lower rows).",
-        chosen,
+        f"Two rows of the twenty likeliest {report.kind} data, then two rows of the twenty least likely.",
+        f"{report.kind.capitalize()} data with the highest {name} (two upper rows) and the lowest (two lower rows).",
+        selection,
         10,
         rows_in_pairs=True,
         size=36,
     )
 
 
-def _best_estimate(found: ReportData) -> tuple[str, Tensor] | None:
-    """The truth of every datum shown where it is known, else the largest of the lower bounds that all data have."""
-    if found.evaluation is None or found.evaluation["data"]["part"] != found.part:
+def _best_estimate(report: ReportData) -> tuple[str, Tensor] | None:
+    """The exact log evidence of every datum where it is known, else the largest of the lower bounds that all have."""
+    if report.evaluation is None or report.evaluation["data"]["part"] != report.part:
         return None
-    columns = columns_of(found)
+    columns = columns_of(report)
     rows = [
         row
-        for row in found.evaluation["estimates"]
+        for row in report.evaluation["estimates"]
         if row["side"] in ("exact", "lower")
         and bool(torch.isfinite(columns.get(row["key"], torch.tensor(torch.nan))).all())
     ]
     best = max(rows, key=lambda row: (row["side"] == "exact", row["mean_of_all"]), default=None)
-    return None if best is None else (str(best["label"]), columns[best["key"]][: len(found.x)].float())
+    return None if best is None else (str(best["label"]), columns[best["key"]][: len(report.x)].float())
 
 
-def _spread(labels: Tensor | None, count: int) -> Tensor:
+def _example_rows(labels: Tensor | None, count: int) -> Tensor:
     """Rows to show: thirty, or three of every label where there are ten of them."""
     if labels is not None and labels.dim() == 1 and len(labels.unique()) == 10:
         kinds = labels.unique().tolist()
-        chosen = [(labels == kind).nonzero().flatten()[:3] for kind in kinds]
-        if all(len(rows) == 3 for rows in chosen):
-            return torch.stack(chosen, 1).flatten()
+        examples = [(labels == kind).nonzero().flatten()[:3] for kind in kinds]
+        if all(len(rows) == 3 for rows in examples):
+            return torch.stack(examples, 1).flatten()
     return torch.arange(min(30, count))
 
 
-def _chains(found: ReportData) -> Picture | None:
-    draws = found.chains
+def _chains(report: ReportData) -> Picture | None:
+    draws = report.chains
     if draws is None:
         return None
     worst = max(float(value.max()) for value in draws.rhat().values())
@@ -337,10 +339,10 @@ def _chains(found: ReportData) -> Picture | None:
     )
 
 
-def _weight_noise(found: ReportData) -> Picture | None:
-    if not found.signal_to_noise:
+def _weight_noise(report: ReportData) -> Picture | None:
+    if not report.signal_to_noise:
         return None
-    values = torch.cat([value.flatten() for value in found.signal_to_noise.values()])
+    values = torch.cat([value.flatten() for value in report.signal_to_noise.values()])
     below = float((values < 1).double().mean())
     return _chart(
         "weight_noise",
@@ -349,26 +351,27 @@ def _weight_noise(found: ReportData) -> Picture | None:
         f"{below:.0%} of {len(values)} weights have a posterior mean smaller than their standard deviation: "
         "ppvae.inference.prune takes these first.",
         weight_noise,
-        found.signal_to_noise,
+        report.signal_to_noise,
     )
 
 
-def _uncertainty(found: ReportData) -> Picture | None:
-    if found.moments is None:
+def _uncertainty(report: ReportData) -> Picture | None:
+    if report.moments is None:
         return None
-    spread = found.moments.epistemic.clamp(min=0).sqrt()
-    largest = float(spread.max())
-    mean, unknown = as_images(found.moments.mean, found.data), as_images(spread / max(largest, 1e-12), found.data)
-    if mean is None or unknown is None:
+    deviation = report.moments.epistemic.clamp(min=0).sqrt()
+    largest = float(deviation.max())
+    mean = as_images(report.moments.mean, report.data)
+    noise = as_images(deviation / max(largest, 1e-12), report.data)
+    if mean is None or noise is None:
         return None
-    blocks = [torch.cat((mean[i : i + 10], unknown[i : i + 10])) for i in range(0, len(mean) - len(mean) % 10, 10)]
+    blocks = [torch.cat((mean[i : i + 10], noise[i : i + 10])) for i in range(0, len(mean) - len(mean) % 10, 10)]
     return _tiles(
         "uncertainty",
         "What the weights do not know",
         "Rows of predicted data, each above the part of its standard deviation that comes from the weights.",
-        f"Predicted {found.kind} data, averaged over weights and latents; below each, the standard deviation that is "
+        f"Predicted {report.kind} data, averaged over weights and latents; below each, the standard deviation that is "
         f"due to the weights alone (epistemic), at most {largest:.2f}.",
-        torch.cat(blocks) if blocks else torch.cat((mean, unknown)),
+        torch.cat(blocks) if blocks else torch.cat((mean, noise)),
         10 if blocks else len(mean),
         rows_in_pairs=True,
         size=36,

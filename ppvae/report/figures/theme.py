@@ -1,4 +1,4 @@
-"""How figures look, on a light page and on a dark one."""
+"""The look of figures, on a light page and on a dark one."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Theme:
         name: "light" or "dark".
         paper: behind everything (figures themselves are transparent).
         ink: text.
-        muted: what recedes.
+        muted: secondary text.
         rule: grid lines and frames.
-        first: the main colour: training, what was found.
-        second: the other one: held-out data.
+        first: the main colour: training, estimates.
+        second: the other colour: held-out data.
         ink_images: whether high values of a grey image are dark.
     """
 
@@ -51,7 +51,7 @@ class Theme:
     ink_images: bool
 
     def settings(self) -> Any:
-        """Settings of matplotlib, for an ``rc_context`` around everything that draws."""
+        """Settings of matplotlib, for an ``rc_context`` around all drawing."""
         return {
             "font.family": "sans-serif",
             "font.sans-serif": ["DejaVu Sans"],

@@ -82,10 +82,10 @@ def _estimates(evaluations: Sequence[Mapping[str, Any] | None]) -> list[tuple[st
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    shown = f"{number(row['mean'], 3)} ± {number(row['monte_carlo_error'], 3)}"
+    text = f"{number(row['mean'], 3)} ± {number(row['monte_carlo_error'], 3)}"
     if row["num_trusted"] == row["num_data"]:
-        return shown
-    return f"{shown}, over the {of_data(row)} that can be trusted ({of_all(row)})"
+        return text
+    return f"{text}, over the {of_data(row)} that can be trusted ({of_all(row)})"
 
 
 def _differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:

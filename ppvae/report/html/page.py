@@ -1,4 +1,4 @@
-"""Pages from templates: nothing is loaded from anywhere, and what is no markup is escaped where it is put in."""
+"""Pages from templates: self-contained, and all text that is no markup is escaped."""
 
 from __future__ import annotations
 

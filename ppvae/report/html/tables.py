@@ -14,7 +14,7 @@ from ...runs.evaluation.simulation_check import sentence
 
 
 def evaluation_table(evaluation: Mapping[str, Any] | None) -> str:
-    """The estimates, and what they said; empty where there is no evaluation."""
+    """The estimates, and their messages; empty where there is no evaluation."""
     if evaluation is None:
         return ""
     rows = evaluation["estimates"]
@@ -31,7 +31,7 @@ def evaluation_table(evaluation: Mapping[str, Any] | None) -> str:
 
 
 def simulation_table(evaluation: Mapping[str, Any] | None) -> str:
-    """Whether the methods would have found the truth on data like these; empty where nobody asked."""
+    """The check of the methods on simulated data; empty where there is none."""
     check = None if evaluation is None else evaluation.get("simulation_check")
     if check is None:
         return ""
@@ -44,34 +44,34 @@ def simulation_table(evaluation: Mapping[str, Any] | None) -> str:
     )
 
 
-def check_table(found: ReportData) -> str:
-    """What was compared, in words and as a table; empty where nothing was."""
-    if found.checks is None:
+def check_table(report: ReportData) -> str:
+    """The predictive checks, in words and as a table; empty where there are none."""
+    if report.checks is None:
         return ""
-    checks = found.checks
+    checks = report.checks
     outside = [name for name, check in checks.items() if _is_misfit(check)]
-    told = (
+    summary = (
         f"{len(outside)} of {len(checks)} quantities of the data lie outside or among the outermost {TAIL:.0%} on a "
         f"side: {', '.join(outside)}."
         if outside
         else f"None of {len(checks)} quantities of the data lies outside or among the outermost {TAIL:.0%} on a side."
     )
-    again = found.latent_checks
+    again = report.latent_checks
     discrepancies = [] if again is None else [check for name, check in again.items() if name not in checks]
     return fill(
         "checks.html",
         checks=checks,
-        kind=found.kind,
-        told=told,
+        kind=report.kind,
+        told=summary,
         discrepancies=discrepancies,
         rows=[_row(check, "") for check in checks.values()] + [_row(check, ", given z") for check in discrepancies],
     )
 
 
-def aggregate_table(found: ReportData) -> str:
+def aggregate_table(report: ReportData) -> str:
     """Moments of the aggregate posterior and of the prior; empty where there is none."""
-    aggregated = found.aggregate
-    if aggregated is None:
+    posterior = report.aggregate
+    if posterior is None:
         return ""
 
     def pair(value: Any, error: Any, i: int) -> str:
@@ -81,15 +81,15 @@ def aggregate_table(found: ReportData) -> str:
         (
             f"z_{i + 1}",
             (
-                pair(aggregated.mean, aggregated.mean_error, i),
-                pair(aggregated.prior_mean, aggregated.prior_mean_error, i),
-                pair(aggregated.variance, aggregated.variance_error, i),
-                pair(aggregated.prior_variance, aggregated.prior_variance_error, i),
-                f"{float(aggregated.distance[i]):.3f} ± {float(aggregated.distance_error[i]):.3f}",
-                f"{float(aggregated.p_value[i]):.2g}",
+                pair(posterior.mean, posterior.mean_error, i),
+                pair(posterior.prior_mean, posterior.prior_mean_error, i),
+                pair(posterior.variance, posterior.variance_error, i),
+                pair(posterior.prior_variance, posterior.prior_variance_error, i),
+                f"{float(posterior.distance[i]):.3f} ± {float(posterior.distance_error[i]):.3f}",
+                f"{float(posterior.p_value[i]):.2g}",
             ),
         )
-        for i in furthest(aggregated)
+        for i in furthest(posterior)
     ]
     return fill("aggregate.html", rows=rows)
 
@@ -98,18 +98,18 @@ def _is_misfit(check: PredictiveCheck) -> bool:
     return not TAIL <= check.p_value <= 1 - TAIL
 
 
-def _row(check: PredictiveCheck, given: str) -> tuple[str, str, str, str, bool, str]:
-    """Its name, the data's value, the model's, p, whether that tells of a misfit, and z."""
-    mean, spread = float(check.replicated.mean()), float(check.replicated.std())
-    # As many digits as the spread has, and one more.
-    digits = min(max(1 - math.floor(math.log10(spread)), 0), 8) if 0 < spread < math.inf else 3
+def _row(check: PredictiveCheck, suffix: str) -> tuple[str, str, str, str, bool, str]:
+    """Its name, the data's value, the model's, p, whether that is a misfit, and z."""
+    mean, deviation = float(check.replicated.mean()), float(check.replicated.std())
+    # As many digits as the deviation has, and one more.
+    digits = min(max(1 - math.floor(math.log10(deviation)), 0), 8) if 0 < deviation < math.inf else 3
     z, error = check.z_score, check.z_score_error
-    told = "–" if math.isnan(z) else ("−∞" if z < 0 else "∞") if math.isinf(z) else number(z, 1)
+    z_text = "–" if math.isnan(z) else ("−∞" if z < 0 else "∞") if math.isinf(z) else number(z, 1)
     return (
-        check.name + given,
+        check.name + suffix,
         number(check.observed, digits),
-        f"{number(mean, digits)} ± {number(spread, digits)}",
+        f"{number(mean, digits)} ± {number(deviation, digits)}",
         f"{check.p_value:.3f} ± {check.p_value_error:.3f}",
         _is_misfit(check),
-        told + (f" ± {number(error, 1)}" if math.isfinite(error) else ""),
+        z_text + (f" ± {number(error, 1)}" if math.isfinite(error) else ""),
     )

@@ -1,7 +1,7 @@
-"""Finished chunks of an evaluation as files of its run folder, so that one that was stopped goes on where it was.
+"""Finished chunks of an evaluation as files of its run folder, from which a stopped evaluation goes on.
 
-A file is named by what it was computed under, by its chunk and by the SHA-256 of its content: it counts if its content
-has that sum, so it is whole or nothing, and a chunk of another seed, method, data, parameters or version is not found.
+The name of a file holds digests of its conditions, of its chunk and of its content. It counts if its content has that
+digest: so it is whole or nothing, and never of another seed, method, data, parameters or version.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class ChunkFiles:
     """A :class:`~ppvae.inference.evidence.ChunkStore` in a folder.
 
     Args:
-        folder: where; made when the first chunk is put.
+        folder: of the files; made with the first.
         conditions: plain values: all that the numbers depend on, apart from the chunk.
 
     Attributes:
-        seconds: what the chunks that were found had taken.
+        seconds: the time that the chunks read from files took to compute.
     """
 
     def __init__(self, folder: Path, conditions: Mapping[str, Any]) -> None:
@@ -43,27 +43,27 @@ class ChunkFiles:
         self.conditions = plain(conditions)
         self.seconds = 0.0
         self._prefix = _digest(self.conditions)[:16]
-        self._started = time.perf_counter()
+        self._start = time.perf_counter()
 
     def __len__(self) -> int:
-        """How many chunks are kept under these conditions."""
-        return len(self._found(f"{self._prefix}-"))
+        """The number of chunks with files under these conditions."""
+        return len(self._paths(f"{self._prefix}-"))
 
     def get(self, chunk: ChunkKey) -> Estimate | None:
-        """The estimate of a chunk; one whose file is damaged counts as absent, which is said."""
-        known = self._about(chunk)
-        for path in self._found(self._stem(known)):
+        """The estimate of a chunk; a damaged file counts as absent, and is logged."""
+        about = self._about(chunk)
+        for path in self._paths(self._stem(about)):
             try:
-                estimate, seconds = _read(path, known)
+                estimate, seconds = _read(path, about)
             except RunError as error:
                 _log.warning("%s; it is computed anew", error)
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
                 continue
             self.seconds += seconds
-            self._started = time.perf_counter()
+            self._start = time.perf_counter()
             return estimate
-        self._started = time.perf_counter()
+        self._start = time.perf_counter()
         return None
 
     def put(self, chunk: ChunkKey, estimate: Estimate) -> None:
@@ -73,17 +73,17 @@ class ChunkFiles:
             RunError: the folder cannot be written.
         """
         make_folder(self.folder)
-        known = self._about(chunk)
+        key = self._about(chunk)
         tensors = {name: getattr(estimate, name) for name in _FIELDS}
         tensors |= {f"info/{name}": value for name, value in estimate.info.items()}
-        about = {"about": json.dumps(known), "seconds": repr(time.perf_counter() - self._started)}
+        about = {"about": json.dumps(key), "seconds": repr(time.perf_counter() - self._start)}
         # Cloned: safetensors refuses tensors that share memory, such as one NaN for two diagnostics.
         content = safetensors.torch.save({name: value.clone().contiguous() for name, value in tensors.items()}, about)
-        write_bytes(self.folder / f"{self._stem(known)}-{sha256(content)}.safetensors", content)
+        write_bytes(self.folder / f"{self._stem(key)}-{sha256(content)}.safetensors", content)
 
     def discard(self) -> None:
         """Remove the chunks of these conditions, and the folder where it is empty."""
-        for path in self._found(f"{self._prefix}-"):
+        for path in self._paths(f"{self._prefix}-"):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -95,14 +95,14 @@ class ChunkFiles:
     def _stem(self, about: Mapping[str, Any]) -> str:
         return f"{self._prefix}-{_digest(about)[:16]}"
 
-    def _found(self, start: str) -> list[Path]:
+    def _paths(self, start: str) -> list[Path]:
         with contextlib.suppress(OSError):
             names = re.compile(re.escape(start) + r"[0-9a-f-]+\.safetensors")
             return sorted(path for path in self.folder.iterdir() if names.fullmatch(path.name))
         return []
 
 
-def _read(path: Path, known: Mapping[str, Any]) -> tuple[Estimate, float]:
+def _read(path: Path, key: Mapping[str, Any]) -> tuple[Estimate, float]:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -113,16 +113,16 @@ def _read(path: Path, known: Mapping[str, Any]) -> tuple[Estimate, float]:
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
         about = json.loads(content[8 : 8 + length])["__metadata__"]
-        if json.loads(about["about"]) != plain(known):
+        if json.loads(about["about"]) != plain(key):
             raise ValueError("it belongs to another chunk")
         fields = [tensors.pop(name) for name in _FIELDS]
         shape = fields[0].shape
         if len(shape) != 1 or any(value.shape != shape for value in [*fields, *tensors.values()]):
             raise ValueError("its tensors are not [B]")
         info = {name.removeprefix("info/"): value for name, value in tensors.items()}
-        log_evidence, spread, ess, k, outcome = fields
-        return Estimate(log_evidence, spread, ess, k, outcome, info), float(about["seconds"])
-    except Exception as error:  # safetensors has an error of its own, the rest depends on what is wrong
+        log_evidence, standard_error, ess, k, outcome = fields
+        return Estimate(log_evidence, standard_error, ess, k, outcome, info), float(about["seconds"])
+    except Exception as error:  # any error is possible
         raise RunError(f"{path}: not a chunk: {type(error).__name__}: {error}") from error
 
 

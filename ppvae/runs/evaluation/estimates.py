@@ -1,4 +1,4 @@
-"""The rows of an evaluation: the bound, evidence methods, their order, the line that tells of one."""
+"""The rows of an evaluation: the bound, evidence methods, their order, and the line that describes a row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..recipe.catalogue import build, evidence_entries, parsed
+from ..recipe.catalogue import build, evidence_entries, parse_table
 from ..recipe.signatures import words_of
 from ..training.run import Run
 from ...core import PairError
@@ -45,11 +45,11 @@ class Method:
         Raises:
             RunError: an unknown method or option, or a value of a wrong type.
         """
-        return Method(parsed(evidence_entries(), text, "--method", "evidence method"), weights)
+        return Method(parse_table(evidence_entries(), text, "--method", "evidence method"), weights)
 
     @property
     def key(self) -> str:
-        """What tells it from the other estimates: its name, its options, and how many weights it averages over."""
+        """The key of its estimate: its name, its options, and the number of weights that it averages over."""
         return self.text + (f";weights={self.weights}" if self.weights else "")
 
     @property
@@ -82,7 +82,7 @@ def bound_row(
     run: Run, data: Dataset, seed: int, device: str, command: str = ""
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The bound of all data, as the mean over ten evaluations: its row, its columns."""
-    started = time.perf_counter()
+    start = time.perf_counter()
     where = choose_device(device)
     run.pair.to(where)
     data = data.to(where)
@@ -90,13 +90,13 @@ def bound_row(
     estimator: elbo.ELBO = elbo.TraceMeanFieldELBO(on_missing_kl="sample")
     try:
         estimator.check(run.pair, few)
-    except PairError:  # a discrete latent: nothing is differentiated here, but the estimator does not know
+    except PairError:  # a discrete latent, for an estimator that differentiates
         estimator = elbo.TraceELBO()
     chunk = min(1000, len(data))
     calls = REPEATS * math.ceil(len(data) / chunk)
     evaluator = BoundEvaluator(run.pair, estimator, calls=calls, chunk_size=chunk, num_data=len(run.data))
-    found = evaluator(data, seed, num_repeats=REPEATS)
-    columns = {name: getattr(found, name).double() for name in ("elbo", "reconstruction", "kl")}
+    bound = evaluator(data, seed, num_repeats=REPEATS)
+    columns = {name: getattr(bound, name).double() for name in ("elbo", "reconstruction", "kl")}
     value = columns["elbo"]
     row = {
         "key": "elbo",
@@ -104,19 +104,19 @@ def bound_row(
         "method": "elbo",
         "options": {"repeats": REPEATS},
         "side": "lower",
-        "mean": found.mean,
-        "monte_carlo_error": found.mean_standard_error,
-        "sampling_error": found.sampling_standard_error if len(value) > 1 else None,
+        "mean": bound.mean,
+        "monte_carlo_error": bound.mean_standard_error,
+        "sampling_error": bound.sampling_standard_error if len(value) > 1 else None,
         "reconstruction": float(columns["reconstruction"].mean()),
         "kl": float(columns["kl"].mean()),
-        "mean_of_all": found.mean,
-        "mean_of_all_standard_error": found.mean_standard_error,
+        "mean_of_all": bound.mean,
+        "mean_of_all_standard_error": bound.mean_standard_error,
         "worst_pareto_k": None,
         "num_data": len(value),
         "num_estimated": len(value),
         "num_trusted": len(value),
         "messages": {},
-        "seconds": time.perf_counter() - started,
+        "seconds": time.perf_counter() - start,
         "seed": seed,
         "command": command,
     }
@@ -124,10 +124,10 @@ def bound_row(
 
 
 def evidence_row(
-    method: Method, found: Evidence, seed: int, command: str, seconds: float
+    method: Method, evidence: Evidence, seed: int, command: str, seconds: float
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """An evidence method's row and columns; ``seconds`` were spent on it before, by evaluations that were stopped."""
-    summary = found.to_dict(per_datum=False)
+    """An evidence method's row and columns; ``seconds`` is its time in earlier evaluations that were stopped."""
+    summary = evidence.to_dict(per_datum=False)
     row = {
         "key": method.key,
         "label": method.label,
@@ -150,13 +150,13 @@ def evidence_row(
         "command": command,
     }
     names = ("log_evidence", "standard_error", "effective_sample_size", "pareto_k", "outcome")
-    return row, {name: getattr(found, name) for name in names}
+    return row, {name: getattr(evidence, name) for name in names}
 
 
 def describe(row: Mapping[str, Any]) -> str:
     """One line: ``L_5000 (lower): -20.13 ± 0.01 nats per datum (± 0.31 over the choice of data), 1.2 s``.
 
-    Where not all data can be trusted, the mean is over those that can, and the mean over all stands beside it.
+    Where not all estimates can be trusted, the mean is over those that can, with the mean over all beside it.
     """
     text = f"{row['label']} ({row['side']}): {_number(row['mean'], 3)}"
     if row["monte_carlo_error"]:
@@ -172,7 +172,7 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 def of_data(row: Mapping[str, Any]) -> str:
-    """Of how many data the mean is: ``61 of 100 data``, or ``100 data``."""
+    """The number of data behind the mean: ``61 of 100 data``, or ``100 data``."""
     count, whole = row["num_trusted"], row["num_data"]
     return f"{whole} data" if count == whole else f"{count} of {whole} data"
 
@@ -180,8 +180,8 @@ def of_data(row: Mapping[str, Any]) -> str:
 def of_all(row: Mapping[str, Any]) -> str:
     """The mean that leaves nothing out: ``-21.30 ± 0.05 over all 98 that have an estimate``."""
     error = row["mean_of_all_standard_error"]
-    shown = _number(row["mean_of_all"], 3) + (f" ± {_number(error, 3)}" if error else "")
-    return f"{shown} over all {row['num_estimated']} that have an estimate"
+    mean = _number(row["mean_of_all"], 3) + (f" ± {_number(error, 3)}" if error else "")
+    return f"{mean} over all {row['num_estimated']} that have an estimate"
 
 
 def order(row: Mapping[str, Any]) -> tuple[int, int, str, int]:

@@ -23,8 +23,8 @@ from .simulation_check import NUM_DATA, check_by_simulation, sentence
 from ..recipe.source import digest_of, split_spec
 from ..storage.atomic import plain
 from ..storage.checkpoint import LaterVersion
-from ..storage.folder import EVALUATION_LOCK, RunFolder, locked
-from ..training.history import Stopped
+from ..storage.folder import EVALUATION_LOCK, RunFolder, hold_lock
+from ..training.history import RunInterrupt
 from ..training.provenance import versions
 from ..training.run import Run
 from ... import __version__
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 CHUNK = 100
-"""Data in a chunk on a CPU: what a stop loses at most. A GPU, idle with so few, gets as many as its memory holds."""
+"""Data in a chunk on a CPU: the most that a stop loses. A GPU, idle with so few, gets as many as its memory holds."""
 
 Say = Callable[[str], None]
 
@@ -73,14 +73,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Estimate the bound and the log evidence of held-out data, in nats per datum.
 
-    The file that is written holds for every estimate: its side, its mean, its Monte Carlo standard error (another
-    seed), its standard error over the choice of data (other data), seconds, the conditions that it depends on and the
-    command that repeats it; the numbers of every datum stand in the file that it names under ``per_datum``.
+    The file holds for every estimate: its side, its mean, its Monte Carlo standard error (another seed), its standard
+    error over the choice of data (other data), seconds, the conditions that it depends on and the command that repeats
+    it; the numbers of every datum are in the file that it names under ``per_datum``.
 
-    An estimate that an earlier evaluation finished under the same conditions is kept. Inside an evidence method every
-    finished chunk of data is kept until the method is finished, so that an evaluation that was stopped, by Ctrl-C or by
-    ``kill -9``, goes on there when it is called again, to the numbers of one that nobody stopped, bit for bit. A chunk
-    is what a stop loses: all of its data go through all of a method's transitions together.
+    An estimate that an earlier evaluation finished under the same conditions stays. Inside an evidence method every
+    finished chunk of data is saved until the method is finished: an evaluation that was stopped, by Ctrl-C or by
+    ``kill -9``, goes on there when it is called again, to the same numbers, bit for bit. A stop loses one chunk at
+    most: all of its data go through all of a method's transitions together.
 
     Args:
         run: the run.
@@ -89,30 +89,30 @@ def evaluate(
         num_data: the first so many data of the part; None for all.
         seed: of all draws.
         device: "auto", "cpu", "cuda".
-        weights: where the pair has a posterior over weights, how many draws of them evidence is averaged over; None
-            to hold them at their mean.
+        weights: where the pair has a posterior over weights, the number of draws of them to average the evidence over;
+            None to hold them at their mean.
         chunk_size: data in a chunk at most, on which the noise depends; None for 100 on a CPU, and for as many as the
             memory holds on a GPU. A guide with parameters for each datum has one chunk.
-        simulate: check the methods on so many data that the model itself makes, see :func:`check_by_simulation`; None
-            for no check, or for 50 data where the method ``bdmc`` is among the methods, which is that check.
-        again: compute anew what an earlier evaluation finished.
-        options: further words of the command that loads this run, for the commands that are told.
+        simulate: check the methods on so many simulated data, see :func:`check_by_simulation`; None for no check, or
+            for 50 data where the method ``bdmc`` is among the methods, which is that check.
+        again: compute anew the estimates of an earlier evaluation.
+        options: further words of the command that loads this run, for the commands in the result.
         progress: show bars on a terminal.
-        write: keep the result in the run folder (estimates of an earlier evaluation of the same data stay).
-        say: told of every estimate when it is finished.
+        write: save the result in the run folder (estimates of an earlier evaluation of the same data stay).
+        say: called with a line on every finished estimate.
 
     Returns:
-        what ``evaluation.json`` holds.
+        the content of ``evaluation.json``.
 
     Raises:
         RunError: no such part, or another process is evaluating this run.
         PairError: a method cannot be used on this pair, or it has no weights to average over.
-        Stopped: Ctrl-C or SIGTERM; what is finished is kept.
+        RunInterrupt: Ctrl-C or SIGTERM; what is finished is kept.
     """
     methods = [replace(method, weights=weights) for method in methods]
-    # Bidirectional Monte Carlo knows nothing of real data: it is the check, not an estimate.
+    # Bidirectional Monte Carlo needs simulated data: it is the check, not an estimate.
     sandwich = next((replace(m, weights=None) for m in methods if m.table["name"] == "bdmc"), None)
-    named, methods = methods, [method for method in methods if method.table["name"] != "bdmc"]
+    all_methods, methods = methods, [method for method in methods if method.table["name"] != "bdmc"]
     if sandwich is not None or simulate is not None:
         sandwich, simulate = sandwich or Method.parse("bdmc"), simulate or NUM_DATA
     part = part or run.held_out
@@ -129,62 +129,62 @@ def evaluate(
         chunk_size=chunk_size,
     )
     command = shlex.join(words)
-    words += [word for method in named for word in ("--method", method.text)]
+    words += [word for method in all_methods for word in ("--method", method.text)]
     whole_command = shlex.join(words + _set_options(check_by_simulation=simulate))
     with (
-        locked(run.folder, EVALUATION_LOCK) if write else nullcontext(),
-        _stopping(run.folder, whole_command, write),
+        hold_lock(run.folder, EVALUATION_LOCK) if write else nullcontext(),
+        _handle_signals(run.folder, whole_command, write),
     ):
         where = choose_device(device)
-        under = _conditions(run, data, seed, where)
-        book = _EvaluationRecord(run, part, data, under, write)
+        conditions = _conditions(run, data, seed, where)
+        book = _EvaluationRecord(run, part, data, conditions, write)
         if again:
             book.drop(["elbo", *(method.key for method in methods)])
-        if not book.keeps("elbo", under, say):
+        if not book.keeps("elbo", conditions, say):
             row, columns = bound_row(run, data, seed, device, command)
-            book.add({**row, "conditions": under}, columns, say)
+            book.add({**row, "conditions": conditions}, columns, say)
         sites = _weights_to_hold(run, weights, say) if methods or sandwich or weights is not None else None
         place: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
         size = CHUNK if chunk_size is None and where.type == "cpu" else chunk_size
-        under = {**under, "chunk_size": size, "global_sites": sites}
+        conditions = {**conditions, "chunk_size": size, "global_sites": sites}
         if sandwich is not None and simulate is not None:
-            whole = {**under, "simulated": simulate, "methods": [method.key for method in (sandwich, *methods)]}
+            whole = {**conditions, "simulated": simulate, "methods": [method.key for method in (sandwich, *methods)]}
             if again or not book.keeps_check(whole, say):
-                held = None if sites is None else "mean"
-                common: dict[str, Any] = {"weights": held, "chunk_size": size, "say": say, **place}
+                position = None if sites is None else "mean"
+                common: dict[str, Any] = {"weights": position, "chunk_size": size, "say": say, **place}
                 check = check_by_simulation(run, data, methods, sandwich, simulate, **common)
                 book.add_check({**check, "conditions": whole, "command": whole_command})
         for method in methods:
-            files = ChunkFiles(run.folder.chunks, {**under, "method": method.table})
-            if again or book.keeps(method.key, under, say):
+            files = ChunkFiles(run.folder.chunks, {**conditions, "method": method.table})
+            if again or book.keeps(method.key, conditions, say):
                 files.discard()  # a kill between the last row and this may have left some
-            if book.has(method.key, under):
+            if book.has(method.key, conditions):
                 continue
             if write and len(files):
                 say(f"{method.label}: going on; chunks that are finished: {len(files)}")
-            kept = files if write else None
-            found = log_evidence(
-                run.pair, data, method=method.make(), global_sites=sites, chunk_size=size, store=kept, **place
+            store = files if write else None
+            evidence = log_evidence(
+                run.pair, data, method=method.make(), global_sites=sites, chunk_size=size, store=store, **place
             )
-            if bool((found.outcome == Outcome.INTERRUPTED).any()):
+            if bool((evidence.outcome == Outcome.INTERRUPTED).any()):
                 raise KeyboardInterrupt
-            row, columns = evidence_row(method, found, seed, f"{command} --method {method.text}", files.seconds)
-            book.add({**row, "conditions": under}, columns, say)
+            row, columns = evidence_row(method, evidence, seed, f"{command} --method {method.text}", files.seconds)
+            book.add({**row, "conditions": conditions}, columns, say)
             files.discard()
         return book.values
 
 
 def _set_options(**options: int | str | None) -> list[str]:
     """Words of a command line: the options that have a value."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    values = {name: value for name, value in options.items() if value is not None}
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def _weights_to_hold(run: Run, weights: int | None, say: Say) -> str | int | None:
-    """What ``log_evidence(global_sites=)`` gets: so many draws of the weights, their mean, or None for a pair without.
+    """The argument ``global_sites`` of ``log_evidence``: a number of draws of the weights, "mean", or None without any.
 
     Raises:
-        PairError: draws were asked for, and the pair has no posterior over weights.
+        PairError: ``weights`` for a pair without a posterior over weights.
     """
     if _holds_weights(run):
         if weights is None:
@@ -202,9 +202,9 @@ def _weights_to_hold(run: Run, weights: int | None, say: Say) -> str | int | Non
 
 
 class _EvaluationRecord:
-    """The estimates so far, kept in the run folder."""
+    """The estimates so far, in the run folder."""
 
-    def __init__(self, run: Run, part: str, data: Dataset, under: Mapping[str, Any], write: bool) -> None:
+    def __init__(self, run: Run, part: str, data: Dataset, conditions: Mapping[str, Any], write: bool) -> None:
         self.folder, self.write = run.folder, write
         self.about: dict[str, Any] = {
             "format": FORMAT,
@@ -212,8 +212,8 @@ class _EvaluationRecord:
             "ppvae": __version__,
             "run": str(run.folder.path),
             "parameters": run.parameters,
-            "parameters_sha256": under["parameters"],
-            "data": {"name": run.data.name, "part": part, "num_data": len(data), "fingerprint": under["data"]},
+            "parameters_sha256": conditions["parameters"],
+            "data": {"name": run.data.name, "part": part, "num_data": len(data), "fingerprint": conditions["data"]},
         }
         self.values: dict[str, Any] = {**self.about, "estimates": []}
         self.rows: list[dict[str, Any]] = []
@@ -237,26 +237,26 @@ class _EvaluationRecord:
         except RunError as error:
             _log.warning("%s; all is computed anew", str(error).splitlines()[0])
             return
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # someone's invention
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # a file of another program
             _log.warning("%s: not an evaluation; all is computed anew", self.folder.evaluation)
             return
         self.rows, self.columns, self.values = rows, columns, old
         self.check = old.get("simulation_check")
 
-    def has(self, key: str, under: Mapping[str, Any]) -> bool:
+    def has(self, key: str, conditions: Mapping[str, Any]) -> bool:
         """Whether there is an estimate of this name under these conditions."""
-        return any(row.get("key") == key and row.get("conditions") == plain(under) for row in self.rows)
+        return any(row.get("key") == key and row.get("conditions") == plain(conditions) for row in self.rows)
 
-    def keeps(self, key: str, under: Mapping[str, Any], say: Say) -> bool:
-        """The same, and says so."""
-        if not self.has(key, under):
+    def keeps(self, key: str, conditions: Mapping[str, Any], say: Say) -> bool:
+        """As :meth:`has`, with a line on the estimate."""
+        if not self.has(key, conditions):
             return False
         row = next(row for row in self.rows if row["key"] == key)
         say(f"{describe(row)}; kept from an earlier evaluation, --again recomputes")
         return True
 
     def add(self, row: dict[str, Any], tensors: Mapping[str, Tensor], say: Say) -> None:
-        """Put a row in the place of the one of its name, and write the files."""
+        """Add a row, in place of one with its key, and write the files."""
         self._remove(row["key"])
         self.rows.append(row)
         self.rows.sort(key=order)
@@ -264,21 +264,21 @@ class _EvaluationRecord:
         self._save()
         say(describe(row))
 
-    def keeps_check(self, under: Mapping[str, Any], say: Say) -> bool:
-        """Whether the check on simulated data stands there already, and says so."""
-        if self.check is None or self.check.get("conditions") != plain(under):
+    def keeps_check(self, conditions: Mapping[str, Any], say: Say) -> bool:
+        """Whether there is a check on simulated data under these conditions, with a line on each of its rows."""
+        if self.check is None or self.check.get("conditions") != plain(conditions):
             return False
         for row in self.check["rows"]:
             say(f"{sentence(row, self.check['num_data'])}; kept from an earlier evaluation, --again recomputes")
         return True
 
     def add_check(self, check: dict[str, Any]) -> None:
-        """Put the check on simulated data beside the rows."""
+        """Add the check on simulated data."""
         self.check = check
         self._save()
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Forget these estimates, so that what follows can be stopped and gone on with like any other."""
+        """Remove these estimates, so that a stop of this evaluation does not leave the old ones."""
         for key in keys:
             self._remove(key)
         if self.rows or not self.write:
@@ -302,7 +302,7 @@ _SAME = ("version", "parameters_sha256", "data")
 
 
 def _conditions(run: Run, data: Dataset, seed: int, device: torch.device) -> dict[str, Any]:
-    """All that an estimate depends on besides its method; two that are computed under the same are the same."""
+    """All that an estimate depends on besides its method: under equal conditions, estimates are equal."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "parameters": digest_of_state(run.pair.state_dict()),
@@ -327,21 +327,21 @@ def _pair_file(run: Run) -> str | None:
 
 
 def _holds_weights(run: Run) -> bool:
-    """Whether the pair has latents outside the data plate, at which evidence must be told a value."""
+    """Whether the pair has latents outside the data plate, which evidence needs values for."""
     few = like_pair(run.data.batch(torch.arange(min(2, len(run.data)))), dtype_of(run.pair))
     return bool(structure(run.pair, few).global_latents)
 
 
-class _Terminated(KeyboardInterrupt):
+class _Termination(KeyboardInterrupt):
     """SIGTERM, to be handled like Ctrl-C."""
 
 
 @contextmanager
-def _stopping(folder: RunFolder, command: str, write: bool) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end what is inside with the command that goes on with it."""
+def _handle_signals(folder: RunFolder, command: str, write: bool) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM raise a RunInterrupt with the command that goes on."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        raise _Termination
 
     before: Any = None
     ours = threading.current_thread() is threading.main_thread()
@@ -350,9 +350,9 @@ def _stopping(folder: RunFolder, command: str, write: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        number = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
-        kept = f"what is finished is kept; go on with: {command}" if write else "nothing is kept"
-        raise Stopped(f"interrupted; {kept}", signal=int(number), folder=folder.path, saved=write) from error
+        number = signal.SIGTERM if isinstance(error, _Termination) else signal.SIGINT
+        remark = f"what is finished is kept; go on with: {command}" if write else "nothing is kept"
+        raise RunInterrupt(f"interrupted; {remark}", signal=int(number), folder=folder.path, saved=write) from error
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

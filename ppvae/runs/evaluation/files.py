@@ -1,8 +1,8 @@
 """The files of an evaluation: ``evaluation.json``, and the numbers of every datum in the file that it names.
 
 That file has the start of its SHA-256 in its name and the whole of it in the JSON, and is written first: a process that
-is killed between the two writes leaves the evaluation before, whole, and no reader meets one's rows beside the
-other's numbers.
+is killed between the two writes leaves the previous evaluation whole, and a reader never gets the rows of one beside
+the numbers of the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRIES = 5
 
 
 def read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
-    """What ``evaluation.json`` holds; None where nothing was evaluated.
+    """The content of ``evaluation.json``; None where nothing was evaluated.
 
     Raises:
         RunError: the file is damaged, or a later version wrote it.
@@ -52,15 +52,15 @@ def read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _with_trust(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of an earlier version, whose mean was over all data with an estimate: it stands where nothing was amiss."""
+    """A row of an earlier version, whose mean was over all data with an estimate: valid where it has no messages."""
     fine = not row["messages"]
-    kept = {} if fine else {"mean": None, "monte_carlo_error": None, "sampling_error": None}
+    means = {} if fine else {"mean": None, "monte_carlo_error": None, "sampling_error": None}
     return {
         **row,
         "mean_of_all": row["mean"],
         "mean_of_all_standard_error": row["monte_carlo_error"],
         "num_trusted": row["num_estimated"] if fine else 0,
-        **kept,
+        **means,
     }
 
 
@@ -94,19 +94,19 @@ class _Gone(RunError):
 
 
 def _columns(folder: RunFolder, values: Mapping[str, Any]) -> dict[str, Tensor]:
-    named = values.get("per_datum")
+    entry = values.get("per_datum")
     if values["version"] == 1:
-        return {}  # nothing says to which rows its numbers belong
-    if not isinstance(named, dict) or not _NUMBERS.fullmatch(str(named.get("file"))):
+        return {}  # its numbers do not say which rows they are of
+    if not isinstance(entry, dict) or not _NUMBERS.fullmatch(str(entry.get("file"))):
         raise RunError(f"{folder.evaluation}: names no file with the numbers of every datum" + _remedy(folder))
-    path = folder.path / named["file"]
+    path = folder.path / entry["file"]
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise _Gone(f"{path}: no such file, but {folder.evaluation.name} names it" + _remedy(folder)) from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if sha256(content) != named.get("sha256"):
+    if sha256(content) != entry.get("sha256"):
         raise RunError(f"{path}: damaged: its SHA-256 is not the one in {folder.evaluation.name}" + _remedy(folder))
     try:
         return dict(safetensors.torch.load(content))
@@ -119,28 +119,28 @@ def write_whole(folder: RunFolder, values: Mapping[str, Any], columns: Mapping[s
 
     Args:
         folder: the run folder.
-        values: what ``evaluation.json`` is to hold, without the name of the other file.
+        values: the content of ``evaluation.json``, without the name of the other file.
         columns: the numbers of every datum, "key/column" to [N].
 
     Returns:
-        what ``evaluation.json`` holds.
+        the content of ``evaluation.json``.
     """
     content = safetensors.torch.save({name: value.clone().contiguous() for name, value in columns.items()})
     digest = sha256(content)
     name = f"evaluation-{digest[:16]}.safetensors"
-    written = {**values, "per_datum": {"file": name, "sha256": digest}}
+    evaluation = {**values, "per_datum": {"file": name, "sha256": digest}}
     write_bytes(folder.path / name, content)
-    write_json(folder.evaluation, written)
+    write_json(folder.evaluation, evaluation)
     _drop_others(folder, name)
-    return written
+    return evaluation
 
 
 def sweep(folder: RunFolder) -> None:
-    """Remove what an evaluation that was killed left half done; only for the holder of its lock."""
+    """Remove the unfinished files of a killed evaluation; only for the holder of its lock."""
     folder.sweep_temporary(".evaluation*.tmp", f"{folder.chunks.name}/.*.tmp")
     with contextlib.suppress(RunError):
-        named = (read_evaluation(folder) or {}).get("per_datum")
-        _drop_others(folder, named.get("file") if isinstance(named, dict) else None)
+        entry = (read_evaluation(folder) or {}).get("per_datum")
+        _drop_others(folder, entry.get("file") if isinstance(entry, dict) else None)
 
 
 def forget(folder: RunFolder) -> None:
@@ -152,10 +152,10 @@ def forget(folder: RunFolder) -> None:
     _drop_others(folder, None)
 
 
-def _drop_others(folder: RunFolder, kept: str | None) -> None:
+def _drop_others(folder: RunFolder, name: str | None) -> None:
     with contextlib.suppress(OSError):
         for path in list(folder.path.iterdir()):
-            if _NUMBERS.fullmatch(path.name) and path.name != kept:
+            if _NUMBERS.fullmatch(path.name) and path.name != name:
                 path.unlink(missing_ok=True)
 
 

@@ -1,7 +1,7 @@
-"""Would these settings have found the truth on data like these? Methods judged on data that the model itself made.
+"""A check of evidence methods on data simulated from the model.
 
-Of real data nobody knows log p(x). Of data that the model made, the z that made them is an exact draw of the posterior,
-from which bidirectional Monte Carlo has an upper bound (Grosse, Ghahramani & Adams 2015, arXiv 1511.02543).
+For real data log p(x) is unknown. For simulated data, the z that they were simulated from is an exact draw of the
+posterior, from which bidirectional Monte Carlo has an upper bound (Grosse, Ghahramani & Adams 2015, arXiv 1511.02543).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ...inference.evidence import Evidence, Outcome, log_evidence, simulate_data
 from ...inference.execution.seeds import seed_of
 
 NUM_DATA = 50
-"""Data that are simulated where nobody says how many."""
+"""Simulated data by default."""
 LEVELS = (0.5, 0.9, 0.95)
-"""Quantiles over data of how far the truth may be."""
+"""Quantiles over data of the largest possible error."""
 
 
 def check_by_simulation(
@@ -44,33 +44,33 @@ def check_by_simulation(
 
     The truth of datum b lies between the lower bound $l_b$ and the upper bound $u_b$, in expectation. So an estimate
     $\hat\ell_b$ lies on average between $\overline{l - \hat\ell}$ and $\overline{u - \hat\ell}$ nats below the truth,
-    both with the error of a mean over data. No verdict is passed on a single datum, whose bounds are noisy (the reverse
-    chains of a datum share their one exact draw); quantiles of the gap $u_b - \hat\ell_b$ have that noise in them, and
-    their upper end is on the safe side.
+    both with the error of a mean over data. There is no verdict on a single datum, whose bounds are noisy (the reverse
+    chains of a datum share their one exact draw); quantiles of the gap $u_b - \hat\ell_b$ contain that noise, and are
+    conservative at their upper end.
 
     Args:
         run: the run.
         data: gives covariates and shapes.
-        methods: the evidence methods, of which those for real data are run.
+        methods: the evidence methods for real data.
         sandwich: BDMC with its options.
         num_data: how many data are simulated.
         seed: of all draws.
         device: "auto", "cpu", "cuda".
-        weights: where the weights are held: "mean", or None for a pair without a posterior over them.
+        weights: the value of the weights: "mean", or None for a pair without a posterior over them.
         progress: show bars on a terminal.
         chunk_size: data in a chunk at most.
-        say: told of every row.
+        say: called with a line on every row.
 
     Returns:
-        ``num_data``, ``seed`` and ``rows``: for each method how many data it can be trusted on, and over these
-        ``below``, the two means, each with its error, and ``gap``, the quantiles. BDMC's own row is about its lower
-        bound: its gap is the width of the sandwich.
+        ``num_data``, ``seed`` and ``rows``: for each method the number of data that it can be trusted on, and over
+        these ``below``, the two means, each with its error, and ``gap``, the quantiles. BDMC's own row is about its
+        lower bound: its gap is the width of the sandwich.
 
     Raises:
         PairError: BDMC cannot be used on this pair (discrete latents, auxiliary sites).
         DataError: the observed sites do not make up the data.
     """
-    made = simulate_data(run.pair, data, num_data, seed=seed_of(seed, "simulated"), global_sites=weights)
+    simulation = simulate_data(run.pair, data, num_data, seed=seed_of(seed, "simulated"), global_sites=weights)
     options: dict[str, Any] = {
         "seed": seed_of(seed, "estimated"),
         "device": device,
@@ -78,20 +78,20 @@ def check_by_simulation(
         "global_sites": weights,
         "chunk_size": chunk_size,
     }
-    both = log_evidence(run.pair, made, method=sandwich.make(), **options)
-    _whole(both)
-    rows = [_row(sandwich, both, both)]
+    bounds = log_evidence(run.pair, simulation, method=sandwich.make(), **options)
+    _raise_if_interrupted(bounds)
+    rows = [_row(sandwich, bounds, bounds)]
     say(sentence(rows[-1], num_data))
     for method in methods:
-        found = log_evidence(run.pair, made.x, method=replace(method, weights=None).make(), **options)
-        _whole(found)
-        rows.append(_row(method, found, both))
+        evidence = log_evidence(run.pair, simulation.x, method=replace(method, weights=None).make(), **options)
+        _raise_if_interrupted(evidence)
+        rows.append(_row(method, evidence, bounds))
         say(sentence(rows[-1], num_data))
     return {"num_data": num_data, "seed": seed, "weights": weights, "levels": list(LEVELS), "rows": rows}
 
 
 def sentence(row: Mapping[str, Any], num_data: int) -> str:
-    """What a row says, in words."""
+    """A row in words."""
     label, high = row["label"], row["gap"][-1]
     start = f"on {num_data} data that the model made, {label}"
     if high is None:
@@ -109,22 +109,22 @@ def sentence(row: Mapping[str, Any], num_data: int) -> str:
     )
 
 
-def _row(method: Method, found: Evidence, both: Evidence) -> dict[str, Any]:
-    assert both.upper is not None
-    upper = both.upper.double()
-    fine = found.trusted & both.estimated & torch.isfinite(upper)
-    value = found.log_evidence.double()
-    gap, short = (upper - value)[fine], (both.log_evidence.double() - value)[fine]
+def _row(method: Method, evidence: Evidence, bounds: Evidence) -> dict[str, Any]:
+    assert bounds.upper is not None
+    upper = bounds.upper.double()
+    fine = evidence.trusted & bounds.estimated & torch.isfinite(upper)
+    value = evidence.log_evidence.double()
+    gap, short = (upper - value)[fine], (bounds.log_evidence.double() - value)[fine]
     levels = torch.tensor(LEVELS, dtype=torch.float64)
     return {
         "key": method.key,
         "label": method.label,
-        "side": found.bound,
-        "is_sandwich": found is both,
+        "side": evidence.bound,
+        "is_sandwich": evidence is bounds,
         "num_trusted": int(fine.sum()),
         "below": [_mean(short), _mean(gap)],
         "gap": gap.quantile(levels).tolist() if len(gap) else [None] * len(LEVELS),
-        "seconds": found.seconds,
+        "seconds": evidence.seconds,
     }
 
 
@@ -133,8 +133,8 @@ def _mean(values: Tensor) -> list[float]:
     return [float(values.mean()), float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan]
 
 
-def _whole(found: Evidence) -> None:
-    if bool((found.outcome == Outcome.INTERRUPTED).any()):
+def _raise_if_interrupted(evidence: Evidence) -> None:
+    if bool((evidence.outcome == Outcome.INTERRUPTED).any()):
         raise KeyboardInterrupt
 
 

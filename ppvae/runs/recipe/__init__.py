@@ -1,1 +1,1 @@
-"""What determines a run, as a text file: the recipe, what it can name, and pairs from files of the user's."""
+"""Recipes, the text files that determine a run; the entries that they name; pairs from files of the user's."""

@@ -12,7 +12,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .signatures import Entry, choose, entries_of, stated
+from .signatures import Entry, choose, complete_options, entries_of
 from ... import models
 from ...core.errors import RunError
 from ...data import Dataset
@@ -20,14 +20,14 @@ from ...inference import elbo
 from ...inference import evidence as evidence_methods
 
 FROM_DATA = ("event_shape", "data_dim", "image_shape")
-"""Arguments of a model that the data give."""
+"""Arguments of a model that come from the data."""
 
 
 @cache
 def model_entries() -> dict[str, Entry]:
-    """Models by name: what stands in ``ppvae.models.__all__`` and can be built from numbers, words and the data."""
-    found = entries_of(models, given=FROM_DATA)
-    return {name: entry for name, entry in found.items() if _takes(entry, FROM_DATA)}
+    """Models by name: those of ``ppvae.models.__all__`` that can be built from numbers, words and the data."""
+    entries = entries_of(models, external=FROM_DATA)
+    return {name: entry for name, entry in entries.items() if _takes(entry, FROM_DATA)}
 
 
 @cache
@@ -73,7 +73,7 @@ SCHEDULES = {
 }
 
 
-def named(entries: Mapping[str, Entry], table: Any, key: str, what: str) -> dict[str, Any]:
+def complete_table(entries: Mapping[str, Entry], table: Any, key: str, what: str) -> dict[str, Any]:
     """A table ``{name, **options}``, checked and complete; a bare word is a name without options.
 
     Raises:
@@ -88,10 +88,10 @@ def named(entries: Mapping[str, Entry], table: Any, key: str, what: str) -> dict
     if not isinstance(name, str):
         raise RunError(f"{key}.name: expected one of {', '.join(sorted(entries))}, found {name!r}")
     entry = choose(entries, name, what)
-    return {"name": name, **stated(entry, options, key)}
+    return {"name": name, **complete_options(entry, options, key)}
 
 
-def parsed(entries: Mapping[str, Entry], text: str, key: str, what: str) -> dict[str, Any]:
+def parse_table(entries: Mapping[str, Entry], text: str, key: str, what: str) -> dict[str, Any]:
     """A table from one word of a command line: "ais", or "ais:num_chains=16,num_temperatures=100".
 
     Raises:
@@ -107,25 +107,25 @@ def parsed(entries: Mapping[str, Entry], text: str, key: str, what: str) -> dict
             table[option.strip()] = tomllib.loads(f"value = {value.strip()}")["value"]
         except tomllib.TOMLDecodeError:
             table[option.strip()] = value.strip()
-    return named(entries, table, key, what)
+    return complete_table(entries, table, key, what)
 
 
-def build(entries: Mapping[str, Entry], table: Mapping[str, Any], **given: Any) -> Any:
-    """Construct what a checked table names."""
+def build(entries: Mapping[str, Entry], table: Mapping[str, Any], **arguments: Any) -> Any:
+    """Construct the entry that a checked table names."""
     options = dict(table)
     entry = entries[options.pop("name")]
-    return entry.build(**options, **given)
+    return entry.build(**options, **arguments)
 
 
 def build_model(table: Mapping[str, Any], data: Dataset) -> Any:
     """Construct the model that a checked table names, for data of this shape."""
     entry = model_entries()[table["name"]]
-    given = {key: value for key, value in from_data(data).items() if _takes(entry, (key,))}
-    return build(model_entries(), table, **given)
+    arguments = {key: value for key, value in from_data(data).items() if _takes(entry, (key,))}
+    return build(model_entries(), table, **arguments)
 
 
 def from_data(data: Dataset) -> dict[str, Any]:
-    """What the data say about a model's arguments."""
+    """A model's arguments that come from the data."""
     shape = data.event_shape
     size = 1
     for extent in shape:

@@ -10,15 +10,15 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import Field, field_validator
 
-from .catalogue import SCHEDULES, elbo_entries, model_entries, named
-from .signatures import Table, checked
+from .catalogue import SCHEDULES, complete_table, elbo_entries, model_entries
+from .signatures import Table, validate
 from ...core.errors import RunError, try_one_of
 
 _DEFAULT_ELBO = {"name": "trace-mean-field", "num_particles": 1, "on_missing_kl": "sample"}
 
 
 class DataTable(Table):
-    """What is learnt from: the arguments of :func:`ppvae.data.load`.
+    """The data: the arguments of :func:`ppvae.data.load`.
 
     Attributes:
         source: a name (``ppvae data list``) or a path.
@@ -55,7 +55,7 @@ class KLWarmupTable(Table):
 
 
 class TrainingTable(Table):
-    """How it is learnt: the arguments of :func:`ppvae.inference.fit`.
+    """The training: the arguments of :func:`ppvae.inference.fit`.
 
     Attributes:
         elbo: an estimator with its options.
@@ -138,10 +138,10 @@ class Recipe(Table):
                 ("schedule", SCHEDULES, "schedule"),
             ):
                 if key in training:
-                    training[key] = named(entries, training[key], f"training.{key}", what)
+                    training[key] = complete_table(entries, training[key], f"training.{key}", what)
             values["training"] = training
         values["model"] = _model(values["model"])
-        recipe = checked(Recipe, values, "")
+        recipe = validate(Recipe, values, "")
         assert isinstance(recipe, Recipe)
         return recipe
 
@@ -175,20 +175,20 @@ class Recipe(Table):
         return self.model_dump(exclude_none=True)
 
     def to_toml(self) -> str:
-        """The text of a TOML file that :meth:`read` takes back."""
+        """The text of a TOML file that :meth:`read` reads."""
         return tomli_w.dumps(self.to_dict())
 
-    def changed(self, **changes: Any) -> Recipe:
-        """This recipe with other values: ``recipe.changed(seed=1, training={"num_epochs": 6})``."""
-        return Recipe.from_dict(merged(self.to_dict(), changes))
+    def replace(self, **changes: Any) -> Recipe:
+        """This recipe with other values: ``recipe.replace(seed=1, training={"num_epochs": 6})``."""
+        return Recipe.from_dict(merge(self.to_dict(), changes))
 
 
-def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A dictionary with changes made to it, table by table; None removes a key.
 
     A table that gets another name is replaced whole: the options of one model mean nothing to another.
 
-    >>> merged({"a": {"name": "x", "k": 1}, "b": {"k": 1}}, {"a": {"name": "y"}, "b": {"l": 2}})
+    >>> merge({"a": {"name": "x", "k": 1}, "b": {"k": 1}}, {"a": {"name": "y"}, "b": {"l": 2}})
     {'a': {'name': 'y'}, 'b': {'k': 1, 'l': 2}}
     """
     result = dict(values)
@@ -197,7 +197,7 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         if change is None:
             result.pop(key, None)
         elif isinstance(change, Mapping) and isinstance(old, Mapping) and not _renames(old, change):
-            result[key] = merged(old, change)
+            result[key] = merge(old, change)
         else:
             result[key] = change
     return result
@@ -216,4 +216,4 @@ def _model(table: Any) -> dict[str, Any]:
         if not isinstance(table.get("sha256", ""), str):
             raise RunError(f"model.sha256: expected a string, found {table['sha256']!r}")
         return dict(table)
-    return named(model_entries(), table, "model", "model")
+    return complete_table(model_entries(), table, "model", "model")

@@ -1,7 +1,7 @@
-"""Options that a text file can state, read off the signature of whatever takes them.
+"""Options that a text file can state, read off the signatures of constructors.
 
 A recipe names a model, an estimator or a method by the name of its constructor in kebab case and gives its arguments;
-what is legal is what the signature says. So a new model is known to recipes and to the command line by being in
+the signature says what is legal. So recipes and the command line know a new model that is in
 ``ppvae.models.__all__``, with nothing to register.
 """
 
@@ -31,17 +31,17 @@ class Table(BaseModel):
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing with a name.
+    """A constructor with a name.
 
     Attributes:
         name: its name in a recipe.
         build: the constructor.
-        given: arguments that do not come from the recipe.
+        external: arguments that do not come from the recipe.
     """
 
     name: str
     build: Callable[..., Any]
-    given: tuple[str, ...] = ()
+    external: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -60,12 +60,12 @@ class Entry:
             return None
         fields: dict[str, Any] = {}
         for parameter in parameters:
-            if parameter.name in ("self", *self.given) or parameter.kind in (
+            if parameter.name in ("self", *self.external) or parameter.kind in (
                 parameter.VAR_POSITIONAL,
                 parameter.VAR_KEYWORD,
             ):
                 continue
-            kind = statable(parameter.annotation)
+            kind = statable_type(parameter.annotation)
             if kind is not None:
                 default = ... if parameter.default is parameter.empty else parameter.default
                 fields[parameter.name] = (kind, list(default) if isinstance(default, tuple) else default)
@@ -74,7 +74,7 @@ class Entry:
         return create_model(f"{self.name} options", __base__=Table, **fields)
 
 
-def statable(annotation: Any) -> Any:
+def statable_type(annotation: Any) -> Any:
     """The part of a type that TOML can state, or None: ``Initializer | None`` has none, ``int | Tensor`` has int."""
     if annotation in _SCALARS:
         return annotation
@@ -82,12 +82,12 @@ def statable(annotation: Any) -> Any:
     if origin is Literal:
         return annotation
     if origin in (Union, types.UnionType):
-        members = [kind for kind in map(statable, arguments) if kind is not None]
+        members = [kind for kind in map(statable_type, arguments) if kind is not None]
         if not members:
             return None
         return Union[tuple([*members, type(None)] if type(None) in arguments else members)]  # noqa: UP007
     if origin in _SEQUENCES and arguments:
-        item = statable(arguments[0])
+        item = statable_type(arguments[0])
         return None if item is None else list[item]  # type: ignore[valid-type]
     return None
 
@@ -110,26 +110,28 @@ def kebab(name: str) -> str:
     return "-".join(words_of(name)).lower()
 
 
-def entries_of(module: Any, *, given: Iterable[str] = (), of: type | None = None, suffix: str = "") -> dict[str, Entry]:
-    """Everything with a name in a room: the members of its ``__all__`` whose arguments a recipe can state.
+def entries_of(
+    module: Any, *, external: Iterable[str] = (), of: type | None = None, suffix: str = ""
+) -> dict[str, Entry]:
+    """The entries of a room: the members of its ``__all__`` whose arguments a recipe can state.
 
     Args:
         module: the room.
-        given: arguments that do not come from the recipe.
+        external: arguments that do not come from the recipe.
         of: a base class; None for functions and classes alike.
         suffix: an ending of class names that a recipe leaves out.
     """
-    found = {}
+    entries = {}
     for member in module.__all__:
         build = getattr(module, member)
         if of is not None and not (inspect.isclass(build) and issubclass(build, of) and build is not of):
             continue
         if not callable(build) or (inspect.isclass(build) and inspect.isabstract(build)):
             continue
-        entry = Entry(kebab(member.removesuffix(suffix) or member), build, tuple(given))
+        entry = Entry(kebab(member.removesuffix(suffix) or member), build, tuple(external))
         if entry.options is not None:
-            found[entry.name] = entry
-    return found
+            entries[entry.name] = entry
+    return entries
 
 
 def choose(entries: Mapping[str, Entry], name: str, what: str) -> Entry:
@@ -143,7 +145,7 @@ def choose(entries: Mapping[str, Entry], name: str, what: str) -> Entry:
     return entries[name]
 
 
-def stated(entry: Entry, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+def complete_options(entry: Entry, options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """All options of an entry, defaults filled in, None left out.
 
     Raises:
@@ -151,10 +153,10 @@ def stated(entry: Entry, options: Mapping[str, Any], where: str) -> dict[str, An
     """
     model = entry.options
     assert model is not None
-    return checked(model, options, where).model_dump(exclude_none=True)
+    return validate(model, options, where).model_dump(exclude_none=True)
 
 
-def checked(model: type[BaseModel], values: Any, where: str) -> BaseModel:
+def validate(model: type[BaseModel], values: Any, where: str) -> BaseModel:
     """An instance of a table, or a RunError that names every key that is wrong."""
     try:
         return model.model_validate(values)
@@ -165,18 +167,18 @@ def checked(model: type[BaseModel], values: Any, where: str) -> BaseModel:
 
 def _describe(model: type[BaseModel], problem: Any, where: str) -> str:
     place = [str(part) for part in problem["loc"]]
-    # A union adds a step of its own for the member that was tried; the last step may be a key of that name.
-    tried = re.compile(r"[\[\(]|^(int|float|str|bool|list|literal|none)$")
+    # A union adds a step of its own for its member; the last step may be a key of that name.
+    union_step = re.compile(r"[\[\(]|^(int|float|str|bool|list|literal|none)$")
     last = place[-1:] if problem["type"] in ("extra_forbidden", "missing") else []
-    place = [part for part in place[: len(place) - len(last)] if not tried.search(part)] + last
+    place = [part for part in place[: len(place) - len(last)] if not union_step.search(part)] + last
     key = ".".join([*([where] if where else []), *place]) or "the recipe"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}: {did_you_mean(place[-1], _keys(model, place[:-1]))}"
     if problem["type"] == "missing":
         return f"{key}: expected a value, found none"
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    found = problem["input"]
-    return f"{key}: expected {expected}, found {_shown(found)} ({type(found).__name__})"
+    value = problem["input"]
+    return f"{key}: expected {expected}, found {_abbreviate(value)} ({type(value).__name__})"
 
 
 def _keys(model: type[BaseModel], place: list[str]) -> list[str]:
@@ -190,6 +192,6 @@ def _keys(model: type[BaseModel], place: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _shown(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

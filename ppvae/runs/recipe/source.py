@@ -1,4 +1,4 @@
-"""A pair from a file of the user's: the one place where a run executes code that is not the package's."""
+"""A pair from a file of the user's: the only place where a run executes code from outside the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .catalogue import FROM_DATA, from_data
-from .signatures import Entry, stated
+from .signatures import Entry, complete_options
 from ..storage.atomic import sha256
 from ...core import ModelGuidePair
 from ...core.errors import PpvaeError, RunError, did_you_mean, try_one_of
@@ -20,7 +20,7 @@ from ...data import Dataset
 _log = logging.getLogger("ppvae.runs")
 
 _files: weakref.WeakKeyDictionary[Any, Path] = weakref.WeakKeyDictionary()
-"""The file that defined what :func:`member_of` returned."""
+"""The file that defined a result of :func:`member_of`."""
 
 
 def split_spec(spec: str) -> tuple[Path, str]:
@@ -47,7 +47,7 @@ def digest_of(path: Path) -> str:
 
 
 def member_of(spec: str) -> Any:
-    """Run a file and return what has this name in it; one line in the log says so.
+    """Run a file and return its member of this name; one line in the log says so.
 
     Raises:
         RunError: no such file or name, or the file fails.
@@ -63,16 +63,16 @@ def member_of(spec: str) -> Any:
     except (Exception, SystemExit) as error:
         raise RunError(f"{path} fails: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
-        known = [key for key, value in vars(module).items() if inspect.isclass(value) or inspect.isfunction(value)]
-        raise RunError(f"{path} has no {name!r}: {did_you_mean(name, known)}")
+        names = [key for key, value in vars(module).items() if inspect.isclass(value) or inspect.isfunction(value)]
+        raise RunError(f"{path} has no {name!r}: {did_you_mean(name, names)}")
     member = getattr(module, name)
-    with contextlib.suppress(TypeError):  # a number, for instance; what is wrong with it is told later
+    with contextlib.suppress(TypeError):  # a number, for instance, which build_pair refuses
         _files[member] = path
     return member
 
 
 def file_of(member: Any, spec: str) -> Path | None:
-    """The file whose code a pair runs: the one it was read from, else the one its recipe names, if that is here."""
+    """The file with the code of a pair: the one it was read from, else the one its recipe names, where it exists."""
     with contextlib.suppress(TypeError):
         if member in _files:
             return _files[member]
@@ -98,11 +98,11 @@ def build_pair(member: Any, options: dict[str, Any], data: Dataset) -> ModelGuid
             f"--pair: {entry.name} takes arguments that a recipe cannot state"
             + try_one_of("a function without arguments that returns the pair", "default values for them")
         )
-    known = inspect.signature(member).parameters
-    given = {key: value for key, value in from_data(data).items() if key in known}
-    options = stated(entry, options, "model")
+    parameters = inspect.signature(member).parameters
+    arguments = {key: value for key, value in from_data(data).items() if key in parameters}
+    options = complete_options(entry, options, "model")
     try:
-        pair = member(**given, **options)
+        pair = member(**arguments, **options)
     except PpvaeError:
         raise
     except Exception as error:

@@ -16,7 +16,7 @@ from ...core.errors import RunError, try_one_of
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, meets the old content or the new, never half of it.
+    """Write a file atomically: after a crash at any moment, and for a reader, its content is the old or the new.
 
     Raises:
         RunError: the file cannot be written (names it and says why).
@@ -28,7 +28,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner can read; a result is for everyone the folder is for.
+        # mkstemp makes files that only their owner can read; a result has the permissions of its folder's files.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
@@ -45,7 +45,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are absent, so that they outlive a power cut as the files in them do.
+    """Make a folder and its absent parents, synced, so that a power cut does not lose them.
 
     Raises:
         RunError: it cannot be made (names it and says why).
@@ -88,7 +88,7 @@ def read_json(path: Path) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold: tuples as lists, keys as strings, NaN and infinities as None."""
+    """A value as JSON can hold it: tuples as lists, keys as strings, NaN and infinities as None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -22,7 +22,7 @@ from ...core.errors import RunError, try_one_of
 _log = logging.getLogger("ppvae.runs")
 
 FORMAT = 1
-KEPT = 2
+NUM_LAST = 2
 
 
 class LaterVersion(RunError):
@@ -30,13 +30,13 @@ class LaterVersion(RunError):
 
 
 def save(folder: Path, kind: str, step: int, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write ``kind-step.safetensors``, ``.json`` and ``.sha256``, which makes them count; drop old ones.
+    """Write ``kind-step.safetensors``, ``.json`` and, last, the record ``.sha256``; remove old checkpoints.
 
-    A crash at any moment leaves the checkpoint before whole. ``sha256sum -c`` verifies one by hand.
+    A crash at any moment leaves the previous checkpoint whole. ``sha256sum -c`` verifies one by hand.
 
     Args:
-        folder: where.
-        kind: "last" (of which two are kept) or "best" (one).
+        folder: of the checkpoints.
+        kind: "last" (two stay) or "best" (one).
         step: its number.
         state: tensors and plain values, nested.
         about: plain values about it, for messages (versions, fingerprints).
@@ -59,20 +59,20 @@ def save(folder: Path, kind: str, step: int, state: Mapping[str, Any], about: Ma
         write_bytes(folder / name, content)
     sums = "".join(f"{sha256(content)}  {name}\n" for name, content in files.items())
     write_bytes(folder / f"{stem}.sha256", sums.encode())
-    # One of a later step is damaged, or was left behind by going back: kept, it would take the place of a good one.
-    known = found(folder, kind)
-    later = [record for record in known if _number(record) > step]
-    for old in [*later, *known[len(later) :][KEPT if kind == "last" else 1 :]]:
-        # The record first: what is half removed does not count.
+    # One of a later step is damaged, or from before a fallback: it would take the place of a good one.
+    records = find_records(folder, kind)
+    later = [record for record in records if _number(record) > step]
+    for old in [*later, *records[len(later) :][NUM_LAST if kind == "last" else 1 :]]:
+        # The record first: without it the other files do not count.
         for ending in (".sha256", ".json", ".safetensors"):
             with contextlib.suppress(OSError):
                 old.with_suffix(ending).unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a process that was killed left half done: temporary files, and files without their record.
+    """Remove the unfinished files of a killed process: temporary files, and files without their record.
 
-    Only for the one that holds the lock of the run folder.
+    Only for the holder of the run folder's lock.
     """
     with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
@@ -82,7 +82,7 @@ def sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def found(folder: Path, kind: str) -> list[Path]:
+def find_records(folder: Path, kind: str) -> list[Path]:
     """The records of the checkpoints of one kind, newest first."""
     pattern = re.compile(rf"{kind}-\d+\.sha256")
     with contextlib.suppress(OSError):
@@ -95,12 +95,12 @@ def _number(record: Path) -> int:
 
 
 def load(folder: Path, kind: str = "last") -> tuple[dict[str, Any], dict[str, Any]]:
-    """The newest whole checkpoint of one kind, and what is known about it; says so where a newer one is damaged.
+    """The state and the facts of the newest whole checkpoint of one kind; a damaged newer one is logged.
 
     Raises:
         RunError: there is none.
     """
-    records = found(folder, kind)
+    records = find_records(folder, kind)
     if not records:
         raise RunError(
             f"{folder}: holds no checkpoint of the kind {kind!r}"
@@ -110,7 +110,7 @@ def load(folder: Path, kind: str = "last") -> tuple[dict[str, Any], dict[str, An
     for record in records:
         try:
             state = read(record)
-        except LaterVersion:  # no damage: going back would lose what the other version did
+        except LaterVersion:  # no damage: an older checkpoint would lose the later version's training
             raise
         except RunError as error:
             problems.append(str(error).splitlines()[0])
@@ -139,7 +139,7 @@ def read(record: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, content in contents.items():
         if sums.get(name) != sha256(content):
             raise RunError(f"{record.parent / name}: damaged: its SHA-256 is not the one in {record.name}")
-    # From here on a failure is no accident of the disk, but the file may still be someone's invention.
+    # The content is as written, but may have been written by another program or by hand.
     try:
         tensors = safetensors.torch.load(contents[f"{stem}.safetensors"])
         outer = json.loads(contents[f"{stem}.json"])
@@ -151,7 +151,7 @@ def read(record: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         state, about = decode(outer["values"], tensors), dict(outer["about"])
     except RunError:
         raise
-    except Exception as error:  # safetensors has an error of its own, the rest depends on what is wrong
+    except Exception as error:  # any error is possible
         raise RunError(f"{record}: not a checkpoint: {type(error).__name__}: {error}") from error
     if not isinstance(state, dict):
         raise RunError(f"{record}: not a checkpoint: its values are no table")
@@ -159,7 +159,7 @@ def read(record: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def encode(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """Plain JSON of a nested value; its tensors are put into ``tensors`` under the path where they stood.
+    """Plain JSON of a nested value; its tensors go into ``tensors``, by their paths in the value.
 
     >>> import torch
     >>> tensors = {}

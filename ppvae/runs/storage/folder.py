@@ -1,4 +1,4 @@
-"""A run folder: what stands where, and who may write into it."""
+"""A run folder: its files and its locks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import checkpoint
 from .atomic import make_folder, read_json, write_json, write_text
 from ...core.errors import RunError, try_one_of
 
-# The recipe last: while it stands, a folder that was cleared in part is still known as a run's.
+# The recipe last: while it exists, a partly cleared folder still counts as a run's.
 _OURS = ("metrics.jsonl", "trackers.json", "evaluation.json", "evaluation.safetensors", "report.html", "recipe.toml")
 
 TRAINING_LOCK, EVALUATION_LOCK, REPORT_LOCK = ".lock", ".evaluation.lock", ".report.lock"
@@ -45,12 +45,12 @@ class RunFolder:
 
     @property
     def recipe(self) -> Path:
-        """What was run, complete enough to run again."""
+        """The recipe, complete enough to run again."""
         return self.path / "recipe.toml"
 
     @property
     def info(self) -> Path:
-        """How it went: versions, fingerprint of the data, times, outcome."""
+        """Facts of the run: versions, fingerprint of the data, times, outcome."""
         return self.path / "run.json"
 
     @property
@@ -85,7 +85,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run stands here."""
+        """Whether the folder holds a run."""
         return self.recipe.exists() or self.info.exists()
 
     def read_info(self) -> dict[str, Any]:
@@ -101,24 +101,24 @@ class RunFolder:
 
     def update_info(self, **values: Any) -> None:
         """Change some values of ``run.json``."""
-        known = self.read_info() if self.info.exists() else {}
-        write_json(self.info, {**known, **values})
+        old = self.read_info() if self.info.exists() else {}
+        write_json(self.info, {**old, **values})
 
     def clear(self) -> None:
-        """Remove the files of a run, and nothing else that may stand in the folder.
+        """Remove the files of a run, and no other files of the folder.
 
         Raises:
             RunError: they cannot be removed, or ``ppvae evaluate`` is at work on them.
         """
         if (self.path / EVALUATION_LOCK).exists():
-            with locked(self, EVALUATION_LOCK):
+            with hold_lock(self, EVALUATION_LOCK):
                 self._clear()
         else:
             self._clear()
 
     def _clear(self) -> None:
         try:
-            self.info.unlink(missing_ok=True)  # first: what is removed in part is no finished run
+            self.info.unlink(missing_ok=True)  # first: a partly removed run is no finished run
             for folder in (self.checkpoints, self.figures, self.chunks, self.path / "dumps", self.path / "tensorboard"):
                 if folder.is_dir() and not folder.is_symlink():
                     shutil.rmtree(folder)
@@ -128,46 +128,45 @@ class RunFolder:
             raise RunError(f"{self.path}: cannot be cleared: {error.strerror or error}") from error
 
     def sweep(self) -> None:
-        """Remove what a training process that was killed left half done; only for the holder of the lock."""
+        """Remove the unfinished files of a killed training process; only for the holder of the lock."""
         for folder in (self.checkpoints, self.path / "dumps"):
             checkpoint.sweep(folder)
         for path in (self.recipe, self.info, self.metrics):
             self.sweep_temporary(f".{path.name}.*.tmp")
 
     def sweep_report(self) -> None:
-        """Remove what a report that was killed left half done; only for the holder of its lock."""
+        """Remove the unfinished files of a killed report; only for the holder of its lock."""
         self.sweep_temporary(f".{self.report.name}.*.tmp", f"{self.figures.name}/.*.tmp")
 
     def sweep_temporary(self, *patterns: str) -> None:
         """Remove temporary files."""
         for pattern in patterns:
-            for left in self.path.glob(pattern):
+            for path in self.path.glob(pattern):
                 with contextlib.suppress(OSError):
-                    left.unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
 
 
 def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
     """A folder for a new run.
 
     Raises:
-        RunError: a run stands there already, the folder holds other things, or it cannot be written.
+        RunError: the folder holds a run or other files, or cannot be written.
     """
     folder = RunFolder(Path(path))
     if not overwrite:
         refuse_existing(folder)
     make_folder(folder.path)
     try:
-        strange = [p.name for p in folder.path.iterdir() if not p.name.startswith(".")]
+        names = [p.name for p in folder.path.iterdir() if not p.name.startswith(".")]
     except OSError as error:
         raise RunError(
             f"{folder.path}: cannot be read: {error.strerror or error}" + try_one_of("--out in a folder of yours")
         ) from error
-    if strange and not folder.exists:
+    if names and not folder.exists:
         raise RunError(
-            f"{folder.path}: is not empty and holds no run (it holds {sorted(strange)[0]})"
-            + try_one_of("another --out")
+            f"{folder.path}: is not empty and holds no run (it holds {sorted(names)[0]})" + try_one_of("another --out")
         )
-    # Shows at once, not after an hour of training, that nothing could be written here.
+    # Fails now, not after an hour of training, where the folder cannot be written.
     probe = folder.path / ".writable"
     write_text(probe, "")
     probe.unlink(missing_ok=True)
@@ -175,22 +174,22 @@ def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
 
 
 def refuse_existing(folder: RunFolder) -> None:
-    """Raise where a run stands in the folder; one that was refused before its first step holds nothing to lose.
+    """Raise where the folder holds a run, except one that was refused before its first step.
 
     Raises:
         RunError: it does.
     """
-    if folder.exists and not _never_started(folder):
+    if folder.exists and not _holds_nothing(folder):
         raise RunError(
             f"{folder.path}: a run stands here already"
             + try_one_of("--overwrite to replace it", f"--resume {folder.path} to go on with it", "another --out")
         )
 
 
-def _never_started(folder: RunFolder) -> bool:
+def _holds_nothing(folder: RunFolder) -> bool:
     if (
         (folder.metrics.exists() and folder.metrics.stat().st_size)
-        or checkpoint.found(folder.checkpoints, "last")
+        or checkpoint.find_records(folder.checkpoints, "last")
         or (folder.path / "dumps").exists()
     ):
         return False
@@ -200,11 +199,11 @@ def _never_started(folder: RunFolder) -> bool:
         return False
 
 
-def existing(path: Path | str) -> RunFolder:
+def find_run(path: Path | str) -> RunFolder:
     """The folder of a run that exists.
 
     Raises:
-        RunError: no run stands there.
+        RunError: the folder holds no run.
     """
     folder = RunFolder(Path(path))
     if not folder.recipe.exists():
@@ -214,7 +213,7 @@ def existing(path: Path | str) -> RunFolder:
 
 
 @contextmanager
-def locked(folder: RunFolder, name: str = TRAINING_LOCK) -> Iterator[None]:
+def hold_lock(folder: RunFolder, name: str = TRAINING_LOCK) -> Iterator[None]:
     """Hold a run folder while writing into it; the lock goes with the process, however it ends.
 
     Args:
@@ -225,7 +224,7 @@ def locked(folder: RunFolder, name: str = TRAINING_LOCK) -> Iterator[None]:
         RunError: another process holds it.
     """
     path = folder.path / name
-    # Beside the lock, as some systems let nobody else read a file that is locked; for messages only.
+    # Beside the lock, as some systems do not let others read a locked file; for messages only.
     process = folder.path / f"{name}.process"
     lock = FileLock(path, timeout=0)
     try:

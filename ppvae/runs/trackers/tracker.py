@@ -1,4 +1,4 @@
-"""What every tracker is: a callback that hands the row of each epoch on, and never ends a training by failing."""
+"""Trackers: callbacks that hand the row of each epoch on, and whose failures never end a training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _log = logging.getLogger("ppvae.runs")
 class Tracker(Callback):
     """Hands metrics on to another program; subclasses say how to open it, write a row to it and close it.
 
-    A tracker that cannot be opened stops training before it begins. One that fails later, for instance because its
-    server went away, is told in the log, and training goes on.
+    A tracker that cannot be opened stops training before it begins. A later failure, for instance of its server, is
+    logged, and training goes on.
 
     Attributes:
-        package: what must be installed for it.
-        replaces: after a resume, rows written again take the place of those that were there.
+        package: the package that it needs.
+        replaces: whether a row that is written again replaces the first.
 
     Raises:
         RunError: the package is not installed.
@@ -33,7 +33,7 @@ class Tracker(Callback):
 
     def __init__(self) -> None:
         self.module = optional(self.package, type(self).__name__)
-        self._opened = False
+        self._is_open = False
 
     @abstractmethod
     def open(self, state: TrainingState) -> None:
@@ -50,14 +50,14 @@ class Tracker(Callback):
     def on_start(self, state: TrainingState) -> None:
         """Open."""
         self.open(state)
-        self._opened = True
+        self._is_open = True
 
     def on_epoch(self, state: TrainingState) -> None:
         """Write the last row of the history."""
         self.hand_over(state.history[-1])
 
     def hand_over(self, row: Mapping[str, float]) -> None:
-        """Write a row of the history; its epoch is the axis of the plots. A failure is told in the log."""
+        """Write a row of the history; its epoch is the axis of the plots. A failure is logged."""
         epoch = int(row["epoch"])
         try:
             self.write(epoch, {name: float(value) for name, value in row.items() if name != "epoch"})
@@ -66,9 +66,9 @@ class Tracker(Callback):
 
     def on_end(self, state: TrainingState) -> None:
         """Close, if it was opened."""
-        if not self._opened:
+        if not self._is_open:
             return
-        self._opened = False
+        self._is_open = False
         try:
             self.close()
         except Exception as error:
@@ -103,7 +103,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     >>> flat({"seed": 0, "training": {"elbo": {"name": "trace"}}})
     {'seed': 0, 'training.elbo.name': 'trace'}
     """
-    found: dict[str, Any] = {}
+    items: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
+        items |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return items

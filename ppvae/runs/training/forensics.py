@@ -1,4 +1,4 @@
-"""What a number that is not finite came from: a small dump of the step, and its replay."""
+"""The origin of a number that is not finite: a small dump of the step, and its replay."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ KIND = "dump"
 
 
 class Replay(NamedTuple):
-    """A step done again.
+    """A repeated step.
 
     Attributes:
         step: its number in the run.
         indices: rows of the training data in its batch.
         reproduced: whether a number was again not finite.
-        diagnosis: what was not.
+        diagnosis: the first such number.
         elbo: the bound of the batch, nats per datum.
         gradient_norm: Euclidean norm of the gradient per datum.
     """
@@ -42,7 +42,7 @@ class Replay(NamedTuple):
 
 
 def save_dump(folder: RunFolder, recipe: Recipe, error: FitError) -> Path | None:
-    """Keep the step that an error is about in ``RUN/dumps``: parameters, batch, random state, recipe.
+    """Save the step of an error in ``RUN/dumps``: parameters, batch, random state, recipe.
 
     Returns:
         the record that :func:`replay` takes; None where the error is not about a step.
@@ -52,11 +52,11 @@ def save_dump(folder: RunFolder, recipe: Recipe, error: FitError) -> Path | None
     state = {**error.snapshot, "indices": list(error.indices), "step": error.step}
     where = folder.path / "dumps"
     checkpoint.save(where, KIND, error.step, state, {"recipe": recipe.to_dict(), "message": str(error).splitlines()[0]})
-    return checkpoint.found(where, KIND)[0]
+    return checkpoint.find_records(where, KIND)[0]
 
 
 def replay(record: Path | str, pair: ModelGuidePair) -> Replay:
-    """Do the step of a dump again, eagerly, on the pair of its recipe.
+    """Repeat the step of a dump, eagerly, on the pair of its recipe.
 
     Args:
         record: the ``.sha256`` file of a dump (or its folder, for the newest).
@@ -68,19 +68,19 @@ def replay(record: Path | str, pair: ModelGuidePair) -> Replay:
     state, about = read_dump(record)
     recipe = Recipe.from_dict(about["recipe"])
     try:
-        return _replayed(state, recipe, pair)
+        return _replay(state, recipe, pair)
     except PpvaeError:
         raise
-    except Exception as error:  # its sums are right; what is wrong with its content is anyone's guess
+    except Exception as error:  # its sums are right, but any error is possible
         raise RunError(f"{record}: does not fit the pair of its recipe: {type(error).__name__}: {error}") from error
 
 
-def _replayed(state: Mapping[str, Any], recipe: Recipe, pair: ModelGuidePair) -> Replay:
+def _replay(state: Mapping[str, Any], recipe: Recipe, pair: ModelGuidePair) -> Replay:
     batch: Any = dict(state["batch"]) if state["mapping"] else state["batch"]["x"]
     table = recipe.training
     estimator = build(elbo_entries(), table.elbo)
-    # Before its parameters are set, which may be those that no program runs at. A wrapped program has some of them, and
-    # an estimator some of what it learns, only after a first run.
+    # Before the parameters are set, at which the programs may fail. A wrapped program has some of its parameters, and
+    # an estimator some of its state, only after a first run.
     structure(pair, batch)
     estimator.check(pair, batch)
     pair.load_state_dict(state["pair"])
@@ -99,33 +99,33 @@ def _replayed(state: Mapping[str, Any], recipe: Recipe, pair: ModelGuidePair) ->
     with torch.random.fork_rng():
         torch.set_rng_state(state["random_state"])
         step = objective(batch, weight)
-    found = diagnose(pair, batch, step.gradients, state["random_state"])
+    diagnosis = diagnose(pair, batch, step.gradients, state["random_state"])
     bad = not math.isfinite(float(step.check))
     return Replay(
         int(state["step"]),
         tuple(state["indices"]),
         bad,
-        found if bad else Diagnosis("all numbers are finite", None, None),
+        diagnosis if bad else Diagnosis("all numbers are finite", None, None),
         float(step.metrics[0]),
         float(step.gradient_norm),
     )
 
 
 def read_dump(record: Path | str) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """The state of a dump and what is known about it, verified.
+    """The state of a dump and its facts, verified.
 
     Raises:
         RunError: no dump there, or a damaged one.
     """
     path = Path(record)
     if path.is_dir():
-        kept = checkpoint.found(path, KIND) or checkpoint.found(path / "dumps", KIND)
-        if not kept:
+        records = checkpoint.find_records(path, KIND) or checkpoint.find_records(path / "dumps", KIND)
+        if not records:
             raise RunError(f"{path}: no dump of a step" + try_one_of("RUN/dumps, which a run that met NaN writes"))
-        path = kept[0]
+        path = records[0]
     state, about = checkpoint.read(path.with_suffix(".sha256"))
-    needed = {"pair", "batch", "mapping", "random_state", "kl_weight", "num_data", "estimator", "prior_names"}
-    missing = {*needed, "indices", "step"} - set(state)
+    keys = {"pair", "batch", "mapping", "random_state", "kl_weight", "num_data", "estimator", "prior_names"}
+    missing = {*keys, "indices", "step"} - set(state)
     if missing or not isinstance(about.get("recipe"), Mapping):
         raise RunError(f"{path}: not a dump of a step: it lacks {', '.join(sorted(missing)) or 'a recipe'}")
     return state, about

@@ -1,4 +1,4 @@
-"""What training writes while it runs: one line of metrics an epoch, checkpoints; and how a signal stops it."""
+"""Callbacks of training: one line of metrics an epoch, checkpoints, and a stop on a signal."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Row = dict[str, float]
 
 
 class EpochCounter(Callback):
-    """Counts the epochs that came to their end: none, where the state that training was to go on from is bad."""
+    """Counts finished epochs, and refuses a state to resume from that does not fit the pair."""
 
     def __init__(self) -> None:
         self.epochs = 0
 
     def on_start(self, state: TrainingState) -> None:
-        """Refuse what would show late only, or never: fused optimisers write past the end of a buffer too short.
+        """Refuse a state that would fail late, or silently: fused optimisers write past the end of a short buffer.
 
         Raises:
             ValueError: names what does not fit.
@@ -67,7 +67,7 @@ class MetricsFile(Callback):
         self._file: TextIO | None = None
 
     def on_start(self, state: TrainingState) -> None:
-        """Rows of the epochs done: after a crash the file may be ahead of the checkpoint, or cut in a line."""
+        """Write the rows of past epochs: after a crash the file may be ahead of the checkpoint, or end in mid-line."""
         write_text(self.path, "".join(_line(row) for row in state.history))
         try:
             self._file = self.path.open("a", encoding="utf-8")
@@ -86,9 +86,9 @@ class MetricsFile(Callback):
             ) from error
 
     def on_end(self, state: TrainingState) -> None:
-        """Close the file; from now on no checkpoint will bring back what a power cut loses of it."""
+        """Close the file, synced: no later checkpoint restores rows that a power cut loses."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a row that could not be written was told of; this tries it again
+            with contextlib.suppress(OSError):  # on_epoch has raised already where a row could not be written
                 self._file.flush()
                 os.fsync(self._file.fileno())
             with contextlib.suppress(OSError):
@@ -96,7 +96,7 @@ class MetricsFile(Callback):
 
 
 def read_history(path: Path) -> list[Row]:
-    """The rows of ``metrics.jsonl``; a last line that was cut by a crash is left out.
+    """The rows of ``metrics.jsonl``, without a last line that a crash left incomplete.
 
     Raises:
         RunError: no such file, or a line that is no row.
@@ -120,13 +120,13 @@ def read_history(path: Path) -> list[Row]:
 
 
 class Checkpoints(Callback):
-    """Saves the state at the end of an epoch: always the last one, the others so that it costs below 2 % of the time.
+    """Saves the state at the end of an epoch: always of the last; of others so that this takes below 2 % of the time.
 
     Args:
-        folder: where.
+        folder: of the checkpoints.
         num_epochs: epochs in all.
         about: plain values that go into every checkpoint.
-        every: seconds between two checkpoints at the least.
+        every: the least number of seconds between two checkpoints.
     """
 
     def __init__(self, folder: Path, num_epochs: int, about: dict[str, Any], *, every: float = 5.0) -> None:
@@ -145,7 +145,7 @@ class Checkpoints(Callback):
 
     def save(self, state: TrainingState) -> None:
         """Save now; the state must be between two steps."""
-        started = time.monotonic()
+        start = time.monotonic()
         about = {**self.about, "epoch": state.epoch, "step": state.step, "stop_reason": state.stop_reason}
         save(self.folder, "last", state.step, state.state_dict(), about)
         if self._best is not None:
@@ -155,10 +155,10 @@ class Checkpoints(Callback):
             self._best = None
         self.saved_step = state.step
         now = time.monotonic()
-        self._next = now + max(self.every, 50 * (now - started))
+        self._next = now + max(self.every, 50 * (now - start))
 
 
-class Stopped(KeyboardInterrupt):
+class RunInterrupt(KeyboardInterrupt):
     """Training was stopped by a signal.
 
     Attributes:
@@ -175,8 +175,8 @@ class Stopped(KeyboardInterrupt):
 class StopOnSignal(Callback):
     """Ctrl-C and SIGTERM end training after the step that is under way, with the state saved.
 
-    A step is not interrupted, so what is saved is a state between two steps, from which a run goes on bit for bit.
-    A second Ctrl-C stops at once, and leaves the checkpoint before.
+    A step is not interrupted, so the state is one between two steps, from which a run goes on bit for bit.
+    A second Ctrl-C stops at once, and leaves the previous checkpoint.
 
     Args:
         save: called with the state.

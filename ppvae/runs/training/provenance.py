@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, data, threads and machine of a run, and what differs when it is resumed."""
+"""The provenance of numbers: versions, data, threads and machine of a run, compared when it is resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger("ppvae.runs")
 
 
 def about_run(data: Dataset) -> dict[str, Any]:
-    """What a resumed run is compared by."""
+    """The facts that a resumed run is compared by."""
     return {
         "versions": {**versions(), "python": platform.python_version()},
         "data": {name: part.fingerprint() for name, part in data.parts.items()},
@@ -30,7 +30,7 @@ def about_run(data: Dataset) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What numbers depend on."""
+    """The versions that numbers depend on."""
     return {"ppvae": __version__, "torch": torch.__version__, "pyro": pyro.__version__}
 
 
@@ -39,8 +39,8 @@ def compare(folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any], 
     if then.get("data") != now["data"]:
         differences.append("the data are not those of the run (their SHA-256 differs)")
     for name in ("ppvae", "torch", "pyro"):
-        recorded = then.get("versions")
-        before = recorded.get(name) if isinstance(recorded, Mapping) else None
+        old_versions = then.get("versions")
+        before = old_versions.get(name) if isinstance(old_versions, Mapping) else None
         if before != now["versions"][name]:
             differences.append(f"{name} is {now['versions'][name]}, then {before}")
     if differences and not force:

@@ -1,4 +1,4 @@
-"""Parameters from a checkpoint put back into a pair that was built anew."""
+"""Set the parameters of a new pair from a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...core import ModelGuidePair, check_pair
 from ...core.errors import RunError, try_one_of
 from ...data import Dataset
 
-_SHOWN = 3
+_NUM_NAMES = 3
 """How many names of parameters a message lists."""
 
 
@@ -36,13 +36,16 @@ def restore(pair: ModelGuidePair, state: Mapping[str, Any], data: Dataset, batch
         size = len(data) if isinstance(batch_size, str) else min(batch_size, len(data))
         with torch.random.fork_rng(devices=[]):
             check_pair(pair, data.batch(torch.arange(size)))
-    known = pair.state_dict()
+    own = pair.state_dict()
     problems = [
         f"{what} {_names(names)}"
         for what, names in (
-            ("it lacks", set(known) - set(state)),
-            ("it has besides", set(state) - set(known)),
-            ("of another shape are", [key for key in known if key in state and known[key].shape != state[key].shape]),
+            ("it lacks", set(own) - set(state)),
+            ("it has besides", set(state) - set(own)),
+            (
+                "of another shape are",
+                [key for key in own if key in state and own[key].shape != state[key].shape],
+            ),
         )
         if names
     ]
@@ -61,5 +64,5 @@ def restore(pair: ModelGuidePair, state: Mapping[str, Any], data: Dataset, batch
 
 def _names(names: Iterable[str]) -> str:
     names = sorted(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    more = f" and {len(names) - _NUM_NAMES} more" if len(names) > _NUM_NAMES else ""
+    return ", ".join(names[:_NUM_NAMES]) + more

@@ -15,7 +15,7 @@ import torch
 from pyro.distributions import Normal
 
 from .forensics import save_dump
-from .history import Checkpoints, EpochCounter, MetricsFile, Row, StopOnSignal, Stopped, read_history
+from .history import Checkpoints, EpochCounter, MetricsFile, Row, RunInterrupt, StopOnSignal, read_history
 from .provenance import about_run, clock, compare
 from .restore import restore
 from ..recipe.catalogue import SCHEDULES, build, build_model, elbo_entries
@@ -23,14 +23,14 @@ from ..recipe.recipe import Recipe
 from ..recipe.source import build_pair, digest_of, file_of, split_spec
 from ..storage import checkpoint
 from ..storage.atomic import write_bytes, write_text
-from ..storage.folder import RunFolder, create, existing, locked, refuse_existing
+from ..storage.folder import RunFolder, create, find_run, hold_lock, refuse_existing
 from ... import __version__
 from ...core import FitError, ModelGuidePair, PpvaeError, structure
 from ...core.errors import RunError, try_one_of
 from ...core.modes import evaluation_mode
 from ...data import Dataset
 from ...data import load as load_data
-from ...data.registry import NAMED
+from ...data.registry import REGISTRY
 from ...inference import Callback, EarlyStopping, Fit, KLWarmup, fit
 from ...models import bayesianise
 
@@ -43,16 +43,16 @@ _MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtim
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A run: what it was made from and what came of it.
+    """A run: its recipe and its outcome.
 
     Attributes:
-        folder: where it stands.
-        recipe: what was run.
+        folder: its folder.
+        recipe: its recipe.
         pair: the trained pair.
         data: the data set.
         history: one row an epoch, as ``Fit.history``.
         info: versions, times, outcome, fingerprints (``run.json``).
-        parameters: which parameters the pair has: "epoch 12, the best on validation data", for messages.
+        parameters: where the pair's parameters are from, for messages: "epoch 12, the best on validation data".
     """
 
     folder: RunFolder
@@ -96,30 +96,30 @@ def train(
     """Train a recipe into a new run folder.
 
     Args:
-        recipe: what to run.
+        recipe: the recipe.
         out: the folder.
         pair: for a recipe with ``model.pair``: the class, function or instance that its file defines
             (:func:`ppvae.runs.member_of` runs the file); a recipe alone never runs code.
-        overwrite: replace a run that stands there.
+        overwrite: replace a run in that folder.
         callbacks: further callbacks of :func:`ppvae.inference.fit`.
         progress: show a bar on a terminal.
 
     Raises:
         RunError: the folder, the recipe or the file cannot be used.
-        Stopped: Ctrl-C or SIGTERM; the state is saved.
+        RunInterrupt: Ctrl-C or SIGTERM; the state is saved.
         FitError, DataError, PairError: from training.
     """
     folder = create(out, overwrite=overwrite)
-    with locked(folder):
+    with hold_lock(folder):
         if not overwrite:  # another process may have trained here since
             refuse_existing(folder)
-        recipe, data, built = prepare(_anchored(recipe), pair)
+        recipe, data, new_pair = prepare(_anchor(recipe), pair)
         folder.clear()
         folder.sweep()
         write_text(folder.recipe, recipe.to_toml())
         if "pair" in recipe.model:
             write_bytes(folder.path / "pair.py", split_spec(recipe.model["pair"])[0].read_bytes())
-        return _train(folder, recipe, data, built, None, callbacks, progress, {})
+        return _train(folder, recipe, data, new_pair, None, callbacks, progress, {})
 
 
 def resume(
@@ -142,31 +142,31 @@ def resume(
         progress: show a bar on a terminal.
 
     Raises:
-        RunError: nothing to resume, or the data, the file of the pair or a version is another than then.
+        RunError: nothing to resume, or the data, the file of the pair or a version has changed.
     """
-    folder = existing(path)
-    with locked(folder):
+    folder = find_run(path)
+    with hold_lock(folder):
         folder.sweep()
         recipe = Recipe.read(folder.recipe)
         info = folder.read_info() if folder.info.exists() else {}
-        extended = num_epochs is not None and num_epochs != recipe.training.num_epochs
-        if extended:
-            recipe = recipe.changed(training={"num_epochs": num_epochs})
+        more_epochs = num_epochs is not None and num_epochs != recipe.training.num_epochs
+        if more_epochs:
+            recipe = recipe.replace(training={"num_epochs": num_epochs})
         elif info.get("outcome") in ("completed", "early stopping"):
             raise RunError(
                 f"{folder.path}: this run is finished: {info.get('message', '')}"
                 + try_one_of("more epochs: --epochs N", "--overwrite to train it anew")
             )
-        recipe, data, built = prepare(recipe, pair, force=force)
-        if not checkpoint.found(folder.checkpoints, "last"):
+        recipe, data, new_pair = prepare(recipe, pair, force=force)
+        if not checkpoint.find_records(folder.checkpoints, "last"):
             _log.warning("%s: interrupted before its first checkpoint; it starts anew", folder.path)
             state = None
         else:
             state, about = checkpoint.load(folder.checkpoints)
             compare(folder, about, about_run(data), force)
-        if extended:
+        if more_epochs:
             write_text(folder.recipe, recipe.to_toml())
-        return _train(folder, recipe, data, built, state, callbacks, progress, info)
+        return _train(folder, recipe, data, new_pair, state, callbacks, progress, info)
 
 
 def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", force: bool = False) -> Run:
@@ -182,16 +182,16 @@ def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", for
     Raises:
         RunError: the folder holds no run, no checkpoint, or damaged ones only.
     """
-    folder = existing(path)
-    recipe, data, built = prepare(Recipe.read(folder.recipe), pair, force=force)
+    folder = find_run(path)
+    recipe, data, new_pair = prepare(Recipe.read(folder.recipe), pair, force=force)
     early = recipe.training.early_stopping
     best = which == "best" or (which == "result" and early is not None and early.restore_best)
-    if best and not checkpoint.found(folder.checkpoints, "best"):
+    if best and not checkpoint.find_records(folder.checkpoints, "best"):
         if which == "best":
             raise RunError(f"{folder.path}: no best epoch is kept: the run had no validation data")
         best = False
     state, about = checkpoint.load(folder.checkpoints, "best" if best else "last")
-    restore(built, state.get("pair", {}), data, recipe.training.batch_size, str(folder.path))
+    restore(new_pair, state.get("pair", {}), data, recipe.training.batch_size, str(folder.path))
     kind = "the best on validation data" if best else "the last"
     info = folder.read_info() if folder.info.exists() else {}
     if info.get("data") and info["data"] != about_run(data)["data"] and not force:
@@ -199,7 +199,7 @@ def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", for
     return Run(
         folder,
         recipe,
-        built,
+        new_pair,
         data,
         read_history(folder.metrics),
         info,
@@ -208,29 +208,29 @@ def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", for
 
 
 def prepare(recipe: Recipe, pair: Any = None, *, force: bool = False) -> tuple[Recipe, Dataset, ModelGuidePair]:
-    """The data and the untrained pair of a recipe, and the recipe with what was left open decided."""
+    """The recipe with its open choices made, its data and its untrained pair."""
     data = _data(recipe, "none" if recipe.data.binarize == "auto" else recipe.data.binarize)
-    built = _pair(recipe, data, pair, force)
+    new_pair = _pair(recipe, data, pair, force)
     if recipe.data.binarize == "auto":
-        choice = "static" if _wants_binary(built, data) else "none"
+        choice = "static" if _wants_binary(new_pair, data) else "none"
         if choice == "static":
             _log.warning("%s: grey values under a Bernoulli: binarised once (binarize = 'static')", data.name)
             data = _data(recipe, "static")
-        recipe = recipe.changed(data={"binarize": choice})
-    return recipe.changed(ppvae=__version__), data, built
+        recipe = recipe.replace(data={"binarize": choice})
+    return recipe.replace(ppvae=__version__), data, new_pair
 
 
-def _anchored(recipe: Recipe) -> Recipe:
+def _anchor(recipe: Recipe) -> Recipe:
     """Files of the user's by their absolute paths, so that a run can be loaded from any folder."""
     changes: dict[str, Any] = {}
     source = Path(recipe.data.source).expanduser()
-    if recipe.data.source not in NAMED and source.exists():
+    if recipe.data.source not in REGISTRY and source.exists():
         changes["data"] = {"source": str(source.absolute())}
     file, _, name = str(recipe.model.get("pair", "")).rpartition(":")
     if file and Path(file).expanduser().is_file():
         model = {**recipe.model, "pair": f"{Path(file).expanduser().absolute()}:{name}"}
         changes["model"] = model
-    return recipe.changed(**changes)
+    return recipe.replace(**changes)
 
 
 def _data(recipe: Recipe, binarize: Any) -> Dataset:
@@ -248,13 +248,13 @@ def _data(recipe: Recipe, binarize: Any) -> Dataset:
     return data if table.num_train is None else data.take(table.num_train)
 
 
-def _pair(recipe: Recipe, data: Dataset, given: Any, force: bool) -> ModelGuidePair:
-    built = _plain_pair(recipe, data, given, force)
+def _pair(recipe: Recipe, data: Dataset, member: Any, force: bool) -> ModelGuidePair:
+    plain = _plain_pair(recipe, data, member, force)
     table = recipe.bayesian
     if table is None:
-        return built
+        return plain
     return bayesianise(
-        built,
+        plain,
         modules=table.modules,
         prior=Normal(0.0, table.prior_scale),
         posterior=table.posterior,
@@ -262,32 +262,32 @@ def _pair(recipe: Recipe, data: Dataset, given: Any, force: bool) -> ModelGuideP
     )
 
 
-def _plain_pair(recipe: Recipe, data: Dataset, given: Any, force: bool) -> ModelGuidePair:
+def _plain_pair(recipe: Recipe, data: Dataset, member: Any, force: bool) -> ModelGuidePair:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         if "pair" not in recipe.model:
-            if given is not None:
+            if member is not None:
                 raise RunError(f"the recipe names the model {recipe.model['name']!r}, so --pair has no place here")
-            built = build_model(recipe.model, data)
-            assert isinstance(built, ModelGuidePair)
-            return built
+            pair = build_model(recipe.model, data)
+            assert isinstance(pair, ModelGuidePair)
+            return pair
         spec = recipe.model["pair"]
-        if given is None:
+        if member is None:
             raise RunError(
                 f"the recipe's pair stands in a file of yours: {spec}"
                 + try_one_of(f"--pair {spec}, which runs that file", "load_run(folder, pair=MyPair)")
             )
-        path = file_of(given, spec)
-        recorded = recipe.model.get("sha256")
-        if recorded and path is not None and recorded != digest_of(path) and not force:
+        path = file_of(member, spec)
+        digest = recipe.model.get("sha256")
+        if digest and path is not None and digest != digest_of(path) and not force:
             same = path.resolve() == Path(spec.rpartition(":")[0]).expanduser().resolve()
             raise RunError(
                 f"{path} {'has changed since the run' if same else f'is not the file of the run, {spec}'}: "
-                f"SHA-256 {digest_of(path)[:12]}, then {recorded[:12]}"
+                f"SHA-256 {digest_of(path)[:12]}, then {digest[:12]}"
                 + try_one_of("the copy that the run folder keeps, pair.py", "--force")
             )
         options = {key: value for key, value in recipe.model.items() if key not in ("pair", "sha256")}
-        return build_pair(given, options, data)
+        return build_pair(member, options, data)
 
 
 def _wants_binary(pair: ModelGuidePair, data: Dataset) -> bool:
@@ -297,8 +297,8 @@ def _wants_binary(pair: ModelGuidePair, data: Dataset) -> bool:
         with evaluation_mode(pair):
             shape = structure(pair, data.batch(torch.arange(min(2, len(data)))))
     except Exception:
-        return False  # training will say what is wrong, and better
-    return any(info.is_a(torch.distributions.Bernoulli) and not info.opted_out for info in shape.observed)
+        return False  # training reports the error, with a better message
+    return any(info.is_a(torch.distributions.Bernoulli) and not info.allows_grey for info in shape.observed)
 
 
 def _train(
@@ -312,9 +312,9 @@ def _train(
     info: Mapping[str, Any],
 ) -> Run:
     about = about_run(data)
-    started = time.time()
+    start = time.time()
     folder.update_info(
-        **{**about, "outcome": "running", "message": "", "started": info.get("started", clock(started))},
+        **{**about, "outcome": "running", "message": "", "started": info.get("started", clock(start))},
         seed=recipe.seed,
         model=recipe.model_name,
         num_parameters=sum(p.numel() for p in pair.parameters()),
@@ -322,9 +322,9 @@ def _train(
     table = recipe.training
     checkpoints = Checkpoints(folder.checkpoints, table.num_epochs, about)
     stop = StopOnSignal(checkpoints.save)
-    spent = float(info.get("seconds", 0.0))
-    begun = EpochCounter()
-    ours = [begun, MetricsFile(folder.metrics), checkpoints, *callbacks, stop]
+    seconds = float(info.get("seconds", 0.0))
+    counter = EpochCounter()
+    ours = [counter, MetricsFile(folder.metrics), checkpoints, *callbacks, stop]
     try:
         with stop:
             result = _fit(recipe, pair, data, state, ours, progress)
@@ -333,11 +333,11 @@ def _train(
             dump = save_dump(folder, recipe, error) if isinstance(error, FitError) else None
             if dump is not None:
                 error.args = (f"{error}\nThe step is kept; do it again with: ppvae replay {dump}",)
-            folder.update_info(outcome="failed", message=str(error), seconds=spent + time.time() - started)
+            folder.update_info(outcome="failed", message=str(error), seconds=seconds + time.time() - start)
         raise
     except Exception as error:
-        # Its sum is right and its content is not: another recipe's, or someone's invention.
-        if state is None or begun.epochs or not isinstance(error, _MISFITS):
+        # The checksum is right, but the content does not fit: of another recipe, or written by hand.
+        if state is None or counter.epochs or not isinstance(error, _MISFITS):
             raise
         raise RunError(
             f"{folder.path}: its checkpoint does not fit its recipe: {type(error).__name__}: {error}"
@@ -348,16 +348,16 @@ def _train(
         outcome=outcome.code,
         message=outcome.message,
         finished=clock(time.time()),
-        seconds=spent + time.time() - started,
+        seconds=seconds + time.time() - start,
         epochs=len(result.history),
         steps=result.state.step,
         best_epoch=result.best_epoch,
     )
     if outcome.code == "interrupted":
         number = stop.signal or int(signal.SIGINT)
-        kept = "its state is saved" if stop.saved else "the checkpoint before it is kept"
-        raise Stopped(
-            f"{outcome.message}; {kept}; go on with: ppvae fit --resume {folder.path}",
+        remark = "its state is saved" if stop.saved else "the checkpoint before it is kept"
+        raise RunInterrupt(
+            f"{outcome.message}; {remark}; go on with: ppvae fit --resume {folder.path}",
             signal=number,
             folder=folder.path,
             saved=stop.saved,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppvae.core import ModelGuidePair, PairError, structure
-from ppvae.core.parts import serves_part_of
+from ppvae.core.parts import size_conflict
 from ppvae.data import Dataset
 from ppvae.inference import elbo, fit
 from ppvae.models import bernoulli_vae
@@ -90,7 +90,7 @@ def test_pairs_that_serve_any_part(size: int) -> None:
     ):
         structure(pair, x)
         state = torch.get_rng_state()
-        assert serves_part_of(pair, x) == ""
+        assert size_conflict(pair, x) == ""
         assert torch.equal(torch.get_rng_state(), state)
         assert pair.training
 
@@ -101,7 +101,7 @@ def test_pairs_that_do_not(case: str, size: int) -> None:
     pair, x = ModelGuidePair.from_callables(model, GUIDES[case][0]()), torch.randn(size, 1)
     structure(pair, x)
     names = [name for name, _ in pair.named_parameters()]
-    assert serves_part_of(pair, x) != ""
+    assert size_conflict(pair, x) != ""
     assert [name for name, _ in pair.named_parameters()] == names
 
 

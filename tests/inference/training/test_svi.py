@@ -160,7 +160,7 @@ def test_map_prior_is_one_over_n_of_its_log_density() -> None:
     for name, parameter in pair.named_parameters():
         expected = plain[name] + (parameter / 90 if name in names else 0)
         torch.testing.assert_close(step.gradients[name], expected.detach())
-    assert objective.fell_back == ""
+    assert objective.fallback == ""
 
 
 def test_fit_puts_the_map_prior_on_the_model_alone() -> None:

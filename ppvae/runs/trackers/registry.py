@@ -1,4 +1,4 @@
-"""Trackers of a run folder by name: opened with the run, opened again when it goes on, and no epoch written twice."""
+"""Trackers of a run folder by name: opened with the run and again when it is resumed; no epoch is written twice."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .mlflow import MLflowLogger
 from .tensorboard import TensorBoardLogger
 from .tracker import Tracker
 from .wandb import WandbLogger
-from ..recipe.catalogue import build, parsed
+from ..recipe.catalogue import build, parse_table
 from ..recipe.recipe import Recipe
 from ..recipe.signatures import Entry
 from ..storage.atomic import read_json, write_json
-from ..storage.folder import existing
+from ..storage.folder import find_run
 from ...core import PpvaeError
 from ...core.errors import RunError, try_one_of
 from ...inference import Callback, TrainingState
@@ -24,7 +24,7 @@ LOGGERS: Mapping[str, Entry] = {
     "mlflow": Entry("mlflow", MLflowLogger, ("run_id", "parameters")),
     "wandb": Entry("wandb", WandbLogger, ("run_id", "config")),
 }
-"""What ``ppvae fit --logger`` can name."""
+"""The choices of ``ppvae fit --logger``."""
 
 NONE = "none"
 _FILE = "trackers.json"
@@ -36,73 +36,73 @@ def loggers_of(folder: Path | str, names: Iterable[str], recipe: Recipe) -> list
     Args:
         folder: of the run; TensorBoard's files go into its ``tensorboard``.
         names: "tensorboard", "mlflow", "wandb", with options or without: "mlflow:experiment=digits".
-        recipe: what is run, for the page of the run there.
+        recipe: of the run, for its page in the tracker.
 
     Raises:
         RunError: an unknown name or option, or a package that is not installed.
     """
-    return [Remembered(Path(folder), table, recipe) for table in _tables(names).values()]
+    return [ResumableTracker(Path(folder), table, recipe) for table in _tables(names).values()]
 
 
 def loggers_again(folder: Path | str, names: Iterable[str] = ()) -> list[Callback]:
-    """The trackers that a run had, which go on with the same runs there; and further ones, which get all its epochs.
+    """The trackers of a run, which go on with their own runs; and further ones, which get all epochs.
 
     Args:
         folder: of the run.
         names: further ones, as for :func:`loggers_of`; "none" for none at all.
 
     Raises:
-        RunError: no run stands there; otherwise as :func:`loggers_of`.
+        RunError: the folder holds no run; otherwise as :func:`loggers_of`.
     """
-    path = existing(folder).path
-    asked = list(names)
-    tables = _tables(asked)
-    if NONE in asked:
+    path = find_run(folder).path
+    texts = list(names)
+    tables = _tables(texts)
+    if NONE in texts:
         return []
-    known = _read(path)
-    for name, about in known.items():
+    records = _read(path)
+    for name, about in records.items():
         if name in LOGGERS and name not in tables:
             tables[name] = {"name": name, **about.get("options", {})}
-    recipe = Recipe.read(existing(path).recipe)
-    return [Remembered(path, table, recipe, known.get(name)) for name, table in tables.items()]
+    recipe = Recipe.read(find_run(path).recipe)
+    return [ResumableTracker(path, table, recipe, records.get(name)) for name, table in tables.items()]
 
 
-class Remembered(Callback):
-    """A tracker whose run, and the last epoch it was handed, stand in ``trackers.json`` of the run folder.
+class ResumableTracker(Callback):
+    """A tracker whose run and last epoch are recorded in ``trackers.json`` of the run folder.
 
-    After a crash the tracker may know epochs that the checkpoint does not. They come out the same again, bit for bit,
-    so they are not written again, unless the tracker itself replaces them.
+    After a crash the tracker may have epochs that the checkpoint does not. They are repeated bit for bit, so they are
+    not written again, unless the tracker itself replaces them.
 
     Args:
         folder: of the run.
         table: name and options.
-        recipe: what is run.
-        known: what the file says of this tracker, for a run that goes on.
+        recipe: of the run.
+        record: of this tracker in the file, for a run that goes on.
     """
 
     def __init__(
-        self, folder: Path, table: Mapping[str, Any], recipe: Recipe, known: Mapping[str, Any] | None = None
+        self, folder: Path, table: Mapping[str, Any], recipe: Recipe, record: Mapping[str, Any] | None = None
     ) -> None:
         self.folder, self.name = folder, str(table["name"])
         self.options = {key: value for key, value in table.items() if key != "name"}
-        known = known or {}
-        self.last_epoch = int(known.get("last_epoch", 0))
-        run_id = known.get("run_id")
-        # Parameters of a run that goes on stand there already, and MLflow refuses another value.
+        record = record or {}
+        self.last_epoch = int(record.get("last_epoch", 0))
+        run_id = record.get("run_id")
+        # The tracker has the parameters of a run that goes on, and MLflow refuses another value.
         about = None if run_id else recipe.to_dict()
         title = Path(folder).resolve().name
-        given: dict[str, Any]
+        arguments: dict[str, Any]
         if self.name == "tensorboard":
-            given = {"folder": folder / "tensorboard"}
+            arguments = {"folder": folder / "tensorboard"}
         elif self.name == "mlflow":
-            given = {"run_id": run_id, "parameters": about, "run_name": self.options.get("run_name") or title}
+            arguments = {"run_id": run_id, "parameters": about, "run_name": self.options.get("run_name") or title}
         else:
-            given = {"run_id": run_id, "config": about, "name": self.options.get("name") or title}
-        options = {key: value for key, value in self.options.items() if key not in given}
-        self.tracker: Tracker = build(LOGGERS, {"name": self.name}, **options, **given)
+            arguments = {"run_id": run_id, "config": about, "name": self.options.get("name") or title}
+        options = {key: value for key, value in self.options.items() if key not in arguments}
+        self.tracker: Tracker = build(LOGGERS, {"name": self.name}, **options, **arguments)
 
     def on_start(self, state: TrainingState) -> None:
-        """Open, and hand over the epochs done that it was never given.
+        """Open, and hand over the past epochs that it lacks.
 
         Raises:
             RunError: it cannot be opened.
@@ -131,7 +131,7 @@ class Remembered(Callback):
         self.tracker.on_end(state)
 
     def _hand_over(self, row: Mapping[str, float]) -> None:
-        # Noted first: a process killed in between leaves an epoch out rather than writing it twice.
+        # Recorded first: a process killed in between omits an epoch rather than writing it twice.
         self.last_epoch = max(self.last_epoch, int(row["epoch"]))
         self._keep()
         self.tracker.hand_over(row)
@@ -148,7 +148,7 @@ def _tables(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     tables: dict[str, dict[str, Any]] = {}
     for text in names:
         if text != NONE:
-            table = parsed(LOGGERS, text, "--logger", "logger")
+            table = parse_table(LOGGERS, text, "--logger", "logger")
             tables[table["name"]] = table
     return tables
 
