@@ -62,10 +62,13 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
     Attributes:
         vectorizes: whether the programs broadcast over one more plate on the left (particles, chains). Where a
             program does not, :func:`ppvae.core.check_pair` sets it to False and the waist runs particle by particle.
+        noise_per_datum: whether the model gives every datum noise of its own at global sites (weights under local
+            reparameterisation), so that log q is undefined at the values that the likelihood used.
     """
 
     vectorizes: bool = True
     accepts_num_data: bool = True
+    noise_per_datum: bool = False
     parameter_store: str = "local"
 
     def __init__(self) -> None:
@@ -99,20 +102,15 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
     def guide(self, x: Any, num_data: int | None = None) -> Any:
         """The guide q(z | x): the same latent sites as the model; arguments as for :meth:`model`."""
 
-    def accept(self, estimator: Any) -> None:
-        """Raise a PairError where this pair cannot be served by an ELBO estimator; most pairs accept all of them."""
-        return None
-
-    def mean_sites(self) -> AbstractContextManager[frozenset[str]]:
+    def mean_sites(self, draw: Iterable[str] = ()) -> AbstractContextManager[frozenset[str]]:
         """A context in which the guide gives some sites their mean instead of a draw, and the names of these sites.
 
         For an estimator that uses no value of theirs, their KL being in closed form; most pairs draw every site.
+
+        Args:
+            draw: sites that are drawn from now on, because their KL has to be sampled after all.
         """
         return nullcontext(frozenset())
-
-    def draw_always(self, names: Iterable[str]) -> None:
-        """Take sites out of :meth:`mean_sites`, because their KL has to be sampled after all."""
-        return None
 
     @staticmethod
     def data_plate(x: Data, num_data: int | None = None) -> Any:

@@ -66,6 +66,7 @@ class BayesianPair(ModelGuidePair):
     ) -> None:
         super().__init__()
         self.weight_noise = weight_noise
+        self.noise_per_datum = weight_noise != "shared"
         self._mean_sites: frozenset[str] = frozenset()
         self._draw_names: frozenset[str] = frozenset()
         self.weight_names = tuple(item.name for item in parameters)
@@ -99,7 +100,7 @@ class BayesianPair(ModelGuidePair):
         """p(w), then the model of the pair within, at these weights."""
         self._require_num_data(num_data)
         weights = self._sample_prior()
-        per_datum = self.weight_noise != "shared" and any(is_posterior_draw(value) for value in weights.values())
+        per_datum = self.noise_per_datum and any(is_posterior_draw(value) for value in weights.values())
         return self._run("model", weights, x, num_data, self.weight_noise if per_datum else "shared")
 
     def guide(self, x: Any, num_data: int | None = None) -> Any:
@@ -121,36 +122,16 @@ class BayesianPair(ModelGuidePair):
         """The posterior of every tensor of weights as mean and scales; empty where an autoguide holds it."""
         return {name: self._posterior(name).gaussian() for name in self.weight_names} if self.weight_posterior else {}
 
-    def accept(self, estimator: Any) -> None:
-        """Refuse an ELBO estimator that cannot serve noise per datum.
-
-        Raises:
-            PairError: the estimator evaluates log q at the weights that it uses, but under noise per datum no weight
-                is ever drawn; only a closed-form, global KL is defined there.
-        """
-        if self.weight_noise != "shared" and not getattr(estimator, "serves_noise_per_datum", False):
-            raise PairError(
-                f"{type(estimator).__name__} needs log q(w) at the weights that the likelihood used, but under "
-                f"weight_noise={self.weight_noise!r} every datum has noise of its own and no such weight is ever drawn"
-                + try_one_of(
-                    "elbo.TraceMeanFieldELBO(), whose KL of the weights is global and needs no draw",
-                    'bayesianise(..., weight_noise="shared")',
-                )
-            )
-
     @contextmanager
-    def mean_sites(self) -> Iterator[frozenset[str]]:
+    def mean_sites(self, draw: Iterable[str] = ()) -> Iterator[frozenset[str]]:
         """The weights, under noise per datum, where a closed-form KL needs no draw of them: see the base class."""
-        per_datum = self.weight_noise != "shared" and bool(self.weight_posterior)
+        self._draw_names |= set(draw)
+        per_datum = self.noise_per_datum and bool(self.weight_posterior)
         self._mean_sites = frozenset(self.weight_names) - self._draw_names if per_datum else frozenset()
         try:
             yield self._mean_sites
         finally:
             self._mean_sites = frozenset()
-
-    def draw_always(self, names: Iterable[str]) -> None:
-        """See the base class."""
-        self._draw_names |= set(names)
 
     def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
         """The pair within adopts it."""

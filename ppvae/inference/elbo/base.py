@@ -115,7 +115,15 @@ class ELBO(pyro.infer.elbo.ELBO):
                 under an estimator that needs log q(w), a KL without a closed form in strict mode, an auxiliary site
                 where log q is needed at given draws; names the site and alternatives.
         """
-        pair.accept(self)
+        if pair.noise_per_datum and not self.serves_noise_per_datum:
+            raise PairError(
+                f"{type(self).__name__} needs log q(w) at the weights that the likelihood used, but here every datum "
+                "has noise of its own and no such weight is ever drawn"
+                + try_one_of(
+                    "elbo.TraceMeanFieldELBO(), whose KL of the weights is global and needs no draw",
+                    'bayesianise(..., weight_noise="shared")',
+                )
+            )
         if self.needs_rsample:
             shape = structure(pair, x)
             # These need log q at given draws where some site has pathwise gradients, which an auxiliary site rules out.
@@ -220,6 +228,8 @@ class _StockPair(ModelGuidePair):
     def __init__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
         super().__init__()
         self.__dict__["programs"] = (model, guide)
+        owner = getattr(model, "__self__", None)
+        self.noise_per_datum = isinstance(owner, ModelGuidePair) and owner.noise_per_datum
 
     def model(self, x: Any, num_data: int | None = None) -> Any:
         args, kwargs = x
@@ -228,11 +238,6 @@ class _StockPair(ModelGuidePair):
     def guide(self, x: Any, num_data: int | None = None) -> Any:
         args, kwargs = x
         return self.__dict__["programs"][1](*args, **kwargs)
-
-    def accept(self, estimator: Any) -> None:
-        owner = getattr(self.__dict__["programs"][0], "__self__", None)
-        if isinstance(owner, ModelGuidePair):
-            owner.accept(estimator)
 
 
 class PairWithEstimator(nn.Module):

@@ -53,12 +53,11 @@ class TraceMeanFieldELBO(ELBO):
         Raises:
             PairError: no closed-form KL for a site, under ``on_missing_kl="raise"``.
         """
-        with pair.mean_sites() as undrawn:
+        with pair.mean_sites() as means:
             sites = site_terms(pair, x, self.num_particles, num_data)
-        names = [name for name in undrawn if sites[name].route == "sampled"]
-        if names:
-            pair.draw_always(names)
-            return self.terms(pair, x, num_data, kl_weight=kl_weight)
+        if names := [name for name in means if sites[name].route == "sampled"]:
+            with pair.mean_sites(draw=names):
+                sites = site_terms(pair, x, self.num_particles, num_data)
         for term in sites.values():
             if term.route == "sampled":
                 self._report(term)
