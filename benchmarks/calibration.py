@@ -270,6 +270,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("calibration_cells"), help="where finished cells are kept")
     parser.add_argument("--out", type=Path, default=here)
+    parser.add_argument("--table", action="store_true", help="make the tables of what is kept, and run nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     make_folder(options.work)
@@ -286,6 +287,8 @@ def main() -> None:
             key["num_data"] = options.num_data
             before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
             if any(before.get(field) != value for field, value in key.items()):
+                if options.table:
+                    continue
                 found = log_evidence(pair, x, method=method, seed=options.seed, device="cpu", progress=False)
                 before = key | judge(found, exact)
                 write_text(kept, json.dumps(before))
