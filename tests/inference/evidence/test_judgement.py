@@ -29,7 +29,7 @@ from ppvae.inference.evidence.over_weights import average
 from ppvae.inference.evidence.posterior import Draws, Posterior
 from ppvae.inference.evidence.ris import judge_by_prior
 from ppvae.inference.evidence.run import prepare
-from ppvae.inference.evidence.weights import from_weights, gain_of_doubling
+from ppvae.inference.evidence.weights import from_weights, gain_of_doubling, verdict
 
 NOISE = 0.3
 
@@ -246,3 +246,19 @@ def test_auto_ends_with_annealing_from_the_prior(monkeypatch: pytest.MonkeyPatch
     error, ok = (found.log_evidence - exact).abs(), found.trusted
     assert float(ok.double().mean()) > 0.8
     assert float((error[ok] / found.standard_error[ok]).square().mean().sqrt()) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("ess", "k", "outcome"),
+    [
+        (290.0, 0.1, Outcome.OK),  # light tails need a hundred
+        (99.0, 0.1, Outcome.LOOSE),
+        (290.0, 0.4, Outcome.LOOSE),  # heavier ones three hundred
+        (301.0, 0.4, Outcome.OK),
+        (301.0, 0.6, Outcome.LOOSE),
+        (301.0, 0.8, Outcome.UNRELIABLE),
+        (3100.0, 0.8, Outcome.OK),  # three draws of ten: k is noise
+    ],
+)
+def test_the_verdict_on_ten_thousand_draws(ess: float, k: float, outcome: Outcome) -> None:
+    assert int(verdict(10_000, torch.tensor([ess]), torch.tensor([k]))) == outcome

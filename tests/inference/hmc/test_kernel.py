@@ -201,3 +201,18 @@ def test_noise_is_what_it_says() -> None:
     assert abs(float(noise.log_uniform.mean()) + 1) < 4 / 20_000**0.5  # an exponential has mean and scale one
     assert float(noise.jitter.abs().max()) <= 1
     assert abs(float(noise.jitter.mean())) < 4 / 60_000**0.5
+
+
+def test_a_lane_with_one_coordinate_that_is_not_finite_is_evaluated_where_it_was() -> None:
+    """The other coordinate is fine; a target that raises an error for such a lane would end all of them."""
+
+    def target(u: Tensor) -> Tensor:
+        assert bool(torch.isfinite(u).all())
+        return -0.5 * u.square().sum(-1)
+
+    u = torch.ones(2, 2)
+    start = PhasePoint(u, torch.ones(2, 2), target(u), -u, torch.ones(2, dtype=torch.bool))
+    inverse_mass = torch.tensor([[torch.inf, 1.0], [1.0, 1.0]])
+    found = leapfrog(target)(start, torch.full((2,), 0.1), inverse_mass)
+    assert found.finite.tolist() == [False, True]
+    assert torch.equal(found.u[0], u[0]) and not torch.equal(found.u[1], u[1])
