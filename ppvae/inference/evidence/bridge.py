@@ -40,7 +40,7 @@ class BridgeSampling(EvidenceMethod):
     Every other chain starts at the prior, the others at the guide: where they disagree (R-hat, ``info["rhat"]``), or
     where draws from the prior find more mass than the estimate, the outcome says so.
 
-    Limitations: as for any method over HMC draws, a mode that no chain visited goes unseen.
+    Limitations: as for any method over HMC draws, of a mode that no chain visited only draws from the prior can tell.
 
     Args:
         num_draws: posterior draws per datum, all chains together.

@@ -60,10 +60,10 @@ def from_prior_against(run: EvidenceRun, x: Data, num_draws: int, log_density: C
     """Draws from the prior, and their ratios to a density of unconstrained coordinates, u [n, B, d] to [n, B], nats."""
 
     def log_weights(pair: ModelGuidePair, x: Data, num: int) -> Tensor:
-        space, latents = unconstrained(pair, x), draw(run.prior_pair, x, num).latents
-        u = space.unconstrain(latents)
-        observed, there = log_joint(pair, x, latents).observed, space.log_joint(pair, x, u).log_density
-        return torch.cat([torch.stack([observed, there], -1), u], -1)  # [n, B, 2 + d]
+        space, draws = unconstrained(pair, x), draw(run.prior_pair, x, num)
+        u = space.refill(space.unconstrain(draws.latents), draws.present)
+        at = space.log_joint(pair, x, u)
+        return torch.cat([torch.stack([at.joint.observed, at.log_density], -1), u], -1)  # [n, B, 2 + d]
 
     def ratio(part: Tensor) -> Tensor:
         log_g = log_density(part[..., 2:]).to(part.dtype)

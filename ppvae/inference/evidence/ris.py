@@ -49,7 +49,8 @@ class RIS(EvidenceMethod):
     from q do, ``info["uncovered"]``. Every other chain starts at the prior, the others at the guide; where they
     disagree (R-hat, ``info["rhat"]``) the outcome says so.
 
-    Limitations: the chains must cover all of the posterior. A mode that no chain visited goes unseen.
+    Limitations: the chains must cover all of the posterior. Of a mode that no chain visited only draws from the prior
+    can tell.
 
     Args:
         num_draws: draws per datum, all chains together; split evenly.

@@ -27,6 +27,7 @@ from ppvae.inference.evidence.annealing import judge_path
 from ppvae.inference.evidence.base import Estimate
 from ppvae.inference.evidence.over_weights import average
 from ppvae.inference.evidence.posterior import Draws, Posterior
+from ppvae.inference.evidence.probe import from_prior_against
 from ppvae.inference.evidence.ris import judge_by_prior
 from ppvae.inference.evidence.run import prepare
 from ppvae.inference.evidence.weights import from_weights, gain_of_doubling, verdict
@@ -262,3 +263,25 @@ def test_auto_ends_with_annealing_from_the_prior(monkeypatch: pytest.MonkeyPatch
 )
 def test_the_verdict_on_ten_thousand_draws(ess: float, k: float, outcome: Outcome) -> None:
     assert int(verdict(10_000, torch.tensor([ess]), torch.tensor([k]))) == outcome
+
+
+class Absent(ModelGuidePair):
+    """z ~ N(0, 30), masked out of every datum: where the prior's draws of it lie must not matter."""
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 30.0).mask(x[:, 0] > 1))
+            pyro.sample("x", dist.Normal(x.new_zeros(len(x)), 1.0), obs=x[:, 0])
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            pyro.sample("z", dist.Normal(x[:, 0] * 0, 1.0).mask(x[:, 0] > 1))
+
+
+def test_what_is_masked_out_is_probed_where_chains_sample_it() -> None:
+    setting, batch = prepare(Absent(), torch.zeros(2, 1), 0, "cpu", "eager", 2**28, None)
+    torch.manual_seed(0)
+    probe = from_prior_against(setting, batch, 2000, lambda u: u.square().sum(-1))
+    # log N(x) + log N(u) - u^2, at u ~ N(0, 1): -log(2 pi) - 3/2 in the mean, and -1350 at draws from the prior
+    assert float(probe.log_ratio.mean()) == pytest.approx(-math.log(2 * math.pi) - 1.5, abs=0.15)
+    assert torch.allclose(probe.log_weights, probe.log_weights.new_tensor(-0.5 * math.log(2 * math.pi)))
