@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -86,8 +87,8 @@ def main() -> None:
         "statistic": "best of rounds",
         "network": "784-500-20, Adam, TraceMeanFieldELBO",
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "bayesian_step.json").write_text(json.dumps(results, indent=1) + "\n")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "bayesian_step.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,18 +52,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", help="on the disk to measure; the system's temporary folder where absent")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     recipe = Recipe.from_dict(
         {
             "model": {"name": "bernoulli-vae", "latent_dim": 20, "hidden": [500]},
             "data": {"source": "mnist", "binarize": "static"},
-            "training": {"num_epochs": arguments.epochs, "batch_size": 100},
+            "training": {"num_epochs": options.epochs, "batch_size": 100},
             "device": "cpu",
         }
     )
     setattr(run, "Checkpoints", Timed)  # noqa: B010  a name that the module does not export
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         done = train(recipe, Path(folder) / "run")
         files = list(done.folder.checkpoints.glob("last-*"))
         size = sum(file.stat().st_size for file in files) / len(list(done.folder.checkpoints.glob("last-*.sha256")))
@@ -85,8 +86,8 @@ def main() -> None:
         "percent_of_the_fastest_epoch": 100 * statistics.median(saves) / min(epochs),
         "load_average": list(os.getloadavg()),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "checkpoint.json").write_text(json.dumps(result, indent=2) + "\n")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "checkpoint.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

@@ -195,8 +195,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the results")
     options = parser.parse_args()
-    path = RESULTS / "estimators.json"
+    path = options.out / "estimators.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     loads: dict[str, Any] = results.get("machine", {}).get("load_before_and_after", {})
     parts: dict[str, Callable[[], Any]] = {
@@ -219,7 +220,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "load_before_and_after": loads,
     }
-    RESULTS.mkdir(exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"written to {path.name}")
 

@@ -41,7 +41,7 @@ def ours(pair: ModelGuidePair, x: Tensor, mode: Mode) -> Callable[[], None]:
     """One transition of all data."""
     coordinates = unconstrained(pair, x)
     target = posterior_target(pair, coordinates)
-    context = (state_of(pair), x, {})
+    context = (state_of(pair), x)
     inner = capture(leapfrog(target, value=False), mode=mode) if mode == "compiled" else None
     kernel = hmc_kernel(capture(leapfrog(target), mode=mode), LEAPFROGS, inner=inner)
     state = [initial_state(target, torch.randn(1, len(x), Z), *context)]
@@ -119,10 +119,10 @@ def numpyro_hmc(pair: ModelGuidePair, x: Tensor) -> Callable[[], None] | None:
     return transition
 
 
-def products(lanes: int) -> Callable[[], None]:
+def products(chains: int) -> Callable[[], None]:
     """The two large matrix products of a leapfrog, alone: hidden to pixels, and back."""
-    hidden, weight, pixels = torch.randn(lanes, H), torch.randn(H, D), torch.randn(lanes, D)
-    out, back = torch.empty(lanes, D), torch.empty(lanes, H)
+    hidden, weight, pixels = torch.randn(chains, H), torch.randn(H, D), torch.randn(chains, D)
+    out, back = torch.empty(chains, D), torch.empty(chains, H)
 
     def both() -> None:
         for _ in range(LEAPFROGS):
@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--also", type=Path, help="a site-packages folder that has jax and numpyro")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the results")
     options = parser.parse_args()
     if options.also:
         sys.path.append(str(options.also))
@@ -212,8 +213,8 @@ def main() -> None:
             "network": "decoder 3-100-784, 1000 data, 10 leapfrogs a transition, float32",
         },
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "hmc.json").write_text(json.dumps(results, indent=1) + "\n")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "hmc.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

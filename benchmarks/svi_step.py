@@ -167,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the results")
     options = parser.parse_args()
     results = {}
     for batch in (100, 16):
@@ -182,7 +183,7 @@ def main() -> None:
         for name, value in ratios.items():
             print(f"  {name:<28}{value:6.2f}")
         results[f"M={batch}"] = {"milliseconds": best, "ratios": ratios}
-    RESULTS.mkdir(exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     results["setting"] = {
         "torch": torch.__version__,
         "pyro": pyro.__version__,
@@ -190,7 +191,7 @@ def main() -> None:
         "statistic": "best of rounds",
         "network": "784-500-20, Adam",
     }
-    (RESULTS / "svi_step.json").write_text(json.dumps(results, indent=1) + "\n")
+    (options.out / "svi_step.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class BayesianPair(ModelGuidePair):
         self.shapes = {item.name: item.value.shape for item in parameters}
         values = {item.name: item.value for item in parameters}
         self.accepts_num_data = pair.accepts_num_data
-        # The layers that RandomLayers computes broadcast over lanes; other modules may not.
+        # The layers that RandomLayers computes broadcast over particles; other modules may not.
         self.vectorizes = pair.vectorizes and all(has_per_datum_noise(item.owner) for item in parameters)
         for item in parameters:
             item.lift()
@@ -172,8 +172,8 @@ class BayesianPair(ModelGuidePair):
     ) -> Any:
         state = dict(weights)
         program = bind(self._inner, lambda pair, x, num_data: getattr(pair, role)(x, num_data))
-        lanes = any(value.dim() > len(self.shapes[name]) for name, value in state.items())
-        if not lanes and scheme == "shared":
+        particles = any(value.dim() > len(self.shapes[name]) for name, value in state.items())
+        if not particles and scheme == "shared":
             return program(state, x, num_data)
         posteriors = self.gaussian_weights() if scheme != "shared" else None
         with RandomLayers(state, self.shapes, batch_size(x), scheme, posteriors):

@@ -52,21 +52,21 @@ Layer = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 class Rows(NamedTuple):
-    """A layer's input as [lanes, data, *event], and the leading axes that the program expects of its output."""
+    """A layer's input as [particles, data, *event], and the leading axes that the program expects of its output."""
 
     input: Tensor
     lead: tuple[int, ...]
 
     def output(self, value: Tensor) -> Tensor:
-        """[lanes, data, *event] to the program's leading axes."""
+        """[particles, data, *event] to the program's leading axes."""
         return value.reshape(*self.lead, *value.shape[2:])
 
 
 class RandomLayers(TorchFunctionMode):
-    """Inside, layers that are called with a random weight are computed lane by lane, or with noise per datum.
+    """Inside, layers that are called with a random weight are computed particle by particle, or with noise per datum.
 
     Args:
-        values: the random tensors as they stand in the modules, by name; each [*lane axes, *shape].
+        values: the random tensors as they stand in the modules, by name; each [*particle axes, *shape].
         shapes: shape of each.
         batch: B, number of data.
         scheme: how noise enters; "shared" computes at the values themselves.
@@ -85,8 +85,8 @@ class RandomLayers(TorchFunctionMode):
         self.names = {id(value): name for name, value in values.items()}
         self.shapes, self.batch, self.scheme, self.posteriors = shapes, batch, scheme, posteriors or {}
         ranks = {value.dim() - len(shapes[name]) for name, value in values.items()}
-        self.lane_axes = max(ranks, default=0)
-        self.lanes = next((v.shape[0] for n, v in values.items() if v.dim() > len(shapes[n])), 1)
+        self.particle_axes = max(ranks, default=0)
+        self.particles = next((v.shape[0] for n, v in values.items() if v.dim() > len(shapes[n])), 1)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -112,10 +112,10 @@ class RandomLayers(TorchFunctionMode):
 
         axes = _EVENT_AXES[func]
         if self.scheme == "shared":
-            if self.lanes == 1:
+            if self.particles == 1:
                 return layer(input, weight, bias)
             rows = self._rows(input, axes)
-            return rows.output(self._in_lanes(layer, rows.input, weight, bias, axes == 1))
+            return rows.output(self._in_particles(layer, rows.input, weight, bias, axes == 1))
         rows = self._rows(input, axes)
         flat = rows.input.reshape(-1, *input.shape[input.dim() - axes :])
         scheme = {"per-datum": _per_datum, "local-reparameterization": _local, "flipout": _flipout}[self.scheme]
@@ -130,22 +130,23 @@ class RandomLayers(TorchFunctionMode):
         return self.posteriors[name]
 
     def _rows(self, x: Tensor, axes: int) -> Rows:
-        """Which of the leading axes are lanes and data; flattened ones are told by their number."""
+        """Which of the leading axes are particles and data; flattened ones are told by their number."""
         lead, event = tuple(x.shape[: x.dim() - axes]), x.shape[x.dim() - axes :]
-        lanes, batch = self.lanes, self.batch
+        particles, batch = self.particles, self.batch
         if lead == (batch,):
-            if lanes == 1:
+            if particles == 1:
                 return Rows(x.unsqueeze(0), lead)
-            # No lanes in the input: the output has them, to the left of the plates' axes; the data's is the last.
-            return Rows(x.expand(lanes, *x.shape), (lanes, *(1,) * (self.lane_axes - 2), *lead))
-        if lead == (lanes * batch,):
-            return Rows(x.reshape(lanes, batch, *event), lead)
-        if lanes > 1 and len(lead) >= 2 and lead[0] == lanes and (self.scheme == "shared" or lead == (lanes, batch)):
-            return Rows(x.reshape(lanes, -1, *event), lead)
+            # No particles in the input: the output has them, to the left of the plates' axes; the data's is the last.
+            return Rows(x.expand(particles, *x.shape), (particles, *(1,) * (self.particle_axes - 2), *lead))
+        if lead == (particles * batch,):
+            return Rows(x.reshape(particles, batch, *event), lead)
+        leads = particles > 1 and len(lead) >= 2 and lead[0] == particles
+        if leads and (self.scheme == "shared" or lead == (particles, batch)):
+            return Rows(x.reshape(particles, -1, *event), lead)
         raise PairError(
             f"a layer with random weights is applied to an input of leading axes {list(lead)}: expected one row for "
             f"each of {batch} data"
-            + (f" and {lanes} lanes" if lanes > 1 else "")
+            + (f" and {particles} particles" if particles > 1 else "")
             + try_one_of(
                 'weight_noise="shared", which serves any layer'
                 if self.scheme != "shared"
@@ -154,21 +155,21 @@ class RandomLayers(TorchFunctionMode):
             )
         )
 
-    def _in_lanes(self, layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, affine: bool) -> Tensor:
-        w = self._lanes_of(weight)
-        b = None if bias is None else self._lanes_of(bias)
+    def _in_particles(self, layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, affine: bool) -> Tensor:
+        w = self._particles_of(weight)
+        b = None if bias is None else self._particles_of(bias)
         if affine:
             output = x @ w.mT
             return output if b is None else output + b.unsqueeze(1)
-        return torch.stack([layer(x[k], w[k], None if b is None else b[k]) for k in range(self.lanes)])
+        return torch.stack([layer(x[k], w[k], None if b is None else b[k]) for k in range(self.particles)])
 
-    def _lanes_of(self, value: Tensor) -> Tensor:
-        """[lanes, *shape], whether the value is random or not."""
+    def _particles_of(self, value: Tensor) -> Tensor:
+        """[particles, *shape], whether the value is random or not."""
         name = self.names.get(id(value))
         shape = value.shape if name is None else self.shapes[name]
         if value.dim() == len(shape):
-            return value.expand(self.lanes, *shape)
-        return value.reshape(self.lanes, *shape)
+            return value.expand(self.particles, *shape)
+        return value.reshape(self.particles, *shape)
 
 
 def has_per_datum_noise(layer: nn.Module) -> bool:
@@ -176,10 +177,10 @@ def has_per_datum_noise(layer: nn.Module) -> bool:
     return type(layer) in LAYERS
 
 
-# --- the schemes; x is [lanes * B, *event], one row for each lane and datum -----------------------------------------
+# --- the schemes; x is [particles * B, *event], one row for each particle and datum -----------------------------------
 
 
-def _per_datum(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, lanes: int) -> Tensor:
+def _per_datum(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, particles: int) -> Tensor:
     """A draw of the weights for every datum; the faster schemes have the same distribution."""
     weights, biases = _draws(w, len(x)), None if b is None else _draws(b, len(x))
     if x.dim() == 2:
@@ -193,7 +194,7 @@ def _per_datum(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | N
     return output.squeeze(1)
 
 
-def _local(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, lanes: int) -> Tensor:
+def _local(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, particles: int) -> Tensor:
     """Noise on the activations, with the mean and variance that the noise of the weights induces."""
     mean = layer(x, w.loc, None if b is None else b.loc)
     variance = layer(x.square(), w.scale.square(), None if b is None else b.scale.square())
@@ -203,22 +204,22 @@ def _local(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None,
     return output
 
 
-def _flipout(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, lanes: int) -> Tensor:
+def _flipout(layer: Layer, x: Tensor, w: GaussianWeight, b: GaussianWeight | None, particles: int) -> Tensor:
     """One draw for all data, made nearly independent over them by random signs (Wen et al. 2018, arXiv 1803.04386).
 
-    Signs leave the products of two outputs correlated, so every lane (particle) has a draw of its own: only then does
-    the variance of a mean over lanes fall as their number.
+    Signs leave the products of two outputs correlated, so every particle has a draw of its own: only then does
+    the variance of a mean over particles fall as their number.
     """
     mean = layer(x, w.loc, None if b is None else b.loc)
-    shift = w.scale * _normal(w.scale, lanes)
+    shift = w.scale * _normal(w.scale, particles)
     # Signs of the input's and of the output's features: [n, C], beside positions of length one.
     positions = (1,) * (x.dim() - 2)
     into = _signs(x, x.shape[0], x.shape[1]).reshape(*x.shape[:2], *positions)
     out = _signs(x, x.shape[0], mean.shape[1]).reshape(*mean.shape[:2], *positions)
-    by_lane = (x * into).reshape(lanes, -1, *x.shape[1:])
-    output = mean + out * torch.func.vmap(lambda x, w: layer(x, w, None))(by_lane, shift).reshape(mean.shape)
+    by_particle = (x * into).reshape(particles, -1, *x.shape[1:])
+    output = mean + out * torch.func.vmap(lambda x, w: layer(x, w, None))(by_particle, shift).reshape(mean.shape)
     if b is not None:
-        shift = (b.scale * _normal(b.scale, lanes)).repeat_interleave(x.shape[0] // lanes, 0)
+        shift = (b.scale * _normal(b.scale, particles)).repeat_interleave(x.shape[0] // particles, 0)
         output = output + (_signs(x, *mean.shape[:2]) * shift).reshape(*mean.shape[:2], *positions)
     return output + _common(layer, x, w, b)
 

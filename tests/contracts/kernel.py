@@ -1,4 +1,4 @@
-"""What every Markov kernel over lanes must do: cases that a kernel inherits, and that a broken one must fail.
+"""What every Markov kernel over chains must do: cases that a kernel inherits, and that a broken one must fail.
 
 The target is asymmetric, the logarithm of a Gamma variable in each coordinate, because a symmetric one cannot see a
 reversed direction; its draws, moments and distribution function are known.
@@ -120,7 +120,7 @@ def check_volume(step: Step, target: Target) -> None:
 
 
 def take(rows: Any, index: Tensor) -> Any:
-    """Some lanes of a NamedTuple of tensors."""
+    """Some chains of a NamedTuple of tensors."""
     return type(rows)(*(value[index] for value in rows))
 
 
@@ -151,15 +151,15 @@ class KernelContract:
     def test_preserves_volume(self) -> None:
         check_volume(self.step(log_gamma_target), log_gamma_target)
 
-    def lanes(self, num: int = 12) -> tuple[HMCState, HMCNoise, HMCParameters]:
+    def chains(self, num: int = 12) -> tuple[HMCState, HMCNoise, HMCParameters]:
         u = exact_draws(num)
         parameters = HMCParameters(0.2 + torch.rand(num), 0.5 + torch.rand(num, 2))
         return initial_state(log_gamma_target, u), draw_noise(u), parameters
 
-    def test_lanes_do_not_see_each_other(self) -> None:
-        """Permuted or with some removed, under the same noise, every lane does what it did."""
+    def test_chains_do_not_see_each_other(self) -> None:
+        """Permuted or with some removed, under the same noise, every chain does what it did."""
         kernel = self.kernel(self.step(log_gamma_target))
-        whole = self.lanes()
+        whole = self.chains()
         state, info = kernel(*whole)
         for index in (torch.randperm(12), torch.tensor([3, 4, 11])):
             part_state, part_info = kernel(*(take(rows, index) for rows in whole))
@@ -168,9 +168,9 @@ class KernelContract:
             assert torch.equal(part_info.accepted, info.accepted[index])
 
     @pytest.mark.parametrize("wrong", [1e6, math.nan, math.inf])
-    def test_one_diverging_lane_leaves_the_others_bit_identical(self, wrong: float) -> None:
+    def test_one_diverging_chain_leaves_the_others_bit_identical(self, wrong: float) -> None:
         kernel = self.kernel(self.step(log_gamma_target))
-        state, noise, parameters = self.lanes()
+        state, noise, parameters = self.chains()
         good, good_info = kernel(state, noise, parameters)
         step_size = parameters.step_size.clone()
         step_size[5] = wrong
@@ -189,7 +189,7 @@ class KernelContract:
     def test_is_pure(self) -> None:
         """The same arguments give the same result, and none of them is changed."""
         kernel = self.kernel(self.step(log_gamma_target))
-        arguments = self.lanes()
+        arguments = self.chains()
         copies = [[value.clone() for value in rows] for rows in arguments]
         first, second = kernel(*arguments)[0], kernel(*arguments)[0]
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -200,7 +200,7 @@ def test_a_weight_of_the_programs_own_is_no_part_of_the_density() -> None:
     torch.testing.assert_close(joint.tilt, -0.75 * expected)  # what an objective adds
 
 
-def test_a_pair_that_does_not_broadcast_runs_lane_by_lane() -> None:
+def test_a_pair_that_does_not_broadcast_runs_particle_by_particle() -> None:
     pair, x = Nested().double(), torch.randn(5, 3)
     drawn = draw(pair, x, 4)
     together = log_joint(pair, x, drawn.latents)

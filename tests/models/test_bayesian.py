@@ -73,7 +73,7 @@ class TestConvolutionalDecoder(PairContract):
         return binary(6, 16)
 
 
-def test_lanes_are_broadcast_where_the_layers_are_known() -> None:
+def test_particles_are_broadcast_where_the_layers_are_known() -> None:
     known, other = bayesianise(small_vae()), bayesianise(gaussian_vae(4, latent_dim=2, hidden=(3,), scale="shared"))
     assert known.vectorizes and not other.vectorizes
     for make in (linear, convolution, transposed):

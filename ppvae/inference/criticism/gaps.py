@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..evidence import BridgeSampling, Evidence, EvidenceMethod, log_evidence
 from ..evidence.posterior import Posterior
-from ..evidence.run import EvidenceRun, prepare
-from ..evidence.sampled import collect, guide_weights
+from ..evidence.run import EvidenceRun, collect, guide_weights, prepare
 from ..execution.over_data import Chunk, over_chunks
 from ..execution.placement import Compile, to
 from ...core import Data, DataError, ModelGuidePair, PpvaeError, batch_size, rows_of
@@ -186,7 +185,7 @@ def inference_gaps(
     num_data = batch_size(data)
     options = {"device": device, "compile": compile, "memory_budget": memory_budget, "global_sites": global_sites}
     evidence = _evidence_of(pair, data, log_evidence, num_data, seed, progress, options)
-    size = max(1, min(num_data, run.lanes // num_particles))
+    size = max(1, min(num_data, run.draws_at_once // num_particles))
     size = num_data if run.needs_all_data else size
     run.chunks = -(-num_data // size)
 
@@ -253,7 +252,7 @@ def _best_gaussian(
         "bound of a Gaussian",
         lambda x, q, noise: _path_gradient(posterior, x, q, noise),
         calls=num_steps,
-        lanes=3 * num_particles * u.shape[1],
+        draws=3 * num_particles * u.shape[1],
     )
     parameters = [torch.zeros_like(value) for value in q]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)

@@ -1,4 +1,4 @@
-"""Log marginal likelihood of every datum: one file per method, one type of result."""
+"""Log marginal likelihood of every datum: a file for each kind of method, one type of result."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from .bridge import BridgeSampling
 from .chunk_store import ChunkKey, ChunkStore
 from .densities import Density, EncoderDensity, GaussianDensity, KernelDensity, TruncatedGaussianDensity
 from .exact import Exact
-from .importance import ImportanceSampling
+from .global_latents import log_evidence_of_data_set
+from .importance import PSIS, ImportanceSampling, PriorSampling
 from .log_evidence import log_evidence
 from .outcome import Outcome
 from .pareto import pareto_k, pareto_smoothed
-from .prior_sampling import PriorSampling
-from .psis import PSIS
 from .ris import RIS
-from .run import EvidenceRun
-from .sampled import collect, sampling_memory
+from .run import EvidenceRun, collect, sampling_memory
 from .simulated_data import SimulatedData, simulate_data
 from .weights import from_weights
-from .whole_data import log_evidence_of_data_set
 
 __all__ = [
     "AIS",

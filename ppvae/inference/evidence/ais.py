@@ -13,8 +13,7 @@ from .annealing import Path, Schedule, Start, anneal, check_options, check_path,
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .outcome import Outcome
 from .probe import MARGIN, from_prior, judge_mass
-from .run import EvidenceRun
-from .sampled import collect, guide_weights
+from .run import EvidenceRun, collect, guide_weights
 from .weights import from_weights, log_mean
 from ...core import Data
 

@@ -102,8 +102,8 @@ class Path:
 
     def unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
         """Coordinates [1, B, d] of latents [B, *event]."""
-        lane = {name: value.unsqueeze(0) for name, value in latents.items()}
-        return _tensor(self.run.remember(f"unconstrain {self.start}", self._unconstrain)(x, lane))
+        one = {name: value.unsqueeze(0) for name, value in latents.items()}
+        return _tensor(self.run.remember(f"unconstrain {self.start}", self._unconstrain)(x, one))
 
     def _unconstrain(self, x: Data, latents: dict[str, Tensor]) -> Tensor:
         space = unconstrained(self.pair, x)
@@ -144,10 +144,10 @@ class Path:
 
     def functions(self, chains: int, batch: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The captured move between temperatures, ``move(x, u, beta, new)``, and the captured leapfrog step."""
-        lanes, moves = 3 * chains * batch, len(self.betas) - 1
-        move = self.run.remember(f"anneal {self.start}", self._move, calls=moves, lanes=lanes)
+        draws, moves = 3 * chains * batch, len(self.betas) - 1
+        move = self.run.remember(f"anneal {self.start}", self._move, calls=moves, draws=draws)
         steps = moves * self.num_leapfrog
-        step = self.run.remember(f"leapfrog {self.start}", self._leapfrog, calls=steps, lanes=lanes)
+        step = self.run.remember(f"leapfrog {self.start}", self._leapfrog, calls=steps, draws=draws)
         return move, step
 
 
@@ -337,9 +337,9 @@ def check_options(method: str, *, start: str, schedule: str, **counts: int) -> N
 def path_memory(run: EvidenceRun, chains: int, num_temperatures: int) -> Memory:
     """For each datum: a gradient for every chain, and the tuning of every temperature."""
     dim = unconstrained(run.pair, run.example).dim
-    lanes = max(chains, pilot_chains(chains))
-    steady = lanes * _GRADIENT * run.bytes_per_lane + 8.0 * num_temperatures * (dim + 1)
-    return Memory(steady + run.bytes_per_datum, 0.0, lanes)
+    most = max(chains, pilot_chains(chains))
+    steady = most * _GRADIENT * run.bytes_per_draw + 8.0 * num_temperatures * (dim + 1)
+    return Memory(steady + run.bytes_per_datum, 0.0, most)
 
 
 def _stepper(step: Callable[..., Any], x: Data) -> Callable[..., PhasePoint]:
@@ -356,8 +356,8 @@ def _transition(
 ) -> tuple[HMCState, HMCInfo]:
     """One transition of all chains, each with the step size [G, B] and mass [G, B, d] of its group."""
     counts = torch.tensor([group.stop - group.start for group in groups], device=size.device)
-    lanes, mass = (value.repeat_interleave(counts, 0) for value in (size, inverse_mass))
-    return kernel(state, draw_noise(state.u), HMCParameters(lanes, mass), beta)
+    sizes, mass = (value.repeat_interleave(counts, 0) for value in (size, inverse_mass))
+    return kernel(state, draw_noise(state.u), HMCParameters(sizes, mass), beta)
 
 
 def _over(groups: list[slice], values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

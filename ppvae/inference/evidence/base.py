@@ -46,12 +46,12 @@ class Memory(NamedTuple):
     Attributes:
         per_datum: bytes that stay.
         least: further bytes, for the smallest unit of work.
-        lanes: samples or chains that are computed at once.
+        draws_at_once: samples or chains of a datum that are computed at once.
     """
 
     per_datum: float
     least: float
-    lanes: int
+    draws_at_once: int
 
 
 class EvidenceMethod(ABC):

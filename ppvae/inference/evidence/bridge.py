@@ -16,7 +16,7 @@ from .outcome import Outcome
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
 from .ris import JITTER, check_chains, check_draws, flat, halves, judge_by_prior
 from .run import EvidenceRun
-from .series import average, effective_draws
+from .weights import average, effective_draws
 from ..hmc.options import HMC
 from ...core import Data, unconstrained
 
@@ -89,7 +89,7 @@ class BridgeSampling(EvidenceMethod):
 
 
 class BridgeResult(NamedTuple):
-    """The result of bridge sampling, each [B], float64 except for the outcome; NaN where a lane failed."""
+    """The result of bridge sampling, each [B], float64 except for the outcome; NaN where a chain failed."""
 
     log_evidence: Tensor
     standard_error: Tensor

@@ -16,7 +16,7 @@ class ChunkKey(NamedTuple):
         size: data in a chunk.
         num_data: data in all.
         seed: of its noise.
-        lanes: how many (sample, datum) lanes are computed at once.
+        draws_at_once: how many draws, of all data of the chunk together, are computed at once.
         compile: the option of that name.
         device: where it is computed.
         dtype: of parameters and data.
@@ -28,7 +28,7 @@ class ChunkKey(NamedTuple):
     size: int
     num_data: int
     seed: int
-    lanes: int
+    draws_at_once: int
     compile: str
     device: str
     dtype: str

@@ -39,7 +39,7 @@ class Exact(EvidenceMethod):
 
     def memory(self, run: EvidenceRun) -> Memory:
         """As much as one draw takes."""
-        return Memory(run.bytes_per_datum + run.bytes_per_lane, 0.0, 1)
+        return Memory(run.bytes_per_datum + run.bytes_per_draw, 0.0, 1)
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """The closed form, without error."""

@@ -1,4 +1,4 @@
-"""Importance sampling with the guide as proposal: the bound L_K."""
+"""Importance sampling: with the guide as proposal (L_K, Pareto-smoothed or not), and with the prior (the naive one)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .probe import FROM_GUIDE, FROM_PRIOR, from_prior, from_wide_guide, has_guide_density, judge_mass
-from .run import EvidenceRun
-from .sampled import collect, guide_weights, sampling_memory
+from .run import EvidenceRun, collect, guide_weights, sampling_memory
 from .weights import from_weights
 from ..execution.arguments import require_integer
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_guide, log_joint, structure
@@ -105,6 +104,65 @@ class ImportanceSampling(EvidenceMethod):
         return judge_mass(estimate, largest, [probe for probe in probes if probe is not None])
 
 
+@dataclass(frozen=True)
+class PSIS(ImportanceSampling):
+    r"""Importance sampling whose largest weights are replaced by quantiles of a Pareto tail fitted to them
+    (:func:`pareto_smoothed`; Vehtari, Simpson, Gelman, Yao & Gabry 2024, arXiv 1507.02646).
+
+    $$\log \hat p(x) = \log \frac{1}{K} \sum_{k=1}^{K} \tilde w_k$$
+
+    Less variance where the weights have a heavy tail, for a bias that vanishes as draws are added: it is not a bound.
+    Everything else, with the outcome, the options and the errors, is as for :class:`ImportanceSampling`.
+
+    Limitations: below 25 draws there is no tail to fit, and the weights are unchanged; a mode that no draw reached is
+    in no tail.
+
+    >>> import torch
+    >>> from ppvae.inference.evidence import log_evidence
+    >>> from ppvae.models import FactorAnalysis
+    >>> pair, x = FactorAnalysis(4, 2), torch.randn(3, 4)
+    >>> result = log_evidence(pair, x, method=PSIS(100), progress=False)
+    >>> bool((result.log_evidence - pair.log_evidence(x)).abs().max() < 1e-4), result.bound
+    (True, 'consistent')
+    """
+
+    bound: ClassVar[Bound] = "consistent"
+    smooth: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class PriorSampling(EvidenceMethod):
+    r"""The naive estimator: the mean likelihood of draws from the prior.
+
+    $$\log \hat p(x) = \log \frac{1}{K} \sum_{k=1}^{K} p(x \mid z_k),\qquad z_k \sim p(z)$$
+
+    Unbiased in p, so a lower bound in log p, in expectation.
+
+    Limitations: the number of draws that it needs grows exponentially with KL(posterior || prior), so that it fails
+    from a few informative dimensions on (``benchmarks/evidence_dimension.py``), as Pareto k shows.
+
+    Args:
+        num_samples: K, draws per datum.
+
+    Raises:
+        PpvaeError: K not a whole number, or below 1.
+    """
+
+    num_samples: int = 1000
+    bound: ClassVar[Bound] = "lower"
+
+    def __post_init__(self) -> None:
+        require_integer("PriorSampling: num_samples", self.num_samples, 1)
+
+    def memory(self, run: EvidenceRun) -> Memory:
+        """The log-weights stay; latents do not."""
+        return sampling_memory(run, self.num_samples)
+
+    def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
+        """The mean likelihood with its error, effective sample size and Pareto k."""
+        return from_weights(collect(run, run.prior_pair, x, "prior", _log_likelihood, self.num_samples))
+
+
 def _defensive(prior: ModelGuidePair, share: float, pair: ModelGuidePair, x: Data, num: int) -> Tensor:
     """Deterministic mixture weights: so many of the draws from the prior, the rest from the guide."""
     num_prior = min(max(1, round(share * num)), max(1, num - 1))
@@ -115,3 +173,8 @@ def _defensive(prior: ModelGuidePair, share: float, pair: ModelGuidePair, x: Dat
     if num_prior == num:
         return joint.observed
     return joint.local - torch.logaddexp(log_q + math.log1p(-share), joint.local - joint.observed + math.log(share))
+
+
+def _log_likelihood(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
+    # The guide is the model here, so that the log q of `draw` contains the likelihood; it is not used.
+    return log_joint(pair, x, draw(pair, x, num_samples).latents).observed

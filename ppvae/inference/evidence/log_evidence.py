@@ -16,9 +16,9 @@ from tqdm import tqdm
 from .auto import Auto
 from .base import Estimate, Evidence, EvidenceMethod
 from .chunk_store import ChunkKey, ChunkStore
+from .global_latents import average, weight_draws
 from .importance import ImportanceSampling
 from .outcome import Outcome
-from .over_weights import average, weight_draws
 from .run import EvidenceRun, model_ready, prepare
 from .simulated_data import SimulatedData
 from ..execution.over_data import Chunk, over_chunks
@@ -91,7 +91,7 @@ def log_evidence(
     Raises:
         PairError: the method cannot be used on this pair, global sites have no value, or there are none to draw.
         DataError: data that cannot be used.
-        PpvaeError: a memory budget too small for one lane, a chunk size below 1, or a method of another type.
+        PpvaeError: a memory budget too small for one draw, a chunk size below 1, or a method of another type.
     """
     method = ImportanceSampling(1000) if method is None else Auto() if method == "auto" else method
     if not isinstance(method, EvidenceMethod):
@@ -172,7 +172,7 @@ def _chunk_size(run: EvidenceRun, method: EvidenceMethod, num_data: int, limit: 
             + try_one_of(f"memory_budget={2 ** math.ceil(math.log2(2 * least))}", "fewer samples or chains")
         )
     by_memory = 0.5 * run.memory_budget // max(memory.per_datum, 1.0)
-    size = int(max(1, min(num_data, by_memory, run.lanes // memory.lanes, limit or num_data)))
+    size = int(max(1, min(num_data, by_memory, run.draws_at_once // memory.draws_at_once, limit or num_data)))
     if run.needs_all_data:
         size = num_data
     run.chunks = -(-num_data // size)
@@ -195,7 +195,15 @@ def _all_chunks(
     def estimate(chunk: Chunk) -> Estimate:
         place = (str(run.device), str(run.dtype))
         key = ChunkKey(
-            repr(method), chunk.number, len(chunk.rows), num_data, chunk.seed, run.lanes, run.compile, *place, sites_key
+            repr(method),
+            chunk.number,
+            len(chunk.rows),
+            num_data,
+            chunk.seed,
+            run.draws_at_once,
+            run.compile,
+            *place,
+            sites_key,
         )
         previous = None if store is None else store.get(key)
         if previous is not None and len(previous.log_evidence) == chunk.valid:

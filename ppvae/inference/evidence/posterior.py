@@ -12,7 +12,7 @@ from torch import Tensor
 from .base import Memory
 from .outcome import Outcome
 from .run import EvidenceRun
-from ..hmc.chains import LaneOutcome, sample_chunk
+from ..hmc.chains import ChainOutcome, sample_chunk
 from ..hmc.diagnostics import ess, rhat
 from ..hmc.integrator import PhasePoint, leapfrog, value_and_gradient
 from ..hmc.kernel import HMCInfo, HMCState, hmc_kernel
@@ -30,9 +30,9 @@ class Draws(NamedTuple):
     """Posterior draws of a chunk.
 
     Attributes:
-        u: unconstrained positions, [C, n, B, d]; zero in lanes that failed.
+        u: unconstrained positions, [C, n, B, d]; zero in chains that failed.
         log_density: log p(x, z) + log-Jacobian there, [C, n, B], nats.
-        good: lanes that were sampled without failure, bool [C, B].
+        good: chains that were sampled without failure, bool [C, B].
         info: "acceptance", "divergences", and of the worst coordinate "rhat" and "ess", each [B].
     """
 
@@ -57,7 +57,7 @@ class Posterior:
         """Warm up, then draw: num_samples from each of num_chains chains."""
         run, batch = self.run, self.run.batch_of(x)
         calls = (num_warmup + num_samples) * options.num_leapfrog
-        step = run.remember("posterior leapfrog", self._leapfrog, calls=calls, lanes=3 * num_chains * batch)
+        step = run.remember("posterior leapfrog", self._leapfrog, calls=calls, draws=3 * num_chains * batch)
         evaluate = run.remember("posterior gradient", self._evaluate)
         u = self._both_starts(x, num_chains)
         state, failed = HMCState(u, *evaluate(x, u)), torch.ones(u.shape[:-1], dtype=torch.bool, device=u.device)
@@ -85,7 +85,7 @@ class Posterior:
         sample = sample_chunk(
             make_kernel, state, failed, (), options, num_warmup, num_samples, variance, generator, report
         )
-        good = (sample.outcome == int(LaneOutcome.OK)) & torch.isfinite(sample.u).all(-1).all(1)
+        good = (sample.outcome == int(ChainOutcome.OK)) & torch.isfinite(sample.u).all(-1).all(1)
         info = {
             "acceptance": sample.stats["acceptance"].mean((0, 1)),
             "divergences": sample.stats["diverging"].sum((0, 1)),
@@ -120,11 +120,11 @@ class Posterior:
         return u.contiguous()
 
     def _pieces(self, name: str, function: Any, x: Data, u: Tensor) -> Tensor:
-        size = max(1, self.run.lanes // u.shape[1])
+        size = max(1, self.run.draws_at_once // u.shape[1])
         rows = u.shape[0]
         steps = -(-rows // size)
         size = -(-rows // steps)
-        call = self.run.remember(f"{name} x{size}", function, calls=steps, lanes=size * u.shape[1])
+        call = self.run.remember(f"{name} x{size}", function, calls=steps, draws=size * u.shape[1])
         padded = torch.cat([u, u[-1:].expand(steps * size - rows, -1, -1)])
         return torch.cat([call(x, part.contiguous()) for part in padded.split(size)])[:rows]
 
@@ -169,5 +169,5 @@ def judge_mixing(outcome: Tensor, draws: Draws) -> Tensor:
 def posterior_memory(run: EvidenceRun, num_chains: int, num_draws: int) -> Memory:
     """For each datum: a gradient for every chain, all draws and the densities at them."""
     dim = unconstrained(run.pair, run.example).dim
-    steady = max(num_chains, _GUIDE_DRAWS) * _GRADIENT * run.bytes_per_lane + 8.0 * num_draws * (4 * dim + 12)
+    steady = max(num_chains, _GUIDE_DRAWS) * _GRADIENT * run.bytes_per_draw + 8.0 * num_draws * (4 * dim + 12)
     return Memory(steady + run.bytes_per_datum, 0.0, num_chains)

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from .base import Estimate
 from .outcome import Outcome
-from .run import EvidenceRun
-from .sampled import collect
+from .run import EvidenceRun, collect
 from .weights import log_mean
 from ...core import Data, ModelGuidePair, PairError, draw, log_guide, log_joint, structure, unconstrained
 

@@ -16,8 +16,7 @@ from .pareto import pareto_k
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
 from .probe import from_prior_against, judge_mass
 from .run import EvidenceRun
-from .series import Average, average, mean_of_series
-from .weights import INFINITE_VARIANCE_K, UNTRUSTED_K
+from .weights import INFINITE_VARIANCE_K, UNTRUSTED_K, Average, average, mean_of_series
 from ..hmc.options import HMC
 from ...core import Data, PpvaeError, unconstrained
 from ...core.errors import did_you_mean, try_one_of

@@ -1,4 +1,5 @@
-"""What a method needs while it runs: the pair at its global sites' values, captured functions, memory, progress."""
+"""What a method needs while it runs: the pair at its global sites' values, captured functions, memory, progress; and
+log-weights of many draws within that memory."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .base import Memory
 from ..execution.execution import Execution, OnState
 from ..execution.placement import Compile, choose_device, dtype_of, home_of, to
 from ..execution.readiness import check_all
@@ -18,8 +20,12 @@ from ...core.conditioning import hold_sites, prior_as_guide
 from ...data import Dataset, as_dataset
 from ...data.convert import require_finite
 
-# More lanes at once than this leave the caches without gaining from wider matrix products.
-_LANES = 8192
+# More draws at once than this leave the caches without gaining from wider matrix products.
+_DRAWS_AT_ONCE = 8192
+# The guide is run anew for every group of samples, so a group should not be small.
+_AT_ONCE = 64
+_ONE_BY_ONE = 8
+_STEADY = 5  # log-weights, their float64 copy and the diagnostics' own copies, in units of eight bytes
 
 
 class EvidenceRun(Execution):
@@ -27,12 +33,12 @@ class EvidenceRun(Execution):
 
     Attributes:
         memory_budget: bytes.
-        bytes_per_lane: of all intermediate results of log joint and log q at one draw for one datum.
+        bytes_per_draw: of all intermediate results of log joint and log q at one draw for one datum.
         bytes_per_datum: the same for what is computed once for a datum (the encoder).
         needs_all_data: the pair works on all data together only, so that they are one chunk.
         truth: for simulated data, the latents that generated the chunk; None for real data.
         example: a few data, on the pair's own device.
-        lanes: how many (sample, datum) lanes may be worked on at once.
+        draws_at_once: how many draws, of all data of the chunk together, may be computed at once.
         guide_density: whether log q(z | x) can be evaluated at any z; None before this was tested.
     """
 
@@ -47,8 +53,8 @@ class EvidenceRun(Execution):
     ) -> None:
         super().__init__(original, pair, device=device, compile=compile)
         self.memory_budget = memory_budget
-        self.bytes_per_lane = self.bytes_per_datum = 0.0
-        self.lanes = 1
+        self.bytes_per_draw = self.bytes_per_datum = 0.0
+        self.draws_at_once = 1
         self.example: Data = {}
         self.needs_all_data = False
         self.truth: dict[str, Tensor] | None = None
@@ -58,27 +64,27 @@ class EvidenceRun(Execution):
         self._captured: dict[str, OnState] = {}
 
     def measure(self, x: Data) -> None:
-        """Find the bytes per lane and per datum by a few eager draws, on the pair's own device."""
+        """Find the bytes per draw and per datum by a few eager draws, on the pair's own device."""
         few = self.example = x if self.needs_all_data else first_rows(x, 4)
         batch = batch_size(few)
         with torch.no_grad(), torch.random.fork_rng():
             single, triple = (_allocation(self.pair, few, samples) for samples in (1, 3))
-        self.bytes_per_lane = max((triple - single) / (2 * batch), 64.0)
-        self.bytes_per_datum = max(single / batch - self.bytes_per_lane, 0.0)
-        self.lanes = int(min(_LANES, max(1, 0.5 * self.memory_budget // self.bytes_per_lane)))
+        self.bytes_per_draw = max((triple - single) / (2 * batch), 64.0)
+        self.bytes_per_datum = max(single / batch - self.bytes_per_draw, 0.0)
+        self.draws_at_once = int(min(_DRAWS_AT_ONCE, max(1, 0.5 * self.memory_budget // self.bytes_per_draw)))
 
-    def remember(self, name: str, function: Callable[..., Any], *, calls: int = 1, lanes: int = 1) -> OnState:
+    def remember(self, name: str, function: Callable[..., Any], *, calls: int = 1, draws: int = 1) -> OnState:
         """``function(x, *tensors)`` as a captured function, remembered by its name.
 
         Args:
             name: of the function; one name stands for one function with one set of constants.
             function: traceable; reads parameters through the caller's pair, or pairs derived from it.
             calls: how often it will be called for one chunk of data.
-            lanes: on how many pairs of a sample and a datum.
+            draws: of how many draws, of all data together.
         """
         if name not in self._captured:
             self._captured[name] = self.capture(
-                function, name=name, calls=calls * self.chunks, bytes_per_call=lanes * self.bytes_per_lane
+                function, name=name, calls=calls * self.chunks, bytes_per_call=draws * self.bytes_per_draw
             )
         return self._captured[name]
 
@@ -164,3 +170,48 @@ class _AllocationCounter(TorchDispatchMode):
             if isinstance(value, Tensor) and value.untyped_storage().data_ptr() not in inputs:
                 self.bytes += value.numel() * value.element_size()
         return result
+
+
+def sampling_memory(run: EvidenceRun, num_samples: int) -> Memory:
+    """The log-weights stay; at least one draw is computed at once."""
+    return Memory(8.0 * _STEADY * num_samples + run.bytes_per_datum, run.bytes_per_draw, min(num_samples, _AT_ONCE))
+
+
+def collect(
+    run: EvidenceRun,
+    pair: ModelGuidePair,
+    x: Data,
+    name: str,
+    log_weights: Callable[[ModelGuidePair, Data, int], Tensor],
+    num_samples: int,
+    keep: Callable[[Tensor], Tensor] = lambda part: part,
+) -> Tensor:
+    """Log-weights [K, B] of a chunk, as many samples at a time as the memory holds.
+
+    Args:
+        run: where and how.
+        pair: the caller's, or rewired from it.
+        x: the chunk, [B, *event].
+        name: of the captured function.
+        log_weights: (pair, x, k) -> [k, B], or [k, *, B]; [k, B, *] where ``keep`` takes it.
+        num_samples: K.
+        keep: reduces the result of ``log_weights`` for a group of samples to [k, *, B].
+    """
+    batch = run.batch_of(x)
+    size = max(1, run.draws_at_once // batch)
+    if not pair.vectorizes:
+        size = min(size, _ONE_BY_ONE)  # the graph holds the program once for each
+    steps = -(-num_samples // size)
+    size = -(-num_samples // steps)
+    call = run.remember(f"{name} x{size}", lambda x: log_weights(pair, x, size), calls=steps, draws=size * batch)
+    parts = []
+    for _ in range(steps):
+        parts.append(keep(call(x)))
+        run.tick(batch / steps)
+    return torch.cat(parts)[:num_samples]
+
+
+def guide_weights(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
+    """log p(x, z) - log q(z | x) of draws from the guide, [K, B], nats."""
+    draws = draw(pair, x, num_samples)
+    return log_joint(pair, x, draws.latents).local - draws.log_q

@@ -1,6 +1,6 @@
-"""Hamiltonian Monte Carlo in pure torch, one lane for every chain and datum."""
+"""Hamiltonian Monte Carlo in pure torch, all chains of all data at once."""
 
-from .chains import LaneOutcome
+from .chains import ChainOutcome
 from .draws import PosteriorDraws
 from .global_posterior import GlobalDraws, sample_global_posterior
 from .options import HMC, ChEES
@@ -10,7 +10,7 @@ __all__ = [
     "HMC",
     "ChEES",
     "GlobalDraws",
-    "LaneOutcome",
+    "ChainOutcome",
     "PosteriorDraws",
     "sample_global_posterior",
     "sample_posterior",

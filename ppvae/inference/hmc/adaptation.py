@@ -1,6 +1,6 @@
-r"""The adaptation in warm-up, as pure functions: a step size for every lane, a diagonal mass for every datum.
+r"""The adaptation in warm-up, as pure functions: a step size for every chain, a diagonal mass for every datum.
 
-Step sizes are adapted lane by lane. The mass is pooled over the chains of a datum: with few chains and short
+Step sizes are adapted chain by chain. The mass is pooled over the chains of a datum: with few chains and short
 windows that divides the variance of the estimate by their number, and it includes the variance between chains
 that have not converged yet. Data are independent of each other.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class DualAveraging(NamedTuple):
-    """State of the step-size adaptation, each [*lanes] but the last.
+    """State of the step-size adaptation, each [*chains] but the last.
 
     Attributes:
         log_step: logarithm of the next step size.
@@ -33,17 +33,17 @@ class DualAveraging(NamedTuple):
 
     @property
     def step_size(self) -> Tensor:
-        """The next step size, [*lanes]."""
+        """The next step size, [*chains]."""
         return self.log_step.exp()
 
     @property
     def final_step_size(self) -> Tensor:
-        """The averaged step size, [*lanes], to freeze when warm-up ends."""
+        """The averaged step size, [*chains], to freeze when warm-up ends."""
         return self.log_step_average.exp()
 
 
 def start_dual_averaging(step_size: Tensor) -> DualAveraging:
-    """The first state, from positive step sizes [*lanes]; its centre is three times larger."""
+    """The first state, from positive step sizes [*chains]; its centre is three times larger."""
     log_step = step_size.log()
     zero = torch.zeros_like(log_step)
     return DualAveraging(log_step, log_step, zero, log_step + math.log(3), zero.new_zeros(()))
@@ -65,12 +65,12 @@ def update_dual_averaging(
       \log \bar\epsilon_{t+1} = t^{-\kappa} \log \epsilon_{t+1} + (1 - t^{-\kappa}) \log \bar\epsilon_t$$
 
     Hoffman & Gelman 2014 (arXiv 1111.4246), section 3.2.1. Their constants, $\gamma = 0.05$ and a centre ten times
-    the first step, let the step of a lane vary so widely that its average is too small: acceptance 0.94 for a target
+    the first step, let the step of a chain vary so widely that its average is too small: acceptance 0.94 for a target
     of 0.8, in 2 dimensions after 500 transitions; with these it was 0.83.
 
     Args:
-        state: of the lanes.
-        acceptance: $\alpha_t$ of the transition with ``state.step_size``, [*lanes], in 0 to 1.
+        state: of the chains.
+        acceptance: $\alpha_t$ of the transition with ``state.step_size``, [*chains], in 0 to 1.
         target_acceptance: $\delta$.
         gamma: $\gamma$, shrinkage towards the centre.
         offset: $t_0$, damps the first updates.
@@ -117,7 +117,7 @@ def update_moments(moments: Moments, u: Tensor, include: Tensor | None = None) -
     Args:
         moments: so far.
         u: positions, [chain, *data, d].
-        include: which lanes count, bool [chain, *data]; None for all.
+        include: which chains count, bool [chain, *data]; None for all.
     """
     weight = torch.ones_like(u[..., 0]) if include is None else include.to(u.dtype)
     num_new = weight.sum(0)

@@ -29,8 +29,8 @@ MakeKernel = Callable[[int], Kernel]
 """From a number of leapfrogs to the kernel of a transition."""
 
 
-class LaneOutcome(IntEnum):
-    """How a lane ended.
+class ChainOutcome(IntEnum):
+    """How a chain ended.
 
     Attributes:
         message: its meaning, and what to try.
@@ -38,7 +38,7 @@ class LaneOutcome(IntEnum):
 
     message: str
 
-    def __new__(cls, value: int, message: str = "") -> LaneOutcome:
+    def __new__(cls, value: int, message: str = "") -> ChainOutcome:
         """A code with its message."""
         code = int.__new__(cls, value)
         code._value_ = value
@@ -57,7 +57,7 @@ class ChunkDraws(NamedTuple):
     Attributes:
         u: unconstrained positions, [chain, draw, datum, d].
         stats: by name, [chain, draw, datum].
-        outcome: of :class:`LaneOutcome`, int64 [chain, datum].
+        outcome: of :class:`ChainOutcome`, int64 [chain, datum].
         inverse_mass: frozen, [datum, d].
     """
 
@@ -155,7 +155,7 @@ def sample_chunk(
     generator: torch.Generator,
     report: Report,
 ) -> ChunkDraws:
-    """Warm-up and draws of one chunk; arguments as for :func:`warm_up`, and ``failed``, lanes without a start."""
+    """Warm-up and draws of one chunk; arguments as for :func:`warm_up`, and ``failed``, chains without a start."""
     state, warmup = warm_up(make_kernel, state, context, options, num_warmup, variance, generator, report)
     chains, data = state.log_density.shape
     u = state.u.new_empty(chains, num_samples, data, state.u.shape[-1])
@@ -175,12 +175,12 @@ def sample_chunk(
         lengths[index] = count
         accepted |= info.accepted
         report(info, False)
-    outcome = torch.full(failed.shape, int(LaneOutcome.OK), device=u.device)
-    outcome[~accepted] = int(LaneOutcome.STUCK)
-    outcome[stats["diverging"].all(1)] = int(LaneOutcome.DIVERGENT)
-    outcome[failed] = int(LaneOutcome.NO_START)
+    outcome = torch.full(failed.shape, int(ChainOutcome.OK), device=u.device)
+    outcome[~accepted] = int(ChainOutcome.STUCK)
+    outcome[stats["diverging"].all(1)] = int(ChainOutcome.DIVERGENT)
+    outcome[failed] = int(ChainOutcome.NO_START)
     u.masked_fill_(failed[:, None, :, None], torch.nan)
-    # These two are the same in every draw, or in every lane: views, not copies.
+    # These two are the same in every draw, or in every chain: views, not copies.
     stats["step_size"] = warmup.parameters.step_size.unsqueeze(1).expand(u.shape[:-1])
     stats["num_leapfrog"] = lengths.to(u.device)[:, None].expand(u.shape[:-1])
     return ChunkDraws(u, stats, outcome, warmup.parameters.inverse_mass)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .chains import LaneOutcome
+from .chains import ChainOutcome
 from .diagnostics import ess, rhat
 from ...core import Data, ModelGuidePair, Unconstrained, log_joint, predict, structure
 from ...core.modes import evaluation_mode
@@ -43,7 +43,7 @@ class PosteriorDraws:
         unconstrained: positions u, [chain, draw, datum, d].
         stats: name to [chain, draw, datum]: ``acceptance`` (probability), ``energy`` and ``log_density`` (nats;
             the latter of u, Jacobian included), ``step_size``, ``diverging`` (bool), ``num_leapfrog``.
-        outcome: how every lane ended, codes of :class:`~.chains.LaneOutcome`, [chain, datum].
+        outcome: how every chain ended, codes of :class:`~.chains.ChainOutcome`, [chain, datum].
         inverse_mass: the frozen diagonal, an estimate of the variances of u, [datum, d].
         coordinates: the map from u to latents.
         pair: the pair of this posterior, its global sites at the values of ``global_sites``.
@@ -71,18 +71,18 @@ class PosteriorDraws:
 
     @property
     def ok(self) -> Tensor:
-        """Which lanes were sampled without failure, bool [chain, datum]."""
-        return self.outcome == int(LaneOutcome.OK)
+        """Which chains were sampled without failure, bool [chain, datum]."""
+        return self.outcome == int(ChainOutcome.OK)
 
     def summary(self) -> str:
-        """Acceptance, divergences and failed lanes in one line."""
+        """Acceptance, divergences and failed chains in one line."""
         acceptance = self.stats["acceptance"][:, :].movedim(1, 2)[self.ok]
         mean = float(acceptance.double().mean()) if acceptance.numel() else float("nan")
         parts = [f"acceptance {mean:.2f}", f"{int(self.stats['diverging'].sum())} divergences"]
-        for code in LaneOutcome:
+        for code in ChainOutcome:
             number = int((self.outcome == int(code)).sum())
-            if code is not LaneOutcome.OK and number:
-                parts.append(f"{number} of {self.outcome.numel()} lanes: {code.message}")
+            if code is not ChainOutcome.OK and number:
+                parts.append(f"{number} of {self.outcome.numel()} chains: {code.message}")
         return ", ".join(parts)
 
     def rhat(self) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
-r"""The leapfrog integrator over lanes: independent, each with its own step size and diagonal mass.
+r"""The leapfrog integrator over many chains: independent, each with its own step size and diagonal mass.
 
-It does not depend on pairs: a target is any pure function ``target(u, *context) -> [*lanes]`` of positions
-``u [*lanes, d]`` whose lane i depends on ``u[i]`` alone; ``context`` is its other tensors (parameters, data, a
+It does not depend on pairs: a target is any pure function ``target(u, *context) -> [*chains]`` of positions
+``u [*chains, d]`` whose chain i depends on ``u[i]`` alone; ``context`` is its other tensors (parameters, data, a
 temperature).
 """
 
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 Target: TypeAlias = Callable[..., Tensor]
-"""``target(u, *context) -> [*lanes]``: a log density in nats, up to a constant."""
+"""``target(u, *context) -> [*chains]``: a log density in nats, up to a constant."""
 
 
 class PhasePoint(NamedTuple):
     """The current point of a trajectory.
 
     Attributes:
-        u: position, [*lanes, d].
-        momentum: [*lanes, d].
-        log_density: the target at u, [*lanes], nats.
-        gradient: of the target at u, [*lanes, d].
-        finite: whether all numbers so far were finite, [*lanes]; otherwise the lane stays at its last finite point.
+        u: position, [*chains, d].
+        momentum: [*chains, d].
+        log_density: the target at u, [*chains], nats.
+        gradient: of the target at u, [*chains, d].
+        finite: whether all numbers so far were finite, [*chains]; otherwise the chain stays at its last finite point.
     """
 
     u: Tensor
@@ -40,7 +40,7 @@ Step: TypeAlias = Callable[..., PhasePoint]
 
 
 def value_and_gradient(target: Target) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The function ``evaluate(u, *context) -> (log density [*lanes], its gradient [*lanes, d])``; traceable.
+    """The function ``evaluate(u, *context) -> (log density [*chains], its gradient [*chains, d])``; traceable.
 
     >>> evaluate = value_and_gradient(lambda u, scale: -0.5 * (u / scale).square().sum(-1))
     >>> evaluate(torch.tensor([[2.0], [4.0]]), torch.tensor(2.0))
@@ -52,7 +52,7 @@ def value_and_gradient(target: Target) -> Callable[..., tuple[Tensor, Tensor]]:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             log_density = target(u, *context)
-            # Lanes are independent, so the gradient of their sum is the gradient of each.
+            # Chains are independent, so the gradient of their sum is the gradient of each.
             (gradient,) = torch.autograd.grad(log_density.sum(), u)
         return log_density.detach(), gradient
 
@@ -74,8 +74,8 @@ def leapfrog(target: Target, *, value: bool = True) -> Step:
             compiled step without it takes a quarter less time (784 pixels).
 
     Returns:
-        ``step(point, step_size, inverse_mass, *context) -> point`` with step_size [*lanes] and inverse_mass
-        broadcasting to [*lanes, d]. A trajectory that reaches a number that is not finite does so in reverse as well,
+        ``step(point, step_size, inverse_mass, *context) -> point`` with step_size [*chains] and inverse_mass
+        broadcasting to [*chains, d]. A trajectory that reaches a number that is not finite does so in reverse as well,
         so rejecting it keeps the target invariant.
     """
     evaluate = value_and_gradient(target)
@@ -84,7 +84,7 @@ def leapfrog(target: Target, *, value: bool = True) -> Step:
         size = step_size.unsqueeze(-1)
         half = point.momentum + 0.5 * size * point.gradient
         u = point.u + size * inverse_mass * half
-        # A lane that is not finite is evaluated at its last finite point: the target may raise an error for the whole
+        # A chain that is not finite is evaluated at its last finite point: the target may raise an error for the whole
         # batch otherwise (a Cholesky factor of a NaN does).
         inside = point.finite & torch.isfinite(u).all(-1)
         u = torch.where(inside.unsqueeze(-1), u, point.u)

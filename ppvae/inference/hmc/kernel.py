@@ -1,6 +1,6 @@
-r"""One transition of Hamiltonian Monte Carlo over lanes, as a pure function of state, noise and parameters.
+r"""One transition of Hamiltonian Monte Carlo over chains, as a pure function of state, noise and parameters.
 
-The noise is an argument, so that a transition can be replayed, permuted and tested lane by lane. The kernel does not
+The noise is an argument, so that a transition can be replayed, permuted and tested chain by chain. The kernel does not
 depend on pairs; annealed importance sampling calls it with a temperature in its context.
 """
 
@@ -22,9 +22,9 @@ class HMCState(NamedTuple):
     """The state of the chains between transitions.
 
     Attributes:
-        u: position, [*lanes, d].
-        log_density: the target at u, [*lanes], nats.
-        gradient: of the target at u, [*lanes, d].
+        u: position, [*chains, d].
+        log_density: the target at u, [*chains], nats.
+        gradient: of the target at u, [*chains, d].
     """
 
     u: Tensor
@@ -36,9 +36,9 @@ class HMCNoise(NamedTuple):
     """The random numbers of one transition.
 
     Attributes:
-        momentum: standard normals, [*lanes, d].
-        log_uniform: logarithms of uniforms on (0, 1), [*lanes].
-        jitter: uniforms on (-1, 1), [*lanes].
+        momentum: standard normals, [*chains, d].
+        log_uniform: logarithms of uniforms on (0, 1), [*chains].
+        jitter: uniforms on (-1, 1), [*chains].
     """
 
     momentum: Tensor
@@ -50,8 +50,8 @@ class HMCParameters(NamedTuple):
     """The parameters that warm-up adapts and sampling keeps fixed.
 
     Attributes:
-        step_size: [*lanes], positive.
-        inverse_mass: diagonal of the inverse mass, an estimate of the target's variances, broadcasting to [*lanes, d].
+        step_size: [*chains], positive.
+        inverse_mass: diagonal of the inverse mass, an estimate of the target's variances, broadcasting to [*chains, d].
     """
 
     step_size: Tensor
@@ -62,12 +62,12 @@ class HMCInfo(NamedTuple):
     """Statistics of one transition.
 
     Attributes:
-        acceptance: probability of acceptance, [*lanes], in 0 to 1.
-        accepted: the decision, bool [*lanes].
-        energy: potential plus kinetic energy at the start of the trajectory, [*lanes], nats.
-        energy_error: energy at its end minus at its start, [*lanes]; infinite where a number was not finite.
-        diverging: whether the error passed 1000 nats or was not finite, bool [*lanes].
-        num_leapfrog: steps taken, int64 [*lanes].
+        acceptance: probability of acceptance, [*chains], in 0 to 1.
+        accepted: the decision, bool [*chains].
+        energy: potential plus kinetic energy at the start of the trajectory, [*chains], nats.
+        energy_error: energy at its end minus at its start, [*chains]; infinite where a number was not finite.
+        diverging: whether the error passed 1000 nats or was not finite, bool [*chains].
+        num_leapfrog: steps taken, int64 [*chains].
         proposal: the end of the trajectory, accepted or not.
     """
 
@@ -85,12 +85,12 @@ Kernel: TypeAlias = Callable[..., tuple[HMCState, HMCInfo]]
 
 
 def initial_state(target: Target, u: Tensor, *context: Any) -> HMCState:
-    """The state at a position u [*lanes, d]; also after a change of context, such as the next temperature."""
+    """The state at a position u [*chains, d]; also after a change of context, such as the next temperature."""
     return HMCState(u, *value_and_gradient(target)(u, *context))
 
 
 def draw_noise(u: Tensor, generator: torch.Generator | None = None) -> HMCNoise:
-    """Fresh noise for positions u [*lanes, d], of their dtype and device; None for torch's own generator."""
+    """Fresh noise for positions u [*chains, d], of their dtype and device; None for torch's own generator."""
     momentum = torch.randn(u.shape, dtype=u.dtype, device=u.device, generator=generator)
     uniform, jitter = torch.rand((2, *u.shape[:-1]), dtype=u.dtype, device=u.device, generator=generator)
     # 1 - u is on (0, 1]: no logarithm of zero.
@@ -98,7 +98,7 @@ def draw_noise(u: Tensor, generator: torch.Generator | None = None) -> HMCNoise:
 
 
 def hmc_kernel(step: Step, num_leapfrog: int, *, jitter: float = 0.0, inner: Step | None = None) -> Kernel:
-    r"""One transition: a new momentum, a trajectory of L steps, acceptance or rejection, each lane for itself.
+    r"""One transition: a new momentum, a trajectory of L steps, acceptance or rejection, each chain for itself.
 
     $$p \sim \mathcal{N}(0, M),\quad H(u, p) = -\log \pi(u) + \tfrac12 p^\top M^{-1} p,\quad
       \Pr(\text{accept}) = \min(1, e^{-(H' - H)})$$
@@ -114,7 +114,7 @@ def hmc_kernel(step: Step, num_leapfrog: int, *, jitter: float = 0.0, inner: Ste
             use ``step`` for all.
 
     Returns:
-        ``kernel(state, noise, parameters, *context) -> (state, info)``, pure; no lane depends on another.
+        ``kernel(state, noise, parameters, *context) -> (state, info)``, pure; no chain depends on another.
 
     >>> from ppvae.inference.hmc.integrator import leapfrog
     >>> target = lambda u: -0.5 * u.square().sum(-1)

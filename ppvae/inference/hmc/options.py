@@ -17,7 +17,7 @@ class HMC:
 
     Attributes:
         num_leapfrog: L, gradient evaluations of one transition.
-        target_acceptance: acceptance that every lane's step size is adapted to.
+        target_acceptance: acceptance that every chain's step size is adapted to.
         jitter: half-width of the uniform factor on the step size of each transition, in [0, 1).
         step_size: the initial step size, or with ``num_warmup=0`` the step size itself; None for d^(-1/4) / 2.
         adapt_mass: estimate a diagonal mass in warm-up; False for the guide's variances, or ones.
@@ -45,7 +45,7 @@ class ChEES:
         initial_leapfrog: the number of leapfrogs at the start of warm-up; above the optimum the criterion has further,
             worse maxima.
         max_leapfrog: the largest number allowed.
-        target_acceptance: acceptance that every lane's step size is adapted to.
+        target_acceptance: acceptance that every chain's step size is adapted to.
         jitter: half-width of the uniform factor on the step size of each transition, in [0, 1).
         step_size: the initial step size; None for d^(-1/4) / 2.
         adapt_mass: estimate a diagonal mass in warm-up.

@@ -1,4 +1,4 @@
-"""The verb: sample p(z | x) of every datum, chunk by chunk, lane by lane."""
+"""The verb: sample p(z | x) of every datum, chunk by chunk, every chain for itself."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def sample_posterior(
     memory_budget: int = MEMORY_BUDGET,
     progress: bool = True,
 ) -> PosteriorDraws:
-    r"""Sample $p(z \mid x_b)$ of every datum by Hamiltonian Monte Carlo, every chain of every datum a lane of its own.
+    r"""Sample $p(z \mid x_b)$ of every datum by Hamiltonian Monte Carlo, every chain of every datum for itself.
 
-    Each lane has its own step size, accept decision and divergence flag; the diagonal mass is estimated per datum,
+    Each chain has its own step size, accept decision and divergence flag; the diagonal mass is estimated per datum,
     pooled over its chains. All is adapted in warm-up and frozen after it. Constrained latents are sampled through
     their bijections. Duane et al. 1987; Neal 2011 (arXiv 1206.1901); AEVB (arXiv 1312.6114), appendix D.
 
@@ -81,7 +81,7 @@ def sample_posterior(
         progress: show a bar with acceptance and divergences.
 
     Returns:
-        Draws by site, statistics of the sampler, and an outcome for every lane: a failed lane has its code there, does
+        Draws by site, statistics of the sampler, and an outcome for every chain: a failed one has its code there, does
         not stop the others, and appears in one RuntimeWarning.
 
     Raises:

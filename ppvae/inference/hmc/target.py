@@ -58,10 +58,10 @@ def start_chains(
     num_chains: int,
     start: Start,
 ) -> tuple[HMCState, Tensor]:
-    """Start every lane where density and gradient are finite, in at most ten tries.
+    """Start every chain where density and gradient are finite, in at most ten tries.
 
     Returns:
-        the state, and which lanes found no such place, bool [C, B]; these are at the origin.
+        the state, and which chains found no such place, bool [C, B]; these are at the origin.
     """
     u = start_positions(pair, x, coordinates, num_chains, start)
     state = initial_state(target, u, *context)

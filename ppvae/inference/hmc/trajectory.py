@@ -1,4 +1,4 @@
-"""Adaptation of the trajectory's length: ChEES-HMC, over the lanes that run in lockstep."""
+"""Adaptation of the trajectory's length: ChEES-HMC, over the chains of all data, which run in lockstep."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def update_trajectory(
     change = w_end.square().sum(-1) - w.square().sum(-1)
     speed = (w_end * root * info.proposal.momentum).sum(-1)
     length = info.num_leapfrog * parameters.step_size
-    # Per lane, in units of a standard normal's value, so that no datum dominates.
+    # Per chain, in units of a standard normal's value, so that no datum dominates.
     signal = change * speed * length / w.shape[-1]
     weight = torch.where(torch.isfinite(signal), info.acceptance, 0)
     gradient = (weight * signal.nan_to_num(0.0, 0.0, 0.0)).sum() / weight.sum().clamp(min=1e-3)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evidence.over_weights import weight_draws
+from ..evidence.global_latents import weight_draws
 from ..execution.arguments import choose_name
 from ..execution.over_data import OverData
 from ..execution.placement import Compile

@@ -109,7 +109,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
                 return super().estimate(run, x)
 
             def check(self, run):  # type: ignore[no-untyped-def]
-                run.lanes, run.interrupts = 5 * 64, self.at_once
+                run.draws_at_once, run.interrupts = 5 * 64, self.at_once
 
         method = Interrupted(100)
         object.__setattr__(method, "at_once", False)

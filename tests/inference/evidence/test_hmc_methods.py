@@ -29,7 +29,7 @@ from ppvae.inference.evidence import (
 from ppvae.inference.evidence.densities import FittedNormal
 from ppvae.inference.evidence.posterior import Posterior
 from ppvae.inference.evidence.run import prepare
-from ppvae.inference.evidence.series import average, effective_draws
+from ppvae.inference.evidence.weights import average, effective_draws
 from ppvae.inference.hmc.options import HMC
 from ppvae.models import FactorAnalysis, bernoulli_vae
 
@@ -249,7 +249,7 @@ def test_options() -> None:
         BridgeSampling(num_leapfrog=0)
 
 
-def test_lanes_that_fail_are_left_out() -> None:
+def test_chains_that_fail_are_left_out() -> None:
     pair, x = factor_analysis(num_data=3)
     run, data = prepare(pair, x, 0, "cpu", "eager", 2**28, None)
     torch.manual_seed(0)

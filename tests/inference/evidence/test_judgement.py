@@ -25,7 +25,7 @@ from ppvae.inference.evidence import (
 )
 from ppvae.inference.evidence.annealing import judge_path
 from ppvae.inference.evidence.base import Estimate
-from ppvae.inference.evidence.over_weights import average
+from ppvae.inference.evidence.global_latents import average
 from ppvae.inference.evidence.posterior import Draws, Posterior
 from ppvae.inference.evidence.probe import from_prior_against
 from ppvae.inference.evidence.ris import judge_by_prior

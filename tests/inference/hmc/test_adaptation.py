@@ -24,7 +24,7 @@ from ppvae.inference.hmc.trajectory import jitter_leapfrogs, start_trajectory, u
 
 @pytest.mark.parametrize("target", [0.6, 0.8, 0.9])
 @pytest.mark.parametrize("first", [1e-3, 1.0, 1e3])
-def test_every_lane_finds_its_own_step_size(target: float, first: float, float64: torch.dtype) -> None:
+def test_every_chain_finds_its_own_step_size(target: float, first: float, float64: torch.dtype) -> None:
     """Where acceptance is exp(-step / scale), it is the target at -scale log target, wherever one starts."""
     scale = torch.tensor([0.01, 1.0, 50.0])
     state = start_dual_averaging(torch.full((3,), first))

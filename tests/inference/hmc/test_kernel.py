@@ -62,7 +62,7 @@ class TestHMCWithoutInnerValues(KernelContract):
         return hmc_kernel(step, 4, inner=leapfrog(log_gamma_target, value=False))
 
     def test_is_the_same_transition(self) -> None:
-        arguments = self.lanes()
+        arguments = self.chains()
         bare, full = self.kernel(leapfrog(log_gamma_target)), hmc_kernel(leapfrog(log_gamma_target), 4)
         for one, other in zip(bare(*arguments)[0], full(*arguments)[0], strict=True):
             assert torch.equal(one, other)
@@ -203,8 +203,8 @@ def test_noise_is_what_it_says() -> None:
     assert abs(float(noise.jitter.mean())) < 4 / 60_000**0.5
 
 
-def test_a_lane_with_one_coordinate_that_is_not_finite_is_evaluated_where_it_was() -> None:
-    """The other coordinate is fine; a target that raises an error for such a lane would end all of them."""
+def test_a_chain_with_one_coordinate_that_is_not_finite_is_evaluated_where_it_was() -> None:
+    """The other coordinate is fine; a target that raises an error for such a chain would end all of them."""
 
     def target(u: Tensor) -> Tensor:
         assert bool(torch.isfinite(u).all())

@@ -17,7 +17,7 @@ from torch import Tensor
 import ppvae.inference.hmc.sample as verb
 from ppvae.core import ModelGuidePair, PairError, PpvaeError, log_joint, simulate, structure, unconstrained
 from ppvae.core.compile import state_of
-from ppvae.inference.hmc import HMC, ChEES, LaneOutcome, PosteriorDraws, sample_posterior
+from ppvae.inference.hmc import HMC, ChainOutcome, ChEES, PosteriorDraws, sample_posterior
 from ppvae.inference.hmc.integrator import Target, leapfrog
 from ppvae.inference.hmc.kernel import HMCParameters, draw_noise, hmc_kernel, initial_state
 from ppvae.inference.hmc.target import posterior_target
@@ -38,7 +38,7 @@ def quick(pair: Any, x: Any, **options: Any) -> PosteriorDraws:
 
 
 def check_factor_analysis(draws: PosteriorDraws, pair: FactorAnalysis, x: Tensor) -> None:
-    """Moments against the exact ones in measured standard errors, and each lane's last draw by Kolmogorov-Smirnov."""
+    """Moments against the exact ones in measured standard errors, and each chain's last draw by Kolmogorov-Smirnov."""
     posterior = pair.posterior(x)
     # Whitened by the exact posterior, every coordinate of every datum is a standard normal.
     centred = (draws.samples["z"] - posterior.mean).detach()
@@ -71,8 +71,8 @@ def test_factor_analysis_is_sampled_exactly(kernel: Any, start: Any, float64: to
         check_factor_analysis(draws, factor_analysis(), x + 0.2)  # the check has power
 
 
-def test_step_size_and_mass_belong_to_each_lane(float64: torch.dtype) -> None:
-    """The frozen mass is the posterior's variance; lanes differ in step size; nothing moves after warm-up."""
+def test_step_size_and_mass_belong_to_each_chain(float64: torch.dtype) -> None:
+    """The frozen mass is the posterior's variance; chains differ in step size; nothing moves after warm-up."""
     pair = factor_analysis()
     x = torch.randn(5, 3)
     draws = quick(pair, x, num_samples=5, num_warmup=500, num_chains=16, num_leapfrog=4)
@@ -223,11 +223,11 @@ def test_a_discrete_latent_is_refused_by_name() -> None:
         quick(Switch(), torch.zeros(2, 1))
 
 
-def test_an_infinite_density_is_an_outcome_of_its_lanes_alone() -> None:
+def test_an_infinite_density_is_an_outcome_of_its_chains_alone() -> None:
     x = torch.tensor([[0.5], [1000.0], [-0.5]])
-    with pytest.warns(RuntimeWarning, match="4 of 12 lanes: the density or its gradient was not finite at the start"):
+    with pytest.warns(RuntimeWarning, match="4 of 12 chains: the density or its gradient was not finite at the start"):
         draws = quick(Blow(), x, num_samples=50, num_warmup=50)
-    assert (draws.outcome == int(LaneOutcome.NO_START)).all(0).tolist() == [False, True, False]
+    assert (draws.outcome == int(ChainOutcome.NO_START)).all(0).tolist() == [False, True, False]
     assert bool(draws.samples["z"][:, :, 1].isnan().all())
     assert bool(torch.isfinite(draws.samples["z"][:, :, [0, 2]]).all())
     assert bool(draws.rhat()["z"][1].isnan())
@@ -254,8 +254,8 @@ def test_a_start_that_fails_is_tried_again() -> None:
     assert bool(draws.stats["diverging"].any())
 
 
-def test_all_lanes_divergent_is_said() -> None:
-    with pytest.warns(RuntimeWarning, match="12 of 12 lanes: every trajectory diverged"):
+def test_all_chains_divergent_is_said() -> None:
+    with pytest.warns(RuntimeWarning, match="12 of 12 chains: every trajectory diverged"):
         draws = quick(
             factor_analysis(),
             torch.randn(3, 3),
@@ -263,7 +263,7 @@ def test_all_lanes_divergent_is_said() -> None:
             num_warmup=0,
             num_samples=5,
         )
-    assert (draws.outcome == int(LaneOutcome.DIVERGENT)).all()
+    assert (draws.outcome == int(ChainOutcome.DIVERGENT)).all()
     assert "nan" in draws.summary()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ppvae.core import ModelGuidePair, PairError
 from ppvae.inference import evidence, inference_gaps, log_evidence
 from ppvae.inference.evidence import ChunkKey, Estimate, Evidence, Outcome
-from ppvae.inference.evidence.over_weights import average
+from ppvae.inference.evidence.global_latents import average
 
 
 class Shifted(ModelGuidePair):

@@ -1,0 +1,57 @@
+"""The benchmarks run: each at its smallest size, from its command line, with its numbers in a folder of the test's."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+SMALLEST = {
+    "svi_step": "--rounds 1 --steps 1",
+    "hmc": "--rounds 1",
+    "checkpoint": "--epochs 2",
+    "estimators": "--only training --epochs 1",
+    "evidence_dimension": "--num-data 3 --num-samples 50",
+    "calibration": "--targets laplace --guides best --methods ImportanceSampling PriorSampling --num-data 3 --work {}",
+}
+# Minutes or hours even at their smallest; what they call, the others call.
+LONG = {"aevb_curve", "bayesian_overfitting", "bayesian_step"}
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All numbers in a JSON value."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from numbers(part)
+    elif isinstance(value, float):
+        yield value
+
+
+def test_every_benchmark_is_here() -> None:
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == set(SMALLEST) | LONG
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_runs(name: str, tmp_path: Path) -> None:
+    words = SMALLEST[name].format(tmp_path / "cells").split()
+    command = [sys.executable, BENCHMARKS / f"{name}.py", *words, "--out", tmp_path]
+    if name == "checkpoint" and "PPVAE_DATA" not in os.environ:
+        pytest.skip("needs MNIST")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [path for path in tmp_path.iterdir() if path.suffix in (".json", ".csv")]
+    assert found and done.stdout
+    for path in found:
+        if path.suffix == ".json":
+            values = list(numbers(json.loads(path.read_text())))
+            assert values and all(math.isfinite(value) for value in values)
