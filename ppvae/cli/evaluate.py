@@ -40,7 +40,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="An evidence method with its options, for instance ais:num_chains=16. May be repeated; "
-            "--method list shows all.",
+            "--method list shows all; --method elbo is the bound alone.",
         ),
     ] = None,
     part: Annotated[str | None, typer.Option(help="test, validation or train; held-out data where absent.")] = None,
@@ -77,8 +77,8 @@ def evaluate(
 ) -> None:
     """Estimate the bound and the log evidence of held-out data, each with its standard error.
 
-    Without -k or --method: the ELBO and L_1000. The numbers are kept in the run folder, beside those of earlier
-    evaluations of the same data. An estimate that is there already, of the same seed, data and parameters, is kept.
+    Without -k or --method: the ELBO and L_1000. The numbers are kept in the run folder, beside all earlier ones. An
+    estimate that is there already, of the same seed, data and parameters, is not computed again.
 
     One that was stopped, by Ctrl-C or otherwise, goes on where it was when the same command is given again, to the
     same numbers.
@@ -100,7 +100,7 @@ def evaluate(
     texts = [f"importance-sampling:num_samples={k}" for k in num_samples or []] + list(method or [])
     if all(text.partition(":")[0] == "bdmc" for text in texts):  # which checks the others
         texts.append("importance-sampling:num_samples=1000")
-    methods = [Method.parse(text) for text in texts]
+    methods = [Method.parse(text) for text in texts if text != "elbo"]  # which is always computed
     with threads(threads_):
         trained_run = load_run(run, pair=pair_of(pair), which=which, force=force)
         result = run_evaluation(
@@ -158,15 +158,16 @@ def show(result: Mapping[str, Any]) -> None:
                 f"{row['label']}: the mean is over the {of_data(row)} that can be trusted; {of_all(row)}. Neither "
                 "compares with means over other data (ppvae report compares over common data)"
             )
-    show_check(result.get("simulation_check"))
+    for check in result["simulation_checks"]:
+        show_check(check)
 
 
-def show_check(check: Mapping[str, Any] | None) -> None:
+def show_check(check: Mapping[str, Any]) -> None:
     """The check on simulated data, in sentences."""
     from ..runs.evaluation.simulation_check import sentence
 
-    for row in [] if check is None else check["rows"]:
-        text = sentence(row, check["num_data"]) if check is not None else ""
+    for row in check["rows"]:
+        text = sentence(row, check["num_data"])
         print(text[0].upper() + text[1:] + ".")
 
 

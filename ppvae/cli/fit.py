@@ -81,7 +81,9 @@ def fit(
 ) -> None:
     """Train a pair and keep everything in a run folder: recipe, metrics, checkpoints.
 
-    Ctrl-C saves the state; --resume goes on from there to the numbers of a run that was never interrupted.
+    Ctrl-C saves the state; --resume goes on from there to the numbers of a run that was never interrupted. Beside it,
+    --epochs asks for more epochs, and a few options (--learning-rate, --elbo, --device, --set training.kl_warmup...)
+    change the recipe from there on, which the run folder and the report record.
     """
     from ..runs import Recipe, loggers_again, loggers_of, train
     from ..runs import resume as go_on
@@ -91,44 +93,29 @@ def fit(
     if "list" in (model, elbo):
         _list(model_entries() if model == "list" else elbo_entries(), json)
         return
+    training = _without_none(batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate)
+    if elbo is not None:
+        training["elbo"] = parse_table(elbo_entries(), elbo, "--elbo", "estimator")
+    changes: dict[str, Any] = {
+        "model": _without_none(name=model),
+        "data": _without_none(source=data, binarize=binarize),
+        "training": training,
+        "bayesian": _without_none(modules=list(bayesian) if bayesian else None),
+        **_without_none(seed=seed, device=device),
+    }
+    for text in set_ or []:
+        changes = merge(changes, _setting(text))
+    changes = {key: value for key, value in changes.items() if value != {}}
     if resume is not None:
-        others = {
-            "RECIPE": recipe,
-            "--model": model,
-            "--data": data,
-            "--binarize": binarize,
-            "--batch-size": batch_size,
-            "--optimizer": optimizer,
-            "--learning-rate": learning_rate,
-            "--elbo": elbo,
-            "--bayesian": bayesian or None,
-            "--set": set_ or None,
-            "--out": out,
-            "--overwrite": overwrite or None,
-            "--seed": seed,
-            "--device": device,
-        }
-        _refuse_beside(resume, _without_none(**others))
+        _refuse_beside(resume, _without_none(**{"RECIPE": recipe, "--out": out, "--overwrite": overwrite or None}))
+        epochs = epochs or changes.get("training", {}).pop("num_epochs", None)
         with threads(threads_):
             trackers = loggers_again(resume, logger or ())
-            run = go_on(resume, num_epochs=epochs, pair=pair_of(pair), force=force, callbacks=trackers)
+            run = go_on(resume, num_epochs=epochs, changes=changes, pair=pair_of(pair), force=force, callbacks=trackers)
     else:
         if recipe is None and model is None and pair is None:
             raise typer.BadParameter("give a RECIPE, --model, --pair or --resume")
-        training = _without_none(
-            num_epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate
-        )
-        if elbo is not None:
-            training["elbo"] = parse_table(elbo_entries(), elbo, "--elbo", "estimator")
-        changes: dict[str, Any] = {
-            "model": _without_none(name=model),
-            "data": _without_none(source=data, binarize=binarize),
-            "training": training,
-            "bayesian": _without_none(modules=list(bayesian) if bayesian else None),
-            **_without_none(seed=seed, device=device),
-        }
-        for text in set_ or []:
-            changes = merge(changes, _setting(text))
+        changes = merge(changes, {"training": _without_none(num_epochs=epochs)})
         values = merge(_start(recipe, pair), {key: value for key, value in changes.items() if value != {}})
         full_recipe = Recipe.from_dict(values)
         folder = out or Path("runs") / f"{full_recipe.model_name}-{Path(full_recipe.data.source).stem}"
@@ -144,9 +131,7 @@ def _refuse_beside(resume: Path, options: Mapping[str, Any]) -> None:
     if options:
         raise RunError(
             f"--resume goes on with the recipe of {resume}; {', '.join(options)} has no place beside it"
-            + try_one_of(
-                "--epochs N for more epochs", f"a new run: ppvae fit {resume} {[*options][-1]} ... --out OTHER"
-            )
+            + try_one_of("--epochs N for more epochs", f"a new run: ppvae fit {resume} ... --out OTHER")
         )
 
 

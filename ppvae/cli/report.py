@@ -36,6 +36,8 @@ def report(
 ) -> None:
     """Write figures into the run folder, and one self-contained page that shows them with all numbers.
 
+    With --out the page alone, to that place: nothing is written into the run folder.
+
     Run ppvae evaluate before, for the table of estimates.
     """
     from ..report import write_comparison, write_report

@@ -27,7 +27,7 @@ class FitError(PpvaeError):
     Attributes:
         site: the first sample site with a value that is not finite, or None.
         parameter: the first parameter whose value or gradient is not finite, or None.
-        step: the step, from 0.
+        step: the step, from 1.
         indices: rows of the data set in that batch.
         snapshot: what the step started from, enough to replay it: the state of the pair and of the estimator, the
             batch, the random state, the weight of the KL and the parameters under a weight prior, by name; empty where

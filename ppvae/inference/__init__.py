@@ -30,7 +30,7 @@ from .prediction import (
     signal_to_noise,
     weight_moments,
 )
-from .training import Callback, EarlyStopping, Fit, FitOutcome, KLWarmup, TrainingState, fit, fit_mcem
+from .training import Callback, EarlyStopping, Fit, FitInterrupt, FitOutcome, KLWarmup, TrainingState, fit, fit_mcem
 
 __all__ = [
     "HMC",
@@ -44,6 +44,7 @@ __all__ = [
     "Fit",
     "GlobalDraws",
     "KLWarmup",
+    "FitInterrupt",
     "FitOutcome",
     "PosteriorChecks",
     "PosteriorDraws",

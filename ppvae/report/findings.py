@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +23,10 @@ from ..inference import (
     signal_to_noise,
 )
 from ..inference.criticism import aggregate_posterior, posterior_checks
-from ..inference.evidence import Outcome
 from ..inference.execution.placement import dtype_of, like_pair
 from ..inference.prediction import decode, embed, generate, reconstruct
 from ..runs import Run
-from ..runs.evaluation.evaluation import read_whole
+from ..runs.evaluation.evaluation import Evaluation, digest_of_parameters, read_evaluations
 
 ACTIVE = 0.01
 """A latent dimension is active if the variance over data of its posterior mean is above this (Burda et al. 2015)."""
@@ -59,8 +57,9 @@ class ReportData:
             there are two latent dimensions.
         fine: the same on an even grid over ``fine_range``, [FINE, FINE, *event].
         fine_range: lowest and highest value of each latent dimension on that grid.
-        evaluation: the content of ``evaluation.json``, or None.
-        per_datum: the numbers of every datum.
+        evaluation: the evaluation of these parameters on most of the data shown; None where there is none.
+        more_evaluations: those of these parameters on other data.
+        stale_evaluations: those of other parameters, such as an earlier epoch's.
         chains: HMC draws from p(z | x) of the first few data; None without ``chains_for``.
         signal_to_noise: |mean| / sd of every weight that has a posterior, by site; empty where none has.
         moments: mean and variance of new data under that posterior, for the first data; None where none has.
@@ -68,6 +67,9 @@ class ReportData:
         latent_checks: the same against data generated from each datum's own latents.
         aggregate: the latents of all data against the prior; None unless there is exactly one latent site.
         notes: the quantities that could not be computed, and why.
+        seed: of all draws.
+        device: where it was computed.
+        chains_for: the number of data that chains were run for.
     """
 
     run: Run
@@ -84,8 +86,9 @@ class ReportData:
     manifold: Tensor | None = None
     fine: Tensor | None = None
     fine_range: tuple[tuple[float, float], tuple[float, float]] | None = None
-    evaluation: dict[str, Any] | None = None
-    per_datum: Mapping[str, Tensor] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    more_evaluations: tuple[Evaluation, ...] = ()
+    stale_evaluations: tuple[Evaluation, ...] = ()
     chains: PosteriorDraws | None = None
     signal_to_noise: Mapping[str, Tensor] = field(default_factory=dict)
     moments: PredictiveMoments | None = None
@@ -93,6 +96,9 @@ class ReportData:
     latent_checks: PosteriorChecks | None = None
     aggregate: AggregatePosterior | None = None
     notes: tuple[str, ...] = ()
+    seed: int = 0
+    device: str = "auto"
+    chains_for: int = 0
 
     @property
     def kind(self) -> str:
@@ -108,57 +114,6 @@ class ReportData:
 def kind_of(part: str) -> str:
     """The kind of the data of a part: "training" or "held-out"."""
     return "training" if part == "train" else "held-out"
-
-
-def columns_of(report: ReportData) -> dict[str, Tensor]:
-    """The estimates of every datum by the key of their method, float64, [N]; NaN where they cannot be trusted."""
-    rows = [] if report.evaluation is None else report.evaluation["estimates"]
-    result = {}
-    for row in rows:
-        for name in ("log_evidence", "elbo"):
-            values = report.per_datum.get(f"{row['key']}/{name}")
-            if values is not None:
-                outcome = report.per_datum.get(f"{row['key']}/outcome", torch.zeros(len(values), dtype=torch.int64))
-                result[str(row["key"])] = values.double().masked_fill(outcome != Outcome.OK, math.nan)
-    return result
-
-
-def on_common_data(report: ReportData) -> tuple[list[dict[str, Any]], int]:
-    """The rows of the evaluation, their means over the data on which every method can be trusted; how many these are.
-
-    A mean over other data is another number: a method that refuses the hard ones would look better than it is. A method
-    that can be trusted on no datum is left out. Where there is no datum in common, none can be compared.
-    """
-    rows = (
-        [] if report.evaluation is None else [row for row in report.evaluation["estimates"] if row["mean"] is not None]
-    )
-    columns = columns_of(report)
-    if any(row["key"] not in columns for row in rows) or not rows:
-        return [row for row in rows if row["num_trusted"] == row["num_data"]], max(
-            (row["num_data"] for row in rows), default=0
-        )
-    both = torch.stack([torch.isfinite(columns[row["key"]]) for row in rows]).all(0)
-    count = int(both.sum())
-    if count == len(both):
-        return rows, count
-    if count == 0:
-        return [], 0
-    result = []
-    for row in rows:
-        # Fewer data of the same noise, where no error is known for each; where they share draws of the weights, too,
-        # whose errors do not average out.
-        error = row["monte_carlo_error"] and row["monte_carlo_error"] * math.sqrt(row["num_trusted"] / count)
-        errors = report.per_datum.get(f"{row['key']}/standard_error")
-        if errors is not None and "draws" not in str(row.get("info", {}).get("global_sites")):
-            error = float(errors.double()[both].square().sum().sqrt()) / count
-        result.append({**row, "mean": float(columns[row["key"]][both].mean()), "monte_carlo_error": error})
-    return result, count
-
-
-def tightest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Of the lower bounds over common data the largest; None where there is none besides the ELBO."""
-    lower = [row for row in rows if row["side"] == "lower"]
-    return max(lower, key=lambda row: float(row["mean"]), default=None) if len(lower) > 1 else None
 
 
 class _Attempts:
@@ -205,9 +160,22 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
         attempt.notes.append(f"latents: site {nominal[0]!r} is a category, which has no place in a plane")
     elif shape.local_latents:
         _find_latents(attempt, run, data, options)
-    evaluation, per_datum = read_whole(run.folder)
-    results, notes = attempt.results, tuple(attempt.notes)
-    return ReportData(run, part, data, main, **results, evaluation=evaluation, per_datum=per_datum, notes=notes)
+    attempt.results |= _evaluations(run, attempt.notes)
+    return ReportData(
+        run, part, data, main, **attempt.results, notes=tuple(attempt.notes), **options, chains_for=chains_for
+    )
+
+
+def _evaluations(run: Run, problems: list[str]) -> dict[str, Any]:
+    """The evaluation to show, those of the same parameters on other data, and those of other parameters."""
+    stored, digest = read_evaluations(run.folder, problems), digest_of_parameters(run)
+    own = [one for one in stored if one.values["parameters_sha256"] == digest]
+    best = max(own, key=lambda one: (one.data["part"] == run.held_out, one.data["num_data"]), default=None)
+    return {
+        "evaluation": best,
+        "more_evaluations": tuple(one for one in own if one is not best),
+        "stale_evaluations": tuple(one for one in stored if one not in own),
+    }
 
 
 def _find_checks(attempt: _Attempts, pair: ModelGuidePair, data: Dataset, options: dict[str, Any]) -> None:

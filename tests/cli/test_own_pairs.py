@@ -230,8 +230,12 @@ def test_options_of_an_estimator_and_lists(place: Path, tmp_path: Path) -> None:
         "fit", "--elbo", "list"
     )
     assert set(json.loads(good("fit", "--model", "list", "--json"))) >= {"bernoulli-vae", "factor-analysis"}
-    for given in (["--learning-rate", 1], ["--seed", 3], ["--elbo", "trace"], ["--batch-size", 5], ["--device", "cpu"]):
-        assert f"{given[0]} has no place beside it" in refused("fit", "--resume", out, "--epochs", 2, *given)
+    for key, *given in (
+        ("seed", "--seed", 3),
+        ("training.batch_size", "--batch-size", 5),
+        ("data.source", "--data", "x"),
+    ):
+        assert f"{key} cannot change within a run" in refused("fit", "--resume", out, "--epochs", 2, *given)
 
 
 @pytest.mark.parametrize(("verb", "option"), [("evaluate", "--method"), ("compare-elbos", "--estimator")])

@@ -13,6 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from contracts.runs import newest
+
+from ppvae.runs import RunFolder
+from ppvae.runs.evaluation.files import paths_of
 
 COMMAND = [sys.executable, "-m", "ppvae"]
 # Warnings of other people's packages are errors in the tests' own process only.
@@ -73,7 +77,7 @@ def stopped_by(number: signal.Signals, words: list[str], ready: Callable[[], boo
     return process.returncode, stdout, stderr
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_the_run(tmp_path: Path, number: signal.Signals, status: int) -> None:
     out = tmp_path / "run"
     words = ["fit", "--model", "bernoulli-vae", "--epochs", "1000000", "--set", "training.compile=eager"]
@@ -97,11 +101,14 @@ def test_a_signal_keeps_what_is_evaluated(tmp_path: Path, number: signal.Signals
     # Far longer than this test waits: it can only end by the signal.
     method = "ais:num_chains=2,num_temperatures=1000,num_leapfrog=50"
     words = ["evaluate", str(out), "--method", method, "--chunk-size", "1", "-k", "7", "--threads", "1"]
-    file = out / "evaluation.json"
-    code, stdout, stderr = stopped_by(number, words, lambda: file.exists() and "L_7" in file.read_text())
+
+    def is_half_done() -> bool:
+        return any("L_7" in path.read_text() for path in paths_of(RunFolder(out)))
+
+    code, stdout, stderr = stopped_by(number, words, is_half_done)
     assert code == status, stderr
     assert stdout == ""
     assert f"what is finished is kept; go on with: ppvae evaluate {out} --part test --seed 0" in stderr
     assert "Traceback" not in stderr
-    assert [row["label"] for row in json.loads((out / "evaluation.json").read_text())["estimates"]] == ["ELBO", "L_7"]
+    assert [row["label"] for row in newest(RunFolder(out)).rows] == ["ELBO", "L_7"]
     assert list(out.rglob("*.tmp")) == []

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contracts.runs import newest
 from typer.testing import CliRunner, Result
 
 from ppvae.cli.demo import demo
 from ppvae.cli.main import app
-from ppvae.runs import load_run, read_history
+from ppvae.runs import RunFolder, load_run, read_history
 from ppvae.runs.evaluation.evaluation import Method
 from ppvae.runs.evaluation.evaluation import evaluate as run_evaluation
 
@@ -139,7 +140,7 @@ def test_evaluate_gives_the_numbers_of_the_library(run: Path) -> None:
     expected = run_evaluation(load_run(run), methods, num_data=30, seed=2, device="cpu", write=False, progress=False)
     assert [row["mean"] for row in told["estimates"]] == [row["mean"] for row in expected["estimates"]]
     assert [row["label"] for row in told["estimates"]] == ["ELBO", "L_5"]
-    assert json.loads((run / "evaluation.json").read_text()) == told
+    assert newest(RunFolder(run)).values == told
 
 
 def test_evaluate_for_people(run: Path, tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (["fit", "--model", "bernoulli-vae", "--device", "tpu:0", "--out", "OUT"], 1, "device"),
         (["fit", "none.toml"], 1, "no such recipe"),
         (["fit", "--pair", "none.py:A"], 1, "no such file"),
-        (["fit", "--resume", "OUT", "--data", "digits"], 1, "--data has no place beside it"),
+        (["fit", "other.toml", "--resume", "OUT"], 1, "RECIPE has no place beside it"),
         (["evaluate", "OUT"], 1, "no such folder"),
         (["report", "OUT"], 1, "no such folder"),
     ],

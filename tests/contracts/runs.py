@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ppvae.runs import RunFolder, read_history
-from ppvae.runs.evaluation.evaluation import read_whole
+from ppvae.runs.evaluation.files import Evaluation, path_of, paths_of, read_evaluations
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.atomic import sha256
 
@@ -41,13 +41,29 @@ def assert_whole(path: Path) -> int:
         json.loads(folder.info.read_text())
     if folder.metrics.exists():
         read_history(folder.metrics)
-    read_whole(folder)
+    read_evaluations(folder)
     for chunk in folder.chunks.glob("*.safetensors"):
         assert sha256(chunk.read_bytes()) == chunk.stem.rpartition("-")[2]
     records = checkpoint.find_records(folder.checkpoints, "last") + checkpoint.find_records(folder.checkpoints, "best")
     for record in records:
         checkpoint.read(record)
     return len(records)
+
+
+def newest(folder: RunFolder) -> Evaluation:
+    """The evaluation that was written last."""
+    return read_evaluations(folder)[0]
+
+
+def newest_path(folder: RunFolder) -> Path:
+    """Its file of JSON."""
+    return path_of(folder, newest(folder).values)
+
+
+def only_path(folder: RunFolder) -> Path:
+    """The file of the only evaluation."""
+    (path,) = paths_of(folder)
+    return path
 
 
 def left_over(path: Path) -> list[str]:

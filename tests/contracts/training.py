@@ -25,4 +25,6 @@ def small() -> ModelGuidePair:
 
 
 def quiet(pair: ModelGuidePair, data: Any, **options: Any) -> Any:
-    return fit(pair, data, **{"batch_size": 50, "num_epochs": 3, "progress": False, **options})
+    return fit(
+        pair, data, **{"batch_size": 50, "num_epochs": 3, "progress": False, "on_interrupt": "return", **options}
+    )

@@ -12,11 +12,12 @@ import torch
 
 from ppvae.cli.evaluate import show
 from ppvae.report import write_comparison, write_report
+from ppvae.report.common_data import on_common_data, tightest
 from ppvae.report.figures.charts import curves
 from ppvae.report.figures.theme import LIGHT
-from ppvae.report.findings import ReportData, find, on_common_data, tightest
+from ppvae.report.findings import ReportData, find
 from ppvae.runs import Recipe, Run, member_of, train
-from ppvae.runs.evaluation.evaluation import Method, evaluate
+from ppvae.runs.evaluation.evaluation import Evaluation, Method, evaluate
 
 PAIRS = """
 import pyro
@@ -148,9 +149,9 @@ def _evaluated(values: dict[str, tuple[str, list[float], list[int]]]) -> ReportD
         columns[f"{key}/log_evidence"] = torch.tensor(numbers)
         columns[f"{key}/standard_error"] = torch.full((3,), 0.3)
         columns[f"{key}/outcome"] = torch.tensor(outcome)
-    evaluation = {"estimates": rows, "data": {"part": "test", "num_data": 3}}
+    evaluation = Evaluation({"estimates": rows, "data": {"part": "test", "num_data": 3}}, columns)
     nothing: Any = None
-    return ReportData(nothing, "test", nothing, torch.zeros(3, 1), evaluation=evaluation, per_datum=columns)
+    return ReportData(nothing, "test", nothing, torch.zeros(3, 1), evaluation=evaluation)
 
 
 def test_means_are_compared_over_the_data_that_all_can_be_trusted_on() -> None:
@@ -162,13 +163,13 @@ def test_means_are_compared_over_the_data_that_all_can_be_trusted_on() -> None:
             "lost": ("consistent", [1.0, 1.0, 1.0], [1, 1, 1]),
         }
     )
-    rows, count = on_common_data(found)
+    rows, count = on_common_data(found.evaluation)
     assert {row["key"]: row["mean"] for row in rows} == {"elbo": -3.5, "fine": -2.5, "last": -3.0} and count == 2
     assert rows[1]["monte_carlo_error"] == pytest.approx(0.3 * 2**0.5 / 2)
     best = tightest(rows)
     assert best is not None and best["key"] == "fine"
     apart = _evaluated({"a": ("lower", [-1.0, -2.0, -3.0], [0, 1, 1]), "b": ("lower", [-1.0, -2.0, -3.0], [1, 0, 0])})
-    assert on_common_data(apart) == ([], 0) and tightest([]) is None
+    assert on_common_data(apart.evaluation) == ([], 0) and tightest([]) is None
 
 
 def test_a_comparison_says_on_which_data(tmp_path: Path) -> None:
@@ -199,6 +200,6 @@ def test_means_over_fewer_data_are_told(estimated: int, capsys: pytest.CaptureFi
     data = {"name": "digits", "part": "test", "num_data": 100}
     row |= {"worst_pareto_k": None, "num_trusted": estimated, "num_estimated": 100, "num_data": 100, "seconds": 1.0}
     row |= {"mean_of_all": -25.0, "mean_of_all_standard_error": 0.25}
-    show({"data": data, "parameters": "epoch 1, the last", "estimates": [row]})
+    show({"data": data, "parameters": "epoch 1, the last", "estimates": [row], "simulation_checks": []})
     told = "HMC density: the mean is over the 87 of 100 data that can be trusted; -25.000 ± 0.250 over all 100"
     assert (told in capsys.readouterr().out) == (estimated == 87)

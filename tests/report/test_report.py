@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.runs import newest
 from matplotlib.image import imread
 
 from ppvae.core import DataError, RunError
@@ -33,7 +34,7 @@ from ppvae.report.html.build import render
 from ppvae.report.html.page import number
 from ppvae.report.html.tables import simulation_table
 from ppvae.runs import Recipe, Run, load_run, train
-from ppvae.runs.evaluation.evaluation import Method, evaluate
+from ppvae.runs.evaluation.evaluation import Evaluation, Method, evaluate
 
 VOID = {"meta", "img", "source", "br", "link", "input"}
 
@@ -94,7 +95,7 @@ def html(run: Run) -> str:
 
 def test_every_number_of_the_evaluation_is_in_the_table(run: Run, html: str) -> None:
     text = Page(html).text
-    rows = json.loads(run.folder.evaluation.read_text())["estimates"]
+    rows = newest(run.folder).rows
     assert len(rows) == 2
     for row in rows:
         known = [row[key] for key in ("mean", "mean_of_all", "monte_carlo_error", "sampling_error")]
@@ -246,7 +247,7 @@ def test_hostile_names_are_text(run: Run) -> None:
     pictures = {**pictures_of(found), **check_pictures(found)}
     plain = Page(render(found, pictures))
 
-    evaluation = copy.deepcopy(found.evaluation)
+    evaluation = copy.deepcopy(dict(found.evaluation.values))
     evaluation["parameters"] = hostile("shown")
     evaluation["data"] |= {"name": hostile("evaluated"), "part": hostile("part")}
     for row in evaluation["estimates"]:
@@ -285,7 +286,8 @@ def test_hostile_names_are_text(run: Run) -> None:
             data=replace(found.run.data, name=hostile("data")),
             parameters=hostile("parameters"),
         ),
-        evaluation=evaluation,
+        evaluation=Evaluation(evaluation, found.evaluation.columns),
+        stale_evaluations=(Evaluation({**evaluation, "parameters": hostile("stale")}),),
         checks=checks,
         notes=(hostile("note"),),
     )
@@ -297,6 +299,7 @@ def test_hostile_names_are_text(run: Run) -> None:
     places = [f"{key} of {name}" for name in drawn for key in words]
     places += [
         "shown",
+        "stale",
         "evaluated",
         "part",
         "label",
@@ -333,9 +336,9 @@ def test_hostile_folders_are_text(run: Run, tmp_path: Path) -> None:
 def test_hostile_labels_of_a_check_by_simulation_are_text() -> None:
     row = {"label": hostile("label"), "is_sandwich": False, "num_trusted": 3, "seconds": 1.0}
     row |= {"below": [(0.1, 0.01), (0.2, 0.01)], "gap": [0.1, 0.2]}
-    text = simulation_table({"simulation_check": {"num_data": 3, "levels": [0.5, 0.9], "rows": [row]}})
+    text = simulation_table({"num_data": 3, "levels": [0.5, 0.9], "rows": [row]})
     assert_only_text(text, Page(""), ["label"])
-    assert "90% quantile" in text and simulation_table({}) == simulation_table(None) == ""
+    assert "90% quantile" in text
 
 
 def test_several_runs_side_by_side(run: Run, tmp_path: Path) -> None:
@@ -344,7 +347,7 @@ def test_several_runs_side_by_side(run: Run, tmp_path: Path) -> None:
     text = write_comparison([run, other], out=tmp_path / "c.html").read_text()
     page = Page(text)
     for folder in (run.folder, other.folder):
-        rows = json.loads(folder.evaluation.read_text())["estimates"]
+        rows = newest(folder).rows
         assert number(rows[0]["mean"], 3) in page.text
     assert "training.learning_rate" in page.text
     assert "training.optimizer" not in page.text  # it does not differ

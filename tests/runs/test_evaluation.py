@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from contracts.runs import newest, only_path
 
 from ppvae.core import DataError, RunError
 from ppvae.inference import evaluate_bound
@@ -17,8 +18,7 @@ from ppvae.runs.evaluation.evaluation import (
     Method,
     describe,
     evaluate,
-    read_evaluation,
-    read_per_datum,
+    read_evaluations,
 )
 from ppvae.runs.recipe.signatures import Entry
 
@@ -65,32 +65,38 @@ def test_the_exact_evidence_is_exact(tmp_path: Path) -> None:
 
 def test_what_is_kept_is_what_was_found(small: Recipe, tmp_path: Path) -> None:
     run = train(small, tmp_path / "run", progress=False)
-    assert read_evaluation(run.folder) is None
-    assert read_per_datum(run.folder) == {}
+    assert read_evaluations(run.folder) == []
     first = evaluate(run, [Method.parse("importance-sampling:num_samples=5")], progress=False)
-    assert json.loads(run.folder.evaluation.read_text()) == first
-    columns = read_per_datum(run.folder)
+    assert json.loads(only_path(run.folder).read_text()) == first
+    columns = newest(run.folder).columns
     key = "importance-sampling:num_samples=5,defensive=0.0"
     assert float(columns[f"{key}/log_evidence"].double().mean()) == pytest.approx(
         first["estimates"][1]["mean_of_all"], abs=1e-6
     )
     assert len(columns["elbo/elbo"]) == 300
-    # Another method is added; the same one again replaces itself; other data begin anew.
+    # Another method and another seed stand beside it; other data in another file.
     told: list[str] = []
     second = evaluate(run, [Method.parse("prior-sampling:num_samples=5")], progress=False, say=told.append)
     assert [row["key"] for row in second["estimates"]] == ["elbo", "prior-sampling:num_samples=5", key]
     assert len(told) == 2
     again = evaluate(run, [Method.parse("importance-sampling:num_samples=5")], seed=1, progress=False)
-    assert len(again["estimates"]) == 3
-    assert again["estimates"][2]["mean_of_all"] != first["estimates"][1]["mean_of_all"]
+    labels = ["ELBO, seed=0", "ELBO, seed=1", "Prior sampling", "L_5, seed=0", "L_5, seed=1"]
+    assert [row["label"] for row in again["estimates"]] == labels
+    means = {row["label"]: row["mean_of_all"] for row in again["estimates"]}
+    assert means["L_5, seed=0"] == first["estimates"][1]["mean_of_all"] != means["L_5, seed=1"]
     other = evaluate(run, [], part="validation", progress=False)
     assert [row["key"] for row in other["estimates"]] == ["elbo"]
-    assert set(read_per_datum(run.folder)) == {"elbo/elbo", "elbo/reconstruction", "elbo/kl"}
+    assert set(newest(run.folder).columns) == {"elbo/elbo", "elbo/reconstruction", "elbo/kl"}
+    few = evaluate(run, [], num_data=20, progress=False)
+    assert [one.values for one in read_evaluations(run.folder)] == [few, other, again]
 
 
 def test_the_stated_command_gives_the_number_again(trained: Run) -> None:
     one = evaluate(trained, [], num_data=20, seed=3, progress=False, write=False)["estimates"][0]
-    assert one["command"] == f"ppvae evaluate {trained.folder.path} --part test --num-data 20 --seed 3 --threads 1"
+    assert (
+        one["command"]
+        == f"ppvae evaluate {trained.folder.path} --part test --num-data 20 --seed 3 --threads 1 --method elbo"
+    )
     again = evaluate(trained, [], num_data=20, seed=3, progress=False, write=False)["estimates"][0]
     assert one["mean"] == again["mean"]
 
@@ -132,15 +138,22 @@ def test_a_line_says_side_and_errors(trained: Run) -> None:
 
 def test_damaged_evaluations_are_named(small: Recipe, tmp_path: Path) -> None:
     run = train(small.replace(training={"num_epochs": 1}), tmp_path / "run", progress=False)
-    run.folder.evaluation.write_text("{}")
-    with pytest.raises(RunError, match=r"evaluation\.json: not an evaluation"):
-        read_evaluation(run.folder)
-    evaluate(run, [], progress=False)  # writes it anew
-    assert read_evaluation(run.folder) is not None
-    next(run.folder.path.glob("evaluation-*.safetensors")).write_bytes(b"junk")
-    with pytest.raises(RunError, match=r"evaluation-[0-9a-f]{16}\.safetensors: damaged"):
-        read_per_datum(run.folder)
     evaluate(run, [], progress=False)
-    assert len(read_per_datum(run.folder)) == 3
+    path = only_path(run.folder)
+    path.write_text("{}")
+    problems: list[str] = []
+    assert read_evaluations(run.folder, problems) == []
+    (problem,) = problems
+    assert problem.startswith(f"{path}: not an evaluation") and f"ppvae evaluate {run.folder.path}" in problem
+    with pytest.raises(RunError, match="not an evaluation"):
+        read_evaluations(run.folder)
+    evaluate(run, [], progress=False)  # computes it anew, and leaves what is left of the other
+    assert len(newest(run.folder).columns) == 3
+    assert path.with_name(path.name + ".damaged").read_text() == "{}"
+    next(run.folder.evaluations.glob("*.safetensors")).write_bytes(b"junk")
+    with pytest.raises(RunError, match=r"-[0-9a-f]{16}\.safetensors: damaged"):
+        read_evaluations(run.folder)
+    evaluate(run, [], progress=False)
+    assert len(newest(run.folder).columns) == 3
     with pytest.raises((RunError, DataError)):
         evaluate(run, [], part="nothing", progress=False)

@@ -43,7 +43,7 @@ def test_the_error_names_the_dump_and_the_dump_reproduces_it(failed: tuple[Path,
     out, error = failed
     assert f"ppvae replay {out / 'dumps'}" in str(error)
     state, about = read_dump(out)
-    assert state["step"] == 4
+    assert state["step"] == 5
     assert tuple(state["indices"]) == error.indices
     _, data, pair = prepare(Recipe.from_dict(about["recipe"]))
     torch.testing.assert_close(state["batch"]["x"], data.batch(torch.tensor(error.indices)))
@@ -75,7 +75,7 @@ def test_the_verb(failed: tuple[Path, FitError]) -> None:
     out, _ = failed
     done = CliRunner().invoke(app, ["replay", str(out)])
     assert done.exit_code == 0
-    assert "step 4, 100 rows of digits: parameter 'likelihood.head.layers.0.weight'" in done.stdout
+    assert "step 5, 100 rows of digits: parameter 'likelihood.head.layers.0.weight'" in done.stdout
     assert CliRunner().invoke(app, ["replay", str(out / "checkpoints")]).exit_code == 1
 
 
@@ -117,3 +117,37 @@ def test_a_replay_has_the_weight_prior_the_clipping_and_what_the_estimator_learn
     plain = recipe.replace(training={"weight_prior_scale": None})
     state["prior_names"] = []
     assert not _replay(state, plain, pair).reproduced
+
+
+class Scale(Callback):
+    """The scale of a normal likelihood is exp of a parameter: it underflows to zero, or overflows."""
+
+    def __init__(self, log_scale: float) -> None:
+        self.log_scale = log_scale
+
+    def on_step(self, state: TrainingState) -> None:
+        if state.step == 1:
+            with torch.no_grad():
+                for name, parameter in state.pair.named_parameters():
+                    if "likelihood" in name and name.endswith("bias"):
+                        parameter.fill_(self.log_scale)
+
+
+@pytest.mark.parametrize("compile", ["eager", "graph"])
+@pytest.mark.parametrize("log_scale", [-200.0, 200.0])
+def test_a_scale_of_zero_or_infinity_is_shown(compile: str, log_scale: float, tmp_path: Path) -> None:
+    """Where Pyro's validation is on, it refuses such a distribution before anything can be said of the step."""
+    recipe = Recipe.from_dict(
+        {**RECIPE, "model": {"name": "gaussian-vae", "latent_dim": 2, "hidden": [4]}, "data": {"binarize": "none"}}
+    ).replace(training={"compile": compile})
+    out = tmp_path / "run"
+    with pytest.raises(
+        FitError, match=r"stopped in step 2 \(epoch 1\), which changed no parameter: site 'x' has"
+    ) as caught:
+        train(recipe, out, callbacks=[Scale(log_scale)], progress=False)
+    _, _, pair = prepare(recipe)
+    found = replay(out, pair)
+    assert found.reproduced and found.step == caught.value.step == 2
+    assert found.diagnosis.message == "site 'x' has a log density that is not finite"
+    done = CliRunner().invoke(app, ["replay", str(out)])
+    assert done.exit_code == 0 and "step 2, 100 rows of digits: site 'x' has a log density" in done.stdout

@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contracts.runs import assert_whole, left_over, same
+from contracts.runs import assert_whole, left_over, newest, same
 
 from ppvae.runs import Recipe, RunFolder
-from ppvae.runs.evaluation.evaluation import read_per_datum
 from ppvae.runs.storage import checkpoint as checkpoints
 
 TINY: dict[str, Any] = {
@@ -160,15 +159,15 @@ def killed_evaluate(ppvae: Ppvae, tmp_path: Path, methods: list[str], kills: int
 
 def same_evaluation(run: Path, whole: Path) -> None:
     assert numbers(run) == numbers(whole)
-    assert checkpoints.same(read_per_datum(RunFolder(run)), read_per_datum(RunFolder(whole)))
+    assert checkpoints.same(dict(newest(RunFolder(run)).columns), dict(newest(RunFolder(whole)).columns))
     assert same(run, whole)  # evaluating touches no file of training
     assert left_over(run) == []
     assert not (run / "chunks").exists()
-    assert len(list(run.glob("evaluation*.safetensors"))) == 1
+    assert len(list(run.glob("evaluations/*.safetensors"))) == 1
 
 
 def numbers(run: Path) -> list[dict[str, Any]]:
-    rows = json.loads((run / "evaluation.json").read_text())["estimates"]
+    rows = newest(RunFolder(run)).rows
     names = ("key", "side", "mean", "monte_carlo_error", "sampling_error", "num_data", "num_estimated")
     return [{name: row[name] for name in names} for row in rows]
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from contracts.runs import newest
 from typer.testing import CliRunner
 
 from ppvae.cli.main import app
 from ppvae.inference.evidence import ImportanceSampling, log_evidence, simulate_data
 from ppvae.inference.execution.seeds import seed_of
-from ppvae.report.html.tables import simulation_table
+from ppvae.report.html.tables import evaluation_table
 from ppvae.runs import Recipe, Run, member_of, train
-from ppvae.runs.evaluation.evaluation import Method, evaluate, read_evaluation
+from ppvae.runs.evaluation.evaluation import Evaluation, Method, evaluate
 from ppvae.runs.evaluation.simulation_check import sentence
 
 BDMC = "bdmc:num_temperatures=8,num_chains=4,num_leapfrog=2"
@@ -39,7 +40,7 @@ def test_it_says_how_far_from_the_truth_each_setting_is(factors: Run) -> None:
     ]
     found = evaluate(factors, methods, num_data=10, simulate=20, progress=False, write=False)
     assert [row["method"] for row in found["estimates"]] == ["elbo", "prior-sampling", "importance-sampling"]
-    check = found["simulation_check"]
+    check = found["simulation_checks"][0]
     sandwich, exact, crude = check["rows"]
     assert sandwich["is_sandwich"] and sandwich["num_trusted"] == exact["num_trusted"] == 20
     # The guide is exact here: so are its importance weights, and the sandwich is as good as closed.
@@ -68,11 +69,13 @@ def test_it_is_kept_told_and_shown(factors: Run) -> None:
     assert again == first and all("kept from an earlier evaluation" in line for line in told)
     # An evaluation without the check leaves it where it is.
     evaluate(factors, methods[1:], num_data=5, progress=False)
-    kept = read_evaluation(factors.folder)
-    assert kept is not None and kept["simulation_check"] == first["simulation_check"]
-    html = simulation_table(first)
+    assert newest(factors.folder).values["simulation_checks"] == first["simulation_checks"]
+    # One of other methods stands beside it.
+    other = evaluate(factors, methods[:1], num_data=5, simulate=6, progress=False)
+    assert other["simulation_checks"][:1] == first["simulation_checks"] and len(other["simulation_checks"]) == 2
+    html = evaluation_table(Evaluation(first))
     assert "Would they have found the truth on data like these?" in html and "BDMC, its lower bound" in html
-    assert html.count("6 of 6") == 2 and simulation_table(None) == ""
+    assert html.count("6 of 6") == 2
 
 
 def test_the_command_line_serves_bdmc(factors: Run) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.runs import newest, only_path
 from torch import Tensor
 
 from ppvae.core import RunError
@@ -22,7 +23,7 @@ from ppvae.runs import Run, RunInterrupt, load_run
 from ppvae.runs.evaluation import chunks as chunk_files
 from ppvae.runs.evaluation import evaluation
 from ppvae.runs.evaluation import files as evaluation_files
-from ppvae.runs.evaluation.evaluation import Method, evaluate, read_evaluation, read_per_datum, read_whole
+from ppvae.runs.evaluation.evaluation import Method, evaluate
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.atomic import sha256
 from ppvae.runs.storage.folder import EVALUATION_LOCK, REPORT_LOCK, RunFolder, hold_lock
@@ -81,9 +82,8 @@ def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def numbers(folder: RunFolder) -> Numbers:
-    values, columns = read_whole(folder)
-    assert values is not None
-    return timeless(values["estimates"]), columns
+    one = newest(folder)
+    return timeless(one.rows), dict(one.columns)
 
 
 def kept_files(run: Run) -> list[Path]:
@@ -97,7 +97,7 @@ def test_stopped_at_every_chunk(run: Run, count: list[int], text: str) -> None:
     whole = go(run, text)
     assert len(count) == CHUNKS
     expected = numbers(run.folder)
-    evaluation_files.forget(run.folder)
+    evaluation_files.forget(only_path(run.folder))
     for done in range(CHUNKS):  # every evaluation finishes one chunk more, and loses the one after it
         assert len(kept_files(run)) == done
         stopped(run, count, text, after=1 if done < CHUNKS - 1 else 0)
@@ -179,7 +179,7 @@ def test_chunks_of_other_conditions_are_not_used(
 def test_damaged_chunks_are_computed_anew(run: Run, count: list[int], caplog: pytest.LogCaptureFixture) -> None:
     go(run, IS)
     expected = numbers(run.folder)
-    evaluation_files.forget(run.folder)
+    evaluation_files.forget(only_path(run.folder))
 
     def damage(kind: str) -> None:
         first, second, _ = kept_files(run)
@@ -212,7 +212,7 @@ def test_damaged_chunks_are_computed_anew(run: Run, count: list[int], caplog: py
         assert len(count) == (1 if kind == "none" else 2), kind
         assert ("it is computed anew" in caplog.text) == (kind != "none"), kind
         assert checkpoint.same(numbers(run.folder), expected), kind
-        evaluation_files.forget(run.folder)
+        evaluation_files.forget(only_path(run.folder))
 
 
 def test_finished_estimates_are_kept(run: Run, count: list[int]) -> None:
@@ -270,27 +270,29 @@ def test_killed_between_the_two_files(run: Run, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(evaluation_files, "write_json", killed)
         with pytest.raises(MemoryError):
             go(run, seed=1)
-    assert len(list(run.folder.path.glob("evaluation-*"))) == 2
+    assert len(list(run.folder.path.glob("evaluations/*.safetensors"))) == 2
     assert checkpoint.same(numbers(run.folder), expected)
     go(run, IS)
-    assert len(list(run.folder.path.glob("evaluation-*"))) == 1
+    assert len(list(run.folder.path.glob("evaluations/*.safetensors"))) == 1
     assert checkpoint.same(numbers(run.folder), expected)
 
 
 def test_numbers_of_another_evaluation_are_refused(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     go(run, IS, seed=1)
-    foreign = next(run.folder.path.glob("evaluation-*")).read_bytes()
+    path = only_path(run.folder)
+    foreign = next(run.folder.path.glob("evaluations/*.safetensors")).read_bytes()
+    evaluation_files.forget(path)
     go(run, IS, again=True)
     expected = numbers(run.folder)
     for content in (foreign, b"junk", None):
-        named = next(run.folder.path.glob("evaluation-*"))
+        named = next(run.folder.path.glob("evaluations/*.safetensors"))
         named.unlink() if content is None else named.write_bytes(content)
-        message = "no such file, but evaluation.json names it" if content is None else "damaged: its SHA-256"
+        message = f"no such file, but {path.name} names it" if content is None else "damaged: its SHA-256"
         with pytest.raises(RunError, match=message):
-            read_per_datum(run.folder)
+            newest(run.folder)
         with caplog.at_level(logging.WARNING, "ppvae.runs"):
             go(run, IS)
-        assert "all is computed anew" in caplog.text
+        assert f"it is kept as {path.name}.damaged, and all is computed anew" in caplog.text
         caplog.clear()
         assert checkpoint.same(numbers(run.folder), expected)
 
@@ -300,18 +302,21 @@ def test_a_reader_meets_one_evaluation(run: Run, monkeypatch: pytest.MonkeyPatch
     old = go(run, IS, seed=1)
     new = go(run, IS)
     first = iter([old])
-    monkeypatch.setattr(evaluation_files, "read_evaluation", lambda folder: next(first, new))
-    values, columns = read_whole(run.folder)
-    assert values == new
-    assert checkpoint.same(columns, numbers(run.folder)[1])
+    monkeypatch.setattr(evaluation_files, "read_evaluation", lambda path: next(first, new))
+    one = evaluation_files.read_whole(only_path(run.folder))
+    assert one.values == new
+    assert checkpoint.same(dict(one.columns), numbers(run.folder)[1])
 
 
 def test_what_a_kill_left_is_swept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run.folder
     folder.chunks.mkdir()
     folder.figures.mkdir(exist_ok=True)
-    evaluations = [".evaluation.json.a.tmp", ".evaluation-0123456789abcdef.safetensors.b.tmp", "chunks/.c-d-e.f.tmp"]
-    evaluations += ["evaluation-0123456789abcdef.safetensors", "evaluation.safetensors"]
+    go(run)
+    name = only_path(folder).stem
+    half = f"{name}-0123456789abcdef.safetensors"
+    evaluations = [f"evaluations/.{name}.json.a.tmp", f"evaluations/.{half}.b.tmp", "chunks/.c-d-e.f.tmp"]
+    evaluations += [f"evaluations/{half}"]
     reports = [".report.html.a.tmp", "figures/.samples.png.b.tmp"]
     for name in evaluations + reports:
         (folder.path / name).write_text("half")
@@ -331,12 +336,13 @@ def test_what_a_kill_left_is_swept(run: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_later_version_is_refused_not_replaced(run: Run) -> None:
     go(run)
-    text = run.folder.evaluation.read_text().replace('"version": 3', '"version": 4')
-    run.folder.evaluation.write_text(text)
-    for attempt in (lambda: read_evaluation(run.folder), lambda: go(run)):
+    path = only_path(run.folder)
+    text = path.read_text().replace('"version": 4', '"version": 5')
+    path.write_text(text)
+    for attempt in (lambda: newest(run.folder), lambda: go(run)):
         with pytest.raises(RunError, match="written by a later version"):
             attempt()
-    assert run.folder.evaluation.read_text() == text
+    assert path.read_text() == text
 
 
 def test_a_run_that_is_cleared_loses_its_evaluation(run: Run, count: list[int]) -> None:

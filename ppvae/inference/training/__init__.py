@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from .mcem import fit_mcem
 from .options import EarlyStopping, KLWarmup
-from .state import Callback, Fit, FitOutcome, TrainingState
+from .state import Callback, Fit, FitInterrupt, FitOutcome, TrainingState
 from .svi import fit
 
-__all__ = ["Callback", "EarlyStopping", "Fit", "KLWarmup", "FitOutcome", "TrainingState", "fit", "fit_mcem"]
+__all__ = [
+    "Callback",
+    "EarlyStopping",
+    "Fit",
+    "FitInterrupt",
+    "KLWarmup",
+    "FitOutcome",
+    "TrainingState",
+    "fit",
+    "fit_mcem",
+]

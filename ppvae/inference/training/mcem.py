@@ -14,7 +14,8 @@ from torch.distributions import Distribution
 from tqdm import tqdm
 
 from .options import DEFAULT_BATCH_SIZE, MakeOptimizer, make_optimizer, rows_per_step
-from .state import FitOutcome, Row
+from .state import FitInterrupt, FitOutcome, OnInterrupt, Row
+from ..execution.arguments import require_literal
 from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
 from ..hmc.integrator import leapfrog, value_and_gradient
 from ..hmc.kernel import HMCParameters, HMCState, draw_noise, hmc_kernel
@@ -53,6 +54,7 @@ def fit_mcem(
     device: str = "auto",
     compile: Compile = "auto",
     progress: bool = True,
+    on_interrupt: OnInterrupt = "raise",
 ) -> tuple[list[Row], FitOutcome]:
     r"""Train the model of a pair by Monte Carlo EM (Kingma & Welling 2013, arXiv 1312.6114, appendix E).
 
@@ -77,6 +79,7 @@ def fit_mcem(
         device: "auto", "cpu", "cuda".
         compile: see :func:`ppvae.inference.fit`.
         progress: show a bar on a terminal.
+        on_interrupt: see :func:`ppvae.inference.fit`.
 
     Returns:
         one row per epoch (log_joint_train in nats per datum, acceptance, step_size, seconds), and the outcome.
@@ -84,7 +87,9 @@ def fit_mcem(
     Raises:
         PairError: discrete latents, or global ones.
         FitError: a gradient is not finite.
+        FitInterrupt: Ctrl-C.
     """
+    require_literal("on_interrupt", on_interrupt, OnInterrupt)
     if num_leapfrog < 1 or num_updates < 1:
         raise PpvaeError(f"expected num_leapfrog and num_updates of at least 1, found {num_leapfrog}, {num_updates}")
     where = choose_device(device)
@@ -130,7 +135,10 @@ def fit_mcem(
                 )
                 bar.set_postfix_str(f"log p(x, z) {mean[0]:.2f} nats/datum, acceptance {mean[1]:.2f}")
         except KeyboardInterrupt:
-            return rows, FitOutcome("interrupted", f"interrupted in epoch {len(rows) + 1}")
+            outcome = FitOutcome("interrupted", f"interrupted in epoch {len(rows) + 1}")
+            if on_interrupt == "raise":
+                raise FitInterrupt(outcome, rows) from None
+            return rows, outcome
     return rows, FitOutcome("completed", f"completed {num_epochs} epochs")
 
 

@@ -16,6 +16,7 @@ from ...core import ModelGuidePair, PpvaeError
 from ...data import Minibatches
 
 Row: TypeAlias = dict[str, float]
+OnInterrupt: TypeAlias = Literal["raise", "return"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,20 @@ class Fit:
         last = self.history[-1] if self.history else {}
         metrics = ", ".join(f"{k}={last[k]:.3f}" for k in ("elbo_train", "elbo_validation") if k in last)
         return f"Fit({len(self.history)} epochs, {metrics}; {self.outcome})"
+
+
+class FitInterrupt(KeyboardInterrupt):
+    """Training was ended by Ctrl-C; the pair has the parameters of its last step.
+
+    Attributes:
+        history: one row for each finished epoch.
+        fit: what :func:`ppvae.inference.fit` would have returned, to go on from: ``fit(..., resume=
+            error.fit.state.state_dict())``; None from :func:`ppvae.inference.fit_mcem`.
+    """
+
+    def __init__(self, outcome: FitOutcome, history: list[Row], fit: Fit | None = None) -> None:
+        super().__init__(outcome.message)
+        self.history, self.fit = history, fit
 
 
 @dataclass

@@ -26,10 +26,10 @@ from .options import (
     make_optimizer,
     rows_per_step,
 )
-from .state import AnyCallback, Callback, Fit, FitOutcome, Row, TrainingState, as_callback
+from .state import AnyCallback, Callback, Fit, FitInterrupt, FitOutcome, OnInterrupt, Row, TrainingState, as_callback
 from ..elbo import ELBO, TraceMeanFieldELBO
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
-from ..execution.arguments import require_estimator, require_integer, require_pair
+from ..execution.arguments import require_estimator, require_integer, require_literal, require_pair
 from ..execution.placement import WORTH_RECORDING, Compile, choose_device, choose_mode, dtype_of, like_pair
 from ..execution.readiness import VALIDATION_CHUNK, check_training
 from ...core import FitError, ModelGuidePair, parameter_roles
@@ -59,6 +59,7 @@ def fit(
     callbacks: Iterable[AnyCallback] = (),
     progress: bool = True,
     resume: Mapping[str, Any] | None = None,
+    on_interrupt: OnInterrupt = "raise",
 ) -> Fit:
     r"""Train a pair by auto-encoding variational Bayes (Kingma & Welling 2013, arXiv 1312.6114, algorithm 1).
 
@@ -92,18 +93,22 @@ def fit(
             may change what the programs read: buffers at no cost, attributes at the cost of recording the step anew.
         progress: show a bar on a terminal.
         resume: a state from ``TrainingState.state_dict()`` to resume from.
+        on_interrupt: "raise" to raise :class:`FitInterrupt` after Ctrl-C, which ends a script; "return" to return what
+            there is, with the ``outcome`` "interrupted", as suits a notebook.
 
     Returns:
-        a :class:`Fit`. Ctrl-C ends training after the current step, with the ``outcome`` "interrupted"; nothing is
-        lost. A second Ctrl-C does not wait for the step.
+        a :class:`Fit`.
 
     Raises:
+        FitInterrupt: Ctrl-C. Training ends after the current step and nothing is lost: ``error.fit`` is what would
+            have been returned. A second Ctrl-C does not wait for the step.
         PairError, DataError: the pair or the data break their contract.
         FitError: a value or gradient is not finite; parameters are as they were before that step. Or a callback
             replaced a parameter.
     """
     require_pair(pair, "fit")
     require_estimator(elbo)
+    require_literal("on_interrupt", on_interrupt, OnInterrupt)
     require_integer("num_epochs", num_epochs, 0)
     require_integer("seed", seed, 0)
     if batch_size is not None:
@@ -151,6 +156,8 @@ def fit(
         run = _Run(state, objective, changes, validator, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
         result = run([as_callback(callback) for callback in callbacks], progress)
         state.keep_random_states()
+        if on_interrupt == "raise" and result.outcome.code == "interrupted":
+            raise FitInterrupt(result.outcome, result.history, result)
         return result
 
 
@@ -340,12 +347,12 @@ class _Run:
         rows = ", ".join(map(str, index[:8].tolist()))
         buffers = {} if state.estimator is None else state.estimator.state_dict()
         raise FitError(
-            f"training stopped at step {state.step} (epoch {state.epoch + 1}), before any parameter changed: "
+            f"training stopped in step {state.step + 1} (epoch {state.epoch + 1}), which changed no parameter: "
             f"{diagnosis.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
             + try_one_of("a smaller learning_rate", "clip_norm=...", "data on the scale that the likelihood expects"),
             site=diagnosis.site,
             parameter=diagnosis.parameter,
-            step=state.step,
+            step=state.step + 1,
             indices=tuple(index.tolist()),
             snapshot={
                 "pair": {name: value.detach().clone() for name, value in state.pair.state_dict().items()},

@@ -14,7 +14,8 @@ from .chains import chains as charts_of_chains
 from .images import as_images, grid
 from .theme import DARK, LIGHT, Theme, draw
 from .weights import weight_noise
-from ..findings import ACTIVE, GRID, ReportData, columns_of, kind_of, on_common_data
+from ..common_data import columns_of, on_common_data
+from ..findings import ACTIVE, GRID, ReportData, kind_of
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,11 @@ def _kl(report: ReportData) -> Picture | None:
 
 
 def _estimates(report: ReportData) -> Picture | None:
-    rows, count = on_common_data(report)
+    rows, count = on_common_data(report.evaluation)
     if report.evaluation is None or not rows:
         return None
     means = "; ".join(f"{row['label']} {row['mean']:.2f}" for row in rows)
-    whole = int(report.evaluation["data"]["num_data"])
+    whole = int(report.evaluation.data["num_data"])
     over = "" if count == whole else f" Means are over the {count} of {whole} data on which all can be trusted."
     return _chart(
         "estimates",
@@ -222,8 +223,9 @@ def _estimates(report: ReportData) -> Picture | None:
 
 def _sandwich(report: ReportData) -> Picture | None:
     # An estimate that can be trusted on no datum has no values, and two may have none in common.
-    columns = {key: values for key, values in columns_of(report).items() if bool(torch.isfinite(values).any())}
-    rows = [] if report.evaluation is None else [r for r in report.evaluation["estimates"] if r["key"] in columns]
+    columns = columns_of(report.evaluation)
+    columns = {key: values for key, values in columns.items() if bool(torch.isfinite(values).any())}
+    rows = [] if report.evaluation is None else [r for r in report.evaluation.rows if r["key"] in columns]
     if len(rows) < 3:
         return None
     # Against the exact values where they are known, else an estimate on neither side, else the last lower bound.
@@ -238,7 +240,7 @@ def _sandwich(report: ReportData) -> Picture | None:
     if not gaps:
         return None
     name = charts.label_of(reference["label"])
-    kind = "" if report.evaluation is None else kind_of(report.evaluation["data"]["part"])
+    kind = "" if report.evaluation is None else kind_of(report.evaluation.data["part"])
     medians = "; ".join(f"{key} {float(gap[torch.isfinite(gap)].median()):+.2f}" for key, (_, gap) in gaps.items())
     return _chart(
         "sandwich",
@@ -296,12 +298,12 @@ def _extremes(report: ReportData) -> Picture | None:
 
 def _best_estimate(report: ReportData) -> tuple[str, Tensor] | None:
     """The exact log evidence of every datum where it is known, else the largest of the lower bounds that all have."""
-    if report.evaluation is None or report.evaluation["data"]["part"] != report.part:
+    if report.evaluation is None or report.evaluation.data["part"] != report.part:
         return None
-    columns = columns_of(report)
+    columns = columns_of(report.evaluation)
     rows = [
         row
-        for row in report.evaluation["estimates"]
+        for row in report.evaluation.rows
         if row["side"] in ("exact", "lower")
         and bool(torch.isfinite(columns.get(row["key"], torch.tensor(torch.nan))).all())
     ]

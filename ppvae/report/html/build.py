@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import base64
+import shlex
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .page import fill, number
-from .tables import aggregate_table, check_table, evaluation_table, simulation_table
+from .tables import aggregate_table, check_table, evaluation_table
+from ..common_data import on_common_data, tightest
 from ..figures.checks import CHECK_NAMES, check_pictures
 from ..figures.comparison import COMPARISON_NAMES, comparison_pictures
 from ..figures.images import as_images
 from ..figures.pictures import Picture, pictures_of
 from ..figures.theme import LABELS
-from ..findings import FINE, ReportData, find, kind_of, on_common_data, tightest
+from ..findings import FINE, ReportData, find, kind_of
 from ... import __version__
 from ...runs import Run
 from ...runs.storage.atomic import make_folder, write_bytes, write_text
 from ...runs.storage.folder import REPORT_LOCK, hold_lock
+from ...runs.training.segments import describe
 
 
 def write_report(
     run: Run, *, out: Path | None = None, seed: int = 0, device: str = "auto", chains_for: int = 0
 ) -> Path:
-    """Write ``figures/*.png`` and ``report.html`` into the run folder.
+    """Write ``figures/*.png`` and ``report.html`` into the run folder, or the page alone to another place.
 
     Args:
         run: the run.
-        out: the path of the page, if not that.
+        out: the path of the page, if not that; then nothing is written into the run folder.
         seed: of samples.
         device: "auto", "cpu", "cuda".
         chains_for: the number of data to run HMC chains for, whose trace and ranks are shown; it takes some seconds.
@@ -42,25 +46,26 @@ def write_report(
     Raises:
         RunError: the folder cannot be written, or another process writes the report of this run.
     """
-    with hold_lock(run.folder, REPORT_LOCK):
-        run.folder.sweep_report()
-        return _write(run, find(run, seed=seed, device=device, chains_for=chains_for), out)
+    with nullcontext() if out is not None else hold_lock(run.folder, REPORT_LOCK):
+        if out is None:
+            run.folder.sweep_report()
+        report = find(run, seed=seed, device=device, chains_for=chains_for)
+        pictures = {**pictures_of(report), **check_pictures(report), **comparison_pictures(report)}
+        if out is None:
+            _write_figures(run.folder.figures, pictures)
+        path = run.folder.report if out is None else out
+        write_text(path, render(report, pictures, out))
+        return path
 
 
-def _write(run: Run, report: ReportData, out: Path | None) -> Path:
-    pictures = {**pictures_of(report), **check_pictures(report), **comparison_pictures(report)}
-    folder = run.folder.figures
+def _write_figures(folder: Path, pictures: Mapping[str, Picture]) -> None:
     make_folder(folder)
     for picture in pictures.values():
-        if picture.name in COMPARISON_NAMES:
-            continue  # their files are in the folder of the comparison
-        write_bytes(folder / f"{picture.name}.png", picture.light)
-    path = run.folder.report if out is None else out
-    write_text(path, render(report, pictures))
-    return path
+        if picture.name not in COMPARISON_NAMES:  # their files are in the folder of the comparison
+            write_bytes(folder / f"{picture.name}.png", picture.light)
 
 
-def render(report: ReportData, pictures: Mapping[str, Picture]) -> str:
+def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None = None) -> str:
     """The page of one run."""
     run = report.run
     return fill(
@@ -72,13 +77,15 @@ def render(report: ReportData, pictures: Mapping[str, Picture]) -> str:
         folder=repr(str(run.folder.path)),
         tiles=_headline(report),
         evaluation=evaluation_table(report.evaluation),
-        simulation=simulation_table(report.evaluation),
+        more_evaluations=[evaluation_table(one) for one in report.more_evaluations],
+        stale_evaluations=report.stale_evaluations,
         pictures=pictures,
         walk=_walk(report),
         kind=report.kind,
         checks=check_table(report),
         aggregate=aggregate_table(report),
-        commands=_commands(report),
+        segments=[describe(segment) for segment in run.info.get("segments", [])],
+        commands=_commands(report, out),
         notes=report.notes,
         version=__version__,
         date=time.strftime("%Y-%m-%d"),
@@ -90,16 +97,16 @@ def render(report: ReportData, pictures: Mapping[str, Picture]) -> str:
 def _headline(report: ReportData) -> list[dict[str, Any]]:
     """The headline numbers: each with its name, its error where it has one, and a note."""
     tiles: list[dict[str, Any]] = []
-    rows, count = on_common_data(report)
+    rows, count = on_common_data(report.evaluation)
     part = ""
     if report.evaluation is not None:
-        data = report.evaluation["data"]
+        data = report.evaluation.data
         part = f"{data['num_data']} {kind_of(data['part'])} data"
         if count < data["num_data"]:
             part = f"{count} of {part} that every method can be trusted on"
     best_bound = tightest(rows)
     # Beside the bound, the tightest lower one and the one that is on no side, if there are such.
-    headline_rows = [row for row in rows if row["key"] == "elbo" or row is best_bound]
+    headline_rows = [row for row in rows if row["method"] == "elbo" or row is best_bound]
     headline_rows += [row for row in rows if row["side"] in ("exact", "consistent")][-1:]
     for row in headline_rows:
         side = f"{row['side']} bound" if row["side"] in ("lower", "upper") else row["side"]
@@ -115,19 +122,34 @@ def _headline(report: ReportData) -> list[dict[str, Any]]:
     return tiles
 
 
-def _commands(report: ReportData) -> list[tuple[str, str]]:
+def _commands(report: ReportData, out: Path | None) -> list[tuple[str, str]]:
     """Each result of the page and the command that repeats it."""
     run = report.run
-    pair = f" --pair {run.recipe.model['pair']}" if "pair" in run.recipe.model else ""
-    threads = f" --threads {run.info['threads']}" if "threads" in run.info else ""
-    return [
-        ("the trained model", f"ppvae fit {run.folder.recipe} --out NEW_FOLDER{threads}{pair}"),
-        *(
-            (f"{row['label']} = {number(row['mean_of_all'], 3)}, of all data", row["command"] + pair)
-            for row in ([] if report.evaluation is None else report.evaluation["estimates"])
-        ),
-        ("this page", f"ppvae report {run.folder.path}{pair}"),
+    pair = ["--pair", str(run.recipe.model["pair"])] if "pair" in run.recipe.model else []
+    threads = ["--threads", str(run.info["threads"])] if "threads" in run.info else []
+    page = ["--seed", str(report.seed), "--device", report.device, "--threads", str(torch.get_num_threads())]
+    page += ["--chains", str(report.chains_for)] if report.chains_for else []
+    page += [] if out is None else ["--out", str(out)]
+    rows = [
+        (
+            f"{row['label']} = {number(row['mean_of_all'], 3)}, {one.data['num_data']} {one.data['part']} data",
+            row,
+        )
+        for one in (report.evaluation, *report.more_evaluations)
+        if one is not None
+        for row in one.rows
     ]
+    fit = ["ppvae", "fit", str(run.folder.recipe), "--out", "NEW_FOLDER", *threads, *pair]
+    return [
+        ("the trained model", shlex.join(fit)),
+        *((name, _with_pair(str(row["command"]), pair)) for name, row in rows),
+        ("this page", shlex.join(["ppvae", "report", str(run.folder.path), *page, *pair])),
+    ]
+
+
+def _with_pair(command: str, pair: list[str]) -> str:
+    """A command of an evaluation, which names the file of a pair of one's own where it was given one."""
+    return command if " --pair " in command or not pair else f"{command} {shlex.join(pair)}"
 
 
 def _walk(report: ReportData) -> dict[str, Any] | None:

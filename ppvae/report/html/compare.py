@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from .page import fill, number
+from ..common_data import RunComparison, SharedPart, compare_runs
 from ..figures import charts
 from ..figures.pictures import Picture
 from ..figures.theme import DARK, LIGHT, draw
 from ...core.errors import RunError
 from ...runs import Run
-from ...runs.evaluation.estimates import of_all, of_data
-from ...runs.evaluation.evaluation import read_evaluation
+from ...runs.evaluation.evaluation import digest_of_parameters, read_evaluations
 from ...runs.storage.atomic import write_text
 
 
@@ -37,13 +37,19 @@ def write_comparison(runs: Sequence[Run], *, out: Path | None = None) -> Path:
 def render(runs: Sequence[Run]) -> str:
     """The page."""
     names = _names(runs)
-    evaluations = [read_evaluation(run.folder) for run in runs]
+    problems: list[str] = []
+    stored = [(digest_of_parameters(run), read_evaluations(run.folder, problems)) for run in runs]
+    own = [[one for one in found if one.values["parameters_sha256"] == digest] for digest, found in stored]
+    parts = compare_runs(own)
+    stale = [name for name, mine, (_, found) in zip(names, own, stored, strict=True) if found and not mine]
     return fill(
         "comparison.html",
         title="Comparison",
         names=names,
-        estimates=_estimates(evaluations),
-        num_data_sets=len({str(e["data"]["fingerprint"]) for e in evaluations if e is not None}),
+        parts=[_part(part, names) for part in parts],
+        apart=len(parts) > 1 and len({(part.name, part.part) for part in parts}) < len(parts),
+        stale=stale,
+        problems=problems,
         curves=_curves({name: run.history for name, run in zip(names, runs, strict=True) if run.history}),
         differences=_differences(runs),
     )
@@ -71,27 +77,41 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(run.folder.path) for run in runs]
 
 
-def _estimates(evaluations: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, list[str]]]:
-    tables = [{} if e is None else {row["key"]: row for row in e["estimates"]} for e in evaluations]
-    labels = {key: row["label"] for rows in tables for key, row in rows.items()}
-    result = []
-    for key, label in labels.items():
-        cells = ["–" if key not in rows else _cell(rows[key]) for rows in tables]
-        result.append((label.replace("_", " "), cells))
-    return result
+def _part(part: SharedPart, names: Sequence[str]) -> dict[str, Any]:
+    """The tables of a part of the data: means of the runs that have it, and differences between them."""
+    present = [names[number] for number in part.members]
+    pairs = [(row, [row.differences[number] for number in part.members]) for row in part.rows]
+    return {
+        "title": f"{part.num_data} data of {part.name} ({part.part})",
+        "names": present,
+        "single": len(present) == 1,
+        "means": [(row.label, row.side, _count(row, part), _cells(row, part)) for row in part.rows],
+        "differences": [
+            (row.label, row.num_data, ["–" if gap is None else _difference(*gap) for gap in gaps])
+            for row, gaps in pairs
+            if any(gap is not None for gap in gaps)
+        ],
+    }
 
 
-def _cell(row: Mapping[str, Any]) -> str:
-    text = f"{number(row['mean'], 3)} ± {number(row['monte_carlo_error'], 3)}"
-    if row["num_trusted"] == row["num_data"]:
-        return text
-    return f"{text}, over the {of_data(row)} that can be trusted ({of_all(row)})"
+def _cells(row: RunComparison, part: SharedPart) -> list[str]:
+    found = [row.means[number] for number in part.members]
+    return ["–" if one is None else f"{number(one[0], 3)} ± {number(one[1], 3)}" for one in found]
+
+
+def _count(row: RunComparison, part: SharedPart) -> str:
+    return str(row.num_data) if row.num_data == part.num_data else f"{row.num_data} of {part.num_data}"
+
+
+def _difference(mean: float, error: float) -> str:
+    sign = "+" if mean > 0 else ""
+    return f"{sign}{number(mean, 3)} ± {number(error, 3)}"
 
 
 def _differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     flat = [
         {
-            **_flat(run.recipe.to_dict()),
+            **run.recipe.flat(),
             "seconds": round(run.info.get("seconds", 0.0), 1),
             "epochs run": len(run.history),
         }
@@ -103,13 +123,3 @@ def _differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         for key in keys
         if len({str(values.get(key)) for values in flat}) > 1
     ] or [("nothing", [""] * len(runs))]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result |= _flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result

@@ -10,31 +10,30 @@ from .page import fill, number
 from ..figures.checks import TAIL, furthest
 from ..findings import ReportData
 from ...inference import PredictiveCheck
+from ...runs.evaluation.evaluation import Evaluation
 from ...runs.evaluation.simulation_check import sentence
 
 
-def evaluation_table(evaluation: Mapping[str, Any] | None) -> str:
-    """The estimates, and their messages; empty where there is no evaluation."""
+def evaluation_table(evaluation: Evaluation | None) -> str:
+    """The estimates, their messages, and the checks of the methods; empty where there is no evaluation."""
     if evaluation is None:
         return ""
-    rows = evaluation["estimates"]
+    rows = evaluation.rows
     return fill(
         "evaluation.html",
-        data=evaluation["data"],
-        parameters=evaluation["parameters"],
+        data=evaluation.data,
+        parameters=evaluation.values["parameters"],
         held=any(row.get("info", {}).get("global_sites") == "mean" for row in rows),
         estimates=rows,
         trouble=[
             f"{row['label']}: {count} data: {message}" for row in rows for message, count in row["messages"].items()
         ],
+        simulations=[simulation_table(check) for check in evaluation.values["simulation_checks"]],
     )
 
 
-def simulation_table(evaluation: Mapping[str, Any] | None) -> str:
-    """The check of the methods on simulated data; empty where there is none."""
-    check = None if evaluation is None else evaluation.get("simulation_check")
-    if check is None:
-        return ""
+def simulation_table(check: Mapping[str, Any]) -> str:
+    """A check of the methods on simulated data."""
     return fill(
         "simulation.html",
         num_data=check["num_data"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Method:
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """What tables call it, where no other estimate has that name: see :func:`distinguish`."""
         return self._name + (f", {self.weights} weights" if self.weights else "")
 
     @property
@@ -76,6 +76,27 @@ class Method:
         method = build(evidence_entries(), self.table)
         assert isinstance(method, EvidenceMethod)
         return method
+
+
+def key_of(method: str, seed: int) -> str:
+    """The key of an estimate among those of the same parameters and data; ``method`` has all its options."""
+    return method + (f";seed={seed}" if seed else "")
+
+
+def distinguish(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with labels that tell them apart: where several have one name, with the options in which they differ.
+
+    >>> rows = [{"name": "AIS", "options": {"num_chains": c, "start": "guide"}, "seed": 0} for c in (4, 16)]
+    >>> [row["label"] for row in distinguish(rows)]
+    ['AIS, num_chains=4', 'AIS, num_chains=16']
+    """
+    settings = [(row, {**row["options"], "seed": row["seed"]}) for row in rows]
+    result = []
+    for row, options in settings:
+        others = [other for same, other in settings if same["name"] == row["name"]]
+        words = [f"{key}={value}" for key, value in options.items() if any(other.get(key) != value for other in others)]
+        result.append({**row, "label": ", ".join([row["name"], *words])})
+    return result
 
 
 def bound_row(
@@ -99,7 +120,8 @@ def bound_row(
     columns = {name: getattr(bound, name).double() for name in ("elbo", "reconstruction", "kl")}
     value = columns["elbo"]
     row = {
-        "key": "elbo",
+        "key": key_of("elbo", seed),
+        "name": "ELBO",
         "label": "ELBO",
         "method": "elbo",
         "options": {"repeats": REPEATS},
@@ -129,7 +151,8 @@ def evidence_row(
     """An evidence method's row and columns; ``seconds`` is its time in earlier evaluations that were stopped."""
     summary = evidence.to_dict(per_datum=False)
     row = {
-        "key": method.key,
+        "key": key_of(method.key, seed),
+        "name": method.label,
         "label": method.label,
         "method": method.table["name"],
         "options": {key: value for key, value in method.table.items() if key != "name"},

@@ -1,4 +1,4 @@
-"""Evaluate a run on held-out data: the bound and any evidence methods, into ``evaluation.json``."""
+"""Evaluate a run on held-out data: the bound and any evidence methods, into a file of its parameters and data."""
 
 from __future__ import annotations
 
@@ -17,14 +17,25 @@ import torch
 from torch import Tensor
 
 from .chunks import ChunkFiles, digest_of_state
-from .estimates import REPEATS, Method, bound_row, describe, evidence_row, order
-from .files import FORMAT, VERSION, forget, read_evaluation, read_per_datum, read_whole, sweep, write_whole
+from .estimates import REPEATS, Method, bound_row, describe, distinguish, evidence_row, key_of, order
+from .files import (
+    FORMAT,
+    VERSION,
+    Evaluation,
+    forget,
+    path_of,
+    read_evaluations,
+    read_whole,
+    set_aside,
+    sweep,
+    write_whole,
+)
 from .simulation_check import NUM_DATA, check_by_simulation, sentence
 from ..recipe.source import digest_of, split_spec
 from ..storage.atomic import plain
 from ..storage.checkpoint import LaterVersion
 from ..storage.folder import EVALUATION_LOCK, RunFolder, hold_lock
-from ..training.history import RunInterrupt
+from ..training.history import RunInterrupt, terminations
 from ..training.provenance import versions
 from ..training.run import Run
 from ... import __version__
@@ -37,13 +48,13 @@ from ...inference.execution.placement import choose_device, dtype_of, like_pair
 __all__ = [
     "CHUNK",
     "REPEATS",
+    "Evaluation",
     "Method",
     "Say",
     "describe",
+    "digest_of_parameters",
     "evaluate",
-    "read_evaluation",
-    "read_per_datum",
-    "read_whole",
+    "read_evaluations",
 ]
 
 CHUNK = 100
@@ -77,10 +88,12 @@ def evaluate(
     error over the choice of data (other data), seconds, the conditions that it depends on and the command that repeats
     it; the numbers of every datum are in the file that it names under ``per_datum``.
 
-    An estimate that an earlier evaluation finished under the same conditions stays. Inside an evidence method every
-    finished chunk of data is saved until the method is finished: an evaluation that was stopped, by Ctrl-C or by
-    ``kill -9``, goes on there when it is called again, to the same numbers, bit for bit. A stop loses one chunk at
-    most: all of its data go through all of a method's transitions together.
+    An estimate that an earlier evaluation finished under the same conditions stays, and so do all others: those of
+    other methods and seeds beside it, those of other parameters and data in files of their own. One of the same method,
+    options and seed that was computed elsewhere (other threads, versions or machine) is replaced once it is finished
+    anew. Inside an evidence method every finished chunk of data is saved until the method is finished: an evaluation
+    that was stopped, by Ctrl-C or by ``kill -9``, goes on there when it is called again, to the same numbers, bit for
+    bit. A stop loses one chunk at most: all of its data go through all of a method's transitions together.
 
     Args:
         run: the run.
@@ -98,16 +111,16 @@ def evaluate(
         again: compute anew the estimates of an earlier evaluation.
         options: further words of the command that loads this run, for the commands in the result.
         progress: show bars on a terminal.
-        write: save the result in the run folder (estimates of an earlier evaluation of the same data stay).
+        write: save the result in the run folder.
         say: called with a line on every finished estimate.
 
     Returns:
-        the content of ``evaluation.json``.
+        the content of the file: all that is known of these data under these parameters.
 
     Raises:
         RunError: no such part, or another process is evaluating this run.
         PairError: a method cannot be used on this pair, or it has no weights to average over.
-        RunInterrupt: Ctrl-C or SIGTERM; what is finished is kept.
+        RunInterrupt: Ctrl-C, SIGTERM or SIGHUP; what is finished is kept.
     """
     methods = [replace(method, weights=weights) for method in methods]
     # Bidirectional Monte Carlo needs simulated data: it is the check, not an estimate.
@@ -139,9 +152,9 @@ def evaluate(
         conditions = _conditions(run, data, seed, where)
         book = _EvaluationRecord(run, part, data, conditions, write)
         if again:
-            book.drop(["elbo", *(method.key for method in methods)])
-        if not book.keeps("elbo", conditions, say):
-            row, columns = bound_row(run, data, seed, device, command)
+            book.drop([key_of("elbo", seed), *(key_of(method.key, seed) for method in methods)])
+        if not book.keeps(key_of("elbo", seed), conditions, say):
+            row, columns = bound_row(run, data, seed, device, f"{command} --method elbo")
             book.add({**row, "conditions": conditions}, columns, say)
         sites = _weights_to_hold(run, weights, say) if methods or sandwich or weights is not None else None
         place: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
@@ -156,9 +169,9 @@ def evaluate(
                 book.add_check({**check, "conditions": whole, "command": whole_command})
         for method in methods:
             files = ChunkFiles(run.folder.chunks, {**conditions, "method": method.table})
-            if again or book.keeps(method.key, conditions, say):
+            if again or book.keeps(key_of(method.key, seed), conditions, say):
                 files.discard()  # a kill between the last row and this may have left some
-            if book.has(method.key, conditions):
+            if book.has(key_of(method.key, seed), conditions):
                 continue
             if write and len(files):
                 say(f"{method.label}: going on; chunks that are finished: {len(files)}")
@@ -213,78 +226,88 @@ class _EvaluationRecord:
             "run": str(run.folder.path),
             "parameters": run.parameters,
             "parameters_sha256": conditions["parameters"],
-            "data": {"name": run.data.name, "part": part, "num_data": len(data), "fingerprint": conditions["data"]},
+            "data": {
+                "name": run.data.name,
+                "part": part,
+                "num_data": len(data),
+                "fingerprint": conditions["data"],
+                "whole": run.part(part).fingerprint(),
+            },
         }
-        self.values: dict[str, Any] = {**self.about, "estimates": []}
+        self.path = path_of(run.folder, self.about)
+        self.values: dict[str, Any] = {**self.about, "estimates": [], "simulation_checks": []}
         self.rows: list[dict[str, Any]] = []
-        self.check: dict[str, Any] | None = None
+        self.checks: list[dict[str, Any]] = []
         self.columns: dict[str, Tensor] = {}
         if write:
             sweep(self.folder)
-            self._read()
+            if self.path.exists():
+                self._read()
 
     def _read(self) -> None:
-        """Take over the estimates of the same data with the same parameters."""
+        """Take over the estimates of these data under these parameters."""
         try:
-            old, columns = read_whole(self.folder)
-            if old is None or any(old.get(key) != plain(self.about[key]) for key in _SAME):
-                return
-            rows = sorted(old["estimates"], key=order)
+            old = read_whole(self.path)
+            rows = sorted(old.rows, key=order)
             for row in rows:
                 describe(row)
+            checks = list(old.values["simulation_checks"])
         except LaterVersion:
             raise
-        except RunError as error:
-            _log.warning("%s; all is computed anew", str(error).splitlines()[0])
+        except (RunError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if isinstance(error, RunError) else f"{self.path}: not an evaluation"
+            _log.warning("%s; it is kept as %s, and all is computed anew", reason, set_aside(self.path).name)
             return
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # a file of another program
-            _log.warning("%s: not an evaluation; all is computed anew", self.folder.evaluation)
-            return
-        self.rows, self.columns, self.values = rows, columns, old
-        self.check = old.get("simulation_check")
+        self.rows, self.checks, self.columns, self.values = rows, checks, dict(old.columns), dict(old.values)
 
     def has(self, key: str, conditions: Mapping[str, Any]) -> bool:
         """Whether there is an estimate of this name under these conditions."""
         return any(row.get("key") == key and row.get("conditions") == plain(conditions) for row in self.rows)
 
     def keeps(self, key: str, conditions: Mapping[str, Any], say: Say) -> bool:
-        """As :meth:`has`, with a line on the estimate."""
-        if not self.has(key, conditions):
+        """As :meth:`has`, with a line on the estimate, or on why the one that is there does not serve."""
+        row = next((row for row in self.rows if row["key"] == key), None)
+        if row is None:
             return False
-        row = next(row for row in self.rows if row["key"] == key)
+        if not self.has(key, conditions):
+            before, now = row.get("conditions") or {}, plain(conditions)
+            changes = ", ".join(f"{name} was {before.get(name)}" for name in now if before.get(name) != now[name])
+            say(f"{row['label']}: computed anew, in place of an estimate under other conditions ({changes})")
+            return False
         say(f"{describe(row)}; kept from an earlier evaluation, --again recomputes")
         return True
 
     def add(self, row: dict[str, Any], tensors: Mapping[str, Tensor], say: Say) -> None:
         """Add a row, in place of one with its key, and write the files."""
         self._remove(row["key"])
-        self.rows.append(row)
-        self.rows.sort(key=order)
+        self.rows = distinguish(sorted([*self.rows, row], key=order))
         self.columns.update({f"{row['key']}/{name}": value for name, value in tensors.items()})
         self._save()
-        say(describe(row))
+        say(describe(next(found for found in self.rows if found["key"] == row["key"])))
 
     def keeps_check(self, conditions: Mapping[str, Any], say: Say) -> bool:
         """Whether there is a check on simulated data under these conditions, with a line on each of its rows."""
-        if self.check is None or self.check.get("conditions") != plain(conditions):
+        check = next((check for check in self.checks if check.get("conditions") == plain(conditions)), None)
+        if check is None:
             return False
-        for row in self.check["rows"]:
-            say(f"{sentence(row, self.check['num_data'])}; kept from an earlier evaluation, --again recomputes")
+        for row in check["rows"]:
+            say(f"{sentence(row, check['num_data'])}; kept from an earlier evaluation, --again recomputes")
         return True
 
     def add_check(self, check: dict[str, Any]) -> None:
-        """Add the check on simulated data."""
-        self.check = check
+        """Add a check on simulated data, in place of one under the same conditions."""
+        conditions = plain(check["conditions"])
+        self.checks = [old for old in self.checks if old.get("conditions") != conditions] + [plain(check)]
         self._save()
 
     def drop(self, keys: Iterable[str]) -> None:
         """Remove these estimates, so that a stop of this evaluation does not leave the old ones."""
         for key in keys:
             self._remove(key)
-        if self.rows or not self.write:
+        if self.rows or self.checks or not self.write:
             self._save()
         else:
-            forget(self.folder)
+            forget(self.path)
 
     def _remove(self, key: str) -> None:
         self.rows = [row for row in self.rows if row["key"] != key]
@@ -292,20 +315,20 @@ class _EvaluationRecord:
             del self.columns[name]
 
     def _save(self) -> None:
-        values = {**self.about, "estimates": self.rows}
-        if self.check is not None:
-            values["simulation_check"] = self.check
-        self.values = write_whole(self.folder, values, self.columns) if self.write else values
+        values = {**self.about, "estimates": self.rows, "simulation_checks": self.checks}
+        self.values = write_whole(self.path, values, self.columns) if self.write else values
 
 
-_SAME = ("version", "parameters_sha256", "data")
+def digest_of_parameters(run: Run) -> str:
+    """The SHA-256 of the parameters of a run, to which its evaluations belong."""
+    return digest_of_state(run.pair.state_dict())
 
 
 def _conditions(run: Run, data: Dataset, seed: int, device: torch.device) -> dict[str, Any]:
     """All that an estimate depends on besides its method: under equal conditions, estimates are equal."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
-        "parameters": digest_of_state(run.pair.state_dict()),
+        "parameters": digest_of_parameters(run),
         "pair_file": _pair_file(run),
         "data": data.fingerprint(),
         "num_train": len(run.data),
@@ -333,26 +356,28 @@ def _holds_weights(run: Run) -> bool:
 
 
 class _Termination(KeyboardInterrupt):
-    """SIGTERM, to be handled like Ctrl-C."""
+    """SIGTERM or SIGHUP, to be handled like Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 @contextmanager
 def _handle_signals(folder: RunFolder, command: str, write: bool) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM raise a RunInterrupt with the command that goes on."""
+    """Inside, Ctrl-C, SIGTERM and SIGHUP raise a RunInterrupt with the command that goes on."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        raise _Termination
+        raise _Termination(number)
 
-    before: Any = None
     ours = threading.current_thread() is threading.main_thread()
-    if ours:
-        before = signal.signal(signal.SIGTERM, handle)
+    before = {number: signal.signal(number, handle) for number in terminations()} if ours else {}
     try:
         yield
     except KeyboardInterrupt as error:
-        number = signal.SIGTERM if isinstance(error, _Termination) else signal.SIGINT
+        number = error.number if isinstance(error, _Termination) else signal.SIGINT
         remark = f"what is finished is kept; go on with: {command}" if write else "nothing is kept"
         raise RunInterrupt(f"interrupted; {remark}", signal=int(number), folder=folder.path, saved=write) from error
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for which, handler in before.items():
+            signal.signal(which, signal.SIG_DFL if handler is None else handler)

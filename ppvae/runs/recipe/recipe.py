@@ -174,6 +174,10 @@ class Recipe(Table):
         """Plain values, complete: defaults are written out, what is absent is left out."""
         return self.model_dump(exclude_none=True)
 
+    def flat(self) -> dict[str, Any]:
+        """The same in one table: ``training.learning_rate`` to its value."""
+        return _flat(self.to_dict(), "")
+
     def to_toml(self) -> str:
         """The text of a TOML file that :meth:`read` reads."""
         return tomli_w.dumps(self.to_dict())
@@ -200,6 +204,13 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
             result[key] = merge(old, change)
         else:
             result[key] = change
+    return result
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return result
 
 

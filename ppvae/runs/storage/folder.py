@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from . import checkpoint
 from .atomic import make_folder, read_json, write_json, write_text
 from ...core.errors import RunError, try_one_of
 
+_log = logging.getLogger("ppvae.runs")
+
 # The recipe last: while it exists, a partly cleared folder still counts as a run's.
-_OURS = ("metrics.jsonl", "trackers.json", "evaluation.json", "evaluation.safetensors", "report.html", "recipe.toml")
+_OURS = ("metrics.jsonl", "trackers.json", "report.html", "recipe.toml")
 
 TRAINING_LOCK, EVALUATION_LOCK, REPORT_LOCK = ".lock", ".evaluation.lock", ".report.lock"
 _LOCKS = {
@@ -64,9 +67,9 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def evaluation(self) -> Path:
-        """The numbers of ``ppvae evaluate``."""
-        return self.path / "evaluation.json"
+    def evaluations(self) -> Path:
+        """The numbers of ``ppvae evaluate``, see :mod:`ppvae.runs.evaluation.files`."""
+        return self.path / "evaluations"
 
     @property
     def chunks(self) -> Path:
@@ -99,9 +102,17 @@ class RunFolder:
             raise RunError(f"{self.info}: expected a table, found {type(values).__name__}")
         return values
 
+    def read_info_if_whole(self) -> dict[str, Any]:
+        """The same; empty where it is absent or, with a warning, damaged: nothing that a run goes on from is in it."""
+        try:
+            return self.read_info() if self.info.exists() else {}
+        except RunError as error:
+            _log.warning("%s; what it said of the run is lost", str(error).splitlines()[0])
+            return {}
+
     def update_info(self, **values: Any) -> None:
         """Change some values of ``run.json``."""
-        old = self.read_info() if self.info.exists() else {}
+        old = self.read_info_if_whole()
         write_json(self.info, {**old, **values})
 
     def clear(self) -> None:
@@ -119,10 +130,11 @@ class RunFolder:
     def _clear(self) -> None:
         try:
             self.info.unlink(missing_ok=True)  # first: a partly removed run is no finished run
-            for folder in (self.checkpoints, self.figures, self.chunks, self.path / "dumps", self.path / "tensorboard"):
+            others = (self.path / "dumps", self.path / "tensorboard")
+            for folder in (self.checkpoints, self.figures, self.evaluations, self.chunks, *others):
                 if folder.is_dir() and not folder.is_symlink():
                     shutil.rmtree(folder)
-            for name in (*_OURS, *(path.name for path in self.path.glob("evaluation-*.safetensors"))):
+            for name in _OURS:
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be cleared: {error.strerror or error}") from error

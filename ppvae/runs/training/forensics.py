@@ -79,10 +79,11 @@ def _replay(state: Mapping[str, Any], recipe: Recipe, pair: ModelGuidePair) -> R
     batch: Any = dict(state["batch"]) if state["mapping"] else state["batch"]["x"]
     table = recipe.training
     estimator = build(elbo_entries(), table.elbo)
-    # Before the parameters are set, at which the programs may fail. A wrapped program has some of its parameters, and
-    # an estimator some of its state, only after a first run.
-    structure(pair, batch)
+    # Before the parameters are set, at which Pyro's validation may refuse (a scale of zero). A wrapped program has some
+    # of its parameters, and an estimator some of its state, only after a first run. The structure comes last: the check
+    # runs in evaluation mode, and what is found there is not what training reads.
     estimator.check(pair, batch)
+    structure(pair, batch)
     pair.load_state_dict(state["pair"])
     if estimator.module is not None:
         estimator.module.load_state_dict(state["estimator"])

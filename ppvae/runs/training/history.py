@@ -133,7 +133,6 @@ class Checkpoints(Callback):
         self.folder, self.num_epochs, self.about, self.every = folder, num_epochs, about, every
         self._best: tuple[int, dict[str, Any]] | None = None
         self._next = time.monotonic() + every
-        self.saved_step: int | None = None
 
     def on_epoch(self, state: TrainingState) -> None:
         """Save where it is time to."""
@@ -153,7 +152,6 @@ class Checkpoints(Callback):
             row = state.history[epoch - 1]
             save(self.folder, "best", epoch, {"pair": parameters}, {**about, "epoch": epoch, "row": plain(row)})
             self._best = None
-        self.saved_step = state.step
         now = time.monotonic()
         self._next = now + max(self.every, 50 * (now - start))
 
@@ -172,8 +170,14 @@ class RunInterrupt(KeyboardInterrupt):
         self.signal, self.folder, self.saved = signal, folder, saved
 
 
+def terminations() -> list[signal.Signals]:
+    """The signals that ask a process to end: SIGTERM, and SIGHUP of a terminal that goes away, but not under nohup."""
+    hangups = [number for number in signal.Signals if number.name == "SIGHUP"]  # Windows has none
+    return [signal.SIGTERM, *(number for number in hangups if signal.getsignal(number) != signal.SIG_IGN)]
+
+
 class StopOnSignal(Callback):
-    """Ctrl-C and SIGTERM end training after the step that is under way, with the state saved.
+    """Ctrl-C, SIGTERM and SIGHUP end training after the step that is under way, with the state saved.
 
     A step is not interrupted, so the state is one between two steps, from which a run goes on bit for bit.
     A second Ctrl-C stops at once, and leaves the previous checkpoint.
@@ -190,7 +194,7 @@ class StopOnSignal(Callback):
 
     def __enter__(self) -> StopOnSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *terminations()):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -204,7 +208,8 @@ class StopOnSignal(Callback):
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
+        with contextlib.suppress(OSError):  # the terminal is gone
+            os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
 
     def on_step(self, state: TrainingState) -> None:
         """Stop here, unless the epoch is complete: then its row comes first."""

@@ -18,11 +18,12 @@ from .forensics import save_dump
 from .history import Checkpoints, EpochCounter, MetricsFile, Row, RunInterrupt, StopOnSignal, read_history
 from .provenance import about_run, clock, compare
 from .restore import restore
+from .segments import apply, differences, extend, refuse_edits, refuse_unchangeable
 from ..recipe.catalogue import SCHEDULES, build, build_model, elbo_entries
 from ..recipe.recipe import Recipe
 from ..recipe.source import build_pair, digest_of, file_of, split_spec
 from ..storage import checkpoint
-from ..storage.atomic import write_bytes, write_text
+from ..storage.atomic import sha256, write_bytes, write_text
 from ..storage.folder import RunFolder, create, find_run, hold_lock, refuse_existing
 from ... import __version__
 from ...core import FitError, ModelGuidePair, PpvaeError, structure
@@ -116,7 +117,7 @@ def train(
         recipe, data, new_pair = prepare(_anchor(recipe), pair)
         folder.clear()
         folder.sweep()
-        write_text(folder.recipe, recipe.to_toml())
+        _write_recipe(folder, recipe, {})
         if "pair" in recipe.model:
             write_bytes(folder.path / "pair.py", split_spec(recipe.model["pair"])[0].read_bytes())
         return _train(folder, recipe, data, new_pair, None, callbacks, progress, {})
@@ -126,6 +127,7 @@ def resume(
     path: Path | str,
     *,
     num_epochs: int | None = None,
+    changes: Mapping[str, Any] | None = None,
     pair: Any = None,
     force: bool = False,
     callbacks: Iterable[Callback] = (),
@@ -136,37 +138,85 @@ def resume(
     Args:
         path: the run folder.
         num_epochs: epochs in all, if not those of the recipe.
+        changes: to the recipe, as for :meth:`Recipe.replace`, from here on: ``{"training": {"learning_rate": 1e-4}}``.
+            They begin a new segment of the run, recorded in ``run.json`` and in every checkpoint.
         pair: as for :func:`train`.
         force: go on although the data or a version changed.
         callbacks: further callbacks.
         progress: show a bar on a terminal.
 
     Raises:
-        RunError: nothing to resume, or the data, the file of the pair or a version has changed.
+        RunError: nothing to resume; the recipe, the data, the file of the pair or a version has changed; a change that
+            needs a new run; or fewer epochs than it has.
     """
     folder = find_run(path)
     with hold_lock(folder):
         folder.sweep()
-        recipe = Recipe.read(folder.recipe)
-        info = folder.read_info() if folder.info.exists() else {}
-        more_epochs = num_epochs is not None and num_epochs != recipe.training.num_epochs
-        if more_epochs:
-            recipe = recipe.replace(training={"num_epochs": num_epochs})
-        elif info.get("outcome") in ("completed", "early stopping"):
-            raise RunError(
-                f"{folder.path}: this run is finished: {info.get('message', '')}"
-                + try_one_of("more epochs: --epochs N", "--overwrite to train it anew")
-            )
-        recipe, data, new_pair = prepare(recipe, pair, force=force)
-        if not checkpoint.find_records(folder.checkpoints, "last"):
-            _log.warning("%s: interrupted before its first checkpoint; it starts anew", folder.path)
-            state = None
-        else:
+        info = folder.read_info_if_whole()
+        state: dict[str, Any] | None = None
+        about: Mapping[str, Any] = {}
+        if checkpoint.find_records(folder.checkpoints, "last"):
             state, about = checkpoint.load(folder.checkpoints)
+        else:
+            _log.warning("%s: interrupted before its first checkpoint; it starts anew", folder.path)
+        then, recipe = _recipe_to_resume(folder, info, about, changes)
+        recipe = _with_epochs(folder, recipe, num_epochs, int(about.get("epoch", 0)), info)
+        recipe, data, new_pair = prepare(recipe, pair, force=force)
+        segments = list(about.get("segments", []))
+        if state is not None:
             compare(folder, about, about_run(data), force)
-        if more_epochs:
-            write_text(folder.recipe, recipe.to_toml())
-        return _train(folder, recipe, data, new_pair, state, callbacks, progress, info)
+            segments = extend(segments, about, differences(then, recipe))
+            apply(state, recipe)
+        _write_recipe(folder, recipe, info)
+        return _train(folder, recipe, data, new_pair, state, callbacks, progress, info, segments)
+
+
+def _recipe_to_resume(
+    folder: RunFolder, info: Mapping[str, Any], about: Mapping[str, Any], changes: Mapping[str, Any] | None
+) -> tuple[Recipe, Recipe]:
+    """The recipe of the last checkpoint, and the one to go on with."""
+    on_disk = Recipe.read(folder.recipe)
+    then = Recipe.from_dict(about["recipe"]) if "recipe" in about else on_disk
+    edits, asked = differences(then, on_disk), differences(then, then.replace(**(changes or {})))
+    if edits not in ({}, asked) and _digest(on_disk) not in info.get("recipes", []):
+        refuse_edits(folder, edits)
+    now = on_disk.replace(**(changes or {}))
+    refuse_unchangeable(folder, then, now)
+    return then, now
+
+
+def _digest(recipe: Recipe) -> str:
+    return sha256(recipe.to_toml().encode())
+
+
+def _write_recipe(folder: RunFolder, recipe: Recipe, info: Mapping[str, Any]) -> None:
+    """Write ``recipe.toml``, known from then on as no one else's."""
+    folder.update_info(recipes=[*info.get("recipes", []), _digest(recipe)])
+    write_text(folder.recipe, recipe.to_toml())
+
+
+def _with_epochs(
+    folder: RunFolder, recipe: Recipe, num_epochs: int | None, done: int, info: Mapping[str, Any]
+) -> Recipe:
+    """The recipe with as many epochs in all.
+
+    Raises:
+        RunError: no more than the run has already.
+    """
+    if num_epochs is not None and num_epochs <= done:
+        raise RunError(
+            f"{folder.path}: has {done} epochs already, and --epochs counts them: nothing to do for {num_epochs}"
+            + try_one_of(f"--epochs {done + recipe.training.num_epochs}")
+        )
+    if num_epochs is not None and num_epochs != recipe.training.num_epochs:
+        return recipe.replace(training={"num_epochs": num_epochs})
+    outcome = info.get("outcome")
+    if outcome == "early stopping" or (outcome == "completed" and done >= recipe.training.num_epochs):
+        raise RunError(
+            f"{folder.path}: this run is finished: {info.get('message', '')}"
+            + try_one_of("more epochs: --epochs N", "--overwrite to train it anew")
+        )
+    return recipe
 
 
 def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", force: bool = False) -> Run:
@@ -193,7 +243,7 @@ def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", for
     state, about = checkpoint.load(folder.checkpoints, "best" if best else "last")
     restore(new_pair, state.get("pair", {}), data, recipe.training.batch_size, str(folder.path))
     kind = "the best on validation data" if best else "the last"
-    info = folder.read_info() if folder.info.exists() else {}
+    info = folder.read_info_if_whole()
     if info.get("data") and info["data"] != about_run(data)["data"] and not force:
         _log.warning("%s: the data are not those that the run was trained on", folder.path)
     return Run(
@@ -201,10 +251,20 @@ def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", for
         recipe,
         new_pair,
         data,
-        read_history(folder.metrics),
+        _history(folder),
         info,
         f"epoch {about.get('epoch', '?')}, {kind}",
     )
+
+
+def _history(folder: RunFolder) -> list[Row]:
+    """The rows of ``metrics.jsonl``; where that is damaged, those of the last checkpoint."""
+    try:
+        return read_history(folder.metrics)
+    except RunError as error:
+        state, _ = checkpoint.load(folder.checkpoints)
+        _log.warning("%s; the rows of the last checkpoint are taken", str(error).splitlines()[0])
+        return [dict(row) for row in state["history"]]
 
 
 def prepare(recipe: Recipe, pair: Any = None, *, force: bool = False) -> tuple[Recipe, Dataset, ModelGuidePair]:
@@ -310,17 +370,20 @@ def _train(
     callbacks: Iterable[Callback],
     progress: bool,
     info: Mapping[str, Any],
+    segments: list[Any] | None = None,
 ) -> Run:
     about = about_run(data)
     start = time.time()
     folder.update_info(
         **{**about, "outcome": "running", "message": "", "started": info.get("started", clock(start))},
         seed=recipe.seed,
+        segments=segments or [],
         model=recipe.model_name,
         num_parameters=sum(p.numel() for p in pair.parameters()),
     )
     table = recipe.training
-    checkpoints = Checkpoints(folder.checkpoints, table.num_epochs, about)
+    kept = {**about, "recipe": recipe.to_dict(), "segments": segments or []}
+    checkpoints = Checkpoints(folder.checkpoints, table.num_epochs, kept)
     stop = StopOnSignal(checkpoints.save)
     seconds = float(info.get("seconds", 0.0))
     counter = EpochCounter()
@@ -400,4 +463,5 @@ def _fit(
         callbacks=callbacks,
         progress=progress,
         resume=state,
+        on_interrupt="return",
     )

@@ -12,7 +12,8 @@ import pytest
 import torch
 from contracts.training import binary, quiet, small
 
-from ppvae.inference import Callback, TrainingState
+from ppvae.core import PpvaeError
+from ppvae.inference import Callback, FitInterrupt, TrainingState, fit, fit_mcem
 from ppvae.inference.training.interrupt import BetweenSteps
 from ppvae.inference.training.objective import Objective
 
@@ -105,6 +106,47 @@ def test_outside_a_step_it_is_at_once() -> None:
             raise AssertionError("not reached")
 
     assert quiet(small(), binary(), callbacks=[Stop()]).outcome.code == "interrupted"
+
+
+def test_a_script_ends_and_nothing_is_lost() -> None:
+    """By default Ctrl-C is raised, once the step is done; what training came to is in the exception."""
+
+    class Stop(Callback):
+        def on_epoch(self, state: TrainingState) -> None:
+            if state.epoch == 2:
+                ctrl_c()
+
+    options: dict[str, Any] = {"batch_size": 50, "num_epochs": 5, "progress": False}
+    whole = fit(small(), binary(), **options)
+    pair = small()
+    with pytest.raises(KeyboardInterrupt, match="interrupted in epoch 3, after step 8") as caught:
+        fit(pair, binary(), callbacks=[Stop()], **options)
+    assert isinstance(caught.value, FitInterrupt) and caught.value.fit is not None
+    assert caught.value.history == caught.value.fit.history and len(caught.value.history) == 2
+    fit(pair, binary(), resume=caught.value.fit.state.state_dict(), **options)
+    for name, value in whole.state.pair.state_dict().items():
+        assert torch.equal(pair.state_dict()[name], value)
+    with pytest.raises(PpvaeError, match="unknown on_interrupt 'rais': did you mean 'raise'"):
+        fit(small(), binary(), on_interrupt="rais", **options)  # type: ignore[arg-type]
+
+
+def test_monte_carlo_em_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, original = [0], torch.optim.Adagrad.step
+
+    def step(self: Any, closure: Any = None) -> Any:
+        count[0] += 1
+        if count[0] == 7:
+            raise KeyboardInterrupt
+        return original(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adagrad, "step", step)
+    options: dict[str, Any] = {"num_epochs": 4, "batch_size": None, "num_updates": 3, "progress": False}
+    with pytest.raises(FitInterrupt, match="interrupted in epoch 3") as caught:
+        fit_mcem(small(), binary(), compile="eager", **options)
+    assert len(caught.value.history) == 2 and caught.value.fit is None
+    count[0] = 0
+    rows, outcome = fit_mcem(small(), binary(), compile="eager", on_interrupt="return", **options)
+    assert len(rows) == 2 and outcome.code == "interrupted"
 
 
 def test_another_programs_handler_is_left_alone() -> None:

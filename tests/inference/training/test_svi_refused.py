@@ -45,7 +45,7 @@ def test_a_gradient_that_is_not_finite_stops_before_any_parameter_changes() -> N
                 Poison.before = copy.deepcopy(state.pair.state_dict())
 
     with pytest.raises(
-        FitError, match=r"(?s)step 3 \(epoch 1\), before any parameter changed.*likelihood.*rows"
+        FitError, match=r"(?s)step 4 \(epoch 1\), which changed no parameter.*likelihood.*rows"
     ) as error:
         quiet(pair, binary(), callbacks=[Poison()])
     assert error.value.parameter == "likelihood.head.layers.0.weight" and error.value.step == 3
