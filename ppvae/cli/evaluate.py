@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,8 @@ from .common import (
 )
 
 Which = Literal["result", "best", "last"]
+
+_WIDTH = 120  # of a table that goes into a file or a pipe
 
 
 @verb
@@ -151,9 +154,11 @@ def show(result: Mapping[str, Any]) -> None:
             f"{row['num_trusted']} of {row['num_data']}",
             f"{row['seconds']:.1f}",
         )
-    Console(width=None).print(table)
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
     for row in result["estimates"]:
-        if row["num_trusted"] < data["num_data"]:
+        if not row["num_trusted"]:
+            print(f"{row['label']}: can be trusted on none of the data; {of_all(row)}")
+        elif row["num_trusted"] < data["num_data"]:
             print(
                 f"{row['label']}: the mean is over the {of_data(row)} that can be trusted; {of_all(row)}. Neither "
                 "compares with means over other data (ppvae report compares over common data)"

@@ -14,6 +14,7 @@ import torch
 
 from .page import fill, number
 from .tables import aggregate_table, check_table, evaluation_table
+from .verdict import verdict, warnings
 from ..common_data import on_common_data, tightest
 from ..figures.checks import CHECK_NAMES, check_pictures
 from ..figures.comparison import COMPARISON_NAMES, comparison_pictures
@@ -75,6 +76,8 @@ def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None
         recipe=run.recipe,
         info=run.info,
         folder=repr(str(run.folder.path)),
+        verdict=verdict(report),
+        warnings=warnings(report),
         tiles=_headline(report),
         evaluation=evaluation_table(report.evaluation),
         more_evaluations=[evaluation_table(one) for one in report.more_evaluations],

@@ -187,7 +187,9 @@ def describe(row: Mapping[str, Any]) -> str:
     text += " nats per datum"
     if row["sampling_error"] is not None:
         text += f" (± {_number(row['sampling_error'], 2)} over the choice of data)"
-    if row["num_trusted"] < row["num_data"]:
+    if not row["num_trusted"]:
+        text += f", none that can be trusted ({of_all(row)})"
+    elif row["num_trusted"] < row["num_data"]:
         text += f", over the {of_data(row)} that can be trusted ({of_all(row)})"
     if row["worst_pareto_k"] is not None:
         text += f", worst Pareto k {row['worst_pareto_k']:.2f}"

@@ -1,0 +1,96 @@
+"""The first lines of a report: what the run came to in one sentence, and what to be wary of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from .page import number
+from ..common_data import on_common_data, tightest
+from ..figures.checks import TAIL
+from ..findings import ACTIVE, ReportData, kind_of
+
+_DROP = 0.1  # nats per datum: a validation bound that fell by less has not fallen
+_SIGMAS = 3.0
+
+
+def verdict(report: ReportData) -> str:
+    """One sentence: the best estimate that stands, of which data, and its error."""
+    rows, count = on_common_data(report.evaluation)
+    if report.evaluation is None or not rows:
+        return "Its log evidence is not known: no estimate of these parameters can be trusted."
+    exact = [row for row in rows if row["side"] == "exact"]
+    best = exact[0] if exact else tightest(rows) or rows[0]
+    error = f" ± {best['monte_carlo_error']:.3f}" if best["monte_carlo_error"] else ""
+    side = {"lower": "at least ", "upper": "at most "}.get(best["side"], "")
+    kind = kind_of(report.evaluation.data["part"])
+    mean = number(best["mean"], 2)
+    return f"Log evidence of {count} {kind} data: {side}{mean}{error} nats per datum, by {best['label']}."
+
+
+def warnings(report: ReportData) -> list[str]:
+    """What a reader should know before the numbers; each a sentence."""
+    return [*_of_evaluations(report), *_of_training(report), *_of_latents(report), *_of_checks(report)]
+
+
+def _of_evaluations(report: ReportData) -> Iterator[str]:
+    if report.evaluation is None and report.stale_evaluations:
+        yield "The estimates in the run folder are of other parameters than those shown here."
+    if report.evaluation is None:
+        return
+    if report.evaluation.data["part"] == "train":
+        yield "The estimates are of training data, which the model has learnt."
+    for row in report.evaluation.rows:
+        if row["num_trusted"] < row["num_data"]:
+            some = f"{row['num_trusted']} of {row['num_data']}" if row["num_trusted"] else f"none of {row['num_data']}"
+            yield f"{row['label']} can be trusted on {some} data."
+    rows, _ = on_common_data(report.evaluation)
+    for low, high in ((low, high) for low in rows for high in rows):
+        if _is_below(low["side"]) and _is_above(high["side"]) and low["side"] != high["side"]:
+            gap = high["mean"] - low["mean"]
+            error = math.hypot(low["monte_carlo_error"] or 0.0, high["monte_carlo_error"] or 0.0)
+            if gap < -_SIGMAS * error - 1e-6:
+                yield (
+                    f"{low['label']} ({low['side']}) lies {-gap:.3f} ± {error:.3f} nats above {high['label']} "
+                    f"({high['side']}), where it should lie below: one of them is wrong."
+                )
+
+
+def _is_below(side: str) -> bool:
+    return side in ("lower", "exact")
+
+
+def _is_above(side: str) -> bool:
+    return side in ("upper", "exact")
+
+
+def _of_training(report: ReportData) -> Iterator[str]:
+    history: list[dict[str, Any]] = list(report.run.history)
+    values = [row["elbo_validation"] for row in history if "elbo_validation" in row]
+    if len(values) == len(history) > 1 and f"epoch {len(history)}," in report.run.parameters:
+        best = max(values)
+        if values[-1] < best - _DROP:
+            yield (
+                f"It has overfitted: the validation bound fell by {best - values[-1]:.2f} nats since epoch "
+                f"{1 + values.index(best)}."
+            )
+    if report.run.info.get("outcome") in ("running", "interrupted", "failed"):
+        yield f"Training has not come to its end: {report.run.info.get('message') or 'it is running, or was killed'}."
+
+
+def _of_latents(report: ReportData) -> Iterator[str]:
+    if report.active is not None and len(report.active) > 1:
+        idle = int((report.active <= ACTIVE).sum())
+        if idle:
+            yield f"{idle} of {len(report.active)} latent dimensions carry nothing of the data."
+
+
+def _of_checks(report: ReportData) -> Iterator[str]:
+    if report.checks is not None:
+        far = [name for name, check in report.checks.items() if not TAIL <= check.p_value <= 1 - TAIL]
+        if far:
+            yield (
+                f"Data that the model makes are unlike the data in {len(far)} of {len(report.checks)} quantities: "
+                f"{', '.join(far)}."
+            )
