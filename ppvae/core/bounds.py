@@ -98,14 +98,25 @@ def _machine() -> int | None:
         return None
 
 
-def _control_group() -> int | None:
-    """The limit of a container, or of a job of a cluster."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            return int((Path("/sys/fs/cgroup") / name).read_text())
-        except (OSError, ValueError):  # "max" is no limit
-            continue
-    return None
+def _control_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """The least limit of the control groups that the process is in: of a container, or of a job on a cluster."""
+    folders = {root, root / "memory"}  # of versions 2 and 1, as a container sees them
+    try:
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            top = root / "memory" if "memory" in controllers.split(",") else root
+            group = top / path.lstrip("/")
+            folders |= {group, *(folder for folder in group.parents if root in folder.parents)}
+    except (OSError, ValueError):
+        pass
+    limits = []
+    for folder in folders:
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            try:
+                limits.append(int((folder / name).read_text()))
+            except (OSError, ValueError):  # "max" is no limit
+                continue
+    return min(limits, default=None)
 
 
 def _address_space() -> int | None:

@@ -143,7 +143,7 @@ def binarize_part(data: Dataset, binarize: Binarization, source: str, seed: int,
             f"{source}: memory-mapped; a static binarisation would read it whole." + try_one_of('binarize="dynamic"')
         )
     # A seed of its own for each part, so that none depends on the sizes of the others.
-    generator = torch.Generator().manual_seed(3 * seed + offset)
+    generator = torch.Generator().manual_seed((3 * seed + offset) % 2**64)
     x = data.members["x"]
     probability = x / 255 if data.value_space == "byte" else x
     return replace(

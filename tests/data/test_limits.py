@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from ppvae.core.bounds import MEMORY_VARIABLE, in_words, memory_limit, require_room
+from ppvae.core.bounds import MEMORY_VARIABLE, _control_group, in_words, memory_limit, require_room
 from ppvae.core.errors import DataError, PpvaeError
 from ppvae.data import load
 from ppvae.data.limits import SHARE, Budget, file_limit
@@ -342,3 +342,23 @@ def test_a_budget_is_of_one_file(little: int) -> None:
     ):
         budget.declare((), np.uint8, "x['y']")
     Budget(Path("x")).declare((little,), np.uint8)
+
+
+def test_the_memory_of_a_job(tmp_path: Path) -> None:
+    """The least of a group and of those above it counts, in both versions of control groups."""
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    job = root / "user" / "job"
+    job.mkdir(parents=True)
+    own.write_text("0::/user/job\n")
+    assert _control_group(root, own) is None
+    (job / "memory.max").write_text("max\n")
+    assert _control_group(root, own) is None
+    (root / "user" / "memory.max").write_text("5000\n")
+    assert _control_group(root, own) == 5000
+    (job / "memory.max").write_text("3000\n")
+    assert _control_group(root, own) == 3000
+    own.write_text("7:cpu:/a\n4:memory:/b\n")
+    (root / "memory" / "b").mkdir(parents=True)
+    (root / "memory" / "b" / "memory.limit_in_bytes").write_text("700\n")
+    assert _control_group(root, own) == 700
+    assert _control_group(tmp_path / "none", tmp_path / "none") is None
