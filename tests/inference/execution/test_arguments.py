@@ -37,6 +37,11 @@ def fitted(pair: Any = None, **options: Any) -> Any:
         (lambda: fitted(FactorAnalysis), r"expected a pair, found its class FactorAnalysis"),
         (lambda: fitted((1, 2)), r"expected a ModelGuidePair, found tuple"),
         (lambda: fitted(NoSuper()), r"NoSuper.__init__ does not call super\(\).__init__\(\)"),
+        (
+            lambda: fitted(seed=2**64),
+            r"seed: expected at most 18446744073709551615 \(64 bits\), found 18446744073709551616",
+        ),
+        (lambda: fitted(num_epochs=10**30), r"num_epochs: expected at most 18446744073709551615"),
         (lambda: fitted(elbo="iwae"), r"elbo: expected an estimator with its options, found 'iwae'"),
         (lambda: fitted(elbo=elbo.TraceELBO), r"found the class TraceELBO"),
         (lambda: fitted(num_epochs=-1), r"num_epochs: expected at least 0, found -1"),
