@@ -362,3 +362,16 @@ def test_the_memory_of_a_job(tmp_path: Path) -> None:
     (root / "memory" / "b" / "memory.limit_in_bytes").write_text("700\n")
     assert _control_group(root, own) == 700
     assert _control_group(tmp_path / "none", tmp_path / "none") is None
+
+
+def test_the_process_that_reads_mat_files_has_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the limit of its parent, which has none: what the file unfolds to beside what it declares is refused."""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("memory is limited as Linux does it")
+    (tmp_path / "lie.mat").write_bytes(mat((4, 5), 400_000_000))
+    monkeypatch.setenv(MEMORY_VARIABLE, "200MB")
+    with pytest.raises(DataError, match=r"lie.mat: not readable as .mat: it takes more memory than the limit"):
+        load(tmp_path / "lie.mat")
+    monkeypatch.setenv(MEMORY_VARIABLE, "4GB")
+    with pytest.raises(DataError, match=r"lie.mat: not readable as .mat: ValueError: cannot reshape"):
+        load(tmp_path / "lie.mat")
