@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .limits import Budget, require_file
+from .limits import Budget
 from ..core.bounds import in_words
 from ..core.errors import DataError, PpvaeError, try_one_of
 
@@ -89,7 +89,6 @@ class BoundedStream(io.RawIOBase):
     """
 
     def __init__(self, path: Path, *, longest_line: int | None = None) -> None:
-        require_file(path)
         self._path, self._budget, self._longest_line = path, Budget(path), longest_line
         self._line = 0  # bytes of the last line so far
         self._file: Any = gzip.open(path) if is_gzip(path) else path.open("rb")  # noqa: SIM115

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .files import Array, capacity, is_gzip, read_errors, read_values, verify
-from .limits import Budget, require_file
+from .limits import Budget
 from ..core.errors import DataError, try_one_of
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -29,7 +29,6 @@ def read_idx(path: Path, *, checksum: str | None = None, shape: tuple[int, ...] 
     Raises:
         DataError: not IDX, more than the limit, truncated, longer than its header says, wrong checksum or shape.
     """
-    require_file(path)
     with read_errors(path, "IDX"), gzip.open(path) if is_gzip(path) else path.open("rb") as stream:
         magic = stream.read(4)
         if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or not 1 <= magic[3] <= _MAX_DIMS:

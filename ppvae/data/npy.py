@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .files import GZIP_MAX_RATIO, Array, Arrays, read_errors, read_values
-from .limits import Budget, require_file
+from .limits import Budget
 from ..core.errors import DataError, try_one_of
 
 MAP_ABOVE = 256 * 2**20
@@ -31,7 +31,6 @@ def read_npy(path: Path) -> Arrays:
     Raises:
         DataError: not .npy, truncated, pickled objects (never loaded).
     """
-    require_file(path)
     with read_errors(path, ".npy"):
         with path.open("rb") as stream:
             read_declaration(stream, str(path))
@@ -64,7 +63,6 @@ def read_npz(path: Path) -> Arrays:
     Raises:
         DataError: its members declare more than the limit, or are not what they declare; pickled objects.
     """
-    require_file(path)
     budget = Budget(path)
     with read_errors(path, ".npz"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}

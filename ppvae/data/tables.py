@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .files import Array, Arrays, BoundedStream, read_errors
-from .limits import Budget, file_limit, require_file
+from .limits import Budget, file_limit
 from ..core.errors import DataError, try_one_of
 
 _log = logging.getLogger("ppvae.data")
@@ -71,7 +71,6 @@ def read_parquet(path: Path) -> Arrays:
             f"{path}: .parquet files need pyarrow."
             + try_one_of('pip install "ppvae[parquet]"', "save the table as .csv or .npy")
         ) from error
-    require_file(path)
     budget = Budget(path)
     with read_errors(path, ".parquet"):
         schema = parquet.read_schema(path)
