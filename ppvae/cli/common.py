@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,17 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from .terminal import shows_everything
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.", min=0)]
+LARGEST_INTEGER = 2**64 - 1
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.", min=0, max=LARGEST_INTEGER)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", help="CPU threads; the last digits of a run depend on it.", min=1)
+    int | None, typer.Option("--threads", help="CPU threads; the last digits of a run depend on it.", min=1, max=1024)
 ]
 Pair = Annotated[
     str | None,
@@ -39,7 +43,7 @@ def emit(value: Any) -> None:
     """The result for programs, on standard output."""
     from ..runs.storage.atomic import plain
 
-    print(json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False))
+    print(json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=not shows_everything()))
 
 
 def verb(function: Callable[P, R]) -> Callable[P, R]:
@@ -67,6 +71,8 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
 
                 if isinstance(error, PpvaeError):
                     _fail(f"error: {error}", error)
+                elif _is_out_of_memory(error):
+                    _fail(f"error: out of memory: {_first_line(error)}\n{_SMALLER}", error)
                 else:
                     _fail(
                         f"error: {type(error).__name__}: {error}\nThis is an error inside ppvae: please report it, "
@@ -76,6 +82,24 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
         raise typer.Exit(status)
 
     return wrapper
+
+
+_SMALLER = """Try one of:
+  - fewer data at once: --batch-size, --chunk-size, --num-data
+  - fewer draws: --num, --num-samples, or the options of a method
+  - a smaller model"""
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, numpy or PyTorch found no memory; on a CPU PyTorch has no class of its own for that."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 @contextmanager
@@ -105,6 +129,32 @@ def require_run(run: Path | None) -> Path:
     if run is None:
         raise typer.BadParameter("give a RUN, the folder that ppvae fit wrote (its --out)")
     return run
+
+
+def require_writable(path: Path, *, folder: bool = False, option: str = "--out") -> None:
+    """Raise a RunError, before work begins, where a file or a folder cannot be made; nothing is left there.
+
+    Args:
+        path: the file or folder.
+        folder: whether it is a folder, which is made with the folders above it.
+        option: of the command line, for the message.
+    """
+    from ..core.errors import RunError, try_one_of
+
+    place = path if folder else path.parent
+    try:
+        while folder and not place.exists() and place != place.parent:
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            pass
+        if path.is_dir() and not folder:
+            raise IsADirectoryError(None, "it is a folder")
+    except OSError as error:
+        what = "made" if folder else "written"
+        raise RunError(
+            f"{option} {path}: cannot be {what}: {error.strerror or error}"
+            + try_one_of(f"{option} in a folder that exists and that you may write to")
+        ) from error
 
 
 def options_of(entry: Any) -> dict[str, Any]:

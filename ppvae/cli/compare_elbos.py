@@ -7,7 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, require_run, say, threads, verb
+from .common import (
+    Device,
+    Force,
+    Json,
+    Pair,
+    Seed,
+    Threads,
+    emit,
+    pair_of,
+    require_run,
+    require_writable,
+    say,
+    threads,
+    verb,
+)
 
 DEFAULT = (
     "trace",
@@ -59,18 +73,19 @@ def compare_elbos(
             print(f"{name:24} {entry.summary}")
         return
     run = require_run(run)
+    folder = out or run / "comparison"
     estimators: dict[str, Any] = {}
     for text in estimator or DEFAULT:
         table = parse_table(entries, text, "--estimator", "estimator")
         estimators[text] = build(entries, table)
     with threads(threads_):
         trained_run = load_run(run, pair=pair_of(pair), force=force)
+        require_writable(folder, folder=True)
         parts = trained_run.data.parts
         name = part or next(candidate for candidate in ("test", "validation", "train") if candidate in parts)
         if name not in parts:
             raise RunError(f"--part {name!r}: {did_you_mean(name, parts)}")
         comparison = _compare(trained_run, parts[name], estimators, repeats, num_data, seed, device, json)
-    folder = out or run / "comparison"
     make_folder(folder)
     write_json(folder / "comparison.json", comparison.to_dict())
     write_text(folder / "comparison.csv", comparison.tidy().to_csv(index=False))

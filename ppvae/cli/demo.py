@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import Device, Json, Seed, emit, say, threads, verb
+from .common import Device, Json, Seed, emit, require_writable, say, threads, verb
 from .evaluate import show
 
 RECIPE: dict[str, Any] = {
@@ -54,6 +54,7 @@ def demo(
 
     start = time.perf_counter()
     quiet = json
+    require_writable(out, folder=True)
     recipe = Recipe.from_dict(RECIPE).replace(seed=seed, device=device, training={"num_epochs": epochs})
     with threads(1):
         _say(quiet, "1/3  training a VAE with two latent dimensions on 1297 handwritten digits")

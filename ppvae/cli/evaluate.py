@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .common import (
+    LARGEST_INTEGER,
     Device,
     Force,
     Json,
@@ -20,6 +21,7 @@ from .common import (
     options_of,
     pair_of,
     require_run,
+    require_writable,
     say,
     threads,
     verb,
@@ -36,7 +38,11 @@ def evaluate(
     num_samples: Annotated[
         list[int] | None,
         typer.Option(
-            "-k", "--num-samples", help="Importance sampling with so many draws: L_K. May be repeated.", min=1
+            "-k",
+            "--num-samples",
+            help="Importance sampling with so many draws: L_K. May be repeated.",
+            min=1,
+            max=LARGEST_INTEGER,
         ),
     ] = None,
     method: Annotated[
@@ -104,6 +110,8 @@ def evaluate(
     if all(text.partition(":")[0] == "bdmc" for text in texts):  # which checks the others
         texts.append("importance-sampling:num_samples=1000")
     methods = [Method.parse(text) for text in texts if text != "elbo"]  # which is always computed
+    if out is not None:
+        require_writable(out)
     with threads(threads_):
         trained_run = load_run(run, pair=pair_of(pair), which=which, force=force)
         result = run_evaluation(

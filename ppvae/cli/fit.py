@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import Force, Json, Pair, Threads, emit, options_of, pair_of, say, threads, verb
+from .common import (
+    LARGEST_INTEGER,
+    Force,
+    Json,
+    Pair,
+    Threads,
+    emit,
+    options_of,
+    pair_of,
+    require_writable,
+    say,
+    threads,
+    verb,
+)
 
 if TYPE_CHECKING:
     from ..runs import Run
@@ -74,7 +87,9 @@ def fit(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that stands there.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder, bit for bit.", metavar="RUN")] = None,
     force: Force = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers; 0 where absent.", min=0)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of all random numbers; 0 where absent.", min=0, max=LARGEST_INTEGER)
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     threads_: Threads = None,
     json: Json = False,
@@ -119,6 +134,7 @@ def fit(
         values = merge(_start(recipe, pair), {key: value for key, value in changes.items() if value != {}})
         full_recipe = Recipe.from_dict(values)
         folder = out or Path("runs") / f"{full_recipe.model_name}-{Path(full_recipe.data.source).stem}"
+        require_writable(folder, folder=True)
         with threads(threads_):
             trackers = loggers_of(folder, logger or (), full_recipe)
             run = train(full_recipe, folder, pair=pair_of(pair), overwrite=overwrite, callbacks=trackers)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import compare_elbos, data, demo, evaluate, fit, replay, report, sample
+from .terminal import prepare_output
 
 app = typer.Typer(
     name="ppvae",
@@ -52,6 +53,7 @@ app.add_typer(data.app, name="data")
 
 def main() -> None:
     """The entry point of the ``ppvae`` command."""
+    prepare_output()
     try:
         app()
     except KeyboardInterrupt:  # before or after a verb, while modules are imported for instance

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import Device, Force, Json, Seed, Threads, emit, pair_of, threads, verb
+from .common import Device, Force, Json, Seed, Threads, emit, pair_of, require_writable, threads, verb
 
 
 @verb
@@ -43,6 +43,8 @@ def report(
     from ..report import write_comparison, write_report
     from ..runs import load_run
 
+    if out is not None:
+        require_writable(out)
     with threads(threads_):
         members = _pairs_of(runs, pair or [])
         trained_runs = [load_run(run, pair=one, force=force) for run, one in zip(runs, members, strict=True)]

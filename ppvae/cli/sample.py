@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, threads, verb
+from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, require_writable, threads, verb
 
 
 @verb
@@ -25,9 +25,11 @@ def sample(
 ) -> None:
     """Draw new data from the model: z from the prior, then the mean of p(x | z) or a draw from it."""
     import io
+    import math
 
     import numpy as np
 
+    from ..core.bounds import require_room
     from ..core.errors import RunError, try_one_of
     from ..inference.prediction import generate
     from ..runs import load_run
@@ -40,6 +42,9 @@ def sample(
         raise RunError(f"--out {path}: expected a .npy or .png file" + try_one_of(f"--out {path.with_suffix('.npy')}"))
     with threads(threads_):
         trained_run = load_run(run, pair=pair_of(pair), force=force)
+        require_writable(path)
+        size = 4 * math.prod(trained_run.data.event_shape)
+        require_room(3 * num * size, f"--num {num}: {num} data of {size} bytes, drawn and written", "a smaller --num")
         x = generate(
             trained_run.pair,
             num,

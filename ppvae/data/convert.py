@@ -162,7 +162,7 @@ def value_space_of(x: Tensor) -> ValueSpace:
     if x.dtype == torch.bool:
         return "binary"
     low, high = (bound.item() for bound in x.aminmax())
-    if low >= 0 and high <= 1 and bool(((x == 0) | (x == 1)).all()):
+    if low >= 0 and high <= 1 and (not x.is_floating_point() or bool(((x == 0) | (x == 1)).all())):
         return "binary"
     if x.dtype == torch.uint8:
         return "byte"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import logging
 import os
 import tempfile
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import DataError, try_one_of
+from .limits import Budget
+from ..core.bounds import in_words
+from ..core.errors import DataError, PpvaeError, try_one_of
 
 Array = NDArray[Any]
 
@@ -24,6 +27,9 @@ _log = logging.getLogger("ppvae.data")
 
 GZIP_MAX_RATIO = 1032
 """Deflate cannot expand further than this: a header that promises more than the file can hold is wrong."""
+
+PIECE = 2**20
+"""Bytes that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,17 @@ def read_errors(path: Path, kind: str) -> Iterator[None]:
     """Turns whatever a reader raises on damaged bytes into a DataError that names the file."""
     try:
         yield
-    except DataError:
+    except PpvaeError:
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file." + try_one_of("check the spelling and the folder")) from None
     except (IsADirectoryError, PermissionError) as error:
         raise DataError(f"{path}: cannot be opened: {error.strerror}.") from error
+    except MemoryError as error:
+        raise DataError(
+            f"{path}: reading it takes more memory than there is ({str(error) or 'no room'})."
+            + try_one_of("a smaller file", "the rows as .npy, which is mapped into memory and not read")
+        ) from error
     except Exception as error:  # a hostile file can make a parser raise anything
         raise DataError(
             f"{path}: not readable as {kind} ({type(error).__name__}: {error})."
@@ -69,21 +80,79 @@ def capacity(path: Path) -> int:
     return path.stat().st_size * (GZIP_MAX_RATIO if is_gzip(path) else 1)
 
 
+class BoundedStream(io.RawIOBase):
+    """The bytes of a file, unzipped if it ends in ``.gz``, counted as they come.
+
+    Args:
+        path: the file.
+        longest_line: bytes that a line may have; None for any number.
+    """
+
+    def __init__(self, path: Path, *, longest_line: int | None = None) -> None:
+        self._path, self._budget, self._longest_line = path, Budget(path), longest_line
+        self._line = 0  # bytes of the last line so far
+        self._file: Any = gzip.open(path) if is_gzip(path) else path.open("rb")  # noqa: SIM115
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes, into a buffer.
+
+        Raises:
+            DataError: they are more than the limit, or a line is too long.
+        """
+        size = int(self._file.readinto(buffer))
+        self._budget.read(size)
+        if self._longest_line is not None:
+            piece = bytes(memoryview(buffer)[:size])
+            end = piece.rfind(b"\n")
+            self._line = self._line + size if end < 0 else size - end - 1
+            if self._line > self._longest_line:
+                raise DataError(
+                    f"{self._path}: a line of more than {in_words(self._longest_line)}, the limit of one datum."
+                    + try_one_of("one datum a line", "save the rows as .npy")
+                )
+        return size
+
+    def close(self) -> None:
+        """Close the file too."""
+        self._file.close()
+        super().close()
+
+
 def read_content(path: Path, kind: str) -> bytes:
-    """The bytes of a file, unzipped if it ends in ``.gz``."""
-    with read_errors(path, kind):
-        if is_gzip(path):
-            with gzip.open(path) as stream:
-                return stream.read()
-        return path.read_bytes()
+    """The bytes of a file, unzipped if it ends in ``.gz``, in pieces.
+
+    Raises:
+        DataError: they are more than the limit (:func:`ppvae.data.limits.file_limit`), or unreadable.
+    """
+    buffer = io.BytesIO()
+    with read_errors(path, kind), BoundedStream(path) as stream:
+        while piece := stream.read(PIECE):
+            buffer.write(piece)
+    return buffer.getvalue()
 
 
-def verify(content: bytes, path: Path, checksum: str | None) -> None:
-    """Compares (unzipped) content with ``"sha256:..."`` or ``"md5:..."``."""
+def read_values(stream: Any, size: int) -> NDArray[np.uint8]:
+    """So many bytes of a stream, fewer where it ends before; the memory of one copy, also where it unzips."""
+    values = np.empty(size, np.uint8)
+    view, at = memoryview(values.data), 0
+    while at < size and (count := stream.readinto(view[at : at + PIECE])):
+        at += count
+    return values[:at]
+
+
+def verify(content: bytes, path: Path, checksum: str | None, *more: Any) -> None:
+    """Compares (unzipped) content, and more bytes after it, with ``"sha256:..."`` or ``"md5:..."``."""
     if checksum is None:
         return
     algorithm, expected = checksum.split(":")
-    digest = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
+    hasher = hashlib.new(algorithm, content, usedforsecurity=False)
+    for part in more:
+        hasher.update(part)
+    digest = hasher.hexdigest()
     if digest != expected:
         raise DataError(
             f"{path}: wrong checksum: expected {algorithm} {expected} of the unzipped content, found {digest}."

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import Array, capacity, is_gzip, read_errors, verify
+from .files import Array, capacity, is_gzip, read_errors, read_values, verify
+from .limits import Budget
 from ..core.errors import DataError, try_one_of
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -18,7 +19,7 @@ _MAX_DIMS = 8
 def read_idx(path: Path, *, checksum: str | None = None, shape: tuple[int, ...] | None = None) -> Array:
     """The array of an IDX file, unzipped if it ends in ``.gz``, in native byte order.
 
-    The size in the header is compared with what the file can hold before anything is allocated.
+    The size in the header is compared with what the file can hold, and with the limit, before anything is allocated.
 
     Args:
         path: the file.
@@ -26,7 +27,7 @@ def read_idx(path: Path, *, checksum: str | None = None, shape: tuple[int, ...] 
         shape: the expected dimensions, or None.
 
     Raises:
-        DataError: not IDX, truncated, longer than its header says, wrong checksum or shape.
+        DataError: not IDX, more than the limit, truncated, longer than its header says, wrong checksum or shape.
     """
     with read_errors(path, "IDX"), gzip.open(path) if is_gzip(path) else path.open("rb") as stream:
         magic = stream.read(4)
@@ -45,12 +46,14 @@ def read_idx(path: Path, *, checksum: str | None = None, shape: tuple[int, ...] 
             raise DataError(f"{path}: its header promises {expected} bytes {dims}, more than the file can hold.")
         if shape is not None and dims != shape:
             raise DataError(f"{path}: expected shape {shape}, found {dims}.")
-        values = stream.read(expected + 1)  # one more: the end of the file is where zip checks its checksum
-        if len(values) != expected:
+        Budget(path).declare(dims, dtype)
+        values = read_values(stream, expected)
+        more = stream.read(1)  # the end of the file is where zip checks its checksum
+        if len(values) != expected or more:
             problem = "truncated" if len(values) < expected else "too long"
             raise DataError(
                 f"{path}: {problem}: shape {dims} needs {expected} bytes of values, found "
                 f"{len(values) if problem == 'truncated' else 'more'}." + try_one_of("fetch the file again")
             )
-        verify(magic + header + values, path, checksum)
-        return np.frombuffer(values, dtype).reshape(dims).astype(dtype.newbyteorder("="))
+        verify(magic + header, path, checksum, values)
+        return values.view(dtype).reshape(dims).astype(dtype.newbyteorder("="), copy=False)

@@ -64,7 +64,8 @@ def load(
         base_url: where MNIST is downloaded from if it is absent.
 
     Raises:
-        DataError: unknown name (suggests the nearest), absent or damaged files, values that are not finite,
+        DataError: unknown name (suggests the nearest), absent or damaged files, files that hold more than the limit
+            (a quarter of the memory; ``PPVAE_MEMORY`` raises it), values that are not finite, a seed beyond 64 bits,
             held-out parts that do not fit, binarisation of values outside [0, 1].
 
     >>> load("digits")
@@ -73,6 +74,8 @@ def load(
     name = str(name_or_path)
     if binarize not in get_args(Binarization):
         raise DataError(f"{name}: unknown binarize {binarize!r}: {did_you_mean(str(binarize), get_args(Binarization))}")
+    if not 0 <= seed < 2**64:
+        raise DataError(f"{name}: seed: expected 0 to {2**64 - 1}, found {seed}.")
     if name in REGISTRY:
         if (validation, test, key) != (None, None, None):
             raise DataError(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from .files import Array, read_errors
+from .files import Array, read_content, read_errors
+from .limits import SHARE, Budget, file_limit
+from ..core.bounds import in_words
 from ..core.errors import DataError, did_you_mean, try_one_of
 
 
@@ -22,7 +25,7 @@ def read_mat(path: Path, *, key: str | None = None) -> Array:
             dimensions (and more than one value).
 
     Raises:
-        DataError: unreadable, version 7.3, no such key, several arrays to choose from.
+        DataError: unreadable, more than the limit, version 7.3, no such key, several arrays to choose from.
     """
     arrays = _numeric_arrays(path)
     if key is not None:
@@ -40,16 +43,38 @@ def read_mat(path: Path, *, key: str | None = None) -> Array:
 
 
 # Runs in a process of its own: scipy's reader is compiled code, which a hostile file can crash.
+# What the file declares is compared with the limit first; what it holds beside that, with the memory of the process.
 _READER = """
-import io, sys, warnings
+import io, json, math, sys, warnings
 import numpy as np
-from scipy.io import loadmat
+from scipy.io import loadmat, whosmat
+limit, memory = int(sys.argv[1]), int(sys.argv[2])
+try:
+    import os, resource
+    used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    now = resource.getrlimit(resource.RLIMIT_AS)
+    room = used + memory
+    resource.setrlimit(resource.RLIMIT_AS, (room if now[0] == resource.RLIM_INFINITY else min(room, now[0]), now[1]))
+except (ImportError, OSError, ValueError):  # not Linux
+    pass
 warnings.simplefilter("ignore")
+sizes = {"int8": 1, "uint8": 1, "logical": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "single": 4}
 try:
     # From memory: a wrong header then cannot ask for more bytes than the file has.
-    content = loadmat(io.BytesIO(sys.stdin.buffer.read()))
+    stream = io.BytesIO(sys.stdin.buffer.read())
+    total = 0
+    for name, shape, kind in whosmat(stream):
+        total += math.prod(shape) * sizes.get(kind, 8)
+        if total > limit:
+            print(json.dumps([name, list(shape), {1: "u1", 2: "u2", 4: "f4", 8: "f8"}[sizes.get(kind, 8)]]))
+            sys.exit(5)
+    stream.seek(0)
+    content = loadmat(stream)
 except NotImplementedError:
     sys.exit(3)
+except MemoryError as error:
+    print("it takes more memory than the limit", file=sys.stderr)
+    sys.exit(4)
 except Exception as error:
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     sys.exit(4)
@@ -58,17 +83,21 @@ arrays = {
     for name, value in content.items()
     if not name.startswith("__") and isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 }
-buffer = io.BytesIO()
-np.savez(buffer, **arrays)
-sys.stdout.buffer.write(buffer.getvalue())
+np.savez(sys.stdout.buffer, **arrays)
 """
 
 
 def _numeric_arrays(path: Path) -> dict[str, Array]:
     """Every numeric array of the file by name."""
+    content = read_content(path, ".mat")
+    limit = file_limit()
     with read_errors(path, ".mat"):
-        content = path.read_bytes()
-        process = subprocess.run([sys.executable, "-I", "-c", _READER], input=content, capture_output=True, check=False)
+        command = [sys.executable, "-I", "-c", _READER, str(limit), str(SHARE * limit // 2 + len(content))]
+        process = subprocess.run(command, input=content, capture_output=True, check=False)
+        if process.returncode == 5:
+            name, shape, kind = json.loads(process.stdout)
+            Budget(path).declare(tuple(shape), kind, f"{path}[{name!r}]")
+            raise DataError(f"{path}: its arrays up to {name!r} declare more than the limit of {in_words(limit)}.")
         if process.returncode == 3:
             raise DataError(
                 f"{path}: a .mat file of version 7.3 (HDF5)." + try_one_of("save it with -v7", "save it as .npy")

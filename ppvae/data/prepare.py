@@ -14,6 +14,8 @@ from torch import Tensor
 from .convert import picture_shape, to_tensor, value_space_of, widest
 from .dataset import Binarization, Dataset, ValueSpace, draw_binary, sample_rows
 from .files import Array, Arrays
+from .limits import SHARE, file_limit
+from ..core.bounds import in_words, memory_remedy
 from ..core.errors import DataError, try_one_of
 
 _log = logging.getLogger("ppvae.data")
@@ -87,7 +89,16 @@ def _convert(x: Tensor, space: ValueSpace, dtype: torch.dtype | None, where: str
     dtype = dtype or torch.get_default_dtype()
     if not dtype.is_floating_point:
         raise DataError(f"{where}: rows are kept as floating point or torch.uint8, not {dtype}.")
-    return ("unit", x.to(dtype) / 255) if space == "byte" else (space, x.to(dtype))
+    size = x.numel() * dtype.itemsize
+    if size > max(x.numel() * x.element_size(), file_limit()):  # bytes become four times as many
+        raise DataError(
+            f"{where}: {in_words(x.numel() * x.element_size())} of {x.dtype} take {in_words(size)} as {dtype}, more "
+            f"than the limit of {in_words(file_limit())}."
+            + try_one_of("dtype=torch.uint8", "save the rows as .npy", memory_remedy(size * SHARE))
+        )
+    if space == "byte":
+        return "unit", x.to(dtype, copy=True).div_(255)
+    return space, x.to(dtype)
 
 
 def _reshape(
@@ -132,7 +143,7 @@ def binarize_part(data: Dataset, binarize: Binarization, source: str, seed: int,
             f"{source}: memory-mapped; a static binarisation would read it whole." + try_one_of('binarize="dynamic"')
         )
     # A seed of its own for each part, so that none depends on the sizes of the others.
-    generator = torch.Generator().manual_seed(3 * seed + offset)
+    generator = torch.Generator().manual_seed((3 * seed + offset) % 2**64)
     x = data.members["x"]
     probability = x / 255 if data.value_space == "byte" else x
     return replace(

@@ -8,6 +8,7 @@ from pathlib import Path
 from .amat import read_amat
 from .files import Arrays, read_errors
 from .idx import read_idx
+from .limits import require_file
 from .mat import read_mat
 from .npy import read_npy, read_npz
 from .tables import read_csv, read_parquet
@@ -39,7 +40,8 @@ def read_path(path: Path, *, key: str | None = None) -> Arrays:
         key: which array of a .mat file.
 
     Raises:
-        DataError: no such file, a folder, an unknown format, or whatever is wrong with the content.
+        DataError: no such file, a folder or a FIFO, an unknown format, more than the limit on what a file may hold
+            (:mod:`ppvae.data.limits`), or whatever is wrong with the content.
     """
     if path.is_dir():
         inside = sorted(entry.name for entry in path.iterdir() if format_of(entry))
@@ -54,6 +56,7 @@ def read_path(path: Path, *, key: str | None = None) -> Arrays:
         nearest = did_you_mean(path.name, [f.name for f in path.parent.iterdir()]) if path.parent.is_dir() else None
         hint = nearest if nearest and nearest.startswith("did") else "check the spelling and the folder"
         raise DataError(f"{path}: no such file: {hint.split('? Known')[0]}")
+    require_file(path)
     if key is not None and kind != ".mat":
         raise DataError(f"{path}: key={key!r} chooses an array of a .mat file, this is {kind}.")
     if path.name.lower().endswith(".gz") and kind in (".npy", ".npz", ".parquet", ".mat"):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .initialization import Initializer, initialize
-from .mlp import make_activation
+from .mlp import make_activation, require_units
 from ..core.errors import PpvaeError
 
 
@@ -36,6 +36,8 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image_shape = _image(image_shape)
+        require_units("channels", channels)
+        require_units("hidden", [hidden])
         layers: list[nn.Module] = []
         depth, height, width = self.image_shape
         for out in channels:
@@ -84,6 +86,7 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image_shape = _image(image_shape)
+        require_units("channels", channels)
         depth, height, width = self.image_shape
         shrink = 2 ** len(channels)
         if height % shrink or width % shrink:

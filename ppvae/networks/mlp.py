@@ -31,6 +31,12 @@ def make_activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+def require_units(name: str, sizes: Sequence[int]) -> None:
+    """Raise a PpvaeError where a layer has no unit: nothing would pass through it."""
+    if any(size < 1 for size in sizes):
+        raise PpvaeError(f"{name}: expected at least one unit in every layer, found {list(sizes)}")
+
+
 class MLP(nn.Module):
     r"""Affine layers with an activation after each: a trunk, whose output a distribution reads.
 
@@ -46,6 +52,9 @@ class MLP(nn.Module):
 
     Attributes:
         out_features: units of the last layer.
+
+    Raises:
+        PpvaeError: a layer without units, an unknown activation.
     """
 
     def __init__(
@@ -59,6 +68,7 @@ class MLP(nn.Module):
         super().__init__()
         self.in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
         features = math.prod(self.in_shape)
+        require_units("hidden", hidden)
         layers: list[nn.Module] = []
         for units in hidden:
             layers += [nn.Linear(features, units), make_activation(activation)]

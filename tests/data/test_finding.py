@@ -165,3 +165,22 @@ def test_the_listing_names_every_set() -> None:
     for name, entry in listing.items():
         assert entry.description
         assert sum(entry.sizes) == {"digits": 1797, "frey-faces": 1965}.get(name, 70_000)
+
+
+def test_a_zipped_frey_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.RandomState(0).randint(0, 256, (560, 1965)).astype(np.uint8)
+    (tmp_path / "frey_faces").mkdir()
+    (tmp_path / "frey_faces" / "frey_rawface.mat.gz").write_bytes(gzip.compress(mat_bytes(ff=frames), 1))
+    monkeypatch.setenv("PPVAE_DATA", str(tmp_path))
+    data = load("frey-faces")
+    found = np.concatenate([rows(part).numpy() for part in data.parts.values()])
+    assert found.sum(dtype=float) == pytest.approx(frames.sum(dtype=float) / 255, rel=1e-6)
+    assert {tuple(row) for row in np.rint(found * 255)} == {tuple(row) for row in frames.T.astype(float)}
+
+
+def test_a_seed_has_64_bits() -> None:
+    for seed in (0, 2**64 - 1):
+        assert len(load("digits", binarize="static", seed=seed)) == 1297
+    for seed in (-1, 2**64):
+        with pytest.raises(DataError, match=rf"digits: seed: expected 0 to 18446744073709551615, found {seed}"):
+            load("digits", seed=seed)

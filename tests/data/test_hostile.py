@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import struct
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,30 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ppvae.core.bounds import MEMORY_VARIABLE
 from ppvae.core.errors import DataError
 from ppvae.data import load
 
 from .test_sources import AMAT, CSV, TABLE, idx_bytes, mat_bytes, npy_bytes, parquet_bytes
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """64 MB are all that ppvae is told of, and the system gives a gigabyte beside what is in use."""
+    monkeypatch.setenv(MEMORY_VARIABLE, "64MB")
+    if not Path("/proc/self/statm").exists():
+        yield
+        return
+    import resource
+
+    import pandas  # noqa: F401 - what libraries take is not what a file takes
+    import pyarrow.parquet  # noqa: F401
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 10**9, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _npz(compressed: bool) -> bytes:
@@ -43,6 +65,7 @@ VALID: dict[str, list[bytes]] = {
     ".amat.gz": [gzip.compress(AMAT)],
     ".mat": [mat_bytes(rows=TABLE), _mat("4"), _mat("5")],
     ".csv": [CSV, b"a,b,label\n" + CSV],
+    ".csv.gz": [gzip.compress(CSV), gzip.compress(b"a,b,label\n" + CSV)],
     ".parquet": [parquet_bytes(TABLE)],
 }
 
@@ -75,7 +98,7 @@ def read(suffix: str, content: bytes) -> None:
         except DataError as error:
             assert "hostile" in str(error)  # noqa: PT017 - both outcomes are right, and each has its own check
         else:
-            assert len(data) * np.prod(data.event_shape) <= 1032 * max(1, len(content))
+            assert len(data) * np.prod(data.event_shape, dtype=float) <= 1032 * max(1, len(content))
 
 
 @pytest.mark.parametrize("suffix", VALID)
@@ -104,6 +127,43 @@ def test_mutated_files(suffix: str) -> None:
         read(suffix, content)
 
     check()
+
+
+SIZES = st.sampled_from([0, 1, 2, 3, 2**16, 2**24, 2**31, 2**32 - 1, 2**63, 10**30])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    shape=st.lists(SIZES | st.just(-1), max_size=4),
+    dtype=st.sampled_from(
+        ["|u1", "<f8", ">f4", "<c16", "|b1", "|O", "<U9", "|S0", "|V99999999", "<M8[s]", "[('a', 'u1')]"]
+    ),
+    fortran=st.booleans(),
+    values=st.binary(max_size=64),
+    suffix=st.sampled_from([".npy", ".npz"]),
+)
+def test_arrays_that_declare_anything(shape: list[int], dtype: str, fortran: bool, values: bytes, suffix: str) -> None:
+    kind = dtype if dtype.startswith("[") else repr(dtype)
+    text = f"{{'descr': {kind}, 'fortran_order': {fortran}, 'shape': {tuple(shape)}, }}\n".encode()
+    content = b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text + values
+    if suffix == ".npz":
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x.npy", content)
+        content = buffer.getvalue()
+    read(suffix, content)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    dims=st.lists(SIZES.filter(lambda size: size < 2**32), min_size=1, max_size=5),
+    code=st.sampled_from([0x08, 0x0B, 0x0E]),
+    values=st.binary(max_size=64) | st.just(bytes(10**6)),
+    suffix=st.sampled_from([".idx", ".idx.gz"]),
+)
+def test_images_that_declare_anything(dims: list[int], code: int, values: bytes, suffix: str) -> None:
+    content = struct.pack(f">BBBB{len(dims)}I", 0, 0, code, len(dims), *dims) + values
+    read(suffix, gzip.compress(content) if suffix == ".idx.gz" else content)
 
 
 def test_an_archive_that_promises_more_than_it_holds(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_mat_with_several_arrays_needs_a_key(tmp_path: Path) -> None:
 
 DAMAGED: dict[str, tuple[bytes, str]] = {
     "cut.npy": (npy_bytes(TABLE)[:-8], r"not readable as .npy"),
-    "pickle.npy": (npy_bytes(np.array([[{}]], dtype=object)), r"not readable as .npy"),
+    "pickle.npy": (npy_bytes(np.array([[{}]], dtype=object)), r"holds pickled objects, which are never loaded"),
     "cut.idx": (idx_bytes(TABLE, 0x0E)[:-1], r"truncated: shape \(2, 3\) needs 48 bytes|more than the file"),
     "long.idx": (idx_bytes(TABLE, 0x0E) + b"\0", r"too long"),
     "magic.idx": (b"\0\1" + idx_bytes(TABLE, 0x0E)[2:], r"not an IDX file.*found 00 01 0e 02"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -58,3 +59,19 @@ def test_refusals() -> None:
         ConvEncoder((8, 8))(torch.zeros(2, 60))
     with pytest.raises(PpvaeError, match="did you mean 'tanh'"):
         MLP(3, [2], activation="tahn")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda size: MLP(3, [4, size]), "hidden"),
+        (lambda size: ConvEncoder((8, 8), channels=(size, 4)), "channels"),
+        (lambda size: ConvEncoder((8, 8), channels=(4,), hidden=size), "hidden"),
+        (lambda size: ConvDecoder(2, (8, 8), channels=(4, size)), "channels"),
+    ],
+)
+def test_every_layer_has_units(make: Callable[[int], object], name: str) -> None:
+    make(1)
+    for size in (0, -3):
+        with pytest.raises(PpvaeError, match=rf"{name}: expected at least one unit in every layer, found \[.*{size}"):
+            make(size)

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ppvae import models
 from ppvae.core import RunError
+from ppvae.core.bounds import MEMORY_VARIABLE
+from ppvae.data import load
 from ppvae.runs import Recipe
-from ppvae.runs.recipe.catalogue import elbo_entries, evidence_entries, model_entries
+from ppvae.runs.recipe.catalogue import (
+    COPIES,
+    build_model,
+    complete_table,
+    count_parameters,
+    elbo_entries,
+    evidence_entries,
+    from_data,
+    model_entries,
+)
 from ppvae.runs.recipe.recipe import merge
 from ppvae.runs.recipe.signatures import Entry, complete_options, kebab, statable_type
+from ppvae.runs.storage.atomic import read_json
 
 FULL: dict[str, Any] = {
     "model": {"name": "gaussian-vae", "latent_dim": 3, "hidden": [7, 5], "scale": 0.5},
@@ -160,3 +175,53 @@ def test_options_come_from_the_signature() -> None:
         "trace-mean-field-elbo",
         "a-b",
     ]
+
+
+@pytest.mark.parametrize("name", model_entries())
+def test_a_model_is_counted_without_being_built(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count is that of the model; nothing is drawn for it; the limit is met exactly."""
+    data = load("digits")
+    table = complete_table(model_entries(), {"name": name, "latent_dim": 3}, "model", "model")
+    parameters = inspect.signature(model_entries()[name].build).parameters
+    arguments = {key: value for key, value in from_data(data).items() if key in parameters}
+    state = torch.get_rng_state()
+    count, size = count_parameters(table, arguments)
+    assert torch.equal(torch.get_rng_state(), state)
+    model = build_model(table, data)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert count == sum(x.numel() for x in tensors) > 0
+    assert size == sum(x.numel() * x.element_size() for x in tensors)
+    monkeypatch.setenv(MEMORY_VARIABLE, str(COPIES * size))
+    build_model(table, data)
+    monkeypatch.setenv(MEMORY_VARIABLE, str(COPIES * size - 1))
+    with pytest.raises(RunError, match=rf"model.latent_dim=3.*: such a {name} has {count:,} parameters"):
+        build_model(table, data)
+
+
+def test_a_model_that_needs_values_to_be_built_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be counted, and is not refused for that."""
+
+    def reads_a_value(event_shape: int) -> torch.nn.Module:
+        return torch.nn.Linear(event_shape, int(torch.ones(()).item()))
+
+    monkeypatch.setattr(
+        "ppvae.runs.recipe.catalogue.model_entries", lambda: {"x": Entry("x", reads_a_value, ("event_shape",))}
+    )
+    assert count_parameters({"name": "x"}, {"event_shape": 64}) == (0, 0)
+    assert build_model({"name": "x"}, load("digits")).in_features == 64
+
+
+def test_texts_are_short_files(tmp_path: Path) -> None:
+    """A FIFO would be waited for, a device has no end, and a long text takes many times its bytes."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "long").touch()
+    os.truncate(tmp_path / "long", 10**9)  # a hole
+    for read in (Recipe.read, read_json):
+        for name, message in (
+            ("fifo", "a FIFO, not a file"),
+            ("device", "a device"),
+            ("long", "has 1.0 GB, more than"),
+        ):
+            with pytest.raises(RunError, match=f"{name}: {message}"):
+                read(tmp_path / name)

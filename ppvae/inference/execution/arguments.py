@@ -31,14 +31,20 @@ def require_estimator(elbo: Any) -> None:
         raise PpvaeError(f"elbo: expected an estimator with its options, found {value}" + try_one_of(f"elbo.{name}()"))
 
 
+LARGEST_INTEGER = 2**64 - 1
+"""The largest seed of PyTorch; no size is as large."""
+
+
 def require_integer(name: str, value: Any, at_least: int) -> None:
-    """Raise a PpvaeError where a value is not a whole number, or too small."""
+    """Raise a PpvaeError where a value is not a whole number, too small, or of more than 64 bits."""
     try:
-        small = operator.index(value) < at_least
+        number = operator.index(value)
     except TypeError:
         raise PpvaeError(f"{name}: expected a whole number, found {value!r}") from None
-    if small:
+    if number < at_least:
         raise PpvaeError(f"{name}: expected at least {at_least}, found {value}")
+    if number > LARGEST_INTEGER:
+        raise PpvaeError(f"{name}: expected at most {LARGEST_INTEGER} (64 bits), found {value}")
 
 
 def require_literal(name: str, value: Any, literal: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -99,8 +100,8 @@ def make_optimizer(
     if optimizer not in _OPTIMIZERS:
         raise PpvaeError(f"unknown optimizer {optimizer!r}: {did_you_mean(optimizer, _OPTIMIZERS)}")
     rate: Any = learning_rate
-    if not isinstance(rate, (int, float)) or not rate > 0:
-        raise PpvaeError(f"learning_rate: expected a positive number, found {learning_rate!r}")
+    if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+        raise PpvaeError(f"learning_rate: expected a positive, finite number, found {learning_rate!r}")
     # One kernel for all parameters: otherwise the step of a small network is mostly launch time.
     return _OPTIMIZERS[optimizer](parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
 

@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .signatures import Entry, choose, complete_options, entries_of
 from ... import models
-from ...core.errors import RunError
+from ...core.bounds import in_words, memory_limit, memory_remedy
+from ...core.errors import PpvaeError, RunError, try_one_of
 from ...data import Dataset
 from ...inference import elbo
 from ...inference import evidence as evidence_methods
@@ -117,11 +118,66 @@ def build(entries: Mapping[str, Entry], table: Mapping[str, Any], **arguments: A
     return entry.build(**options, **arguments)
 
 
+COPIES = 4
+"""Of all parameters while Adam trains: values, gradients, two running averages. A checkpoint is read in as many."""
+
+
 def build_model(table: Mapping[str, Any], data: Dataset) -> Any:
-    """Construct the model that a checked table names, for data of this shape."""
+    """Construct the model that a checked table names, for data of this shape.
+
+    Raises:
+        RunError: memory cannot hold it, and nothing was allocated; or an option that the model refuses, by its key.
+        PpvaeError: what else the model refuses.
+    """
     entry = model_entries()[table["name"]]
     arguments = {key: value for key, value in from_data(data).items() if _takes(entry, (key,))}
-    return build(model_entries(), table, **arguments)
+    _require_memory(table, arguments)
+    try:
+        return build(model_entries(), table, **arguments)
+    except PpvaeError as error:
+        if str(error).partition(":")[0] in table:  # "hidden: ...", which the recipe calls model.hidden
+            raise RunError(f"model.{error}") from error
+        raise
+
+
+def _require_memory(table: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    limit = memory_limit()
+    sizes = {
+        key: value for key, value in table.items() if isinstance(value, int | list) and not isinstance(value, bool)
+    }
+    remedies = [f"a smaller model.{key}" for key in sizes]
+    try:
+        count, size = count_parameters(table, arguments)
+        if COPIES * size <= limit:
+            return
+        number = f"{count:,} parameters, {in_words(size)}"
+        remedies.append(memory_remedy(COPIES * size))
+    except OverflowError:
+        number = "more parameters than 64 bits can count"
+    options = ", ".join(f"model.{key}={value}" for key, value in sizes.items())
+    raise RunError(
+        f"{options}: such a {table['name']} has {number}; with gradients and the averages of Adam, {COPIES} times as "
+        f"much, that is more than the memory limit of {in_words(limit)}" + try_one_of(*remedies)
+    )
+
+
+def count_parameters(table: Mapping[str, Any], arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """How many numbers the parameters and buffers of a model are, and their bytes; none is allocated.
+
+    Both are 0 for a model that cannot be built without values.
+
+    Raises:
+        OverflowError: they cannot be counted in 64 bits.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            model = build(model_entries(), table, **arguments)
+        except Exception as error:
+            if "overflow" in str(error).lower():
+                raise OverflowError(str(error)) from None
+            return 0, 0  # to build it in earnest says what is wrong, if anything is
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(x.numel() for x in tensors), sum(x.numel() * x.element_size() for x in tensors)
 
 
 def from_data(data: Dataset) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from .catalogue import SCHEDULES, complete_table, elbo_entries, model_entries
 from .signatures import Table, validate
+from ..storage.atomic import require_short_file
 from ...core.errors import RunError, try_one_of
 
 _DEFAULT_ELBO = {"name": "trace-mean-field", "num_particles": 1, "on_missing_kl": "sample"}
@@ -30,7 +31,7 @@ class DataTable(Table):
 
     source: str = "digits"
     binarize: Literal["auto", "none", "static", "dynamic"] = "auto"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     flatten: bool = True
     image_shape: list[int] | None = None
     validation: float | int | None = None
@@ -154,6 +155,7 @@ class Recipe(Table):
         """
         path = Path(path)
         path = path / "recipe.toml" if path.is_dir() else path
+        require_short_file(path)
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

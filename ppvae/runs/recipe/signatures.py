@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Union, get_args, get_origin
@@ -24,9 +24,9 @@ _SEQUENCES = (list, tuple, Sequence)
 
 
 class Table(BaseModel):
-    """A table of a recipe: no unknown key, no conversion between types, no change."""
+    """A table of a recipe: no unknown key, no conversion between types, no change, no number that is not finite."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,26 @@ def complete_options(entry: Entry, options: Mapping[str, Any], where: str) -> di
 
 def validate(model: type[BaseModel], values: Any, where: str) -> BaseModel:
     """An instance of a table, or a RunError that names every key that is wrong."""
+    too_long = list(_too_long(values, where))
+    if too_long:
+        raise RunError("\n".join(too_long))
     try:
         return model.model_validate(values)
     except ValidationError as error:
         lines = dict.fromkeys(_describe(model, problem, where) for problem in error.errors())
         raise RunError("\n".join(lines)) from None
+
+
+def _too_long(value: Any, key: str) -> Iterator[str]:
+    """What is wrong with whole numbers that no 64 bits hold: PyTorch takes none of them, as a size or as a seed."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _too_long(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _too_long(item, key)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        yield f"{key}: expected a whole number of at most 64 bits, found {_abbreviate(value)} (int)"
 
 
 def _describe(model: type[BaseModel], problem: Any, where: str) -> str:

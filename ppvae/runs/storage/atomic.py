@@ -12,7 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...core.bounds import in_words, irregular
 from ...core.errors import RunError, try_one_of
+
+LONGEST_TEXT = 100 * 10**6
+"""Bytes of a recipe, or of a file of JSON, that is read; a parser takes many times as much memory."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -71,12 +75,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
+def require_short_file(path: Path) -> None:
+    """Raise a RunError where a path leads to a FIFO, a device or a file that is too long to parse."""
+    kind = irregular(path)
+    if kind is not None:
+        raise RunError(f"{path}: {kind}, not a file")
+    size = path.stat().st_size if path.exists() else 0
+    if size > LONGEST_TEXT:
+        raise RunError(f"{path}: has {in_words(size)}, more than the limit of {in_words(LONGEST_TEXT)}")
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        RunError: no such file, or no JSON in it.
+        RunError: no such file, one that is too long, or no JSON in it.
     """
+    require_short_file(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
