@@ -31,7 +31,10 @@ _MODEL, _TRAINING = "Model and data", "Training"
 
 @verb
 def fit(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe (TOML), or a run folder whose recipe to use.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="A recipe (TOML), a run folder whose recipe to use, or data: a file or a name, as --data."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="A model by name, for instance bernoulli-vae; list shows all.", rich_help_panel=_MODEL),
@@ -100,11 +103,13 @@ def fit(
     --epochs asks for more epochs, and a few options (--learning-rate, --elbo, --device, --set training.kl_warmup...)
     change the recipe from there on, which the run folder and the report record.
     """
-    from ..runs import Recipe, loggers_again, loggers_of, train
+    from ..runs import Recipe, loggers_again, loggers_of, model_for_data, train
     from ..runs import resume as go_on
     from ..runs.recipe.catalogue import elbo_entries, model_entries, parse_table
     from ..runs.recipe.recipe import merge
 
+    if recipe is not None and data is None and _is_data(recipe):
+        data, recipe = str(recipe), None
     if "list" in (model, elbo):
         _list(model_entries() if model == "list" else elbo_entries(), json)
         return
@@ -123,15 +128,20 @@ def fit(
     changes = {key: value for key, value in changes.items() if value != {}}
     if resume is not None:
         _refuse_beside(resume, _without_none(**{"RECIPE": recipe, "--out": out, "--overwrite": overwrite or None}))
-        epochs = epochs or changes.get("training", {}).pop("num_epochs", None)
+        table = changes.get("training")
+        epochs = epochs or (table.pop("num_epochs", None) if isinstance(table, dict) else None)
         with threads(threads_):
             trackers = loggers_again(resume, logger or ())
             run = go_on(resume, num_epochs=epochs, changes=changes, pair=pair_of(pair), force=force, callbacks=trackers)
     else:
-        if recipe is None and model is None and pair is None:
-            raise typer.BadParameter("give a RECIPE, --model, --pair or --resume")
+        if recipe is None and model is None and pair is None and data is None:
+            raise typer.BadParameter("give a RECIPE, data, --model, --pair or --resume")
         changes = merge(changes, {"training": _without_none(num_epochs=epochs)})
         values = merge(_start(recipe, pair), {key: value for key, value in changes.items() if value != {}})
+        if recipe is None and pair is None and "name" not in values.get("model", {}):
+            preset = model_for_data(Recipe.from_dict({**values, "model": {"name": "bernoulli-vae"}}))
+            values["model"] = {**preset, **values.get("model", {})}
+            say(f"model: {preset['name']}, by the values of the data (--model list shows all)")
         full_recipe = Recipe.from_dict(values)
         folder = out or Path("runs") / f"{full_recipe.model_name}-{Path(full_recipe.data.source).stem}"
         require_writable(folder, folder=True)
@@ -139,6 +149,13 @@ def fit(
             trackers = loggers_of(folder, logger or (), full_recipe)
             run = train(full_recipe, folder, pair=pair_of(pair), overwrite=overwrite, callbacks=trackers)
     _tell(run, json)
+
+
+def _is_data(argument: Path) -> bool:
+    """Whether the first argument names data: a data set by its name, or a file that is no recipe."""
+    from ..data.registry import REGISTRY
+
+    return str(argument) in REGISTRY or (argument.suffix.lower() not in ("", ".toml") and not argument.is_dir())
 
 
 def _refuse_beside(resume: Path, options: Mapping[str, Any]) -> None:

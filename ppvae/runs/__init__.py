@@ -9,7 +9,7 @@ from .trackers.tensorboard import TensorBoardLogger
 from .trackers.tracker import Tracker
 from .trackers.wandb import WandbLogger
 from .training.history import RunInterrupt, read_history
-from .training.run import Run, load_run, resume, train
+from .training.run import Run, load_run, model_for_data, resume, train
 
 __all__ = [
     "LOGGERS",
@@ -24,6 +24,7 @@ __all__ = [
     "load_run",
     "loggers_again",
     "loggers_of",
+    "model_for_data",
     "member_of",
     "read_history",
     "resume",

@@ -248,3 +248,24 @@ def test_lists_need_no_run_and_all_else_does(verb: str, option: str) -> None:
 
 def test_help_shows_brackets() -> None:
     assert "ppvae[track]" in "".join(good("fit", "--help").replace("│", "").split())
+
+
+def test_data_as_the_first_argument(tmp_path: Path) -> None:
+    """A file of data, or a data set by name, is enough: the model is the preset for its values."""
+    rng = np.random.default_rng(0)
+    options = ["--epochs", 1, "--set", "training.compile=eager", "--set", "model.hidden=[4]"]
+    tables = {"real.csv": rng.normal(size=(120, 3)), "binary.csv": rng.integers(0, 2, (120, 3))}
+    for name, model in (("real.csv", "gaussian-vae"), ("binary.csv", "bernoulli-vae"), ("digits", "bernoulli-vae")):
+        if name in tables:
+            np.savetxt(tmp_path / name, tables[name], delimiter=",", fmt="%.4g")
+        out = tmp_path / f"run of {name}"
+        result = call("fit", tmp_path / name if name in tables else name, *options, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert f"model: {model}, by the values of the data" in result.stderr
+        run = load_run(out)
+        assert run.recipe.model_name == model and run.recipe.model["hidden"] == [4]
+    # What is said is not guessed; a file that is not there is no recipe either.
+    good("fit", tmp_path / "binary.csv", "--model", "gaussian-vae", *options, "--out", tmp_path / "said")
+    assert load_run(tmp_path / "said").recipe.model_name == "gaussian-vae"
+    assert "no such file" in refused("fit", tmp_path / "none.csv", "--out", tmp_path / "none")
+    assert "no such recipe" in refused("fit", tmp_path / "none.toml", "--out", tmp_path / "none")

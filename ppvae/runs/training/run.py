@@ -280,6 +280,13 @@ def prepare(recipe: Recipe, pair: Any = None, *, force: bool = False) -> tuple[R
     return recipe.replace(ppvae=__version__), data, new_pair
 
 
+def model_for_data(recipe: Recipe) -> dict[str, Any]:
+    """The preset for the data of a recipe: "bernoulli-vae" for values in [0, 1], "gaussian-vae" for others."""
+    if _data(recipe, "none").batch_space in ("binary", "unit"):
+        return {"name": "bernoulli-vae"}
+    return {"name": "gaussian-vae", "mean": "identity"}
+
+
 def _anchor(recipe: Recipe) -> Recipe:
     """Files of the user's by their absolute paths, so that a run can be loaded from any folder."""
     changes: dict[str, Any] = {}
