@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import os
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,11 +113,37 @@ def threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
+    elif is_contended(before):
+        say(
+            f"the machine is busy, and {before} threads contend with other work for its cores: --threads 1 may be many "
+            "times faster"
+        )
     try:
         yield
     finally:
         if torch.get_num_threads() != before:
             torch.set_num_threads(before)
+
+
+def is_contended(num_threads: int) -> bool:
+    """Whether so many threads of ours, beside what runs at this moment, are half as many again as the cores."""
+    if num_threads == 1:
+        return False
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_threads + running_beside() > 1.5 * cores
+
+
+def running_beside() -> float:
+    """Processes that run beside this one, the median of five looks; 0 where the system does not tell (Linux does).
+
+    Not the load average, in which the command that ended a moment ago still counts.
+    """
+    looks = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for _ in range(5):
+            looks.append(int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1)
+            time.sleep(0.01)
+    return float(statistics.median(looks)) if looks else 0.0
 
 
 def pair_of(spec: str | None) -> Any:

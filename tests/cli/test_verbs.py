@@ -12,6 +12,7 @@ import torch
 from contracts.runs import newest
 from typer.testing import CliRunner, Result
 
+from ppvae.cli import common
 from ppvae.cli.demo import demo
 from ppvae.cli.main import app
 from ppvae.runs import RunFolder, load_run, read_history
@@ -256,3 +257,22 @@ def test_threads_are_put_back(run: Path) -> None:
     before = torch.get_num_threads()
     good("sample", run, "-n", 1, "--threads", 2, "--out", run / "x.npy")
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("beside", "num_threads", "busy"), [(0.0, 4, False), (2.0, 4, False), (3.0, 4, True), (9.0, 1, False)]
+)
+def test_contention_for_cores_is_told(
+    beside: float, num_threads: int, busy: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On four cores: threads that wait for each other made an evaluation fifty times slower."""
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "running_beside", lambda: beside)
+        patch.setattr(common.os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+        patch.setattr(torch, "get_num_threads", lambda: num_threads)
+        with common.threads(None):
+            pass
+        assert ("--threads 1 may be many times faster" in capsys.readouterr().err.replace("\n", " ")) == busy
+        with common.threads(1):  # who says a number has thought of it
+            assert capsys.readouterr().err == ""
+    assert common.running_beside() >= 0

@@ -282,3 +282,19 @@ def test_a_kl_that_must_be_sampled_gets_its_draws(scheme: Any) -> None:
     at_mean = torch.stack([torch.distributions.Normal(0.0, s).log_prob(mean) for s in (1.0, 0.1)]).logsumexp(0)
     wrong = (at_mean - torch.tensor(2.0).log() - q.log_prob(mean)).sum()
     assert (wrong - log_ratio.mean()).abs() > 10 * error
+
+
+@pytest.mark.parametrize(
+    ("scheme", "layer", "approximate"),
+    [
+        ("local-reparameterization", "convolution", True),
+        ("local-reparameterization", "linear", False),
+        ("flipout", "convolution", False),
+    ],
+)
+def test_an_approximate_scheme_is_told(
+    scheme: Any, layer: str, approximate: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING"):
+        bayesianise(LAYERS[layer]()[0], modules=["layer"], weight_noise=scheme)
+    assert ("an approximation before it" in caplog.text) == approximate

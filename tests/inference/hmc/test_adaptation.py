@@ -123,3 +123,19 @@ def test_chees_finds_the_length_of_a_trajectory(initial: int, float64: torch.dty
     # The change of squared distances goes with sin^2 t; for t uniform on (0, 2 T), its mean
     # 1 / 2 - sin(4 T) / (8 T) is largest where tan(4 T) = 4 T: at T = 1.123.
     assert 0.95 < found < 1.3
+
+
+def test_the_centre_of_chees_is_the_mean_of_all_positions_so_far(float64: torch.dtype) -> None:
+    def gaussian(u: torch.Tensor) -> torch.Tensor:
+        return -0.5 * (u - 3.0).square().sum(-1)
+
+    u = torch.randn(4, 2, 3)
+    state, kernel = initial_state(gaussian, u), hmc_kernel(leapfrog(gaussian), 3)
+    parameters = HMCParameters(torch.full((4, 2), 0.1), torch.ones(2, 3))
+    trajectory, means = start_trajectory(u, 3), []
+    for _ in range(6):
+        means.append(state.u.mean(0))
+        new, info = kernel(state, draw_noise(u), parameters)
+        trajectory = update_trajectory(trajectory, state, info, parameters, learning_rate=0.05, max_leapfrog=9)
+        state = new
+    torch.testing.assert_close(trajectory.centre, torch.stack(means).mean(0))

@@ -15,6 +15,7 @@ from contracts.kernel import FALSE_ALARM, assert_distributed, assert_mean
 from torch import Tensor
 
 import ppvae.inference.hmc.sample as verb
+import ppvae.inference.hmc.target as starts
 from ppvae.core import ModelGuidePair, PairError, PpvaeError, log_joint, simulate, structure, unconstrained
 from ppvae.core.compile import state_of
 from ppvae.inference.hmc import HMC, ChainOutcome, ChEES, PosteriorDraws, sample_posterior
@@ -252,6 +253,25 @@ def test_a_start_that_fails_is_tried_again() -> None:
     assert bool(draws.ok.all())
     assert float(draws.samples["z"].min()) > -0.84
     assert bool(draws.stats["diverging"].any())
+
+
+@pytest.mark.parametrize(("good", "found"), [(10, True), (11, False)])
+def test_ten_starts_are_tried(good: int, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def start_positions(*args: Any) -> Tensor:
+        tries.append(1)
+        return torch.full((2, 3, 1), 1.0 if len(tries) >= good else 2.0)
+
+    monkeypatch.setattr(starts, "start_positions", start_positions)
+    pair, x = FactorAnalysis(5, 1), torch.zeros(3, 5)
+
+    def density(u: Tensor) -> Tensor:
+        return torch.where(u == 1.0, u, torch.nan).sum(-1)
+
+    state, bad = starts.start_chains(pair, x, unconstrained(pair, x), density, (), 2, "guide")
+    assert len(tries) == 10
+    assert bool(bad.all()) != found and bool((state.u == (1.0 if found else 0.0)).all())
 
 
 def test_all_chains_divergent_is_said() -> None:
