@@ -48,7 +48,7 @@ def test_a_gradient_that_is_not_finite_stops_before_any_parameter_changes() -> N
         FitError, match=r"(?s)step 4 \(epoch 1\), which changed no parameter.*likelihood.*rows"
     ) as error:
         quiet(pair, binary(), callbacks=[Poison()])
-    assert error.value.parameter == "likelihood.head.layers.0.weight" and error.value.step == 3
+    assert error.value.parameter == "likelihood.head.layers.0.weight" and error.value.step == 4
     assert len(error.value.indices) == 50
     for name, value in pair.state_dict().items():
         assert torch.equal(value, Poison.before[name])
