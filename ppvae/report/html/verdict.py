@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .page import number
-from ..common_data import on_common_data, tightest
+from ..common_data import on_common_data
 from ..figures.checks import TAIL
 from ..findings import ACTIVE, ReportData, kind_of
 
@@ -16,17 +16,21 @@ _SIGMAS = 3.0
 
 
 def verdict(report: ReportData) -> str:
-    """One sentence: the best estimate that stands, of which data, and its error."""
-    rows, count = on_common_data(report.evaluation)
+    """One sentence: the estimate that can be trusted on most data, with its side and its error.
+
+    Of several the exact one, then the highest lower bound. The ELBO, which is trusted everywhere, only where nothing
+    else is.
+    """
+    rows = [] if report.evaluation is None else [row for row in report.evaluation.rows if row["mean"] is not None]
+    rows = [row for row in rows if row["method"] != "elbo"] or rows
     if report.evaluation is None or not rows:
         return "Its log evidence is not known: no estimate of these parameters can be trusted."
-    exact = [row for row in rows if row["side"] == "exact"]
-    best = exact[0] if exact else tightest(rows) or rows[0]
+    best = max(rows, key=lambda row: (row["num_trusted"], row["side"] == "exact", row["side"] == "lower", row["mean"]))
     error = f" ± {best['monte_carlo_error']:.3f}" if best["monte_carlo_error"] else ""
     side = {"lower": "at least ", "upper": "at most "}.get(best["side"], "")
-    kind = kind_of(report.evaluation.data["part"])
-    mean = number(best["mean"], 2)
-    return f"Log evidence of {count} {kind} data: {side}{mean}{error} nats per datum, by {best['label']}."
+    some = "" if best["num_trusted"] == best["num_data"] else f"{best['num_trusted']} of "
+    data = f"{some}{best['num_data']} {kind_of(report.evaluation.data['part'])} data"
+    return f"Log evidence of {data}: {side}{number(best['mean'], 2)}{error} nats per datum, by {best['label']}."
 
 
 def warnings(report: ReportData) -> list[str]:
@@ -41,10 +45,13 @@ def _of_evaluations(report: ReportData) -> Iterator[str]:
         return
     if report.evaluation.data["part"] == "train":
         yield "The estimates are of training data, which the model has learnt."
-    for row in report.evaluation.rows:
-        if row["num_trusted"] < row["num_data"]:
-            some = f"{row['num_trusted']} of {row['num_data']}" if row["num_trusted"] else f"none of {row['num_data']}"
-            yield f"{row['label']} can be trusted on {some} data."
+    counts = [
+        f"{row['label']} on {row['num_trusted'] or 'none'} of {row['num_data']}"
+        for row in report.evaluation.rows
+        if row["num_trusted"] < row["num_data"]
+    ]
+    if counts:
+        yield f"Not every estimate can be trusted: {', '.join(counts)} data."
     rows, _ = on_common_data(report.evaluation)
     for low, high in ((low, high) for low in rows for high in rows):
         if _is_below(low["side"]) and _is_above(high["side"]) and low["side"] != high["side"]:
