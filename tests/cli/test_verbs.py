@@ -199,7 +199,7 @@ def test_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["fit"], 2, "give a RECIPE, --model, --pair or --resume"),
+        (["fit"], 2, "give a RECIPE, data, --model, --pair or --resume"),
         (["fit", "--epochs", "many"], 2, "epochs"),
         (["nonsense"], 2, "nonsense"),
         (["evaluate", "x", "--which", "worst"], 2, "worst"),
