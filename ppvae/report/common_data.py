@@ -21,16 +21,18 @@ from ..runs.evaluation.evaluation import Evaluation
 
 def columns_of(evaluation: Evaluation | None) -> dict[str, Tensor]:
     """The estimates of every datum by their key, float64, [N]; NaN where they cannot be trusted."""
-    result: dict[str, Tensor] = {}
-    if evaluation is None:
-        return result
-    for row in evaluation.rows:
-        for name in ("log_evidence", "elbo"):
-            values = evaluation.columns.get(f"{row['key']}/{name}")
-            if values is not None:
-                outcome = evaluation.columns.get(f"{row['key']}/outcome", torch.zeros(len(values), dtype=torch.int64))
-                result[str(row["key"])] = values.double().masked_fill(outcome != Outcome.OK, math.nan)
-    return result
+    keys = [] if evaluation is None else [str(row["key"]) for row in evaluation.rows]
+    found = {key: _column_of(evaluation, key) for key in keys if evaluation is not None}
+    return {key: column for key, column in found.items() if column is not None}
+
+
+def _column_of(evaluation: Evaluation, key: str) -> Tensor | None:
+    for name in ("log_evidence", "elbo"):
+        values = evaluation.columns.get(f"{key}/{name}")
+        if values is not None:
+            outcome = evaluation.columns.get(f"{key}/outcome", torch.zeros(len(values), dtype=torch.int64))
+            return values.double().masked_fill(outcome != Outcome.OK, math.nan)
+    return None
 
 
 def on_common_data(evaluation: Evaluation | None) -> tuple[list[dict[str, Any]], int]:
@@ -55,12 +57,14 @@ def on_common_data(evaluation: Evaluation | None) -> tuple[list[dict[str, Any]],
         return [], 0
     result = []
     for row in rows:
-        mean, error = mean_over(evaluation, row, both)
+        mean, error = _mean_over(evaluation, row, columns[row["key"]], both)
         result.append({**row, "mean": mean, "monte_carlo_error": error})
     return result, count
 
 
-def mean_over(evaluation: Evaluation, row: Mapping[str, Any], chosen: Tensor) -> tuple[float, float | None]:
+def _mean_over(
+    evaluation: Evaluation, row: Mapping[str, Any], column: Tensor, chosen: Tensor
+) -> tuple[float, float | None]:
     """The mean of an estimate over some of its data, bool [N], and its Monte Carlo error; at least one datum."""
     count = int(chosen.sum())
     # Fewer data of the same noise, where no error is known for each; where they share draws of the weights, too,
@@ -69,7 +73,7 @@ def mean_over(evaluation: Evaluation, row: Mapping[str, Any], chosen: Tensor) ->
     errors = evaluation.columns.get(f"{row['key']}/standard_error")
     if errors is not None and "draws" not in str(row.get("info", {}).get("global_sites")):
         error = float(errors.double()[: len(chosen)][chosen].square().sum().sqrt()) / count
-    return float(columns_of(evaluation)[row["key"]][: len(chosen)][chosen].mean()), error
+    return float(column[chosen].mean()), error
 
 
 def tightest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -142,7 +146,7 @@ def _shared_part(name: str, part: str, members: Mapping[int, Evaluation], num_ru
     every = {row["key"]: row for one in members.values() for row in one.rows}
     rows = []
     for row in distinguish(sorted(every.values(), key=order)):
-        columns = {number: columns_of(one).get(row["key"]) for number, one in members.items()}
+        columns = {number: _column_of(one, row["key"]) for number, one in members.items()}
         values = {number: column[:size] for number, column in columns.items() if column is not None}
         if values:
             rows.append(_comparison(row, values, members, num_runs))
@@ -158,7 +162,7 @@ def _comparison(
     differences: list[tuple[float, float] | None] = [None] * num_runs
     for number, value in values.items() if count else ():
         own = next(own for own in members[number].rows if own["key"] == row["key"])
-        means[number] = mean_over(members[number], own, chosen)
+        means[number] = _mean_over(members[number], own, value, chosen)
         if value is not first:
             gap = (value - first)[chosen]
             error = float(gap.std()) / math.sqrt(count) if count > 1 else math.nan

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ppvae.cli.main import app
 from ppvae.core import RunError
-from ppvae.inference import fit
+from ppvae.inference import Callback, TrainingState, fit
 from ppvae.report import write_report
 from ppvae.runs import Recipe, Run, load_run, resume, train
 from ppvae.runs.evaluation.evaluation import evaluate
@@ -73,6 +73,17 @@ def test_a_change_by_an_explicit_option_is_a_segment(run: Run) -> None:
     resume(run.folder.path, num_epochs=5, progress=False)
     again = resume(run.folder.path, num_epochs=6, changes={"training": {"clip_norm": None}}, progress=False)
     assert [segment["epoch"] for segment in again.info["segments"]] == [2, 5]
+
+
+def test_a_learning_rate_that_a_callback_set_stays(small: Recipe, tmp_path: Path) -> None:
+    class Halve(Callback):
+        def on_epoch(self, state: TrainingState) -> None:
+            if state.epoch == 1:
+                state.optimizer.param_groups[0]["lr"] *= 0.5
+
+    run = train(small.replace(training={"num_epochs": 2}), tmp_path / "run", callbacks=[Halve()], progress=False)
+    later = resume(run.folder.path, num_epochs=3, changes={"training": {"clip_norm": 9.0}}, progress=False)
+    assert [row["learning_rate"] for row in later.history] == [0.01, 0.005, 0.005]
 
 
 def test_what_needs_a_new_run_is_refused(run: Run) -> None:

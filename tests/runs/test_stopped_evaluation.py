@@ -316,7 +316,7 @@ def test_what_a_kill_left_is_swept(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     name = only_path(folder).stem
     half = f"{name}-0123456789abcdef.safetensors"
     evaluations = [f"evaluations/.{name}.json.a.tmp", f"evaluations/.{half}.b.tmp", "chunks/.c-d-e.f.tmp"]
-    evaluations += [f"evaluations/{half}"]
+    evaluations += [f"evaluations/{half}", "evaluations/train-9-0123456789ab-0123456789abcdef.safetensors"]
     reports = [".report.html.a.tmp", "figures/.samples.png.b.tmp"]
     for name in evaluations + reports:
         (folder.path / name).write_text("half")

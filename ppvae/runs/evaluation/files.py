@@ -189,6 +189,11 @@ def sweep(folder: RunFolder) -> None:
         with contextlib.suppress(RunError):
             entry = read_evaluation(path).get("per_datum")
             _drop_numbers(path, entry.get("file") if isinstance(entry, dict) else None)
+    with contextlib.suppress(OSError):  # killed before the first JSON of an evaluation
+        for path in list(folder.evaluations.iterdir()):
+            match = _NUMBERS.fullmatch(path.name)
+            if match is not None and not path.with_name(f"{match[1]}.json").exists():
+                path.unlink(missing_ok=True)
 
 
 def forget(path: Path) -> None:

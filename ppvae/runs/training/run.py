@@ -166,7 +166,7 @@ def resume(
         if state is not None:
             compare(folder, about, about_run(data), force)
             segments = extend(segments, about, differences(then, recipe))
-            apply(state, recipe)
+            apply(state, then, recipe)
         _write_recipe(folder, recipe, info)
         return _train(folder, recipe, data, new_pair, state, callbacks, progress, info, segments)
 
@@ -178,7 +178,7 @@ def _recipe_to_resume(
     on_disk = Recipe.read(folder.recipe)
     then = Recipe.from_dict(about["recipe"]) if "recipe" in about else on_disk
     edits, asked = differences(then, on_disk), differences(then, then.replace(**(changes or {})))
-    if edits not in ({}, asked) and _digest(on_disk) not in info.get("recipes", []):
+    if edits not in ({}, asked) and _digest(on_disk) not in info.get("recipe_digests", []):
         refuse_edits(folder, edits)
     now = on_disk.replace(**(changes or {}))
     refuse_unchangeable(folder, then, now)
@@ -191,7 +191,7 @@ def _digest(recipe: Recipe) -> str:
 
 def _write_recipe(folder: RunFolder, recipe: Recipe, info: Mapping[str, Any]) -> None:
     """Write ``recipe.toml``, known from then on as no one else's."""
-    folder.update_info(recipes=[*info.get("recipes", []), _digest(recipe)])
+    folder.update_info(recipe_digests=[*dict.fromkeys([*info.get("recipe_digests", []), _digest(recipe)])])
     write_text(folder.recipe, recipe.to_toml())
 
 

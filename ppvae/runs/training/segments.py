@@ -76,9 +76,12 @@ def refuse_unchangeable(folder: RunFolder, then: Recipe, now: Recipe) -> None:
         )
 
 
-def apply(state: MutableMapping[str, Any], now: Recipe) -> None:
-    """Bring a state to resume from in line with a recipe: the optimiser keeps its learning rate in its state."""
-    if now.training.schedule is None:
+def apply(state: MutableMapping[str, Any], then: Recipe, now: Recipe) -> None:
+    """Bring a state to resume from in line with a recipe: the optimiser keeps its learning rate in its state.
+
+    One that did not change stays as it is there, where a callback may have set it.
+    """
+    if now.training.learning_rate != then.training.learning_rate:
         for group in state["optimizer"]["param_groups"]:
             group["lr"] = now.training.learning_rate
 
