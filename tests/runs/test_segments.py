@@ -61,6 +61,7 @@ def test_a_change_by_an_explicit_option_is_a_segment(run: Run) -> None:
     assert later.info["segments"] == [{"epoch": 2, "step": step, "changes": changes}]
     page = write_report(later).read_text()
     assert f"after epoch 2 (step {step}): training.clip_norm was None, now 3.0; training.learning_rate was" in page
+    assert "a model of the last recipe alone, not this one" in page and ">the trained model<" not in page
     # The numbers are those of the verbs: the same state, gone on with under the other options.
     pair = load_run(run.folder.path).pair
     options: dict[str, Any] = {"num_epochs": 4, "batch_size": 50, "learning_rate": 0.01, "clip_norm": 3.0}

@@ -25,6 +25,11 @@ TAIL = 0.01
 CHECK_NAMES = ("predictive_checks", "aggregate_posterior")
 
 
+def is_misfit(check: PredictiveCheck) -> bool:
+    """Whether a quantity of the data lies outside those of the model's data, or among the outermost of them."""
+    return not TAIL <= check.p_value <= 1 - TAIL
+
+
 def check_pictures(report: ReportData) -> dict[str, Picture]:
     """The pictures of these checks, by name."""
     pictures = (_predictive(report), _aggregate(report))

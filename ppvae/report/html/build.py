@@ -143,8 +143,15 @@ def _commands(report: ReportData, out: Path | None) -> list[tuple[str, str]]:
         for row in one.rows
     ]
     fit = ["ppvae", "fit", str(run.folder.recipe), "--out", "NEW_FOLDER", *threads, *pair]
+    # One command has one recipe.
+    changed = bool(run.info.get("segments"))
+    model = (
+        "a model of the last recipe alone, not this one, which was changed on the way"
+        if changed
+        else "the trained model"
+    )
     return [
-        ("the trained model", shlex.join(fit)),
+        (model, shlex.join(fit)),
         *((name, _with_pair(str(row["command"]), pair)) for name, row in rows),
         ("this page", shlex.join(["ppvae", "report", str(run.folder.path), *page, *pair])),
     ]

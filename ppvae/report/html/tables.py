@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .page import fill, number
-from ..figures.checks import TAIL, furthest
+from ..figures.checks import TAIL, furthest, is_misfit
 from ..findings import ReportData
 from ...inference import PredictiveCheck
 from ...runs.evaluation.evaluation import Evaluation
@@ -48,7 +48,7 @@ def check_table(report: ReportData) -> str:
     if report.checks is None:
         return ""
     checks = report.checks
-    outside = [name for name, check in checks.items() if _is_misfit(check)]
+    outside = [name for name, check in checks.items() if is_misfit(check)]
     summary = (
         f"{len(outside)} of {len(checks)} quantities of the data lie outside or among the outermost {TAIL:.0%} on a "
         f"side: {', '.join(outside)}."
@@ -93,10 +93,6 @@ def aggregate_table(report: ReportData) -> str:
     return fill("aggregate.html", rows=rows)
 
 
-def _is_misfit(check: PredictiveCheck) -> bool:
-    return not TAIL <= check.p_value <= 1 - TAIL
-
-
 def _row(check: PredictiveCheck, suffix: str) -> tuple[str, str, str, str, bool, str]:
     """Its name, the data's value, the model's, p, whether that is a misfit, and z."""
     mean, deviation = float(check.replicated.mean()), float(check.replicated.std())
@@ -109,6 +105,6 @@ def _row(check: PredictiveCheck, suffix: str) -> tuple[str, str, str, str, bool,
         number(check.observed, digits),
         f"{number(mean, digits)} ± {number(deviation, digits)}",
         f"{check.p_value:.3f} ± {check.p_value_error:.3f}",
-        _is_misfit(check),
+        is_misfit(check),
         z_text + (f" ± {number(error, 1)}" if math.isfinite(error) else ""),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from .page import number
 from ..common_data import on_common_data
-from ..figures.checks import TAIL
+from ..figures.checks import is_misfit
 from ..findings import ACTIVE, ReportData, kind_of
 
 _DROP = 0.1  # nats per datum: a validation bound that fell by less has not fallen
@@ -95,7 +95,7 @@ def _of_latents(report: ReportData) -> Iterator[str]:
 
 def _of_checks(report: ReportData) -> Iterator[str]:
     if report.checks is not None:
-        far = [name for name, check in report.checks.items() if not TAIL <= check.p_value <= 1 - TAIL]
+        far = [name for name, check in report.checks.items() if is_misfit(check)]
         if far:
             yield (
                 f"Data that the model makes are unlike the data in {len(far)} of {len(report.checks)} quantities: "
