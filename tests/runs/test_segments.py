@@ -87,6 +87,29 @@ def test_a_learning_rate_that_a_callback_set_stays(small: Recipe, tmp_path: Path
     assert [row["learning_rate"] for row in later.history] == [0.01, 0.005, 0.005]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"elbo": {"name": "importance-weighted", "num_particles": 3}},
+        {"kl_warmup": {"num_epochs": 5}},
+        {"early_stopping": {"patience": 9}},
+        {"compile": "graph"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_may_change_changes(run: Run, change: dict[str, Any]) -> None:
+    later = resume(run.folder.path, num_epochs=3, changes={"training": change}, progress=False)
+    assert len(later.history) == 3 and later.history[:2] == run.history
+    (segment,) = later.info["segments"]
+    assert segment["epoch"] == 2 and all(key.startswith(f"training.{next(iter(change))}") for key in segment["changes"])
+
+
+def test_an_estimator_with_state_does_not_fit_the_state_of_another(run: Run) -> None:
+    elbo = {"name": "score-function", "baseline": "decaying-average"}
+    with pytest.raises(RunError, match="its checkpoint does not fit its recipe"):
+        resume(run.folder.path, num_epochs=3, changes={"training": {"elbo": elbo}}, progress=False)
+
+
 def test_what_needs_a_new_run_is_refused(run: Run) -> None:
     for changes in ({"seed": 3}, {"model": {"hidden": [9]}}, {"training": {"batch_size": 7}}):
         with pytest.raises(RunError, match=r"cannot change within a run, but only training\.learning_rate"):

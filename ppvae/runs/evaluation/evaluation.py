@@ -219,6 +219,7 @@ class _EvaluationRecord:
 
     def __init__(self, run: Run, part: str, data: Dataset, conditions: Mapping[str, Any], write: bool) -> None:
         self.folder, self.write = run.folder, write
+        whole = run.part(part)
         self.about: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -231,7 +232,7 @@ class _EvaluationRecord:
                 "part": part,
                 "num_data": len(data),
                 "fingerprint": conditions["data"],
-                "whole": run.part(part).fingerprint(),
+                "whole": conditions["data"] if len(whole) == len(data) else whole.fingerprint(),
             },
         }
         self.path = path_of(run.folder, self.about)

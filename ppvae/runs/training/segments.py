@@ -22,7 +22,8 @@ CHANGEABLE = (
     "training.compile",
     "device",
 )
-"""What may differ between the segments of a run: the state of a run does not depend on it."""
+"""What may differ between the segments of a run. An estimator with a state of its own does not fit that of
+another: that is refused when the state is loaded."""
 
 _NEUTRAL = ("ppvae", "training.num_epochs")
 
@@ -93,7 +94,7 @@ def extend(segments: Sequence[Mapping[str, Any]], about: Mapping[str, Any], chan
 
 
 def describe(segment: Mapping[str, Any]) -> str:
-    """A segment in words: ``after epoch 5: training.learning_rate 0.001, then 0.0001``."""
+    """A segment in words: ``after epoch 5 (step 65): training.learning_rate was 0.001, now 0.0001``."""
     return f"after epoch {segment['epoch']} (step {segment['step']}): {_words(segment['changes'])}"
 
 
