@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from typing import Any
@@ -47,6 +48,24 @@ def assert_calibrated(
     # A bias of a log of an average is of the order of the variance of one datum's estimate.
     bias = float(standard_error.square().mean())
     assert abs(mean) < 5 * mean_error + bias
+
+
+class _Bar:
+    """In the place of a progress bar, with all it was told."""
+
+    def __init__(self, bars: list[_Bar], total: int, **options: Any) -> None:
+        self.n, self.total, self.updates = 0.0, total, list[float]()
+        bars.append(self)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, amount: float) -> None:
+        self.n += amount
+        self.updates.append(amount)
 
 
 class EvidenceContract:
@@ -131,6 +150,18 @@ class EvidenceContract:
         assert found.method in repr(found)
         text = json.dumps(found.to_dict(), allow_nan=False)
         assert json.loads(text)["data"]["log_evidence"][0] == pytest.approx(float(found.log_evidence[0]))
+
+    def test_the_progress_of_a_run_is_its_data(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pair, x = factor_analysis(num_data=5)
+        bars: list[_Bar] = []
+        module = importlib.import_module("ppvae.inference.evidence.log_evidence")  # hidden by its function's name
+        monkeypatch.setattr(module, "tqdm", lambda **options: _Bar(bars, **options))
+        self.run(pair, self.data(pair, x), method=self.brief())
+        (bar,) = bars
+        assert bar.total == 5
+        assert bar.n == pytest.approx(5)
+        if self.random:  # the method has told of all its work before its end
+            assert bar.updates[-1] == pytest.approx(0, abs=1e-5)
 
     def test_float64(self) -> None:
         pair, x = factor_analysis(num_data=4, dtype=torch.float64)

@@ -117,7 +117,7 @@ class AIS(EvidenceMethod):
         low = _above(others, estimate)
         estimate = estimate._replace(outcome=torch.where(low, int(Outcome.MISSED_MASS), estimate.outcome))
         # A few chains may not reach a mode that the guide misses, and their total does not show it.
-        largest = collect(run, run.pair, x, "importance", guide_weights, _GUIDE_DRAWS).amax(0)
+        largest = collect(run, run.pair, x, "importance", guide_weights, _GUIDE_DRAWS, share=0).amax(0)
         came_by = (result.log_ratio[: self.num_chains] > largest + MARGIN).any(0)
         return judge_mass(estimate, torch.where(came_by, math.inf, largest), probe)
 

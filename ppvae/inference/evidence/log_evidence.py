@@ -206,12 +206,16 @@ def _all_chunks(
             sites_key,
         )
         previous = None if store is None else store.get(key)
+        end = bar.n + chunk.valid
         if previous is not None and len(previous.log_evidence) == chunk.valid:
             bar.update(chunk.valid)
             return previous
         if truth is not None:
             run.truth = to(rows_of(truth, chunk.rows), run.device)
+        # Rows that fill a chunk are no data, and a method may finish before its time.
+        run.tick = lambda amount: bar.update(min(amount, end - bar.n))
         part = method.estimate(run, to(rows_of(x, chunk.rows), run.device))
+        bar.update(end - bar.n)
         part = Estimate(*(_valid_rows(field, chunk.valid) for field in part))
         if store is not None:
             store.put(key, part)
@@ -219,7 +223,6 @@ def _all_chunks(
 
     # On a terminal only: a bar in a log file is noise.
     with tqdm(total=num_data, desc=method.name, unit="datum", disable=None if progress else True) as bar:
-        run.tick = _advance(bar)
         try:
             over_chunks(num_data, size, estimate, seed=seed, device=run.device, results=parts)
         except KeyboardInterrupt:
@@ -240,13 +243,6 @@ def _sites_key(global_sites: Mapping[str, Tensor] | str | None) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _advance(bar: Any) -> Callable[[float], None]:
-    def advance(amount: float) -> None:
-        bar.update(amount)
-
-    return advance
 
 
 def _valid_rows(field: Any, valid: int) -> Any:

@@ -28,6 +28,8 @@ _FEWEST = 10  # effective draws, for a standard error to be believed
 _LARGE = 0.002  # of p(x): mass that matters however small the standard error is
 MARGIN = 0.7  # nats above the largest weight seen, below which a weight is not called new
 _MARKOV = math.log(200.0)
+_SHARES = (0.002, 0.01, 0.05, 0.2)  # of posterior draws, the ones with the largest ratios
+_ERRORS = 3.0  # of the estimate, by which those draws may be too few
 
 
 class Probe(NamedTuple):
@@ -52,7 +54,7 @@ def from_prior(run: EvidenceRun, x: Data, num_draws: int) -> Probe:
         joint = log_joint(pair, x, latents)
         return torch.stack([joint.observed, _log_ratio(run, x, latents, joint.local)], 1)
 
-    return Probe(*collect(run, run.pair, x, "probe prior", log_weights, num_draws).unbind(1))
+    return Probe(*collect(run, run.pair, x, "probe prior", log_weights, num_draws, share=0).unbind(1))
 
 
 def from_prior_against(run: EvidenceRun, x: Data, num_draws: int, log_density: Callable[[Tensor], Tensor]) -> Probe:
@@ -68,7 +70,7 @@ def from_prior_against(run: EvidenceRun, x: Data, num_draws: int, log_density: C
         log_g = log_density(part[..., 2:]).to(part.dtype)
         return torch.stack([part[..., 0], part[..., 1] - log_g], 1)
 
-    return Probe(*collect(run, run.pair, x, "probe prior at", log_weights, num_draws, ratio).unbind(1))
+    return Probe(*collect(run, run.pair, x, "probe prior at", log_weights, num_draws, ratio, share=0).unbind(1))
 
 
 def from_wide_guide(run: EvidenceRun, x: Data, num_draws: int) -> Probe | None:
@@ -90,7 +92,7 @@ def from_wide_guide(run: EvidenceRun, x: Data, num_draws: int) -> Probe | None:
         log_r = draws.log_q + log_jacobian - u.shape[-1] * math.log(_STRETCH)
         return torch.stack([local + there - log_r, _log_ratio(run, x, latents, local)], 1)
 
-    return Probe(*collect(run, run.pair, x, "probe guide", log_weights, num_draws).unbind(1))
+    return Probe(*collect(run, run.pair, x, "probe guide", log_weights, num_draws, share=0).unbind(1))
 
 
 def misses_mass(value: Tensor, error: Tensor, largest: Tensor | None, probe: Probe) -> Tensor:
@@ -113,6 +115,29 @@ def misses_mass(value: Tensor, error: Tensor, largest: Tensor | None, probe: Pro
         excess = weights.masked_fill(~new, -math.inf).logsumexp(0) - math.log(len(weights)) - value.double()
         low |= excess > torch.maximum(error, torch.full_like(error, _LARGE)).log()
     return low & torch.isfinite(value)
+
+
+def too_few_there(value: Tensor, error: Tensor, log_ratio: Tensor, probe: Probe) -> Tensor:
+    """Where posterior draws are too few in a region, bool [B]: the draws of a probe weigh the points whose log ratio is
+    above a level, and posterior draws should fall there in proportion. Chains that seldom cross between modes do not,
+    and show no error of their own that tells.
+
+    Args:
+        value: the estimate of log p(x), [B], nats.
+        error: its standard error, [B].
+        log_ratio: at the posterior draws, as the probe's, [n, B]; NaN for those that do not count.
+        probe: the independent draws.
+    """
+    weights, ratio = probe.log_weights.double().nan_to_num(nan=-math.inf), log_ratio.double()
+    error, few = error.double().nan_to_num(), torch.zeros_like(value, dtype=torch.bool)
+    for share in _SHARES:
+        level = ratio.nanquantile(1 - share, 0) + MARGIN
+        there = probe.log_ratio.double() > level
+        log_mass, its_error, ess = log_mean(weights.masked_fill(~there, -math.inf))
+        mass = (log_mass - value.double()).exp()
+        seen = (ratio > level).double().sum(0) / ratio.isfinite().sum(0).clamp(min=1)
+        few |= (ess > _FEWEST) & (mass - seen > _ERRORS * error + _SIGMAS * mass * its_error)
+    return few
 
 
 def judge_mass(estimate: Estimate, largest: Tensor | None, probes: Sequence[Probe]) -> Estimate:

@@ -14,7 +14,7 @@ from .densities import DENSITIES, Density, FittedDensity, FittedNormal, KernelDe
 from .outcome import Outcome
 from .pareto import pareto_k
 from .posterior import Draws, Posterior, judge_mixing, posterior_memory
-from .probe import from_prior_against, judge_mass
+from .probe import from_prior, from_prior_against, has_guide_density, judge_mass, too_few_there
 from .run import EvidenceRun
 from .weights import INFINITE_VARIANCE_K, UNTRUSTED_K, Average, average, mean_of_series
 from ..hmc.options import HMC
@@ -27,6 +27,7 @@ JITTER = 0.5
 _PRIOR_DRAWS = 5  # from the prior, for each draw of the posterior: each costs a fiftieth of one
 _COVERAGE_DRAWS = 200
 _LARGE = 0.02  # of q: mass that matters
+_OF_ERROR = 0.5  # standard errors: a bias that they do not hide
 _MARGIN = 0.1  # nats
 
 
@@ -121,9 +122,11 @@ class RIS(EvidenceMethod):
         worst = torch.where(worst == -math.inf, math.nan, worst)
         info = draws.info | {"uncovered": uncovered}
         estimate = self._judge(-value, error, ess, worst, usable, draws.u.shape[-1], info, run.dtype)
-        loose = (estimate.outcome == Outcome.OK) & (uncovered > torch.maximum(error, torch.full_like(error, _LARGE)))
+        loose = (estimate.outcome == Outcome.OK) & (uncovered > torch.clamp(_OF_ERROR * error, min=_LARGE))
         estimate = estimate._replace(outcome=torch.where(loose, int(Outcome.LOOSE), estimate.outcome))
         estimate = estimate._replace(outcome=judge_mixing(estimate.outcome, draws))
+        if not self._density.fitted:  # a fitted density is where the draws are, however many of them are in each mode
+            estimate = _judge_encoder(estimate, run, x, draws, densities[0])
         return judge_by_prior(estimate, run, x, draws)
 
     def _judge(
@@ -175,6 +178,20 @@ def judge_by_prior(estimate: Estimate, run: EvidenceRun, x: Data, draws: Draws) 
     normal = FittedNormal.of_draws(u, keep, 1.0)
     largest = (flat(draws.log_density) - normal.log_prob(u)).masked_fill(~keep, -math.inf).amax(0)
     return judge_mass(estimate, largest, [from_prior_against(run, x, _PRIOR_DRAWS * len(u), normal.log_prob)])
+
+
+def _judge_encoder(estimate: Estimate, run: EvidenceRun, x: Data, draws: Draws, log_q: FittedDensity) -> Estimate:
+    """The estimate, MISSED_MASS where the draws are too few where the guide is not: the reciprocal average is the share
+    of the draws that are where it is."""
+    if not has_guide_density(run):
+        return estimate
+    ratio = -flat(_log_weights(log_q, draws)).masked_fill(~_keep(draws), math.nan)
+    few = too_few_there(
+        estimate.log_evidence, estimate.standard_error, ratio, from_prior(run, x, _PRIOR_DRAWS * len(ratio))
+    )
+    return estimate._replace(
+        outcome=torch.where(few & (estimate.outcome == Outcome.OK), int(Outcome.MISSED_MASS), estimate.outcome)
+    )
 
 
 def _uncovered_share(posterior: Posterior, x: Data, log_q: FittedDensity, largest: Tensor) -> Tensor:

@@ -185,6 +185,8 @@ def collect(
     log_weights: Callable[[ModelGuidePair, Data, int], Tensor],
     num_samples: int,
     keep: Callable[[Tensor], Tensor] = lambda part: part,
+    *,
+    share: float = 1.0,
 ) -> Tensor:
     """Log-weights [K, B] of a chunk, as many samples at a time as the memory holds.
 
@@ -196,6 +198,7 @@ def collect(
         log_weights: (pair, x, k) -> [k, B], or [k, *, B]; [k, B, *] where ``keep`` takes it.
         num_samples: K.
         keep: reduces the result of ``log_weights`` for a group of samples to [k, *, B].
+        share: of the method's progress that this is; a test beside the method's own draws is none.
     """
     batch = run.batch_of(x)
     size = max(1, run.draws_at_once // batch)
@@ -207,7 +210,7 @@ def collect(
     parts = []
     for _ in range(steps):
         parts.append(keep(call(x)))
-        run.tick(batch / steps)
+        run.tick(share * batch / steps)
     return torch.cat(parts)[:num_samples]
 
 

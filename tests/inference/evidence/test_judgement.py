@@ -23,11 +23,12 @@ from ppvae.inference.evidence import (
     Outcome,
     log_evidence,
 )
+from ppvae.inference.evidence.ais import _above
 from ppvae.inference.evidence.annealing import judge_path
 from ppvae.inference.evidence.base import Estimate
 from ppvae.inference.evidence.global_latents import average
 from ppvae.inference.evidence.posterior import Draws, Posterior
-from ppvae.inference.evidence.probe import from_prior_against
+from ppvae.inference.evidence.probe import Probe, from_prior_against, too_few_there
 from ppvae.inference.evidence.ris import judge_by_prior
 from ppvae.inference.evidence.run import prepare
 from ppvae.inference.evidence.weights import from_weights, gain_of_doubling, verdict
@@ -115,6 +116,22 @@ def test_a_small_mode_where_no_chain_came_is_flagged() -> None:
         assert bool((found.outcome == (Outcome.OK if both else Outcome.MISSED_MASS)).all())
 
 
+def test_chains_that_seldom_cross_are_flagged() -> None:
+    """Two of every hundred draws weigh e^5 times the others. Posterior draws that go there in that proportion stand;
+    where fewer do, by more than three of the errors claimed, they do not; nor does chance in a smooth tail tell."""
+    torch.manual_seed(0)
+    second = torch.arange(5000, dtype=torch.float64) % 50 < 1
+    ratio = torch.where(second, 5.0, 0.0) + 0.1 * torch.randn(5000, dtype=torch.float64)
+    mass = torch.where(second, 1.5, 1.0).log()  # 0.03 of it in the second mode
+    probe = Probe(mass.unsqueeze(-1), ratio.unsqueeze(-1))
+    value = (mass.logsumexp(0) - math.log(5000)).reshape(1)
+    for share, error, few in ((0.0, 0.004, True), (0.003, 0.004, True), (0.03, 0.004, False), (0.003, 0.02, False)):
+        there = torch.arange(1000) < round(1000 * share)
+        draws = torch.where(there, 5.0, 0.0).double() + 0.1 * torch.randn(1000, dtype=torch.float64)
+        found = too_few_there(value, torch.tensor([error]), draws.unsqueeze(-1), probe)
+        assert bool(found.all()) is few
+
+
 def test_a_defensive_proposal_sees_both_modes() -> None:
     pair, x, exact = folded()
     plain = run(pair, x, ImportanceSampling(2000))
@@ -144,6 +161,14 @@ def test_few_weights_are_judged_too() -> None:
     assert bool(found.standard_error[found.effective_sample_size < 4].isnan().all())  # not "one nat at most"
     good = from_weights(0.3 * log_w / 3)
     assert bool((good.outcome == Outcome.OK).all())
+
+
+def test_rounding_is_no_mass_that_was_missed() -> None:
+    """Weights that are all equal have no error: a difference in the last digits is none."""
+    value, zero = torch.full((2,), -3.0, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    estimate = Estimate(value, zero, value, value, torch.zeros(2, dtype=torch.int64), {})
+    others = value.expand(6, 2) + torch.tensor([1e-9, 1e-3], dtype=torch.float64)
+    assert _above(others, estimate).tolist() == [False, True]
 
 
 def test_chains_of_a_path_are_judged_along_the_path() -> None:
