@@ -6,7 +6,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -192,6 +193,9 @@ def _all_chunks(
     num_data, truth = batch_size(x), run.truth
     parts: list[Estimate] = []
 
+    def advance(amount: float, end: float) -> None:
+        bar.update(min(amount, end - bar.n))
+
     def estimate(chunk: Chunk) -> Estimate:
         place = (str(run.device), str(run.dtype))
         key = ChunkKey(
@@ -213,9 +217,9 @@ def _all_chunks(
         if truth is not None:
             run.truth = to(rows_of(truth, chunk.rows), run.device)
         # Rows that fill a chunk are no data, and a method may finish before its time.
-        run.tick = lambda amount: bar.update(min(amount, end - bar.n))
+        run.tick = partial(advance, end=end)
         part = method.estimate(run, to(rows_of(x, chunk.rows), run.device))
-        bar.update(end - bar.n)
+        advance(math.inf, end)
         part = Estimate(*(_valid_rows(field, chunk.valid) for field in part))
         if store is not None:
             store.put(key, part)
