@@ -9,8 +9,7 @@ from typing import Any
 from .page import fill, number
 from ..common_data import RunComparison, SharedPart, compare_runs
 from ..figures import charts
-from ..figures.pictures import Picture
-from ..figures.theme import DARK, LIGHT, draw
+from ..figures.picture import Picture, chart
 from ...core.errors import RunError
 from ...runs import Run
 from ...runs.evaluation.evaluation import digest_of_parameters, read_evaluations
@@ -58,11 +57,12 @@ def render(runs: Sequence[Run]) -> str:
 def _curves(histories: Mapping[str, Sequence[charts.Row]]) -> Picture | None:
     if not histories:
         return None
-    light, dark = (draw(charts.curves, histories, theme=theme) for theme in (LIGHT, DARK))
     alt = "; ".join(
         f"{name} ends at {history[-1]['elbo_train']:.2f} in training" for name, history in histories.items()
     )
-    return Picture("curves", "Learning curves", f"Line chart of the bound: {alt}.", _which(histories), light, dark)
+    return chart(
+        "curves", "Learning curves", f"Line chart of the bound: {alt}.", _which(histories), charts.curves, histories
+    )
 
 
 def _which(histories: Mapping[str, Sequence[charts.Row]]) -> str:
