@@ -22,15 +22,17 @@ class Picture:
     Attributes:
         name: of its file, without ``.png``.
         title: its heading.
+        alt: its text alternative.
         caption: how to read it.
-        body: the drawing as HTML, with its text alternative.
+        drawing: as HTML, without words.
         png: draws it as a PNG file.
     """
 
     name: str
     title: str
+    alt: str
     caption: str
-    body: Markup
+    drawing: Markup
     png: Callable[[], bytes]
 
 
@@ -45,25 +47,23 @@ def chart(name: str, title: str, alt: str, caption: str, drawn: Callable[..., Fi
         drawn: (*args, theme) to a figure.
         args: its arguments.
     """
-    body = Markup('<div class="drawing" role="img" aria-label="{}"><div class="broad">{}</div>').format(
-        alt, Markup(draw_inline(drawn, *args, theme=LIGHT, name=name))
+    broad, slim = (
+        draw_inline(drawn, *args, theme=LIGHT, name=name),
+        draw_inline(drawn, *args, theme=NARROW, name=f"{name}-n"),
     )
-    body += Markup('<div class="slim">{}</div></div>').format(
-        Markup(draw_inline(drawn, *args, theme=NARROW, name=f"{name}-n"))
-    )
-    return Picture(name, title, caption, body, lambda: draw(drawn, *args))
+    drawing = Markup('<div class="broad">{}</div><div class="slim">{}</div>').format(Markup(broad), Markup(slim))
+    return Picture(name, title, alt, caption, drawing, lambda: draw(drawn, *args))
 
 
 def tiles(name: str, title: str, alt: str, caption: str, images: Tensor, columns: int, **options: Any) -> Picture:
     """A figure of enlarged pixels; options of :func:`~.images.grid`."""
     light, dark = (grid(images, columns, theme, **options) for theme in (LIGHT, DARK))
-    body = Markup(
+    drawing = Markup(
         '<picture><source media="(prefers-color-scheme: dark)" srcset="{}">'
-        '<img class="pixels" src="{}" alt="{}"></picture>'
-    ).format(uri(dark), uri(light), alt)
-    return Picture(name, title, caption, body, lambda: light)
+        '<img class="pixels" src="{}" alt=""></picture>'
+    ).format(_uri(dark), _uri(light))
+    return Picture(name, title, alt, caption, drawing, lambda: light)
 
 
-def uri(content: bytes) -> str:
-    """A PNG file as an address."""
+def _uri(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")

@@ -281,8 +281,8 @@ def _extremes(report: ReportData) -> Picture | None:
 
 
 def _best_estimate(report: ReportData) -> tuple[str, Tensor] | None:
-    """The exact log evidence of every datum where it is known, else the largest of the lower bounds that are vouched for;
-    NaN where it cannot be trusted."""
+    """The exact log evidence of every datum where it is known, else the largest of the lower bounds that are vouched
+    for; NaN where it cannot be trusted."""
     if report.evaluation is None or report.evaluation.data["part"] != report.part:
         return None
     columns, (rows, _) = columns_of(report.evaluation), on_common_data(report.evaluation)

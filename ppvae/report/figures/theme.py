@@ -95,7 +95,7 @@ class Theme:
         }
 
 
-LIGHT = Theme("light", "#ffffff", "#1d2430", "#5d6778", "#e4e7ec", "#2d6cb5", "#b9560f", True)
+LIGHT = Theme("light", "#ffffff", "#1d2430", "#5d6778", "#e4e7ec", "#2d6cb5", "#b1510c", True)
 DARK = Theme("dark", "#171a21", "#e9eaee", "#9aa3b2", "#323845", "#7db4ee", "#f3a365", False)
 NARROW = replace(LIGHT, name="narrow", narrow=True)
 
