@@ -37,6 +37,11 @@ class Group:
     members: list[int]
     copies: list[int]
 
+    @property
+    def title(self) -> str:
+        """Its name, with the number of seeds where there are several."""
+        return f"{self.name}, {len(self.members)} seeds" if len(self.members) > 1 else self.name
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -161,8 +166,14 @@ def _group_name(runs: Sequence[Run], names: Sequence[str], members: Sequence[int
     if len(members) == 1:
         return names[members[0]]
     flat = runs[members[0]].recipe.flat()
-    told = ", ".join(f"{key.rpartition('.')[2]} = {flat[key]}" for key in keys[:2] if key in flat)
-    return f"{told}, {len(members)} seeds" if told else f"{len(members)} seeds: " + ", ".join(names[i] for i in members)
+    told = [_words(key, flat[key]) for key in keys[:2] if key in flat]
+    return ", ".join(told or [names[number] for number in members])
+
+
+def _words(key: str, value: Any) -> str:
+    """``latent_dim = 20``, or a name alone."""
+    last = key.rpartition(".")[2]
+    return str(value) if last == "name" else f"{last} = {value}"
 
 
 def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from .theme import LABELS, Theme
 from .vector import NARROW, Drawing, drawing, elide
 from ..common_data import FEWEST, SIGMAS, OverSeeds, RunComparison, SharedPart
 from ..several_runs import Curve, SeveralRuns
+from ...runs import Run
 
 _MARKERS = "os^vDPX*"
 HALF = 420
@@ -76,7 +77,9 @@ def _forest(row: RunComparison, names: Sequence[str], theme: Theme, pixels: int)
         _told(means, place, names[number], signed(mean.value, 3), theme, pixels if narrow else 0, names_at_left=True)
         text = "the highest" if gap is None else f"{signed(gap.value, 3)} ± {gap.error:.3f}"
         _told(gaps, place, names[number], text, theme, pixels if narrow else 0, names_at_left=False)
-    gaps.axvline(0, color=theme.muted, lw=1, zorder=1)
+    # In pieces where numbers stand above the rows, so that it does not strike them out.
+    places, up = np.arange(len(shown)), 0.22 if narrow else 0.5
+    gaps.vlines([0] * len(shown), places - up, places + 0.5 - 0.2 * narrow, color=theme.muted, lw=1, zorder=1)
     assert row.best is not None
     means.set_title("mean, nats per datum", color=theme.ink)
     gaps.set_title(f"minus {elide(names[row.best], 20)}, datum by datum", color=theme.ink)
@@ -175,24 +178,22 @@ def _finish(all_axes: Sequence[Axes], count: int, above: bool) -> None:
 
 
 def curves_of(runs: SeveralRuns) -> Iterator[Drawing]:
-    """The learning curves by data seen and by seconds; a pair of charts for each data set, over one range of bounds."""
-    for source in dict.fromkeys(run.data.name for run in runs.runs):
-        chosen = {
-            number: curve
-            for number, (run, curve) in enumerate(zip(runs.runs, runs.curves, strict=True))
-            if curve is not None and run.data.name == source
-        }
-        if not chosen:
-            continue
-        place = len(chosen) < len(runs.runs)
+    """The learning curves by data seen and by seconds: two charts for each data set, of one range of bounds."""
+    charts: dict[tuple[str, ...], dict[int, Curve]] = {}
+    for number, curve in enumerate(runs.curves):
+        if curve is not None:
+            charts.setdefault(_judged_on(runs.runs[number]), {})[number] = curve
+    for curves in charts.values():
+        names = [runs.names[number] for number in curves]
+        of = f": {elide(', '.join(names), 60)}" if len(charts) > 1 else ""
         for clock, title, unit in (("samples", "By data seen", "data seen"), ("seconds", "By time", "seconds")):
             yield drawing(
-                f"curves-{clock}-{next(iter(chosen))}",
-                f"{title}: {source}" if place else title,
-                f"Line chart of the bound: {_ends(chosen, runs.names)}.",
-                which_bounds({runs.names[number]: curve for number, curve in chosen.items()}),
+                f"curves-{clock}-{next(iter(curves))}",
+                title + of,
+                f"Line chart of the bound: {_ends(curves, runs.names)}.",
+                _which(curves),
                 _curves,
-                chosen,
+                curves,
                 runs,
                 clock,
                 unit,
@@ -200,22 +201,29 @@ def curves_of(runs: SeveralRuns) -> Iterator[Drawing]:
             )
 
 
-def _ends(curves: dict[int, Curve], names: Sequence[str]) -> str:
-    ends = {names[number]: signed(curve.train[-1], 2) for number, curve in curves.items()}
-    return "; ".join(f"{name} ends at {end} in training" for name, end in ends.items())
+def _judged_on(run: Run) -> tuple[str, ...]:
+    """The data whose bound a learning curve shows: only curves over the same can be compared."""
+    digests = run.info.get("data", {})
+    part = "validation" if "validation" in run.data.parts else "train"
+    return run.data.name, run.recipe.data.binarize, part, str(digests.get(part))
 
 
-def which_bounds(curves: dict[str, Curve]) -> str:
-    """On which data the bounds are that a chart shows."""
-    without = [name for name, curve in curves.items() if curve.validation is None]
-    if len(without) == len(curves):
-        return "The bound on training data: no run has validation data."
-    return "The bound on validation data (solid) and on training data (dashed)" + (
-        f"; {', '.join(without)}: training data alone." if without else "."
-    )
+def _ends(curves: Mapping[int, Curve], names: Sequence[str]) -> str:
+    ends = [
+        f"{names[number]} ends at {signed(curve.train[-1], 2)} in training"
+        + (f" and {signed(curve.validation[-1], 2)} in validation" if curve.validation else "")
+        for number, curve in curves.items()
+    ]
+    return "; ".join(ends)
 
 
-def _curves(curves: dict[int, Curve], runs: SeveralRuns, clock: str, unit: str, theme: Theme, pixels: int) -> Figure:
+def _which(curves: Mapping[int, Curve]) -> str:
+    if all(curve.validation is None for curve in curves.values()):
+        return "The bound on training data: there are no validation data."
+    return "The bound on validation data (solid) and on training data (dashed)."
+
+
+def _curves(curves: Mapping[int, Curve], runs: SeveralRuns, clock: str, unit: str, theme: Theme, pixels: int) -> Figure:
     place_of = {number: i for i, group in enumerate(runs.groups) for number in (*group.members, *group.copies)}
     groups = list(dict.fromkeys(place_of[number] for number in curves))
     columns = 1 if pixels <= NARROW else 2
@@ -240,7 +248,7 @@ def _curves(curves: dict[int, Curve], runs: SeveralRuns, clock: str, unit: str, 
     handles = [
         Line2D([], [], color=LABELS[i % len(LABELS)], marker=_MARKERS[i % len(_MARKERS)], markersize=4) for i in groups
     ]
-    names = [elide(runs.groups[i].name, 40 if columns == 1 else 28) for i in groups]
+    names = [elide(runs.groups[i].title, 34 if columns == 1 else 24) for i in groups]
     handles += [Line2D([], [], color=theme.muted, lw=1.7), Line2D([], [], color=theme.muted, lw=1.1, ls=_DASHES)]
     figure.legend(handles, [*names, "validation", "training"], loc="outside lower left", ncols=columns)
     return figure

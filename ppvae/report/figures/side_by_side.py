@@ -54,16 +54,17 @@ def strips_of(runs: SeveralRuns) -> Iterator[StripCard]:
     if rows:
         yield StripCard("Samples from the prior", "New data: z from the prior, then the mean of p(x | z).", rows)
     for numbers in _by_data(runs.examples):
-        one, part = runs.examples[numbers[0]], runs.runs[numbers[0]].held_out
+        one, run = runs.examples[numbers[0]], runs.runs[numbers[0]]
+        source, part = run.data.name, run.held_out
         rows = []
         for number in numbers:
             own, name = runs.examples[number], runs.names[number]
             strip = _strip(name, f"the same data reconstructed by {name}", own.reconstructed, own)
             rows += [] if strip is None else [strip]
-        before = _strip("the data", f"data of {one.data.name}", one.x, one)
+        before = _strip("the data", f"data of {source}", one.x, one)
         if rows and before is not None:
             yield StripCard(
-                f"Reconstructions of {one.data.name}",
+                f"Reconstructions of {source}",
                 f"{kind_of(part).capitalize()} data ({part}); below them, the mean of p(x | z) at each guide's mean.",
                 [before, *rows],
             )
@@ -105,7 +106,7 @@ def scatters_of(runs: SeveralRuns) -> Iterator[Drawing]:
                 f"scatter-{number}",
                 f"Reconstructions by {runs.names[number]}",
                 "Scatter plot of reconstructed against original values, beside the diagonal.",
-                f"Values of {part} data of {runs.examples[number].data.name} against the mean of p(x | z) at the "
+                f"Values of {part} data of {runs.runs[number].data.name} against the mean of p(x | z) at the "
                 "guide's mean; the line is equality.",
                 _scatter,
                 before,

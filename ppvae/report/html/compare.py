@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .compare_verdict import verdict_of_runs, warnings_of_runs
+from .compare_verdict import verdict_of_runs, verdict_over_seeds, warnings_of_runs
 from .page import fill, number
 from ..common_data import Difference, Mean, OverSeeds, RunComparison, SharedPart
+from ..figures.charts import label_of
 from ..figures.several_runs import curves_of, forest_of, seeds_of, side_of
 from ..figures.side_by_side import scatters_of, strips_of
 from ..findings import kind_of
@@ -49,6 +50,7 @@ def render(several: SeveralRuns) -> str:
         title="Comparison",
         names=several.names,
         verdict=verdict_of_runs(several),
+        verdict_over_seeds=verdict_over_seeds(several),
         warnings=warnings_of_runs(several),
         parts=[_part(part, several, place) for place, part in enumerate(several.parts)],
         curves=list(curves_of(several)),
@@ -137,7 +139,7 @@ def _time(several: SeveralRuns) -> dict[str, Any]:
             cells.append("; ".join(spent) or "–")
         rows.append((name, cells))
     return {
-        "columns": ["epochs", "training, s", "data per second", *(f"{row['label']}, s" for row in labels)],
+        "columns": ["epochs", "training, s", "data per second", *(f"{label_of(row['label'])}, s" for row in labels)],
         "rows": rows,
     }
 
@@ -151,12 +153,11 @@ def _circumstances(several: SeveralRuns) -> list[tuple[str, list[str]]]:
             {
                 "epochs done": str(len(run.history)),
                 "changes on the way": str(len(run.info.get("segments", []))),
-                **{
-                    key: str(run.info.get(key, "–"))
-                    for key in ("parameters shown", "num_parameters", "threads", "machine")
-                },
-                **{f"version of {name}": str(version) for name, version in versions.items()},
+                "parameters": str(run.info.get("num_parameters", "–")),
                 "parameters shown": run.parameters,
+                "threads": str(run.info.get("threads", "–")),
+                "machine": str(run.info.get("machine", "–")),
+                **{f"version of {name}": str(version) for name, version in versions.items()},
             }
         )
     keys = dict.fromkeys(key for values in found for key in values)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from .page import number
 from .verdict import warnings
 from ..common_data import FEWEST, RunComparison, SharedPart, value_of
+from ..figures.charts import label_of
+from ..figures.several_runs import over_seeds
 from ..findings import kind_of
 from ..several_runs import SeveralRuns
 
@@ -29,7 +31,7 @@ def verdict_of_runs(several: SeveralRuns) -> str:
         key=lambda number: -value_of(row.means[number]),
     )
     tied = [number for number in others if (gap := row.differences[number]) is not None and not gap.told_apart]
-    over = f"by {row.label}{_SIDES.get(row.side, '')} over {_data(part, row)}"
+    over = f"by {label_of(row.label)}{_SIDES.get(row.side, '')} over {_data(part, row)}"
     mean = row.means[best]
     assert mean is not None
     height = f"{number(mean.value, 2)} nats per datum"
@@ -39,6 +41,16 @@ def verdict_of_runs(several: SeveralRuns) -> str:
     text = f"{_listed([names[best], *(names[other] for other in tied)])} cannot be told apart {over}: "
     text += f"the highest, {names[best]}, at {height}, is {_gap(row, tied[0])} above {names[tied[0]]}"
     return text + (f"; {below[0]}." if below else ".")
+
+
+def verdict_over_seeds(several: SeveralRuns) -> str:
+    """The same estimate, over runs that differ in the seed alone; empty where there are none such."""
+    found = _decisive(several.parts)
+    if found is None or not several.has_seeds:
+        return ""
+    groups = zip(several.groups, found[1].over_seeds, strict=True)
+    told = [f"{group.name}: {over_seeds(mean)}" for group, mean in groups if mean is not None]
+    return f"Over seeds, ± one standard error of them: {'; '.join(told)}."
 
 
 def warnings_of_runs(several: SeveralRuns) -> list[str]:
@@ -79,14 +91,14 @@ def _of_data(several: SeveralRuns) -> Iterator[str]:
     names, parts = several.names, several.parts
     if len({(part.name, part.part) for part in parts}) < len(parts):
         yield (
-            "The runs were evaluated on data that differ, so there is a section for each: numbers of two sections do "
-            "not compare."
+            "Data of one name differ between the runs, so there is a section for each: numbers of two sections do not "
+            "compare."
         )
     for part in parts[1:]:
         alone = [names[number] for number in part.members if number not in parts[0].members]
         if alone:
             data = f"{kind_of(part.part)} data of {part.name} ({part.part})"
-            yield f"Evaluated on other data than the rest, {data}: {', '.join(alone)}. Its numbers do not compare."
+            yield f"Evaluated on other data than the rest, {data}: {', '.join(alone)}."
     stale = [
         name
         for name, report in zip(names, several.reports, strict=True)
@@ -109,7 +121,7 @@ def _of_estimates(several: SeveralRuns) -> Iterator[str]:
         return
     part, row = found
     others = [
-        f"{other.label}: {several.names[other.best]}"
+        f"{label_of(other.label)}: {several.names[other.best]}"
         for other in part.rows
         if other.best is not None
         and row.best is not None
@@ -144,6 +156,10 @@ def _of_recipes(several: SeveralRuns) -> Iterator[str]:
 
 
 def _of_each(several: SeveralRuns) -> Iterator[str]:
+    """What the page of each run warns of; once for those of which it is the same."""
+    told: dict[str, list[str]] = {}
     for name, report in zip(several.names, several.reports, strict=True):
         for line in warnings(replace(report, stale_evaluations=())):
-            yield f"{name}: {line[0].lower()}{line[1:]}"
+            told.setdefault(line, []).append(name)
+    for line, names in told.items():
+        yield f"{', '.join(names)}: {line[0].lower()}{line[1:]}"
