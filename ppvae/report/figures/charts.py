@@ -276,22 +276,6 @@ def values_scatter(x: Tensor, reconstructed: Tensor, theme: Theme) -> Figure:
     return figure
 
 
-def curves(histories: Mapping[str, Sequence[Row]], theme: Theme) -> Figure:
-    """The bound of several runs, on validation data where a run has any."""
-    figure, (axes,) = canvas(theme, 7.2, 4.0)
-    lines: list[list[float]] = []
-    for place, (name, history) in enumerate(histories.items()):
-        key = "elbo_validation" if "elbo_validation" in history[-1] else "elbo_train"
-        values = [row.get(key, math.nan) for row in history]
-        axes.plot([row["epoch"] for row in history], values, color=LABELS[place % len(LABELS)], label=name)
-        lines.append(values)
-    _without_the_start(axes, *lines)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("bound, nats per datum")
-    axes.legend(loc="best", labelcolor="linecolor")
-    return figure
-
-
 def _without_the_start(axes: Axes, *lines: Sequence[float]) -> None:
     """Leave the first epochs, which are far below, out of the picture."""
     good = [values for line in lines if len(values := np.array([v for v in line if math.isfinite(v)]))]
