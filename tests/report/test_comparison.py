@@ -202,6 +202,8 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group() -> None:
     assert groups[0].title.endswith(", 2 seeds")
     (one,) = groups_of(runs[:2], "ab")
     assert one.name == "a, b"
+    found = replace(several(*[evaluation({"AIS": A})] * 3, runs=runs[:3]), groups=(replace(groups[0], copies=[2]),))
+    assert "Of the recipe and the seed of another run, so no further evidence: c." in warnings_of_runs(found)
 
 
 def test_the_verdict_over_seeds() -> None:

@@ -244,7 +244,8 @@ def _curves(curves: Mapping[int, Curve], runs: SeveralRuns, clock: str, unit: st
     axes.set_xlabel(unit)
     axes.set_ylabel("bound, nats per datum")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if clock == "samples":
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     handles = [
         Line2D([], [], color=LABELS[i % len(LABELS)], marker=_MARKERS[i % len(_MARKERS)], markersize=4) for i in groups
     ]

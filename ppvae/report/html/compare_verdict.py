@@ -150,9 +150,9 @@ def _of_recipes(several: SeveralRuns) -> Iterator[str]:
             f"Trained by different estimators ({', '.join(sorted(estimators))}): a learning curve is the bound of its "
             "own."
         )
-    for group in several.groups:
-        for copy in group.copies:
-            yield f"{several.names[copy]} has the recipe and the seed of another run: it is no further evidence."
+    copies = [several.names[copy] for group in several.groups for copy in group.copies]
+    if copies:
+        yield f"Of the recipe and the seed of another run, so no further evidence: {', '.join(copies)}."
 
 
 def _of_each(several: SeveralRuns) -> Iterator[str]:
