@@ -51,7 +51,7 @@ def report(
         if len(trained_runs) == 1:
             path = write_report(trained_runs[0], out=out, seed=seed, device=device, chains_for=chains)
         else:
-            path = write_comparison(trained_runs, out=out)
+            path = write_comparison(trained_runs, out=out, seed=seed, device=device)
     if json:
         emit({"report": str(path), "runs": [str(run) for run in runs], "bytes": path.stat().st_size})
     else:

@@ -178,14 +178,17 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
         attempt.notes.append(f"latents: site {nominal[0]!r} is a category, which has no place in a plane")
     elif shape.local_latents:
         _find_latents(attempt, run, data, options)
-    attempt.results |= _evaluations(run, attempt.notes)
+    attempt.results |= evaluations_of(run, attempt.notes)
     return ReportData(
         run, part, data, main, **attempt.results, notes=tuple(attempt.notes), **options, chains_for=chains_for
     )
 
 
-def _evaluations(run: Run, problems: list[str]) -> dict[str, Any]:
-    """The evaluation to show, those of the same parameters on other data, and those of other parameters."""
+def evaluations_of(run: Run, problems: list[str]) -> dict[str, Any]:
+    """The evaluation to show, those of the same parameters on other data, and those of other parameters.
+
+    ``problems`` takes the message of each that cannot be read.
+    """
     stored, digest = read_evaluations(run.folder, problems), digest_of_parameters(run)
     own = [one for one in stored if one.values["parameters_sha256"] == digest]
     best = max(own, key=lambda one: (one.data["part"] == run.held_out, one.data["num_data"]), default=None)

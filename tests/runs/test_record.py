@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import statistics
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -118,11 +119,13 @@ def test_runs_are_compared_over_common_data() -> None:
     (row,) = part.rows
     assert (part.num_data, row.num_data) == (4, 3)
     first, second = row.means
-    assert first == pytest.approx(((-1 - 2 - 4) / 3, 0.2 / 3**0.5))
-    assert second == pytest.approx(((-1.5 - 2 - 3) / 3, 0.2 / 3**0.5))
-    gaps = torch.tensor([-0.5, 0.0, 1.0], dtype=torch.float64)
-    assert row.differences[0] is None
-    assert row.differences[1] == pytest.approx((float(gaps.mean()), float(gaps.std()) / 3**0.5))
+    assert first is not None and second is not None
+    assert first[:2] == pytest.approx(((-1 - 2 - 4) / 3, 0.2 / 3**0.5))
+    assert second[:2] == pytest.approx(((-1.5 - 2 - 3) / 3, 0.2 / 3**0.5))
+    assert second.sampling_error == pytest.approx(statistics.stdev([-1.5, -2, -3]) / 3**0.5)
+    gaps = [0.5, 0.0, -1.0]  # to the higher one, which is the second
+    assert row.best == 1 and row.differences[1] is None
+    assert row.differences[0] == pytest.approx((sum(gaps) / 3, statistics.stdev(gaps) / 3**0.5, 3))
     # Other data, though as many and of the same name, are not compared; of one run alone there is no difference.
     parts = compare_runs([[one], [_evaluation(4, [-1.5, -2.0, -9.0, -3.0], whole="other")]])
     assert [part.members for part in parts] == [[0], [1]]
@@ -135,7 +138,7 @@ def test_the_page_of_several_runs_says_over_how_many_data(run: Run, small: Recip
     evaluate(run, chains, num_data=12, progress=False)
     evaluate(other, chains, num_data=9, progress=False)
     page = words_of(write_comparison([run, load_run(other.folder.path)], out=tmp_path / "c.html"))
-    assert "9 data of digits" in page and "AIS, num_chains=2" in page and "AIS, num_chains=3" in page
+    assert "9 held-out data of digits" in page and "AIS, num_chains=2" in page and "AIS, num_chains=3" in page
     # A run that was trained on stands apart until it is evaluated again.
     resume(other.folder.path, num_epochs=2, progress=False)
     page = words_of(write_comparison([run, load_run(other.folder.path)], out=tmp_path / "c.html"))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .theme import FONT_SIZE, LABELS, NARROW_WIDTH, WIDTH, Theme, canvas
+from .theme import FONT_SIZE, LABELS, Theme, canvas
 from ..findings import ACTIVE
 
 Row = Mapping[str, float]
@@ -227,6 +227,7 @@ def estimates(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
     axes.set_yticks(range(len(rows)), [label_of(row["label"]) for row in rows], color=theme.ink)
     axes.set_ylim(len(rows) - 0.4, -0.75)
     axes.margins(x=0.16)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=3 if theme.narrow else 6))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("nats per datum")
     return figure
@@ -237,7 +238,7 @@ def sandwich(gaps: Sequence[Gap], reference: str, theme: Theme) -> Figure:
     bars."""
     columns = 1 if theme.narrow or len(gaps) == 1 else 2
     rows = -(-len(gaps) // columns)
-    figure = Figure(figsize=(NARROW_WIDTH if theme.narrow else WIDTH, 0.5 + 1.45 * rows), layout="constrained")
+    figure = Figure(figsize=(theme.width, 0.5 + 1.45 * rows), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
     order = gaps[0].values.nan_to_num(math.inf).argsort()
     places = np.arange(len(order))
@@ -302,22 +303,6 @@ def values_scatter(x: Tensor, reconstructed: Tensor, theme: Theme) -> Figure:
     axes.plot(ends, ends, color=theme.second, lw=1.2)
     axes.set_xlabel("datum")
     axes.set_ylabel("reconstruction")
-    return figure
-
-
-def curves(histories: Mapping[str, Sequence[Row]], theme: Theme) -> Figure:
-    """The bound of several runs, on validation data where a run has any."""
-    figure, (axes,) = canvas(theme, 4.0)
-    lines: list[list[float]] = []
-    for place, (name, history) in enumerate(histories.items()):
-        key = "elbo_validation" if "elbo_validation" in history[-1] else "elbo_train"
-        values = [row.get(key, math.nan) for row in history]
-        axes.plot([row["epoch"] for row in history], values, color=LABELS[place % len(LABELS)], label=name)
-        lines.append(values)
-    _without_the_start(axes, *lines)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("bound, nats per datum")
-    axes.legend(loc="best", labelcolor=theme.ink)
     return figure
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .picture import Picture, chart
-from .theme import NARROW_WIDTH, WIDTH, Theme, canvas
+from .theme import Theme, canvas
 from ..findings import ReportData
 from ...inference import AggregatePosterior, PosteriorChecks, PredictiveCheck
 
@@ -72,9 +72,9 @@ def aggregate(posterior: AggregatePosterior, theme: Theme) -> Figure:
 
 def _multiples(items: Sequence[Any], panel: Callable[[Axes, Any], None], theme: Theme) -> Figure:
     """Two panels a row, one on a phone; one legend."""
-    columns, width = (1, NARROW_WIDTH) if theme.narrow else (2, WIDTH)
+    columns = 1 if theme.narrow else 2
     rows = max(1, math.ceil(len(items) / columns))
-    figure = Figure(figsize=(width, 0.6 + 1.85 * rows), layout="constrained")
+    figure = Figure(figsize=(theme.width, 0.6 + 1.85 * rows), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, item in zip(grid, items, strict=False):
         panel(axes, item)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .images import grid
-from .theme import DARK, LIGHT, NARROW, draw, draw_inline
+from .theme import BROAD, DARK, LIGHT, NARROW, draw, draw_inline
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Picture:
     png: Callable[[], bytes]
 
 
-def chart(name: str, title: str, alt: str, caption: str, drawn: Callable[..., Figure], *args: Any) -> Picture:
+def chart(
+    name: str, title: str, alt: str, caption: str, drawn: Callable[..., Figure], *args: Any, broad: bool = False
+) -> Picture:
     """A figure with axes.
 
     Args:
@@ -44,14 +46,15 @@ def chart(name: str, title: str, alt: str, caption: str, drawn: Callable[..., Fi
         title: its heading.
         alt: its text alternative.
         caption: how to read it.
-        drawn: (*args, theme) to a figure.
+        drawn: (*args, theme) to a figure, as wide as the theme says.
         args: its arguments.
+        broad: whether it has a row to itself.
     """
-    broad, slim = (
-        draw_inline(drawn, *args, theme=LIGHT, name=name),
-        draw_inline(drawn, *args, theme=NARROW, name=f"{name}-n"),
+    theme = replace(LIGHT, width=BROAD) if broad else LIGHT
+    drawings = (draw_inline(drawn, *args, theme=one, name=f"{name}-{one.name}") for one in (theme, NARROW))
+    drawing = Markup('<div class="{}"><div class="desk">{}</div><div class="phone">{}</div></div>').format(
+        "broad" if broad else "half", *map(Markup, drawings)
     )
-    drawing = Markup('<div class="broad">{}</div><div class="slim">{}</div>').format(Markup(broad), Markup(slim))
     return Picture(name, title, alt, caption, drawing, lambda: draw(drawn, *args))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,8 +28,9 @@ LABELS = (
 """Colours of classes, told apart on both pages; of marks, never of text, for which some are too light."""
 
 FONT_SIZE = 11.5
-"""Points, of which a page shows one as at least 0.96 px: no text of a figure is smaller than 11 px there."""
-WIDTH, NARROW_WIDTH = 5.7, 3.95  # inches of 72 points: a place of 410 px or more; of 284 or more, on a phone
+"""Units, of which a page shows one as at least 0.96 px: no text of a figure is smaller than 11 px there."""
+BROAD = 11.2
+"""Inches: a figure that has a row of the page to itself."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Theme:
         first: the main colour: training, estimates.
         second: the other colour: held-out data.
         ink_images: whether high values of a grey image are dark.
-        narrow: for a phone: half as wide, panels below each other.
+        width: of a figure, inches of 72 units: a page shows a unit as at least 0.96 px.
     """
 
     name: str
@@ -55,7 +57,12 @@ class Theme:
     first: str
     second: str
     ink_images: bool
-    narrow: bool = False
+    width: float = 5.7  # for a place of 410 px or more
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it is for a phone: panels stand below each other."""
+        return self.width <= NARROW.width
 
     def settings(self) -> Any:
         """Settings of matplotlib, for an ``rc_context`` around all drawing."""
@@ -91,13 +98,13 @@ class Theme:
             "xtick.labelsize": FONT_SIZE,
             "ytick.labelsize": FONT_SIZE,
             "svg.fonttype": "none",
-            "svg.hashsalt": "ppvae",
+            "text.parse_math": False,
         }
 
 
 LIGHT = Theme("light", "#ffffff", "#1d2430", "#5d6778", "#e4e7ec", "#2d6cb5", "#b1510c", True)
 DARK = Theme("dark", "#171a21", "#e9eaee", "#9aa3b2", "#323845", "#7db4ee", "#f3a365", False)
-NARROW = replace(LIGHT, name="narrow", narrow=True)
+NARROW = replace(LIGHT, name="narrow", width=3.95)
 
 # The page's variables (page.css) for the colours of a drawing.
 _VARIABLES = {
@@ -109,12 +116,17 @@ _VARIABLES = {
     LIGHT.second: "--second",
 }
 
+_HEAD = re.compile(r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>")
+_NOT_SHOWN = re.compile(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", re.DOTALL)
+_NAMES = re.compile(r" id=\"[A-Za-z0-9.]+_\d+\"")
+_LARGEST = 1.6  # pixels a unit: a figure alone in its row
+
 
 def canvas(theme: Theme, height: float = 3.6, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of a height in inches, with panels side by side, below each other where narrow; pyplot's global state is
     not touched."""
     rows, columns = (columns, 1) if theme.narrow else (1, columns)
-    figure = Figure(figsize=(NARROW_WIDTH if theme.narrow else WIDTH, height * rows), layout="constrained")
+    figure = Figure(figsize=(theme.width, height * rows), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
@@ -129,27 +141,27 @@ def draw_inline(chart: Callable[..., Figure], *args: Any, theme: Theme, name: st
     Args:
         chart: returns the figure.
         args: its arguments.
-        theme: LIGHT or NARROW.
+        theme: LIGHT or NARROW, perhaps of another width.
         name: unique in the page, of letters, digits, - and _.
     """
-    text = _save(chart, *args, theme=theme, format="svg", dpi=144, metadata={"Date": None}).decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    head, _, body = text.partition(">")
-    box = re.search(r'viewBox="[^"]*"', head)
-    assert box is not None
-    # Names of groups say nothing here; names that are referred to must be the drawing's own in the page.
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
-    body = re.sub(r'xlink:href="', 'href="', body)
-    body = re.sub("|".join(_VARIABLES), lambda match: f"var({_VARIABLES[match[0]]})", body)
-    body = re.sub(r"\n\s*", "\n", body)
-    return f'<svg {box[0]} aria-hidden="true">{body}'
+    # The salt makes names of parts that no other drawing of the page has.
+    text = _save(chart, *args, theme=theme, salt=name, format="svg", dpi=144, metadata={"Date": None}).decode()
+    text = _NAMES.sub("", _NOT_SHOWN.sub("", text[text.index("<svg") :])).replace("xlink:href", "href")
+    text = re.sub("|".join(_VARIABLES), lambda match: f"var({_VARIABLES[match[0]]})", text)
+    text = re.sub(r"\n\s*", "\n", text)
+    widest = round(theme.width * 72 * _LARGEST)
+    return _HEAD.sub(rf'<svg viewBox="\1" style="max-width: {widest}px" aria-hidden="true">', text, count=1)
 
 
-def _save(chart: Callable[..., Figure], *args: Any, theme: Theme, **options: Any) -> bytes:
-    with rc_context(theme.settings()):
+def elide(text: str, length: int) -> str:
+    """A text of so many characters at most, without its middle."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: (length - 1) // 2]}…{text[len(text) - length // 2 :]}"
+
+
+def _save(chart: Callable[..., Figure], *args: Any, theme: Theme, salt: str = "", **options: Any) -> bytes:
+    with rc_context({**theme.settings(), "svg.hashsalt": salt or None}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a browser has it
         buffer = io.BytesIO()
         chart(*args, theme).savefig(buffer, **options)
     return buffer.getvalue()

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .compare_verdict import verdict_of_runs, verdict_over_seeds, warnings_of_runs
 from .page import fill, number
-from ..common_data import RunComparison, SharedPart, compare_runs
-from ..figures import charts
-from ..figures.picture import Picture, chart
+from ..common_data import Difference, Mean, OverSeeds, RunComparison, SharedPart
+from ..figures.charts import label_of
+from ..figures.several_runs import curves_of, forest_of, seeds_of, side_of
+from ..figures.side_by_side import scatters_of, strips_of
+from ..findings import kind_of
+from ..several_runs import SeveralRuns, agreeing, differing, find_several
 from ...core.errors import RunError
 from ...runs import Run
-from ...runs.evaluation.evaluation import digest_of_parameters, read_evaluations
+from ...runs.evaluation.estimates import distinguish, order
 from ...runs.storage.atomic import write_text
 
 
-def write_comparison(runs: Sequence[Run], *, out: Path | None = None) -> Path:
-    """Write one page that compares runs: what differs, the estimates, the learning curves.
+def write_comparison(runs: Sequence[Run], *, out: Path | None = None, seed: int = 0, device: str = "auto") -> Path:
+    """Write one page that compares runs: estimates over common data, seeds, learning curves, samples, time, recipes.
 
     Args:
         runs: two or more.
         out: the page; ``comparison.html`` beside the first run folder where None.
+        seed: of samples.
+        device: "auto", "cpu", "cuda".
+
+    Returns:
+        the path of the page.
 
     Raises:
         RunError: one run only, or the page cannot be written.
@@ -29,97 +39,127 @@ def write_comparison(runs: Sequence[Run], *, out: Path | None = None) -> Path:
     if len(runs) < 2:
         raise RunError("a comparison needs at least two runs")
     path = out or runs[0].folder.path.parent / "comparison.html"
-    write_text(path, render(runs))
+    write_text(path, render(find_several(runs, seed=seed, device=device)))
     return path
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(several: SeveralRuns) -> str:
     """The page."""
-    names = _names(runs)
-    problems: list[str] = []
-    stored = [(digest_of_parameters(run), read_evaluations(run.folder, problems)) for run in runs]
-    own = [[one for one in found if one.values["parameters_sha256"] == digest] for digest, found in stored]
-    parts = compare_runs(own)
-    stale = [name for name, mine, (_, found) in zip(names, own, stored, strict=True) if found and not mine]
     return fill(
         "comparison.html",
         title="Comparison",
-        names=names,
-        parts=[_part(part, names) for part in parts],
-        apart=len(parts) > 1 and len({(part.name, part.part) for part in parts}) < len(parts),
-        stale=stale,
-        problems=problems,
-        curves=_curves({name: run.history for name, run in zip(names, runs, strict=True) if run.history}),
-        differences=_differences(runs),
+        names=several.names,
+        verdict=verdict_of_runs(several),
+        verdict_over_seeds=verdict_over_seeds(several),
+        warnings=warnings_of_runs(several),
+        parts=[_part(part, several, place) for place, part in enumerate(several.parts)],
+        curves=list(curves_of(several)),
+        strips=list(strips_of(several)),
+        scatters=list(scatters_of(several)),
+        time=_time(several),
+        differences=differing(several.runs) + _circumstances(several),
+        same=agreeing(several.runs),
     )
 
 
-def _curves(histories: Mapping[str, Sequence[charts.Row]]) -> Picture | None:
-    if not histories:
-        return None
-    alt = "; ".join(
-        f"{name} ends at {history[-1]['elbo_train']:.2f} in training" for name, history in histories.items()
-    )
-    return chart(
-        "curves", "Learning curves", f"Line chart of the bound: {alt}.", _which(histories), charts.curves, histories
-    )
-
-
-def _which(histories: Mapping[str, Sequence[charts.Row]]) -> str:
-    without = [name for name, history in histories.items() if "elbo_validation" not in history[-1]]
-    if len(without) == len(histories):
-        return "The bound on training data: no run has validation data."
-    return "The bound on validation data" + (f", and on training data of {', '.join(without)}." if without else ".")
-
-
-def _names(runs: Sequence[Run]) -> list[str]:
-    short = [run.folder.path.resolve().name for run in runs]
-    return short if len(set(short)) == len(short) else [str(run.folder.path) for run in runs]
-
-
-def _part(part: SharedPart, names: Sequence[str]) -> dict[str, Any]:
-    """The tables of a part of the data: means of the runs that have it, and differences between them."""
-    present = [names[number] for number in part.members]
-    pairs = [(row, [row.differences[number] for number in part.members]) for row in part.rows]
+def _part(part: SharedPart, several: SeveralRuns, place: int) -> dict[str, Any]:
+    """The figures and tables of a part of the data: of the runs that have it."""
+    present = [several.names[number] for number in part.members]
+    shared = [(f"{place}-{i}", row) for i, row in enumerate(part.rows) if len(_given(row.means)) > 1]
+    seeds = [(key, row) for key, row in shared if any(mean and mean.num_seeds > 1 for mean in row.over_seeds)]
     return {
-        "title": f"{part.num_data} data of {part.name} ({part.part})",
+        "title": f"{part.num_data} {kind_of(part.part)} data of {part.name} ({part.part})",
         "names": present,
         "single": len(present) == 1,
+        "forests": [forest_of(row, part, several.names, key) for key, row in shared],
         "means": [(row.label, row.side, _count(row, part), _cells(row, part)) for row in part.rows],
         "differences": [
-            (row.label, row.num_data, ["–" if gap is None else _difference(*gap) for gap in gaps])
-            for row, gaps in pairs
-            if any(gap is not None for gap in gaps)
+            (row.label, _count(row, part), [_difference(row.differences[n], n == row.best) for n in part.members])
+            for _, row in shared
+        ],
+        "seeds": [seeds_of(row, part, several, key) for key, row in seeds],
+        "over_seeds": [
+            (row.label, side_of(row.side), group.name, _over_seeds(mean), _spread(row, group.members), mean.num_seeds)
+            for _, row in seeds
+            for group, mean in zip(several.groups, row.over_seeds, strict=True)
+            if mean is not None
         ],
     }
 
 
+def _given(means: Sequence[Mean | None]) -> list[Mean]:
+    return [mean for mean in means if mean is not None]
+
+
 def _cells(row: RunComparison, part: SharedPart) -> list[str]:
     found = [row.means[number] for number in part.members]
-    return ["–" if one is None else f"{number(one[0], 3)} ± {number(one[1], 3)}" for one in found]
+    return ["–" if one is None else f"{number(one.value, 3)} ± {number(one.monte_carlo_error, 3)}" for one in found]
 
 
 def _count(row: RunComparison, part: SharedPart) -> str:
     return str(row.num_data) if row.num_data == part.num_data else f"{row.num_data} of {part.num_data}"
 
 
-def _difference(mean: float, error: float) -> str:
-    sign = "+" if mean > 0 else ""
-    return f"{sign}{number(mean, 3)} ± {number(error, 3)}"
+def _difference(gap: Difference | None, is_best: bool) -> str:
+    if gap is None:
+        return "the highest" if is_best else "–"
+    return f"{number(gap.value, 3)} ± {_finite(gap.error)}"
 
 
-def _differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    flat = [
-        {
-            **run.recipe.flat(),
-            "seconds": round(run.info.get("seconds", 0.0), 1),
-            "epochs run": len(run.history),
-        }
-        for run in runs
-    ]
-    keys = dict.fromkeys(key for values in flat for key in values)
-    return [
-        (key, [str(values.get(key, "–")) for values in flat])
-        for key in keys
-        if len({str(values.get(key)) for values in flat}) > 1
-    ] or [("nothing", [""] * len(runs))]
+def _over_seeds(mean: OverSeeds) -> str:
+    return f"{number(mean.value, 3)} ± {_finite(mean.error)}"
+
+
+def _finite(error: float) -> str:
+    return number(error if math.isfinite(error) else None, 3)
+
+
+def _spread(row: RunComparison, members: Sequence[int]) -> str:
+    values = [mean.value for mean in _given([row.means[number] for number in members])]
+    return f"{number(min(values), 3)} … {number(max(values), 3)}" if len(values) > 1 else "–"
+
+
+def _time(several: SeveralRuns) -> dict[str, Any]:
+    """What each run took: training, and every estimate of its parameters."""
+    evaluations = [[one for one in (r.evaluation, *r.more_evaluations) if one is not None] for r in several.reports]
+    every = {row["key"]: row for own in evaluations for one in own for row in one.rows}
+    labels = distinguish(sorted(every.values(), key=order))
+    rows = []
+    for name, run, curve, own in zip(several.names, several.runs, several.curves, evaluations, strict=True):
+        seconds = run.info.get("seconds")
+        rate = curve.samples[-1] / seconds if curve is not None and seconds else None
+        cells = [str(len(run.history)), number(seconds, 1), number(rate, 0)]
+        for label in labels:
+            spent = [
+                f"{number(row['seconds'], 1)} ({row['num_data']} data)"
+                for one in own
+                for row in one.rows
+                if row["key"] == label["key"]
+            ]
+            cells.append("; ".join(spent) or "–")
+        rows.append((name, cells))
+    return {
+        "columns": ["epochs", "training, s", "data per second", *(f"{label_of(row['label'])}, s" for row in labels)],
+        "rows": rows,
+    }
+
+
+def _circumstances(several: SeveralRuns) -> list[tuple[str, list[str]]]:
+    """What else differed: epochs done, changes on the way, machine, threads, versions."""
+    found: list[dict[str, str]] = []
+    for run in several.runs:
+        versions: Mapping[str, Any] = run.info.get("versions", {})
+        found.append(
+            {
+                "epochs done": str(len(run.history)),
+                "changes on the way": str(len(run.info.get("segments", []))),
+                "parameters": str(run.info.get("num_parameters", "–")),
+                "parameters shown": run.parameters,
+                "threads": str(run.info.get("threads", "–")),
+                "machine": str(run.info.get("machine", "–")),
+                **{f"version of {name}": str(version) for name, version in versions.items()},
+            }
+        )
+    keys = dict.fromkeys(key for values in found for key in values)
+    table = [(key, [values.get(key, "–") for values in found]) for key in keys]
+    return [(key, values) for key, values in table if len(set(values)) > 1]
