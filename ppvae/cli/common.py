@@ -70,10 +70,13 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115
             except Exception as error:
                 status = 1
-                from ..core.errors import PpvaeError
+                from ..core.errors import PairError, PpvaeError
 
                 if isinstance(error, PpvaeError):
-                    _fail(f"error: {error}", error)
+                    from .remedies import in_options
+
+                    own = isinstance(error, PairError) and bool(kwargs.get("pair"))
+                    _fail(f"error: {in_options(str(error), function, kwargs, own_pair=own)}", error)
                 elif _is_out_of_memory(error):
                     _fail(f"error: out of memory: {_first_line(error)}\n{_SMALLER}", error)
                 else:

@@ -114,6 +114,8 @@ def fit(
         _list(model_entries() if model == "list" else elbo_entries(), json)
         return
     training = _without_none(batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate)
+    if epochs is not None and resume is None:
+        training["num_epochs"] = epochs
     if elbo is not None:
         training["elbo"] = parse_table(elbo_entries(), elbo, "--elbo", "estimator")
     changes: dict[str, Any] = {
@@ -136,8 +138,7 @@ def fit(
     else:
         if recipe is None and model is None and pair is None and data is None:
             raise typer.BadParameter("give a RECIPE, data, --model, --pair or --resume")
-        changes = merge(changes, {"training": _without_none(num_epochs=epochs)})
-        values = merge(_start(recipe, pair), {key: value for key, value in changes.items() if value != {}})
+        values = merge(_start(recipe, pair), changes)
         if recipe is None and pair is None and "name" not in values.get("model", {}):
             preset = model_for_data(Recipe.from_dict({**values, "model": {"name": "bernoulli-vae"}}))
             values["model"] = {**preset, **values.get("model", {})}

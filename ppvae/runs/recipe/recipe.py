@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from .catalogue import SCHEDULES, complete_table, elbo_entries, model_entries
 from .signatures import Table, validate
 from ..storage.atomic import require_short_file
-from ...core.errors import RunError, try_one_of
+from ...core.errors import RunError, prefix_lines, try_one_of
 
 _DEFAULT_ELBO = {"name": "trace-mean-field", "num_particles": 1, "on_missing_kl": "sample"}
 
@@ -170,7 +170,7 @@ class Recipe(Table):
         try:
             return Recipe.from_dict(values)
         except RunError as error:
-            raise RunError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+            raise RunError(prefix_lines(str(error), f"{path}: ")) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, complete: defaults are written out, what is absent is left out."""
