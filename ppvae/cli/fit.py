@@ -33,7 +33,7 @@ _MODEL, _TRAINING = "Model and data", "Training"
 def fit(
     recipe: Annotated[
         Path | None,
-        typer.Argument(help="A recipe (TOML), a run folder whose recipe to use, or data: a file or a name, as --data."),
+        typer.Argument(help="A recipe (TOML), a run folder whose recipe to use, or data, as --data."),
     ] = None,
     model: Annotated[
         str | None,
@@ -42,7 +42,10 @@ def fit(
     pair: Pair = None,
     data: Annotated[
         str | None,
-        typer.Option(help="A data set by name (ppvae data list), or a file; digits if absent.", rich_help_panel=_MODEL),
+        typer.Option(
+            help="A data set by name (ppvae data list), a file, or a folder of images; digits if absent.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     binarize: Annotated[str | None, typer.Option(help="auto, none, static or dynamic.", rich_help_panel=_MODEL)] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs in all.", min=1, rich_help_panel=_TRAINING)] = None,
@@ -153,10 +156,13 @@ def fit(
 
 
 def _is_data(argument: Path) -> bool:
-    """Whether the first argument names data: a data set by its name, or a file that is no recipe."""
+    """Whether the first argument names data: a data set by its name, a file that is no recipe, a folder of images."""
+    from ..data.images import is_folder_of_images
     from ..data.registry import REGISTRY
 
-    return str(argument) in REGISTRY or (argument.suffix.lower() not in ("", ".toml") and not argument.is_dir())
+    if str(argument) in REGISTRY or is_folder_of_images(argument):
+        return True
+    return argument.suffix.lower() not in ("", ".toml") and not argument.is_dir()
 
 
 def _refuse_beside(resume: Path, options: Mapping[str, Any]) -> None:
