@@ -189,11 +189,6 @@ def require_writable(path: Path, *, folder: bool = False, option: str = "--out")
         ) from error
 
 
-def options_of(entry: Any) -> dict[str, Any]:
-    """The options of an entry, and their defaults."""
-    return {name: None if field.is_required() else field.default for name, field in entry.options.model_fields.items()}
-
-
 def _fail(message: str, error: BaseException) -> None:
     if os.environ.get("PPVAE_DEBUG") == "1":
         import traceback

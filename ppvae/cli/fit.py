@@ -15,13 +15,14 @@ from .common import (
     Pair,
     Threads,
     emit,
-    options_of,
     pair_of,
     require_writable,
     say,
     threads,
     verb,
 )
+from .completion import DATA_SETS, ELBOS, MODELS, among
+from .listing import list_entries
 
 if TYPE_CHECKING:
     from ..runs import Run
@@ -37,13 +38,18 @@ def fit(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A model by name, for instance bernoulli-vae; list shows all.", rich_help_panel=_MODEL),
+        typer.Option(
+            help="A model by name, for instance bernoulli-vae; list shows all.",
+            autocompletion=among(*MODELS, "list"),
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     pair: Pair = None,
     data: Annotated[
         str | None,
         typer.Option(
             help="A data set by name (ppvae data list), a file, or a folder of images; digits if absent.",
+            autocompletion=among(*DATA_SETS),
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -60,6 +66,7 @@ def fit(
             help="An estimator of the bound with its options, for instance importance-weighted:num_particles=5; list "
             "shows all.",
             metavar="NAME[:OPTIONS]",
+            autocompletion=among(*ELBOS, "list"),
             rich_help_panel=_TRAINING,
         ),
     ] = None,
@@ -114,7 +121,7 @@ def fit(
     if recipe is not None and data is None and _is_data(recipe):
         data, recipe = str(recipe), None
     if "list" in (model, elbo):
-        _list(model_entries() if model == "list" else elbo_entries(), json)
+        list_entries(model_entries() if model == "list" else elbo_entries(), json)
         return
     training = _without_none(batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate)
     if epochs is not None and resume is None:
@@ -200,18 +207,6 @@ def _tell(run: Run, json: bool) -> None:
         f"{run.info['seconds']:.1f} s"
     )
     say(f"next: ppvae evaluate {run.folder.path}; ppvae report {run.folder.path}")
-
-
-def _list(entries: Mapping[str, Any], json: bool) -> None:
-    """The entries of one kind: their first lines, and their options with defaults."""
-    if json:
-        emit({name: {"summary": entry.summary, "options": options_of(entry)} for name, entry in entries.items()})
-        return
-    for name, entry in entries.items():
-        print(f"{name:24} {entry.summary}")
-        if options := options_of(entry):
-            words = (f"{key} (required)" if value is None else f"{key}={value}" for key, value in options.items())
-            print(" " * 25 + ", ".join(words))
 
 
 def _without_none(**values: Any) -> dict[str, Any]:
