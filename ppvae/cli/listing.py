@@ -33,10 +33,9 @@ def print_list(rows: Iterable[tuple[str, str, str]]) -> None:
             if text and width < _NARROW:
                 print(start + text)
             elif text:
-                print(textwrap.fill(text, width, initial_indent=start, subsequent_indent=" " * indent, **_WHOLE_WORDS))
-
-
-_WHOLE_WORDS: dict[str, bool] = {"break_long_words": False, "break_on_hyphens": False}
+                wrapper = textwrap.TextWrapper(width, start, " " * indent)
+                wrapper.break_long_words = wrapper.break_on_hyphens = False
+                print(wrapper.fill(text))
 
 
 def options_of(entry: Any) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class _Words:
         text = _CALL_OF_A_VERB.sub(r"\1", text)
         text = self._classes(text)
         text = _KEYWORD.sub(self._keyword, text)
-        text = re.sub(r"\b[a-z]+_[a-z_]+\b(?!=)", lambda found: self.flags.get(found[0], found[0]), text)
+        text = re.sub(r"\b[a-z]+_[a-z_]+\b(?!=| = )", lambda found: self.flags.get(found[0], found[0]), text)
         if "set_" in self.flags:
             text = _RECIPE_KEY.sub(lambda found: f"--set {found[0]}=...", text)
         return _without_python(text)
@@ -116,7 +116,7 @@ class _Words:
                 entry = known[found[1]]
                 positions = iter(entry.options.model_fields)
                 given = [part.strip() for part in (found[2] or "").split(",") if part.strip(" .")]
-                options = [_in_toml(one if "=" in one else f"{next(positions)}={one}") for one in given]
+                options = [_in_toml(one if "=" in one else f"{next(positions, '')}={one}") for one in given]
                 return f"{self.flags[parameter]} {entry.name}" + (":" + ",".join(options) if options else "")
 
             text = re.sub(pattern, say, text)

@@ -310,4 +310,5 @@ def test_a_recipe_file_shows_toml(tmp_path: Path) -> None:
         Recipe.read(path)
     lines = str(raised.value).splitlines()
     assert [line.startswith(f"{path}: ") for line in lines] == [True, True] + [False] * (len(lines) - 2)
-    assert 'training.optimizer="adam"' in remedies_of(str(raised.value))
+    assert 'optimizer = "adam" under [training]' in remedies_of(str(raised.value))
+    assert remedies_of(refused("fit", path)) == remedies_of(str(raised.value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -51,16 +52,16 @@ class Lines(tqdm):  # type: ignore[type-arg]
         if now - Lines._last_sign > SECONDS:
             Lines._last_line = now
         # Neither the monitor nor the width of a terminal have a place here.
-        super().__init__(*args, mininterval=0.5, maxinterval=1e9, miniters=1, dynamic_ncols=False, ncols=80, **options)
+        options |= {"mininterval": 0.5, "maxinterval": 1e9, "miniters": 1, "ncols": 80}
+        super().__init__(*args, **options)
 
-    def refresh(self, *args: Any, **options: Any) -> bool:
+    def refresh(self, *args: Any, **options: Any) -> None:
         """Print a line, if it is time for one."""
         now = Lines._last_sign = time.monotonic()
         if now - Lines._last_line < SECONDS:
-            return False
+            return
         Lines._last_line = now
         print(self.line(), file=sys.stderr, flush=True)
-        return True
 
     def line(self) -> str:
         """How far it is: "epoch 3/100, elbo -91.20 nats/datum; 0:31 so far, 16:40 left"."""
@@ -76,6 +77,5 @@ class Lines(tqdm):  # type: ignore[type-arg]
 
     def close(self) -> None:
         """No line of its own: what ends says what came out."""
-        self.leave = False
-        self.disable = True
-        self._decr_instances(self)
+        self.delay = math.inf  # what is delayed so far leaves nothing behind
+        super().close()
