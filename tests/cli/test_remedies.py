@@ -211,10 +211,17 @@ PYTHON = re.compile(r"[A-Za-z_]\w*\(|(?<![-\w.:=])[a-z_]+=|\btorch\.|\bnumpy\.")
             ],
         ),
         (["sample", "RUN", "--out", "x.txt"], ["--out x.npy"]),
+        ([*FIT, "--device", "cuda:99"], ["--device cpu"]),
+        (["evaluate", "RUN", "--device", "cuda:99"], ["--device cpu"]),
+        (["evaluate", "RUN", "--method", "auto:target_error=-1"], ["--method auto"]),
+        (["fit", "--resume", "RUN"], ["more epochs: --epochs N", "--overwrite to train it anew"]),
         (["report", "NOTHING"], ["the folder that `ppvae fit` wrote (its --out)"]),
     ],
 )
-def test_what_a_command_suggests(words: list[Any], remedies: list[str], run: Path, tmp_path: Path) -> None:
+def test_what_a_command_suggests(
+    words: list[Any], remedies: list[str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     np.save(tmp_path / "LINE.npy", np.ones(5, np.float32))
     np.save(tmp_path / "OBJECTS.npy", np.array([None, "a"], object), allow_pickle=True)
     np.save(tmp_path / "REAL.npy", np.array([[-1.5, 3.0]] * 200, np.float32))
@@ -222,9 +229,8 @@ def test_what_a_command_suggests(words: list[Any], remedies: list[str], run: Pat
     (tmp_path / "XYZ.xyz").touch()
     places |= {"XYZ.xyz": tmp_path / "XYZ.xyz"}
     places |= {path.name: path for path in tmp_path.glob("*.npy")}
-    text = refused(
-        *[places.get(word, word) for word in words], *(["--out", tmp_path / "out"] if words[0] == "fit" else [])
-    )
+    new = words[0] == "fit" and "--resume" not in words
+    text = refused(*[places.get(word, word) for word in words], *(["--out", tmp_path / "out"] if new else []))
     assert remedies_of(text) == remedies
     assert not PYTHON.search(" ".join(remedies).replace("(its --out)", ""))
 
