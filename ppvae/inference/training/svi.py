@@ -71,7 +71,8 @@ def fit(
 
     Args:
         pair: the pair.
-        data: N training data: a Dataset, tensor, numpy array or mapping of tensors.
+        data: N training data: a Dataset, or what :func:`ppvae.data.as_dataset` reads (a tensor, an array, a mapping of
+            such, a data frame, a data set of PyTorch and others).
         elbo: an estimator from :mod:`ppvae.inference.elbo`, or Pyro's Trace_ELBO or TraceMeanField_ELBO (which run
             eagerly); None for ``TraceMeanFieldELBO(on_missing_kl="sample")``.
         optimizer: "adam", "adamw", "adagrad", "sgd", a function from the parameters to a torch optimiser, or one of
