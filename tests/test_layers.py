@@ -61,7 +61,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "core": ARRAYS,
     "networks": {"torch"},
     "distributions": {"torch", "pyro", "zuko"},
-    "data": {"torch", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "pooch", "tqdm", "rich"},
+    "data": {"torch", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "pooch", "tqdm", "rich", "PIL"},
     "models": ARRAYS | {"sklearn"},  # maximum likelihood of factor analysis
     "inference_data": {"numpy", "arviz", "xarray"},
     "inference": ARRAYS | {"scipy", "pandas", "tqdm"},
@@ -71,7 +71,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 
 # Slow to import or optional: inside functions only, so that importing a room is quick and works without them.
-LAZY = {"pandas", "pyarrow", "scipy", "sklearn", "pooch", "h5py", "h5netcdf"}
+LAZY = {"PIL", "pandas", "pyarrow", "scipy", "sklearn", "pooch", "h5py", "h5netcdf"}
 LAZY |= {"tensorboard", "mlflow", "wandb", "zuko"}
 
 # All that `ppvae --help` may import besides the standard library.

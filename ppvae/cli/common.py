@@ -70,10 +70,13 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115
             except Exception as error:
                 status = 1
-                from ..core.errors import PpvaeError
+                from ..core.errors import PairError, PpvaeError
 
                 if isinstance(error, PpvaeError):
-                    _fail(f"error: {error}", error)
+                    from .remedies import in_options
+
+                    own = isinstance(error, PairError) and bool(kwargs.get("pair"))
+                    _fail(f"error: {in_options(str(error), function, kwargs, own_pair=own)}", error)
                 elif _is_out_of_memory(error):
                     _fail(f"error: out of memory: {_first_line(error)}\n{_SMALLER}", error)
                 else:
@@ -184,11 +187,6 @@ def require_writable(path: Path, *, folder: bool = False, option: str = "--out")
             f"{option} {path}: cannot be {what}: {error.strerror or error}"
             + try_one_of(f"{option} in a folder that exists and that you may write to")
         ) from error
-
-
-def options_of(entry: Any) -> dict[str, Any]:
-    """The options of an entry, and their defaults."""
-    return {name: None if field.is_required() else field.default for name, field in entry.options.model_fields.items()}
 
 
 def _fail(message: str, error: BaseException) -> None:

@@ -22,6 +22,8 @@ from .common import (
     threads,
     verb,
 )
+from .completion import ELBOS, among
+from .listing import list_entries
 
 DEFAULT = (
     "trace",
@@ -40,7 +42,8 @@ def compare_elbos(
         list[str] | None,
         typer.Option(
             help="An estimator with its options, for instance importance-weighted:num_particles=50. May be repeated; "
-            "--estimator list shows all."
+            "--estimator list shows all.",
+            autocompletion=among(*ELBOS, "list"),
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Estimates of each.", min=4)] = 100,
@@ -67,10 +70,7 @@ def compare_elbos(
 
     entries = elbo_entries()
     if estimator and "list" in estimator:
-        if json:
-            emit({name: entry.summary for name, entry in entries.items()})
-        for name, entry in {} if json else entries.items():
-            print(f"{name:24} {entry.summary}")
+        list_entries(entries, json)
         return
     run = require_run(run)
     folder = out or run / "comparison"

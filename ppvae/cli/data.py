@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from .commands import Command, Group
 from .common import Json, emit, verb
+from .listing import print_list
 
-app = typer.Typer(help="Data sets.", no_args_is_help=True)
+app = typer.Typer(help="Data sets.", no_args_is_help=True, cls=Group)
 
 
 @app.callback()
@@ -14,7 +16,7 @@ def root() -> None:
     """Data sets: which there are, and where their files are searched."""
 
 
-@app.command("list", epilog="Example: ppvae data list --json")
+@app.command("list", cls=Command, epilog="Example: ppvae data list --json")
 @verb
 def list_(json: Json = False) -> None:
     """The data sets that have a name: what each is, its size, and whether it is here."""
@@ -29,13 +31,8 @@ def list_(json: Json = False) -> None:
             ]
         )
         return
-    from rich.console import Console
-    from rich.table import Table
+    print_list((one.name, one.description, f"{_sizes(one.sizes)}; {one.where}") for one in entries)
 
-    table = Table(box=None, pad_edge=False)
-    for name in ("name", "train/validation/test", "here", "what, where"):
-        table.add_column(name, overflow="fold")
-    for one in entries:
-        sizes = "/".join(str(size) for size in one.sizes)
-        table.add_row(one.name, sizes, "yes" if one.found else "no", f"{one.description}; {one.where}")
-    Console().print(table)
+
+def _sizes(sizes: tuple[int, int, int]) -> str:
+    return ", ".join(f"{size} {part}" for part, size in zip(("train", "validation", "test"), sizes, strict=True))

@@ -18,7 +18,6 @@ from .common import (
     Seed,
     Threads,
     emit,
-    options_of,
     pair_of,
     require_run,
     require_writable,
@@ -26,6 +25,8 @@ from .common import (
     threads,
     verb,
 )
+from .completion import METHODS, among
+from .listing import list_entries
 
 Which = Literal["result", "best", "last"]
 
@@ -50,6 +51,7 @@ def evaluate(
         typer.Option(
             help="An evidence method with its options, for instance ais:num_chains=16. May be repeated; "
             "--method list shows all; --method elbo is the bound alone.",
+            autocompletion=among(*METHODS, "elbo", "list"),
         ),
     ] = None,
     part: Annotated[str | None, typer.Option(help="test, validation or train; held-out data where absent.")] = None,
@@ -99,11 +101,7 @@ def evaluate(
     from ..runs.storage.atomic import write_json
 
     if method and "list" in method:
-        entries = evidence_entries()
-        if json:
-            emit({name: {"summary": e.summary, "options": options_of(e)} for name, e in entries.items()})
-        for name, entry in {} if json else entries.items():
-            print(f"{name:20} {', '.join(f'{k}={v}' for k, v in options_of(entry).items())}")
+        list_entries(evidence_entries(), json)
         return
     run = require_run(run)
     texts = [f"importance-sampling:num_samples={k}" for k in num_samples or []] + list(method or [])

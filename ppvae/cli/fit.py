@@ -15,13 +15,14 @@ from .common import (
     Pair,
     Threads,
     emit,
-    options_of,
     pair_of,
     require_writable,
     say,
     threads,
     verb,
 )
+from .completion import DATA_SETS, ELBOS, MODELS, among
+from .listing import list_entries
 
 if TYPE_CHECKING:
     from ..runs import Run
@@ -33,16 +34,24 @@ _MODEL, _TRAINING = "Model and data", "Training"
 def fit(
     recipe: Annotated[
         Path | None,
-        typer.Argument(help="A recipe (TOML), a run folder whose recipe to use, or data: a file or a name, as --data."),
+        typer.Argument(help="A recipe (TOML), a run folder whose recipe to use, or data, as --data."),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A model by name, for instance bernoulli-vae; list shows all.", rich_help_panel=_MODEL),
+        typer.Option(
+            help="A model by name, for instance bernoulli-vae; list shows all.",
+            autocompletion=among(*MODELS, "list"),
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     pair: Pair = None,
     data: Annotated[
         str | None,
-        typer.Option(help="A data set by name (ppvae data list), or a file; digits if absent.", rich_help_panel=_MODEL),
+        typer.Option(
+            help="A data set by name (ppvae data list), a file, or a folder of images; digits if absent.",
+            autocompletion=among(*DATA_SETS),
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     binarize: Annotated[str | None, typer.Option(help="auto, none, static or dynamic.", rich_help_panel=_MODEL)] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs in all.", min=1, rich_help_panel=_TRAINING)] = None,
@@ -57,6 +66,7 @@ def fit(
             help="An estimator of the bound with its options, for instance importance-weighted:num_particles=5; list "
             "shows all.",
             metavar="NAME[:OPTIONS]",
+            autocompletion=among(*ELBOS, "list"),
             rich_help_panel=_TRAINING,
         ),
     ] = None,
@@ -111,9 +121,11 @@ def fit(
     if recipe is not None and data is None and _is_data(recipe):
         data, recipe = str(recipe), None
     if "list" in (model, elbo):
-        _list(model_entries() if model == "list" else elbo_entries(), json)
+        list_entries(model_entries() if model == "list" else elbo_entries(), json)
         return
     training = _without_none(batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate)
+    if epochs is not None and resume is None:
+        training["num_epochs"] = epochs
     if elbo is not None:
         training["elbo"] = parse_table(elbo_entries(), elbo, "--elbo", "estimator")
     changes: dict[str, Any] = {
@@ -136,8 +148,7 @@ def fit(
     else:
         if recipe is None and model is None and pair is None and data is None:
             raise typer.BadParameter("give a RECIPE, data, --model, --pair or --resume")
-        changes = merge(changes, {"training": _without_none(num_epochs=epochs)})
-        values = merge(_start(recipe, pair), {key: value for key, value in changes.items() if value != {}})
+        values = merge(_start(recipe, pair), changes)
         if recipe is None and pair is None and "name" not in values.get("model", {}):
             preset = model_for_data(Recipe.from_dict({**values, "model": {"name": "bernoulli-vae"}}))
             values["model"] = {**preset, **values.get("model", {})}
@@ -152,10 +163,13 @@ def fit(
 
 
 def _is_data(argument: Path) -> bool:
-    """Whether the first argument names data: a data set by its name, or a file that is no recipe."""
+    """Whether the first argument names data: a data set by its name, a file that is no recipe, a folder of images."""
+    from ..data.images import is_folder_of_images
     from ..data.registry import REGISTRY
 
-    return str(argument) in REGISTRY or (argument.suffix.lower() not in ("", ".toml") and not argument.is_dir())
+    if str(argument) in REGISTRY or is_folder_of_images(argument):
+        return True
+    return argument.suffix.lower() not in ("", ".toml") and not argument.is_dir()
 
 
 def _refuse_beside(resume: Path, options: Mapping[str, Any]) -> None:
@@ -193,18 +207,6 @@ def _tell(run: Run, json: bool) -> None:
         f"{run.info['seconds']:.1f} s"
     )
     say(f"next: ppvae evaluate {run.folder.path}; ppvae report {run.folder.path}")
-
-
-def _list(entries: Mapping[str, Any], json: bool) -> None:
-    """The entries of one kind: their first lines, and their options with defaults."""
-    if json:
-        emit({name: {"summary": entry.summary, "options": options_of(entry)} for name, entry in entries.items()})
-        return
-    for name, entry in entries.items():
-        print(f"{name:24} {entry.summary}")
-        if options := options_of(entry):
-            words = (f"{key} (required)" if value is None else f"{key}={value}" for key, value in options.items())
-            print(" " * 25 + ", ".join(words))
 
 
 def _without_none(**values: Any) -> dict[str, Any]:

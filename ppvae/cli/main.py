@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import compare_elbos, data, demo, evaluate, fit, replay, report, sample
+from .commands import Command, Group
 from .terminal import prepare_output
 
 app = typer.Typer(
@@ -15,7 +16,7 @@ app = typer.Typer(
     help="Deep latent-variable models on Pyro: a pair goes in, a number with an error bar comes out.",
     epilog="Start with: ppvae demo",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Group,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,15 +40,17 @@ def root(
     """Deep latent-variable models on Pyro: a pair goes in, a number with an error bar comes out."""
 
 
-app.command(epilog="Example: ppvae demo")(demo.demo)
-app.command(epilog="Example: ppvae fit --model bernoulli-vae --data digits --out runs/x")(fit.fit)
-app.command(epilog="Example: ppvae evaluate runs/x -k 100 -k 5000")(evaluate.evaluate)
+app.command(cls=Command, epilog="Example: ppvae demo")(demo.demo)
+app.command(cls=Command, epilog="Example: ppvae fit --model bernoulli-vae --data digits --out runs/x")(fit.fit)
+app.command(cls=Command, epilog="Example: ppvae evaluate runs/x -k 100 -k 5000")(evaluate.evaluate)
 app.command(
-    name="compare-elbos", epilog="Example: ppvae compare-elbos runs/x --estimator trace --estimator score-function"
+    name="compare-elbos",
+    cls=Command,
+    epilog="Example: ppvae compare-elbos runs/x --estimator trace --estimator score-function",
 )(compare_elbos.compare_elbos)
-app.command(epilog="Example: ppvae sample runs/x --num 64")(sample.sample)
-app.command(epilog="Example: ppvae replay runs/x")(replay.replay)
-app.command(epilog="Example: ppvae report runs/x")(report.report)
+app.command(cls=Command, epilog="Example: ppvae sample runs/x --num 64")(sample.sample)
+app.command(cls=Command, epilog="Example: ppvae replay runs/x")(replay.replay)
+app.command(cls=Command, epilog="Example: ppvae report runs/x")(report.report)
 app.add_typer(data.app, name="data")
 
 
@@ -55,6 +58,6 @@ def main() -> None:
     """The entry point of the ``ppvae`` command."""
     prepare_output()
     try:
-        app()
+        app(prog_name="ppvae")  # as python -m ppvae too
     except KeyboardInterrupt:  # before or after a verb, while modules are imported for instance
         sys.exit(130)

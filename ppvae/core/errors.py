@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,33 @@ class RunError(PpvaeError):
 _MANY = 16
 
 
+_TRY, _ITEM = "Try one of:", "  - "
+
+
 def try_one_of(*remedies: str) -> str:
     """The closing lines of an error message: a list of remedies, most likely first."""
-    return "\nTry one of:\n" + "\n".join(f"  - {remedy}" for remedy in remedies)
+    return f"\n{_TRY}\n" + "\n".join(f"{_ITEM}{remedy}" for remedy in remedies)
+
+
+def prefix_lines(message: str, prefix: str) -> str:
+    """A message with every line of it, but not its remedies, after a prefix."""
+    head, heading, remedies = message.partition(f"\n{_TRY}\n")
+    return "\n".join(prefix + line for line in head.splitlines()) + heading + remedies
+
+
+def change_remedies(message: str, change: Callable[[str], str | None]) -> str:
+    """A message with every remedy changed; one that becomes None is left out, and with the last one the heading."""
+    lines: list[str] = []
+    for line in message.splitlines():
+        if line.startswith(_ITEM):
+            remedy = change(line.removeprefix(_ITEM))
+            line = "" if remedy is None else _ITEM + remedy
+            if not line or line in lines:
+                continue
+        elif lines and lines[-1] == _TRY:
+            lines.pop()
+        lines.append(line)
+    return "\n".join(lines[:-1] if lines[-1:] == [_TRY] else lines)
 
 
 def place_of(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""From a tensor, an array or a mapping to a checked Dataset, saying what was converted."""
+"""From tensors, arrays, mappings and data of other packages to a checked Dataset, saying what was converted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .dataset import Dataset, ValueSpace, sample_rows
 from .files import Array
+from .foreign import native
 from ..core.errors import DataError, try_one_of
 
 _log = logging.getLogger("ppvae.data")
@@ -19,7 +20,12 @@ _WIDTH: dict[ValueSpace, int] = {"binary": 0, "unit": 1, "byte": 2, "count": 3, 
 
 
 def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = None) -> Dataset:
-    """A Dataset of a tensor, an array or a mapping of tensors that share axis 0; a Dataset passes through.
+    """A Dataset of a tensor, an array or a mapping of such that share axis 0; a Dataset passes through.
+
+    Data of other kinds are read into arrays: data frames of pandas and polars (numbers alone, ``[N, D]``; a column
+    called ``label`` has the labels), lists, sparse matrices of scipy, ``DataArray`` and ``Dataset`` of xarray (the
+    variables are members), AnnData (its ``X``), data sets and loaders of PyTorch (items that are x, (x, label) or
+    mappings, each read once and in order).
 
     Conversions that change nothing for a model are made, each with one line in the log ``ppvae.data``:
     float64 becomes the default float dtype, uint8 is read as bytes 0..255 (a model sees them divided by
@@ -28,23 +34,27 @@ def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = 
 
     Args:
         data: ``[N, *event]`` with at least one event dimension, or a mapping of such (covariates may be
-            ``[N]``).
+            ``[N]``), or data of a kind above.
         name: how errors and reports call it.
         dtype: the float dtype to convert to; None for PyTorch's default.
 
     Raises:
         DataError: not an array; object or complex values; no rows; a 1-D vector; NaN or infinite values
-            (names the first); mapping members of different lengths.
+            (names the first); mapping members of different lengths; columns of text or missing values (names the
+            column); ragged lists; sparse matrices or data sets that are more than the memory limit when read.
 
     >>> as_dataset(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
     Dataset('data', 2 x (2,) binary)
     """
     if isinstance(data, Dataset):
         return data
+    data, labels = native(data, name)
     if isinstance(data, Mapping):
         if not data:
             raise DataError(f"{name}: an empty mapping holds no data.")
-        members = {str(key): to_tensor(value, f"{name}[{key!r}]", dtype=dtype) for key, value in data.items()}
+        places = {key: f"{name}[{key!r}]" for key in data}
+        values = {key: native(value, places[key], labels=False).x for key, value in data.items()}
+        members = {str(key): to_tensor(value, places[key], dtype=dtype) for key, value in values.items()}
         main = Dataset(members, name=name).main  # refuses members of different lengths before looking at values
         return Dataset(members, name=name, value_space=_log_space(members[main], f"{name}[{main!r}]"))
     x = to_tensor(data, name, dtype=dtype)
@@ -54,7 +64,8 @@ def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = 
             + try_one_of("x[None] if it is one datum", "x[:, None] if it holds one number for each datum")
         )
     picture = picture_shape(tuple(x.shape[1:]))
-    return Dataset(x, name=name, value_space=_log_space(x, name), image_shape=picture)
+    known = None if labels is None else labels_of(np.asarray(labels), len(x), name)
+    return Dataset(x, labels=known, name=name, value_space=_log_space(x, name), image_shape=picture)
 
 
 def _log_space(x: Tensor, name: str) -> ValueSpace:
@@ -122,7 +133,9 @@ def _from_numpy(value: object, what: str) -> Tensor:
     if not isinstance(value, np.ndarray):
         raise DataError(
             f"{what}: expected a tensor or an array, found {_type_name(value)}."
-            + try_one_of("torch.as_tensor(x)", "x.to_numpy() for a data frame", "ppvae.data.load(path) for a file")
+            + try_one_of(
+                "torch.as_tensor(x)", "a data frame, a list or a DataLoader", "ppvae.data.load(path) for a file"
+            )
         )
     array: Array = value
     if array.dtype.kind not in "biufc":
@@ -174,6 +187,21 @@ def value_space_of(x: Tensor) -> ValueSpace:
 def widest(spaces: list[ValueSpace]) -> ValueSpace:
     """The space that holds all of several parts of one data set."""
     return max(spaces, key=_WIDTH.__getitem__)
+
+
+def labels_of(labels: Array, n: int, where: str) -> Tensor:
+    """One label a row: whole numbers as int64, words as numbers of their sorted classes, others as floats."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape[:1] != (n,):
+        raise DataError(f"{where}: labels of shape {labels.shape} for {n} rows.")
+    if labels.dtype.kind in "US":
+        return torch.from_numpy(np.unique(labels, return_inverse=True)[1].astype(np.int64))
+    if labels.dtype.kind in "biu":
+        return torch.from_numpy(labels.astype(np.int64))
+    if labels.dtype.kind == "f":
+        return torch.from_numpy(labels.astype(np.float32))
+    raise DataError(f"{where}: labels of dtype {labels.dtype}." + try_one_of("save them as whole numbers"))
 
 
 def picture_shape(event_shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -26,14 +26,14 @@ def file_limit() -> int:
 
 
 class Budget:
-    """The running count of what one file holds.
+    """The running count of what one file holds, or data that something else reads.
 
     Attributes:
-        path: the file.
+        path: the file, or a name of the data.
         limit: bytes, see :func:`file_limit`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path, self.limit = path, file_limit()
         self._held = self._read = 0
 

@@ -41,13 +41,14 @@ def load(
     Names: ``digits`` (bundled), ``mnist``, ``binarized-mnist``, ``frey-faces``, each with a fixed split;
     their files are searched in ``PPVAE_DATA``, then in the cache folder (``PPVAE_CACHE`` or the user's
     own), and verified by checksum. Files: .npy (memory-mapped above 256 MiB), .npz, .csv, .parquet, IDX,
-    .amat, .mat. An .npz of several arrays of one length gives a mapping: data and covariates, by their names.
+    .amat, .mat. Folders of images (PNG, JPEG and the like, of one size): their bytes, grey or RGB, with the names of
+    sub-folders as labels. An .npz of several arrays of one length gives a mapping: data and covariates, by their names.
 
     Values come out model ready: bytes are divided by 255 (value space "unit") and all in the default float
     dtype; only a memory-mapped file keeps what is on disk, converted batch by batch.
 
     Args:
-        name_or_path: one of the names, or a path.
+        name_or_path: one of the names, or a path to a file or to a folder of images.
         binarize: "static" draws :math:`x \sim \mathrm{Bernoulli}(x)` once, by ``seed``; "dynamic" draws the
             training rows anew at each batch, and the held-out parts once, by ``seed``, so that evaluations
             compare.
@@ -88,10 +89,14 @@ def load(
         if format_of(path) is None and not path.exists() and len(path.parts) == 1:
             raise DataError(
                 f"unknown data set {name!r}: {did_you_mean(name, REGISTRY)}"
-                + try_one_of("one of these names", "a path to .npy, .npz, .csv, .parquet, IDX, .amat or .mat")
+                + try_one_of(
+                    "one of these names",
+                    "a path to .npy, .npz, .csv, .parquet, IDX, .amat, .mat or a folder of images",
+                )
             )
         arrays = read_path(path, key=key)
         arrays = arrays if arrays.members is not None else _split(arrays, name, validation, test, seed)
+        path = path.resolve() if path.is_dir() else path
         name = path.name.removesuffix(".gz").rsplit(".", 1)[0] if "." in path.name else path.name
     if arrays.members is not None:
         if binarize != "none" or dtype is not None:

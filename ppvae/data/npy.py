@@ -118,7 +118,7 @@ def _read_member(budget: Budget, archive: zipfile.ZipFile, info: zipfile.ZipInfo
             + try_one_of("numpy.savez_compressed(path, x=rows)")
         )
     # The sizes in the archive are claims as well; the file's own is none.
-    limit = min(info.file_size, min(info.compress_size, budget.path.stat().st_size) * GZIP_MAX_RATIO)
+    limit = min(info.file_size, min(info.compress_size, Path(budget.path).stat().st_size) * GZIP_MAX_RATIO)
     with archive.open(info) as stream:
         shape, fortran, dtype = read_declaration(stream, where)
         expected = math.prod(shape) * dtype.itemsize

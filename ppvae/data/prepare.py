@@ -7,13 +7,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .convert import picture_shape, to_tensor, value_space_of, widest
+from .convert import labels_of, picture_shape, to_tensor, value_space_of, widest
 from .dataset import Binarization, Dataset, ValueSpace, draw_binary, sample_rows
-from .files import Array, Arrays
+from .files import Arrays
 from .limits import SHARE, file_limit
 from ..core.bounds import in_words, memory_remedy
 from ..core.errors import DataError, try_one_of
@@ -54,28 +53,13 @@ def datasets_of(
         x, picture = _reshape(x, flatten, image_shape, where[part])
         datasets[part] = Dataset(
             x,
-            labels=None if labels is None else _labels(labels, len(x), where[part]),
+            labels=None if labels is None else labels_of(labels, len(x), where[part]),
             name=name if part == "train" else f"{name}/{part}",
             value_space=row_space,
             image_shape=picture,
             memory_mapped=memory_mapped,
         )
     return datasets
-
-
-def _labels(labels: Array, n: int, where: str) -> Tensor:
-    """One label a row: whole numbers as int64, words as numbers of their sorted classes, others as floats."""
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.shape[:1] != (n,):
-        raise DataError(f"{where}: labels of shape {labels.shape} for {n} rows.")
-    if labels.dtype.kind in "US":
-        return torch.from_numpy(np.unique(labels, return_inverse=True)[1].astype(np.int64))
-    if labels.dtype.kind in "biu":
-        return torch.from_numpy(labels.astype(np.int64))
-    if labels.dtype.kind == "f":
-        return torch.from_numpy(labels.astype(np.float32))
-    raise DataError(f"{where}: labels of dtype {labels.dtype}." + try_one_of("save them as whole numbers"))
 
 
 def _convert(x: Tensor, space: ValueSpace, dtype: torch.dtype | None, where: str) -> tuple[ValueSpace, Tensor]:

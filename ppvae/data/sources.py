@@ -8,6 +8,7 @@ from pathlib import Path
 from .amat import read_amat
 from .files import Arrays, read_errors
 from .idx import read_idx
+from .images import is_folder_of_images, read_images
 from .limits import require_file
 from .mat import read_mat
 from .npy import read_npy, read_npz
@@ -33,19 +34,24 @@ def format_of(path: Path) -> str | None:
 
 
 def read_path(path: Path, *, key: str | None = None) -> Arrays:
-    """The arrays of one file.
+    """The arrays of one file, or of a folder of images.
 
     Args:
-        path: a file of one of the formats above; ``.gz`` for IDX, .amat and .csv.
+        path: a file of one of the formats above; ``.gz`` for IDX, .amat and .csv; or a folder of images.
         key: which array of a .mat file.
 
     Raises:
-        DataError: no such file, a folder or a FIFO, an unknown format, more than the limit on what a file may hold
-            (:mod:`ppvae.data.limits`), or whatever is wrong with the content.
+        DataError: no such file, a folder without images or a FIFO, an unknown format, more than the limit on what a
+            file may hold (:mod:`ppvae.data.limits`), or whatever is wrong with the content.
     """
     if path.is_dir():
+        if is_folder_of_images(path) and key is None:
+            return read_images(path)
         inside = sorted(entry.name for entry in path.iterdir() if format_of(entry))
-        raise DataError(f"{path}: a folder, not a file." + try_one_of(*(inside or ["a file inside it"])))
+        raise DataError(
+            f"{path}: a folder, not a file, and not one of images."
+            + try_one_of(*(inside or ["a file inside it", "a folder of .png or .jpg files"]))
+        )
     kind = format_of(path)
     if kind is None:
         raise DataError(

@@ -50,7 +50,7 @@ def read_csv(path: Path) -> Arrays:
                 stream,
                 header=0 if has_names else None,
                 # Labels as they are written: a later piece may show that they are words.
-                dtype=dict.fromkeys(_label_columns(cells), str) if has_names else None,
+                dtype=dict.fromkeys(label_columns(cells), str) if has_names else None,
                 chunksize=max(1, _CELLS // num_columns),
                 low_memory=False,
             )
@@ -75,11 +75,11 @@ def read_parquet(path: Path) -> Arrays:
     with read_errors(path, ".parquet"):
         schema = parquet.read_schema(path)
         names = [str(name) for name in schema.empty_table().to_pandas().columns]  # an index of pandas is left out
-        labels = _label_columns(names)
+        labels = label_columns(names)
         for name in names:
             kind = schema.field(name).type
             if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or name in labels):
-                raise _no_numbers(path, name, f" ({kind})")
+                raise no_numbers(path, name, f" ({kind})")
         # Words once each, as in the file, and not once a row.
         words = [name for name in labels if types.is_string(schema.field(name).type)]
         with parquet.ParquetFile(path, read_dictionary=words) as file:
@@ -96,7 +96,8 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _label_columns(names: Iterable[Any]) -> list[Any]:
+def label_columns(names: Iterable[Any]) -> list[Any]:
+    """The column that holds the labels, if there is one."""
     return [name for name in names if str(name).lower() in _LABELS][:1]
 
 
@@ -142,7 +143,7 @@ def _join(frames: Iterable[Any], path: Path, budget: Budget, *, words: bool) -> 
     """The rows of the pieces of a table."""
     labels, pieces, num_rows, num_columns = _Labels(budget, words), list[Array](), 0, 0
     for frame in frames:
-        for column in _label_columns(frame.columns):
+        for column in label_columns(frame.columns):
             labels.add(frame[column])
             frame = frame.drop(columns=column)
             if not pieces:
@@ -169,14 +170,15 @@ def _values_of(frame: Any, path: Path, start: int) -> Array:
         numbers = pd.to_numeric(frame[column], errors="coerce")
         bad = np.flatnonzero(numbers.isna() & frame[column].notna())
         place = f", first at row {start + bad[0]}: {str(frame[column].iloc[bad[0]])[:40]!r}" if len(bad) else ""
-        raise _no_numbers(path, column, place)
+        raise no_numbers(path, column, place)
     whole = all(pd.api.types.is_integer_dtype(kind) or pd.api.types.is_bool_dtype(kind) for kind in frame.dtypes)
     whole = whole and not frame.isna().to_numpy().any()
     values: Array = frame.to_numpy(dtype=np.int64) if whole else frame.to_numpy(dtype=np.float64, na_value=np.nan)
     return values
 
 
-def _no_numbers(path: Path, column: object, place: str) -> DataError:
+def no_numbers(path: Path | str, column: object, place: str) -> DataError:
+    """The error about a column of text: of which table, and where the first text stands."""
     return DataError(
         f"{path}: column {str(column)!r} is not numbers{place}."
         + try_one_of("leave the column out", "call it 'label' if it names the class of each row", "encode it")

@@ -276,3 +276,16 @@ def test_contention_for_cores_is_told(
         with common.threads(1):  # who says a number has thought of it
             assert capsys.readouterr().err == ""
     assert common.running_beside() >= 0
+
+
+def test_progress_without_a_terminal_is_on_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line now and then (here: at every occasion), and JSON alone on standard output."""
+    monkeypatch.setattr("ppvae.inference.execution.progress.SECONDS", 0.0)
+    out = tmp_path / "run"
+    done = call("fit", "--model", "bernoulli-vae", *SMALL, "--epochs", 2, "--out", out, "--json")
+    assert json.loads(done.stdout)["outcome"] == "completed"
+    assert "\nepoch 2/2, elbo -" in f"\n{done.stderr}"
+    assert "data/s; 00:0" in done.stderr
+    done = call("evaluate", out, "-k", 5, "--num-data", 20)
+    assert "ImportanceSampling: datum " in done.stderr
+    assert "datum" not in done.stdout.replace("nats per datum", "")

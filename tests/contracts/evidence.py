@@ -155,7 +155,7 @@ class EvidenceContract:
         pair, x = factor_analysis(num_data=5)
         bars: list[_Bar] = []
         module = importlib.import_module("ppvae.inference.evidence.log_evidence")  # hidden by its function's name
-        monkeypatch.setattr(module, "tqdm", lambda **options: _Bar(bars, **options))
+        monkeypatch.setattr(module, "progress_bar", lambda **options: _Bar(bars, **options))
         self.run(pair, self.data(pair, x), method=self.brief())
         (bar,) = bars
         assert bar.total == 5

@@ -127,7 +127,7 @@ def test_values_beyond_float32_are_not_turned_into_infinity() -> None:
         (np.array([["a"]]), "dtype <U1"),
         (np.array([[1j]]), "complex"),
         (torch.tensor([[1j]]), "complex"),
-        ([[1.0]], r"found builtins.list[\s\S]*torch.as_tensor"),
+        (object(), r"found builtins.object[\s\S]*torch.as_tensor"),
         ("digits", r"found builtins.str[\s\S]*ppvae.data.load"),
         (None, "NoneType"),
         (torch.eye(2).to_sparse(), r"sparse[\s\S]*to_dense"),

@@ -119,7 +119,9 @@ def test_a_mistake_is_named(values: dict[str, Any], message: str) -> None:
 def test_all_mistakes_are_named_at_once() -> None:
     with pytest.raises(RunError) as error:
         Recipe.from_dict({"seed": "a", "training": {"num_epochs": "b"}})
-    assert {line.split(":")[0] for line in str(error.value).splitlines()} == {"seed", "training.num_epochs"}
+    head, _, remedies = str(error.value).partition("\nTry one of:\n")
+    assert {line.split(":")[0] for line in head.splitlines()} == {"seed", "training.num_epochs"}
+    assert set(remedies.splitlines()) == {"  - seed=0", "  - training.num_epochs=100"}
 
 
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:

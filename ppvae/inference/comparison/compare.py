@@ -13,7 +13,6 @@ from typing import Any, Literal
 import pyro.infer.elbo
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .gradient_noise import GradientNoise
 from .result import BlockRow, Comparison, EstimatorRow
@@ -22,6 +21,7 @@ from ..elbo import ELBO, PairWithEstimator
 from ..evidence import EvidenceMethod, ImportanceSampling, log_evidence
 from ..execution.memory import peak_memory
 from ..execution.placement import Compile, choose_mode, dtype_of, home_of
+from ..execution.progress import progress_bar
 from ..training.objective import Objective
 from ...core import Data, ModelGuidePair, PpvaeError, batch_size, check_pair, parameter_roles, structure
 from ...core.compile import Mode
@@ -69,7 +69,7 @@ def compare_elbos(
         num_data: N, the size of the data set that the batch represents; None for B.
         seed: of all noise.
         compile: mode of the timed steps: "auto", "eager", "graph" or "compiled".
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, and elsewhere a line now and then.
 
     Raises:
         PairError: an estimator or the reference does not serve this pair.
@@ -164,7 +164,7 @@ def _measure(
         objective.check(setup.x)
     seconds = _seconds(setup, objectives)
     total = len(states) * len(objectives) * setup.num_repeats
-    with tqdm(total=total, desc="compare", unit="step", disable=None if progress else True) as bar:
+    with progress_bar(total=total, desc="compare", show=progress) as bar:
         for label, state in states.items():
             if state is not None:
                 setup.pair.load_state_dict(dict(state))

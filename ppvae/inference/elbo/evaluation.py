@@ -163,7 +163,7 @@ def evaluate_bound(
         chunk_size: data at a time.
         device: "auto", "cpu", "cuda".
         compile: "auto", "eager", "graph" or "compiled", see :func:`ppvae.core.compile.capture`.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, and elsewhere a line now and then.
 
     Raises:
         DataError: data that cannot be used.

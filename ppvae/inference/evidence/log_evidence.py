@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .auto import Auto
 from .base import Estimate, Evidence, EvidenceMethod
@@ -24,6 +23,7 @@ from .run import EvidenceRun, model_ready, prepare
 from .simulated_data import SimulatedData
 from ..execution.over_data import Chunk, over_chunks
 from ..execution.placement import Compile, dtype_of, to
+from ..execution.progress import progress_bar
 from ..execution.seeds import chunk_seed
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size, rows_of
 from ...core.errors import try_one_of
@@ -79,7 +79,7 @@ def log_evidence(
         device: "auto" for the GPU where there is one, else the CPU.
         compile: "eager", "graph", "compiled", or "auto": compiled where it pays.
         memory_budget: bytes that latents, weights and intermediate results may take.
-        progress: show a progress bar (on a terminal only).
+        progress: show a bar on a terminal, and elsewhere a line now and then.
         global_sites: where the pair has global latents w (Bayesian weights): the value at which each is held,
             or "mean" for the guide's mean, and the result is log p(x_b | w); or S, a number of draws of the guide
             to average p(x_b | w) over, whose choice is then part of the standard error.
@@ -225,8 +225,7 @@ def _all_chunks(
             store.put(key, part)
         return part
 
-    # On a terminal only: a bar in a log file is noise.
-    with tqdm(total=num_data, desc=method.name, unit="datum", disable=None if progress else True) as bar:
+    with progress_bar(total=num_data, desc=method.name, unit="datum", show=progress) as bar:
         try:
             over_chunks(num_data, size, estimate, seed=seed, device=run.device, results=parts)
         except KeyboardInterrupt:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .arguments import require_integer
 from .execution import Execution
 from .placement import Compile, choose_device, dtype_of, like_pair
+from .progress import progress_bar
 from .seeds import chunk_seed
 from ...core import Data, ModelGuidePair, rows_of
 from ...core.conditioning import hold_sites
@@ -57,13 +57,13 @@ def over_chunks(
         visit: called once for each chunk.
         seed: of all noise.
         device: of the work and of the rows.
-        progress: label of a bar on a terminal; None for no bar.
+        progress: label of a bar; None for none.
         results: the list to append to, so that the caller has the finished chunks after an interruption; None for a
             new one.
     """
     results = [] if results is None else results
     parts = list(chunks(num_data, size, device))
-    bar = tqdm(parts, desc=progress, disable=None if progress else True, leave=False)
+    bar = progress_bar(parts, desc=progress, unit="chunk", show=bool(progress), leave=False)
     devices = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad(), bar:
         for number, (rows, valid) in enumerate(bar):

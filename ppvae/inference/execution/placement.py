@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...core import Data, PpvaeError
 from ...core.compile import MODES, Mode
+from ...core.errors import try_one_of
 
 Compile = Literal["auto", "eager", "graph", "compiled"]
 
@@ -35,7 +36,7 @@ def choose_device(device: str | torch.device) -> torch.device:
     except RuntimeError as error:
         raise PpvaeError(f"unknown device {device!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
     if result.type == "cuda" and not torch.cuda.is_available():
-        raise PpvaeError(f"device {str(device)!r}: PyTorch sees no GPU here; try device='cpu'")
+        raise PpvaeError(f"device {str(device)!r}: PyTorch sees no GPU here" + try_one_of("device='cpu'"))
     return result
 
 

@@ -14,10 +14,10 @@ from pyro.infer.mcmc import HMC, MCMC, NUTS
 from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
-from tqdm import tqdm
 
 from .diagnostics import ess, rhat
 from ..execution.placement import Compile, choose_mode, dtype_of, like_pair
+from ..execution.progress import progress_bar
 from ..execution.seeds import chunk_seed
 from ...core import (
     Data,
@@ -156,7 +156,7 @@ def sample_global_posterior(
         full_mass: a dense mass matrix.
         seed: of all noise.
         compile: "auto", "eager", "graph" or "compiled" density.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, and elsewhere a line now and then.
 
     Raises:
         PairError: no global latent, or a discrete one.
@@ -206,7 +206,7 @@ def _chain(
     kernel: NUTS | HMC, start: Tensor, num_samples: int, num_warmup: int, name: str | None
 ) -> tuple[Tensor, _Watch]:
     """One chain by Pyro: its draws [draw, d] and its statistics; with a bar of this name, None for no bar."""
-    with tqdm(total=num_warmup + num_samples, desc=name, disable=None if name else True, leave=False) as bar:
+    with progress_bar(total=num_warmup + num_samples, desc=name, show=bool(name), leave=False) as bar:
         watch = _Watch(bar, num_samples)
         run = MCMC(
             kernel,

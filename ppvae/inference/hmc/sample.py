@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .chains import ChunkDraws, MakeKernel, sample_chunk
 from .draws import PosteriorDraws
@@ -20,6 +19,7 @@ from .target import Start, posterior_target, start_chains, start_positions, star
 from ..execution.memory import Footprint, data_per_chunk, footprint
 from ..execution.over_data import Chunk, over_chunks
 from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair, to
+from ..execution.progress import progress_bar
 from ..execution.readiness import check_all
 from ..execution.seeds import seed_of
 from ...core import Data, ModelGuidePair, PpvaeError, batch_size, rows_of, unconstrained
@@ -229,9 +229,7 @@ class _Bar:
     """A progress bar over the transitions of all chunks, with acceptance and divergences after warm-up."""
 
     def __init__(self, num_chunks: int, transitions: int, show: bool) -> None:
-        self.bar = tqdm(
-            total=num_chunks * transitions, disable=None if show else True, desc="sampling", unit="step", leave=False
-        )
+        self.bar = progress_bar(total=num_chunks * transitions, show=show, desc="sampling", leave=False)
         self.acceptance: Tensor | None = None
         self.divergences: Tensor | None = None
         self.count = 0

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .guide_mean import observed_site
 from .joint import require_mean, require_simulable
 from ..execution.over_data import OverData
 from ..execution.placement import Compile
+from ..execution.progress import progress_bar
 from ...core import DataError, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate
 from ...core.conditioning import guide_as_model
 from ...core.modes import in_evaluation_mode
@@ -54,7 +54,7 @@ def inpaint(
         chunk_size: data at a time.
         device: "auto", "cpu", "cuda".
         compile: see :func:`ppvae.core.compile.capture`.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, and elsewhere a line now and then.
 
     Returns:
         the data with the missing entries replaced by the average of $\mathrm{E}[x \mid z]$ over the chain.
@@ -101,7 +101,7 @@ def inpaint(
         x = torch.where(observed, x, simulate(work.pair, x).observed[name])
         z = draw(work.pair, x, 1).latents
         total = torch.zeros_like(x)
-        for count in tqdm(range(num_steps), desc="inpaint", disable=None if progress else True):
+        for count in progress_bar(range(num_steps), desc="inpaint", show=progress):
             x, mean, z = run(x, observed, z)
             if count >= num_burn_in:
                 total += mean

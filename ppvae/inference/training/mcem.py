@@ -11,12 +11,12 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Distribution
-from tqdm import tqdm
 
 from .options import DEFAULT_BATCH_SIZE, MakeOptimizer, make_optimizer, rows_per_step
 from .state import FitInterrupt, FitOutcome, OnInterrupt, Row
 from ..execution.arguments import require_literal
 from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.progress import progress_bar
 from ..hmc.integrator import leapfrog, value_and_gradient
 from ..hmc.kernel import HMCParameters, HMCState, draw_noise, hmc_kernel
 from ..hmc.target import posterior_target, start_positions
@@ -78,7 +78,7 @@ def fit_mcem(
         seed: of minibatches and noise.
         device: "auto", "cpu", "cuda".
         compile: see :func:`ppvae.inference.fit`.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, and elsewhere a line now and then.
         on_interrupt: see :func:`ppvae.inference.fit`.
 
     Returns:
@@ -111,7 +111,7 @@ def fit_mcem(
         update = _Update(pair, coordinates, weight_prior, len(dataset), mode, example)
         torch_optimizer = make_optimizer(optimizer, learning_rate, update.parameters.values())
         chains.start(example, len(dataset))
-        bar = tqdm(range(num_epochs), unit="epoch", disable=None if progress else True)
+        bar = progress_bar(range(num_epochs), unit="epoch", show=progress)
         start = time.perf_counter()
         try:
             for epoch in bar:

@@ -12,7 +12,6 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Distribution
-from tqdm import tqdm
 
 from .changes import Changes
 from .interrupt import BetweenSteps
@@ -31,6 +30,7 @@ from ..elbo import ELBO, TraceMeanFieldELBO
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
 from ..execution.arguments import require_estimator, require_integer, require_literal, require_pair
 from ..execution.placement import WORTH_RECORDING, Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.progress import progress_bar
 from ..execution.readiness import VALIDATION_CHUNK, check_training
 from ...core import FitError, ModelGuidePair, parameter_roles
 from ...core.errors import try_one_of
@@ -71,7 +71,8 @@ def fit(
 
     Args:
         pair: the pair.
-        data: N training data: a Dataset, tensor, numpy array or mapping of tensors.
+        data: N training data: a Dataset, or what :func:`ppvae.data.as_dataset` reads (a tensor, an array, a mapping of
+            such, a data frame, a data set of PyTorch and others).
         elbo: an estimator from :mod:`ppvae.inference.elbo`, or Pyro's Trace_ELBO or TraceMeanField_ELBO (which run
             eagerly); None for ``TraceMeanFieldELBO(on_missing_kl="sample")``.
         optimizer: "adam", "adamw", "adagrad", "sgd", a function from the parameters to a torch optimiser, or one of
@@ -91,7 +92,7 @@ def fit(
         compile: "auto" (compiled where the number of steps pays for it), "eager", "graph" or "compiled".
         callbacks: :class:`Callback` objects, or functions of the :class:`TrainingState`, called after each epoch. They
             may change what the programs read: buffers at no cost, attributes at the cost of recording the step anew.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, and elsewhere a line now and then.
         resume: a state from ``TrainingState.state_dict()`` to resume from.
         on_interrupt: "raise" to raise :class:`FitInterrupt` after Ctrl-C, which ends a script; "return" to return what
             there is, with the ``outcome`` "interrupted", as suits a notebook.
@@ -197,13 +198,7 @@ class _Run:
     def __call__(self, callbacks: list[Callback], progress: bool) -> Fit:
         state = self.state
         outcome = FitOutcome("completed", f"completed {self.num_epochs} epochs")
-        bar: Any = tqdm(
-            total=self.num_epochs,
-            initial=state.epoch,
-            unit="epoch",
-            disable=None if progress else True,
-            leave=True,
-        )
+        bar = progress_bar(total=self.num_epochs, initial=state.epoch, unit="epoch", show=progress)
         running: list[Callback] = []
         try:
             for callback in callbacks:

@@ -110,7 +110,7 @@ def evaluate(
             for 50 data where the method ``bdmc`` is among the methods, which is that check.
         again: compute anew the estimates of an earlier evaluation.
         options: further words of the command that loads this run, for the commands in the result.
-        progress: show bars on a terminal.
+        progress: show bars on a terminal, and elsewhere a line now and then.
         write: save the result in the run folder.
         say: called with a line on every finished estimate.
 

@@ -57,7 +57,7 @@ def check_by_simulation(
         seed: of all draws.
         device: "auto", "cpu", "cuda".
         weights: the value of the weights: "mean", or None for a pair without a posterior over them.
-        progress: show bars on a terminal.
+        progress: show bars on a terminal, and elsewhere a line now and then.
         chunk_size: data in a chunk at most.
         say: called with a line on every row.
 

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from .catalogue import SCHEDULES, complete_table, elbo_entries, model_entries
 from .signatures import Table, validate
 from ..storage.atomic import require_short_file
-from ...core.errors import RunError, try_one_of
+from ...core.errors import RunError, change_remedies, prefix_lines, try_one_of
 
 _DEFAULT_ELBO = {"name": "trace-mean-field", "num_particles": 1, "on_missing_kl": "sample"}
 
@@ -170,7 +170,7 @@ class Recipe(Table):
         try:
             return Recipe.from_dict(values)
         except RunError as error:
-            raise RunError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+            raise RunError(change_remedies(prefix_lines(str(error), f"{path}: "), _in_toml)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, complete: defaults are written out, what is absent is left out."""
@@ -214,6 +214,15 @@ def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     for key, value in values.items():
         result |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return result
+
+
+def _in_toml(remedy: str) -> str:
+    """A setting as a person writes it into a file: ``optimizer = "adam" under [training]``."""
+    key, equals, value = remedy.partition("=")
+    table, _, name = key.rpartition(".")
+    if not equals or " " in key:
+        return remedy
+    return f"{name} = {value}" + (f" under [{table}]" if table else "")
 
 
 def _renames(old: Mapping[str, Any], change: Mapping[str, Any]) -> bool:

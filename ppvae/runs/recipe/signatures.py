@@ -8,6 +8,7 @@ the signature says what is legal. So recipes and the command line know a new mod
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,8 +17,9 @@ from functools import cached_property
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
-from ...core.errors import RunError, did_you_mean
+from ...core.errors import RunError, did_you_mean, try_one_of
 
 _SCALARS = (bool, int, float, str)
 _SEQUENCES = (list, tuple, Sequence)
@@ -153,19 +155,33 @@ def complete_options(entry: Entry, options: Mapping[str, Any], where: str) -> di
     """
     model = entry.options
     assert model is not None
-    return validate(model, options, where).model_dump(exclude_none=True)
+    setting = f"{where} {entry.name}:" if where.startswith("--") else None
+    return validate(model, options, where, setting).model_dump(exclude_none=True)
 
 
-def validate(model: type[BaseModel], values: Any, where: str) -> BaseModel:
-    """An instance of a table, or a RunError that names every key that is wrong."""
+def validate(model: type[BaseModel], values: Any, where: str, setting: str | None = None) -> BaseModel:
+    """An instance of a table, or a RunError that names every key that is wrong, and shows a value that is right.
+
+    Args:
+        model: the table.
+        values: what a recipe or a command line says.
+        where: the key of the table.
+        setting: what stands before the name of an option where one is set; None for the key and a dot.
+    """
     too_long = list(_too_long(values, where))
     if too_long:
         raise RunError("\n".join(too_long))
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = dict.fromkeys(_describe(model, problem, where) for problem in error.errors())
-        raise RunError("\n".join(lines)) from None
+        problems = error.errors()
+        lines = dict.fromkeys(_describe(model, problem, where) for problem in problems)
+        texts = [text for problem in problems for text in _examples(model, problem)]
+        if setting is None:
+            examples = dict.fromkeys(f"{where}.{text}" if where else text for text in texts)
+        else:
+            examples = dict.fromkeys(setting + text.replace('"', "") for text in texts)
+        raise RunError("\n".join(lines) + (try_one_of(*examples) if examples else "")) from None
 
 
 def _too_long(value: Any, key: str) -> Iterator[str]:
@@ -181,14 +197,13 @@ def _too_long(value: Any, key: str) -> Iterator[str]:
 
 
 def _describe(model: type[BaseModel], problem: Any, where: str) -> str:
-    place = [str(part) for part in problem["loc"]]
-    # A union adds a step of its own for its member; the last step may be a key of that name.
-    union_step = re.compile(r"[\[\(]|^(int|float|str|bool|list|literal|none)$")
-    last = place[-1:] if problem["type"] in ("extra_forbidden", "missing") else []
-    place = [part for part in place[: len(place) - len(last)] if not union_step.search(part)] + last
+    place = _place(problem)
     key = ".".join([*([where] if where else []), *place]) or "the recipe"
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}: {did_you_mean(place[-1], _keys(model, place[:-1]))}"
+        known = _keys(model, place[:-1])
+        inside = [f"{table}.{place[-1]}" for table in known if place[-1] in _keys(model, [*place[:-1], table])]
+        hint = f"did you mean {inside[0]!r}? Known: {', '.join(sorted(known))}" if inside else None
+        return f"unknown key {key!r}: {hint or did_you_mean(place[-1], known)}"
     if problem["type"] == "missing":
         return f"{key}: expected a value, found none"
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
@@ -196,15 +211,63 @@ def _describe(model: type[BaseModel], problem: Any, where: str) -> str:
     return f"{key}: expected {expected}, found {_abbreviate(value)} ({type(value).__name__})"
 
 
+def _place(problem: Any) -> list[str]:
+    """The keys that lead to a value."""
+    place = [str(part) for part in problem["loc"]]
+    # A union adds a step of its own for its member; the last step may be a key of that name.
+    union_step = re.compile(r"[\[\(]|^(int|float|str|bool|list|literal|none)$")
+    last = place[-1:] if problem["type"] in ("extra_forbidden", "missing") else []
+    return [part for part in place[: len(place) - len(last)] if not union_step.search(part)] + last
+
+
+def _inner(field: FieldInfo | None) -> type[BaseModel] | None:
+    """The table that a key holds, if it holds one."""
+    kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+    return next((kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, BaseModel)), None)
+
+
 def _keys(model: type[BaseModel], place: list[str]) -> list[str]:
     for part in place:
-        field = model.model_fields.get(part)
-        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        inner = [kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, BaseModel)]
-        if not inner:
+        inner = _inner(model.model_fields.get(part))
+        if inner is None:
             return []
-        model = inner[0]
+        model = inner
     return list(model.model_fields)
+
+
+def _examples(model: type[BaseModel], problem: Any) -> Iterator[str]:
+    """A value that a key may have, as a line of TOML: ``batch_size=100``."""
+    place = _place(problem)
+    if problem["type"] == "extra_forbidden":
+        return
+    field: FieldInfo | None = None
+    for count, part in enumerate(place):
+        field = model.model_fields.get(part)
+        inner = _inner(field)
+        if field is None or inner is None:
+            place = place[: count + 1]
+            break
+        model = inner
+    else:  # a table: the first of its keys that has an example
+        key, field = next((key, field) for key, field in model.model_fields.items() if _values(field))
+        yield f"{'.'.join([*place, key])}={json.dumps(_values(field)[0])}"
+        return
+    for value in _values(field) if field is not None else ():
+        yield f"{'.'.join(place)}={json.dumps(value)}"
+
+
+_INSTANCES: dict[Any, Any] = {int: 10, float: 0.1, str: "name", bool: True}
+
+
+def _values(field: FieldInfo) -> list[Any]:
+    """Values of a field's type: its default, or the words that it may be."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    if default is not None and default not in words:
+        return [] if isinstance(default, dict) else [default, *words]
+    lists = [kind for outer in kinds if get_origin(outer) is list for kind in get_args(outer)]
+    return words + [[_INSTANCES[kind]] for kind in lists] + [_INSTANCES[kind] for kind in kinds if kind in _INSTANCES]
 
 
 def _abbreviate(value: Any) -> str:

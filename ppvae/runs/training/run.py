@@ -103,7 +103,7 @@ def train(
             (:func:`ppvae.runs.member_of` runs the file); a recipe alone never runs code.
         overwrite: replace a run in that folder.
         callbacks: further callbacks of :func:`ppvae.inference.fit`.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, and elsewhere a line now and then.
 
     Raises:
         RunError: the folder, the recipe or the file cannot be used.
@@ -143,7 +143,7 @@ def resume(
         pair: as for :func:`train`.
         force: go on although the data or a version changed.
         callbacks: further callbacks.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, and elsewhere a line now and then.
 
     Raises:
         RunError: nothing to resume; the recipe, the data, the file of the pair or a version has changed; a change that

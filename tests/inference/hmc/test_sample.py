@@ -339,7 +339,7 @@ def test_the_structure_is_that_of_the_pair() -> None:
 
 def test_progress_shows_acceptance_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     sample_posterior(factor_analysis(), torch.randn(3, 3), num_samples=40, num_warmup=40)
-    assert capsys.readouterr().err == ""  # a bar in a log file is noise
+    assert capsys.readouterr().err == ""  # a file has a line every thirty seconds
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     sample_posterior(factor_analysis(), torch.randn(3, 3), num_samples=40, num_warmup=40)
     assert "acceptance=" in capsys.readouterr().err
