@@ -121,7 +121,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["two", "four", "both"])
-@pytest.mark.parametrize(("width", "dark"), [(1400, False), (1010, True), (700, False), (390, True), (390, False)])
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (1010, True), (880, False), (660, True), (390, False)])
 def test_a_page_can_be_read(pages: dict[str, Path], name: str, width: int, dark: bool, tmp_path: Path) -> None:
     found, console = browse(pages[name], tmp_path, width, *(["--force-dark-mode"] if dark else []))
     assert console == []

@@ -142,6 +142,7 @@ def _evaluated(values: dict[str, tuple[str, list[float], list[int]]]) -> ReportD
         good = [value for value, bad in zip(numbers, outcome, strict=True) if not bad]
         mean = sum(good) / len(good) if good else None
         row = {"key": key, "label": key, "side": side, "mean": mean, "monte_carlo_error": 0.1, "num_data": 3}
+        row["method"] = key
         rows.append({**row, "num_trusted": len(good), "num_estimated": 3})
         columns[f"{key}/log_evidence"] = torch.tensor(numbers)
         columns[f"{key}/standard_error"] = torch.full((3,), 0.3)
