@@ -14,9 +14,10 @@ COLOURS = ("#3d85c6", "#d9772b", "#4c9f70", "#a86fb0")
 """Told apart, and readable, on white and on black; the first is the main colour, the second what to be wary of."""
 
 WIDTH, HEIGHT = 300, 110
-_LEFT, _BOTTOM, _TOP = 50, 16, 14
+_LEFT, _BOTTOM, _TOP, _CAPTION = 50, 16, 14, 14
 _POINTS = 1000  # of all lines together
 _BINS = 30
+_TABLE = 'style="border-collapse:collapse;margin:4px 0;font-size:inherit;color:inherit"'
 MOST_ROWS = 20
 """Rows of a table or of a picture; more are counted."""
 
@@ -27,17 +28,22 @@ def number(value: float | None, digits: int = 2) -> str:
     >>> number(-1.25, 1), number(float("nan"))
     ('−1.2', '–')
     """
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "−") if text.strip("-0.") else text.lstrip("-")
 
 
-def with_error(value: float, error: float | None, digits: int = 2) -> str:
-    """A number and its standard error, where it has one.
+def with_error(value: float, error: float | None) -> str:
+    """A number and its standard error, where it has one, in as many digits as tell the error, four at most.
 
-    >>> with_error(-1.25, 0.5, 1), with_error(1.0, float("nan"), 1)
-    ('−1.2 ± 0.5', '1.0')
+    >>> with_error(-1.25, 0.53), with_error(-20.12345, 0.0034), with_error(1.0, float("nan"))
+    ('−1.25 ± 0.53', '−20.1234 ± 0.0034', '1.00')
     """
-    known = error is not None and math.isfinite(error) and math.isfinite(value)
-    return f"{number(value, digits)} ± {number(error, digits)}" if known else number(value, digits)
+    if error is None or not math.isfinite(error) or not math.isfinite(value):
+        return number(value)
+    digits = min(max(1 - math.floor(math.log10(error)), 2), 4) if error > 0 else 2
+    return f"{number(value, digits)} ± {number(error, digits)}"
 
 
 def panel(title: str, facts: Mapping[str, str], picture: str = "", notes: Iterable[str] = (), table: str = "") -> str:
@@ -60,21 +66,19 @@ def panel(title: str, facts: Mapping[str, str], picture: str = "", notes: Iterab
         '<div style="font-size:13px;line-height:1.4;max-width:760px">'
         f'<div style="font-weight:600">{escape(title)}</div>'
         '<div style="display:flex;flex-wrap:wrap;gap:8px 24px;align-items:center">'
-        f'<table style="border-collapse:collapse;margin:4px 0">{rows}</table>{picture}</div>{table}{lines}</div>'
+        f"<table {_TABLE}>{rows}</table>{picture}</div>{table}{lines}</div>"
     )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table: names in the first column, numbers in the others; rows beyond :data:`MOST_ROWS` are counted."""
-    top = "".join(f"<th {_cell('right' if i else 'left', muted=True)}>{escape(name)}</th>" for i, name in enumerate(head))
-    body = "".join(
-        '<tr style="background:none">'
-        + "".join(f"<td {_cell('right' if i else 'left')}>{escape(cell)}</td>" for i, cell in enumerate(row))
-        + "</tr>"
-        for row in rows[:MOST_ROWS]
-    )
+    sides = ["left", *["right"] * (len(head) - 1)]
+    lines = [[f"<th {_cell(side, muted=True)}>{escape(name)}</th>" for side, name in zip(sides, head, strict=True)]]
+    for row in rows[:MOST_ROWS]:
+        lines.append([f"<td {_cell(side)}>{escape(cell)}</td>" for side, cell in zip(sides, row, strict=True)])
+    body = "".join(f'<tr style="background:none">{"".join(line)}</tr>' for line in lines)
     more = f"<div>and {len(rows) - MOST_ROWS} more</div>" if len(rows) > MOST_ROWS else ""
-    return f'<table style="border-collapse:collapse;margin:4px 0"><tr style="background:none">{top}</tr>{body}</table>{more}'
+    return f"<table {_TABLE}>{body}</table>{more}"
 
 
 def curves(
@@ -157,7 +161,7 @@ def intervals(rows: Sequence[tuple[str, float, float]], *, label: str, reference
         return ""
     ends = [value + side * 2 * (error if math.isfinite(error) else 0) for _, value, error in rows for side in (-1, 1)]
     ends += [] if reference is None or not math.isfinite(reference) else [reference]
-    left = min(150, 8 + 6 * max(len(name) for name, *_ in rows))
+    left = min(160, 8 + 6 * max(len(name) for name, *_ in rows))
     across = _Scale(min(ends), max(ends), left + 6, WIDTH - 6)
     step, height = 15, 15 * len(rows) + _BOTTOM
     parts = []
@@ -169,27 +173,31 @@ def intervals(rows: Sequence[tuple[str, float, float]], *, label: str, reference
         )
     for i, (name, value, error) in enumerate(rows):
         y, spread = step * (i + 0.5), 2 * error if math.isfinite(error) else 0.0
-        short = name if len(name) <= 24 else name[:23] + "…"
+        short = name if len(name) <= 28 else name[:27] + "…"
         parts.append(_text(left, y + 3.5, short, "end"))
         parts.append(
             f'<line x1="{across(value - spread):.1f}" x2="{across(value + spread):.1f}" y1="{y}" y2="{y}" '
             f'stroke="{COLOURS[0]}" stroke-width="2"/>'
             f'<circle cx="{across(value):.1f}" cy="{y}" r="3" fill="{COLOURS[0]}"/>'
         )
-    parts += [_text(left + 6, height - 4, _short(min(ends)), "start"), _text(WIDTH - 4, height - 4, _short(max(ends)), "end")]
+    parts += [
+        _text(left + 6, height - 4, _short(min(ends)), "start"),
+        _text(WIDTH - 4, height - 4, _short(max(ends)), "end"),
+    ]
     return _frame(label, "".join(parts), height)
 
 
 def _cell(align: str, *, muted: bool = False) -> str:
+    wrap = "normal" if align == "left" else "nowrap"
     shade = ";opacity:0.7;font-weight:normal" if muted else ""
-    return f'style="text-align:{align};padding:1px 14px 1px 0;border:none;vertical-align:top{shade}"'
+    return f'style="text-align:{align};padding:1px 14px 1px 0;border:none;vertical-align:top;white-space:{wrap}{shade}"'
 
 
 def _frame(label: str, content: str, height: float = HEIGHT) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" width="{WIDTH}" '
-        f'height="{height}" viewBox="0 0 {WIDTH} {height}" style="color:inherit;max-width:100%">'
-        f"<title>{escape(label)}</title>{content}</svg>"
+        f'height="{height + _CAPTION}" viewBox="0 0 {WIDTH} {height + _CAPTION}" style="color:inherit;max-width:100%">'
+        f"{content}{_text(WIDTH / 2, height + _CAPTION - 4, label, 'middle')}</svg>"
     )
 
 

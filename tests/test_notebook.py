@@ -15,7 +15,7 @@ from ppvae.inference import compare_elbos, elbo, evidence, fit, log_evidence, sa
 from ppvae.inference.comparison.result import Comparison, EstimatorRow
 from ppvae.inference.evidence import Evidence, Outcome
 from ppvae.inference.training.state import Fit, FitOutcome
-from ppvae.models import FactorAnalysis, VAE
+from ppvae.models import FactorAnalysis
 from ppvae.notebook import COLOURS, MOST_ROWS, curves, histogram, intervals, panel, table
 
 NAN = math.nan
@@ -138,7 +138,7 @@ def test_draws(pair: FactorAnalysis) -> None:
     assert f"{worst:.3f}" in words
     assert len(shapes(tree, "path")) == 2  # a line for each chain
     datum, coordinate = divmod(int(draws.rhat()["z"].argmax()), 2)
-    assert f"trace of datum {datum}, coordinate {coordinate}" in str(pictures(tree))
+    assert f"trace of datum {datum}, coordinate {coordinate}," in str(pictures(tree))
     broken = replace(draws, unconstrained=torch.full_like(draws.unconstrained, NAN))
     assert "worst R-hat" not in page_of(broken)[1]
 

@@ -108,7 +108,7 @@ def change_inside_zip(content: bytes, random: Random) -> bytes:
     return buffer.getvalue()
 
 
-# --- values inside JSON and TOML ----------------------------------------------------------------------------------------
+# --- values inside JSON and TOML ------------------------------------------------------------------
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""What is read, from which good files, and what a reader may come to: its result, or a PpvaeError that names the file."""
+"""What is read, from which good files, and what a reader may come to: its result, or a PpvaeError."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ from ppvae.runs.evaluation.evaluation import Method, evaluate
 from ppvae.runs.evaluation.files import paths_of, read_evaluations
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.atomic import sha256
+from ppvae.runs.training.restore import restore as restore_pair
+from ppvae.runs.training.run import prepare
 
 RECIPE: dict[str, Any] = {
     "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [4]},
@@ -62,7 +64,7 @@ class Target:
     good: Callable[[], list[Callable[[], int]]]
 
 
-# --- data ----------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 def good_data() -> dict[str, list[bytes]]:
@@ -149,7 +151,7 @@ def data_target(folder: Path, suffix: str, originals: list[bytes]) -> Target:
     return Target(suffix, write, read, lambda: [lambda one=one: path.write_bytes(one) for one in originals])
 
 
-# --- the files of a run folder -------------------------------------------------------------------------------------------
+# --- the files of a run folder --------------------------------------------------------------------
 
 
 def make_run(path: Path) -> None:
@@ -174,7 +176,8 @@ def run_targets(folder: Path, template: Path) -> list[Target]:
     shutil.copytree(template, path)
     run = RunFolder(path)
     kept = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    (record,) = [file for file in checkpoint.find_records(run.checkpoints, "last")][:1]
+    _, data, pair = prepare(Recipe.read(run.recipe))
+    record = checkpoint.find_records(run.checkpoints, "last")[0]
     state, tensors = record.with_suffix(".json"), record.with_suffix(".safetensors")
     (about,) = paths_of(run)
     numbers = about.parent / json.loads(kept[about])["per_datum"]["file"]
@@ -224,8 +227,9 @@ def run_targets(folder: Path, template: Path) -> list[Target]:
                 raise WrongResultError(f"a row of metrics that is not numbers: {row}")
 
     def read_checkpoint(size: int) -> None:
-        loaded = load_run(path)
-        if not all(bool(torch.isfinite(value).all()) for value in loaded.pair.parameters()):
+        state, _ = checkpoint.load(run.checkpoints)
+        restore_pair(pair, state.get("pair", {}), data, 30, str(path))
+        if not all(bool(torch.isfinite(value).all()) for value in pair.parameters()):
             raise WrongResultError("parameters that are not finite")
 
     def read_numbers(size: int) -> None:

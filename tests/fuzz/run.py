@@ -1,10 +1,11 @@
-"""Hostile files: is each read, or refused with one clear error? ``python tests/fuzz/run.py [--minutes 10] [--only .npy]``.
+"""Hostile files: is each read, or refused with one clear error? ``python tests/fuzz/run.py [--minutes 10]``.
 
 Small good files of every format that is read, of data and of run folders, are changed (``mutations.py``) and read
 (``readers.py``) in a child process, which may take a gigabyte of address space beyond what it has after its imports and
 after reading the good files: torch alone maps several gigabytes, so that a limit from zero would say nothing. A
 PpvaeError or a finite result is right. Any other exception, a crash or a read of more than ``--seconds`` is a finding:
-``--only KIND --case N --seed S`` reads its file again, ``--keep FOLDER`` keeps it. The exit status is 1 where there are findings.
+``--only KIND --case N --seed S`` reads its file again, ``--keep FOLDER`` keeps it. The exit
+status is 1 where there are findings.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ IMPORTS = 120.0
 """Seconds, beside those of a file, for the good files of a kind: they import what its readers need."""
 
 SLOW = {".mat": 0.03, "report": 0.003}
-"""The share of the turns of kinds that take a second each: a process is started, or a page is drawn."""
+"""The share of the turns of kinds that take seconds each: a process is started, or a page is drawn."""
 
 
 class Finding(NamedTuple):
@@ -47,7 +48,7 @@ class Finding(NamedTuple):
     what: str
 
 
-# --- the child -----------------------------------------------------------------------------------------------------------
+# --- the child ------------------------------------------------------------------------------------
 
 
 def address_space() -> int:
@@ -87,7 +88,7 @@ def work(folder: Path, template: Path, seed: int, memory: int) -> None:
         print(json.dumps([outcome, what, seconds]), file=answers, flush=True)
 
 
-# --- the parent ----------------------------------------------------------------------------------------------------------
+# --- the parent -----------------------------------------------------------------------------------
 
 
 class Child:

@@ -220,9 +220,7 @@ class Comparison:
             label=f"{'bias' if has_bias else 'bound'} ± two standard errors, nats per datum",
             reference=0.0 if has_bias else None,
         )
-        noise = {
-            (row.checkpoint, row.estimator): f"{row.variance:.3g}" for row in self.blocks if row.block == "guide"
-        }
+        noise = {(row.checkpoint, row.estimator): f"{row.variance:.3g}" for row in self.blocks if row.block == "guide"}
         rows = [
             (
                 name,

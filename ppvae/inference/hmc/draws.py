@@ -85,7 +85,7 @@ class PosteriorDraws:
                 facts["worst R-hat"] = f"{number(float(values[known].max()), 3)}{where}"
             datum, coordinate = divmod(int(values.nan_to_num(-1.0).argmax()), dim)
             lines = {f"chain {i + 1}": line.tolist() for i, line in enumerate(few[:_TRACES, :, datum, coordinate])}
-            picture = curves(lines, label=f"trace of datum {datum}, coordinate {coordinate}: the least agreement")
+            picture = curves(lines, label=f"trace of datum {datum}, coordinate {coordinate}, draw by draw")
         return panel("Posterior draws", facts, picture, self._failures())
 
     @cached_property

@@ -67,9 +67,7 @@ class Fit:
             if key in last:
                 facts[name] = f"{number(last[key])} nats per datum"
         names = {"elbo_train": "training", "elbo_validation": "validation"}
-        series = {
-            name: [row.get(key, math.nan) for row in self.history] for key, name in names.items() if key in last
-        }
+        series = {name: [row.get(key, math.nan) for row in self.history] for key, name in names.items() if key in last}
         best = self.best_epoch if "elbo_validation" in last else None
         mark = None
         if best is not None:
