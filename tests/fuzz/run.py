@@ -66,6 +66,8 @@ def work(folder: Path, template: Path, seed: int, memory: int) -> None:
     import torch
 
     torch.set_num_threads(1)
+    if not template.exists():
+        readers.make_run(template)
     kinds, known = readers.targets(folder, template), set[str]()
     print(json.dumps(sorted(kinds)), file=answers, flush=True)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -98,28 +100,28 @@ class Child:
         self.folder, self.seconds = folder, seconds
         self._command = [sys.executable, __file__, "--work", str(folder), str(template), str(seed), str(memory)]
         self._process: subprocess.Popen[str] | None = None
-        self.kinds: list[str] = []
         self._known: set[str] = set()
 
-    def _start(self) -> subprocess.Popen[str]:
+    def start(self) -> list[str]:
+        """Start it; the kinds of files that it reads."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PPVAE_CACHE": str(self.folder / "cache")}
-        process = subprocess.Popen(
+        self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
         )
-        assert process.stdout is not None
-        self.kinds = json.loads(process.stdout.readline() or "[]")
-        if not self.kinds:
+        assert self._process.stdout is not None
+        kinds: list[str] = json.loads(self._process.stdout.readline() or "[]")
+        if not kinds:
             raise RuntimeError("the child that reads did not start")
-        return process
+        return kinds
 
     def ask(self, kind: str, case: int) -> tuple[str, str, float]:
         """The outcome of one file: "read", "refused" or "finding", a message, and seconds."""
         if self._process is None:
-            self._process = self._start()
+            self.start()
         process = self._process
-        assert process.stdin is not None and process.stdout is not None
+        assert process is not None and process.stdin is not None and process.stdout is not None
         print(kind, case, file=process.stdin, flush=True)
         time_limit = self.seconds + (0 if kind in self._known else IMPORTS)
         self._known.add(kind)
@@ -147,31 +149,26 @@ def order(kinds: list[str], chooser: random.Random) -> Iterator[str]:
 
 
 def fuzz(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
-    """Files until the time is over: counts by kind, and what was found."""
+    """Files until the time is over, or so many of each kind: counts by kind, and what was found."""
     counts: dict[str, dict[str, Any]] = {}
     findings: list[Finding] = []
     with tempfile.TemporaryDirectory() as temporary:
-        template = Path(temporary) / "template"
-        make = "import readers, sys; from pathlib import Path; readers.make_run(Path(sys.argv[1]))"
-        paths = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, "-c", make, str(template)], check=True, env=environment, capture_output=True)
-        child = Child(Path(temporary) / "files", template, options.seed, options.memory, options.seconds)
-        child._process = child._start()
-        kinds = [kind for kind in child.kinds if not options.only or kind in options.only]
+        folders = Path(temporary) / "files", Path(temporary) / "template"
+        child = Child(*folders, options.seed, options.memory, options.seconds)
+        kinds = [kind for kind in child.start() if not options.only or kind in options.only]
         end = time.monotonic() + 60 * options.minutes
         try:
-            for turn, kind in enumerate(order(kinds, random.Random(options.seed))):
-                if time.monotonic() > end or (options.case is not None and turn):
-                    break
+            for kind in order(kinds, random.Random(options.seed)):
                 entry = counts.setdefault(kind, {"read": 0, "refused": 0, "finding": 0, "slowest": 0.0})
-                case = sum(entry[name] for name in ("read", "refused", "finding"))
-                case = case if options.case is None else options.case
+                count = sum(entry[name] for name in ("read", "refused", "finding"))
+                if time.monotonic() > end or count == options.cases or (options.case is not None and count):
+                    break
+                case = count if options.case is None else options.case
                 outcome, what, seconds = child.ask(kind, case)
                 entry[outcome] += 1
                 entry["slowest"] = max(entry["slowest"], seconds)
                 if options.case is not None:
-                    print(outcome, what)
+                    print(kind, outcome, what)
                 if outcome == "finding":
                     findings.append(Finding(kind, case, what))
                     if options.keep is not None:
@@ -190,6 +187,7 @@ def in_bytes(text: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--cases", type=int, help="files of the first kind after which to stop")
     parser.add_argument("--memory", type=in_bytes, default="1GB", help="beyond what the child has after its imports")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=30.0, help="that one file may take")
