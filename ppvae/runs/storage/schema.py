@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,7 +23,7 @@ class Segment(Stored):
 
     epoch: int | None
     step: int | None
-    changes: dict[str, tuple[Any, Any]] = Field(strict=False)
+    changes: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
 
 
 class Info(Stored):
