@@ -1,4 +1,4 @@
-"""Files of a run folder that someone damaged or wrote by hand are refused by the name of the key; no verb fails on them."""
+"""Files of a run folder that someone damaged or wrote by hand: refused by the name of the key, and nothing crashes."""
 
 from __future__ import annotations
 
