@@ -4,7 +4,7 @@
 #   make docs      the documentation, into docs/_build/html
 #   make help      all the targets
 # Variables: PYTHON (that makes the environment), VENV (where), JOBS (test processes), PYTEST_ARGS, DEMO_ARGS,
-#   FAULTS_ARGS.
+#   FAULTS_ARGS, FUZZ_ARGS.
 # Tests on data that is not in the package read the folder named by the environment variable PPVAE_DATA.
 
 PYTHON ?= python3
@@ -13,6 +13,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 FAULTS_ARGS ?=
+FUZZ_ARGS ?=
 # Several test processes share the cores: one thread each.
 OMP_NUM_THREADS ?= 1
 
@@ -22,7 +23,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 PYTEST := OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults check format docs bench clean distclean
+.PHONY: help install demo test test-slow faults fuzz check format docs picture bench clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -49,6 +50,9 @@ test-slow: $(STAMP) ## the checks that take minutes (none selected, pytest's sta
 faults: $(STAMP) ## put deliberate faults into the files that compute numbers: does a test fail for each?
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run.py $(FAULTS_ARGS)
 
+fuzz: $(STAMP) ## ten minutes of damaged files: is each read, or refused with one clear error?
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(FUZZ_ARGS)
+
 check: $(STAMP) ## linter, formatter, type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,6 +69,9 @@ $(DOCS_STAMP): $(STAMP)
 docs: $(DOCS_STAMP) ## the documentation, every warning an error
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+picture: $(STAMP) ## the picture of a report in the README, made again from the demo (needs Chromium)
+	$(BIN)/python docs/picture.py
 
 bench: ## list the side-by-side timings: run one with .venv/bin/python benchmarks/NAME.py
 	@for file in $(wildcard benchmarks/*.py); do \

@@ -156,6 +156,34 @@ def test_every_verb_and_option_stands_in_the_command_line() -> None:
     assert all(text for _, all_rows in found.values() for _, text in all_rows)
 
 
+def test_measured_tables_are_what_the_results_say() -> None:
+    measured = load_facts("measured.py")
+    header, rows = measured.estimator_costs()
+    found = {row[0].strip("`"): dict(zip(header, row, strict=True)) for row in rows}
+    for code in found:
+        assert isinstance(eval(code, vars(elbo)), elbo.ELBO)  # each name is code
+    one = found["TraceELBO()"]
+    assert (one["time of a step"], one["variance, guide"], one["variance, model"]) == ("1", "1", "1")
+    noise = measured.read("estimators.json")["noise"]["variance_ratios"]
+    assert float(found["ScoreFunctionELBO()"]["variance, guide"]) == round(noise["score function / SGVB-A"])
+    assert len(rows) == len(measured.read("estimators.json")["cost"])  # none is left out
+    calibration = (DOCS.parent / "benchmarks" / "results" / "calibration.md").read_text(encoding="utf-8")
+    reach = {row[0].strip("`"): row[1:] for row in measured.evidence_reach()[1]}
+    for dimension, cell in zip(("fa3", "fa10", "fa30"), reach["AIS"], strict=True):
+        for guide, share in zip(("best", "mean-field", "half-wide", "wide"), cell.split(" / "), strict=True):
+            assert f"| {dimension} | {guide} | AIS | 200 | {share} % |" in calibration
+    assert all(0 < float(row[1].split(" ")[0]) < 100 for row in measured.evidence_seconds()[1])
+
+
+def test_every_outcome_and_estimator_stands_on_the_page_of_choices() -> None:
+    page = (DOCS / "choosing.md").read_text(encoding="utf-8")
+    outcomes = re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE)
+    assert sorted(outcomes) == sorted(outcome.name for outcome in evidence.Outcome)
+    members = [getattr(elbo, name) for name in elbo.__all__]
+    names = {m.__name__ for m in members if inspect.isclass(m) and issubclass(m, elbo.ELBO) and m is not elbo.ELBO}
+    assert names - {"RenyiELBO"} <= set(re.findall(r"`(\w+)\(", page))
+
+
 # --- links and commands ---
 
 

@@ -25,7 +25,8 @@ ROOMS: dict[str, set[str]] = {
     "data": {"core.bounds", "core.errors"},
     "models": {"core", "networks", "distributions"},
     "inference_data": set(),  # from plain arrays to ArviZ: it serves alone too
-    "inference": {"core", "distributions", "data", "inference_data"},
+    "notebook": set(),  # from plain numbers to HTML: likewise
+    "inference": {"core", "distributions", "data", "inference_data", "notebook"},
     "runs": {"core", "data", "models", "inference"},
     "report": {"core", "networks", "distributions", "data", "models", "inference_data", "inference", "runs"},
     "cli": {"core", "networks", "distributions", "data", "models", "inference", "runs", "report"},
@@ -64,6 +65,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "data": {"torch", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "pooch", "tqdm", "rich", "PIL"},
     "models": ARRAYS | {"sklearn"},  # maximum likelihood of factor analysis
     "inference_data": {"numpy", "arviz", "xarray"},
+    "notebook": set(),
     "inference": ARRAYS | {"scipy", "pandas", "tqdm"},
     "runs": ARRAYS | {"filelock", "safetensors", "pydantic", "tomli_w", "tensorboard", "mlflow", "wandb"},
     "report": ARRAYS | REPORTING | {"scipy", "pandas", "h5py", "h5netcdf"},
@@ -305,7 +307,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_rooms_are_reached_through_the_package() -> None:
     assert ppvae.core.__name__ == "ppvae.core"
-    assert {*ROOMS} - {"inference_data"} <= set(dir(ppvae))  # a file: an attribute only once it is imported
+    assert {*ROOMS} - {"inference_data", "notebook"} <= set(dir(ppvae))  # files: attributes only once they are imported
     with pytest.raises(AttributeError, match=r"'ppvae' has no attribute 'modles'"):
         ppvae.modles  # noqa: B018
 

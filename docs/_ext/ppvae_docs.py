@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import estimator_facts
 import facts
+import measured
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -126,6 +127,16 @@ class Idioms(Generated):
         return self.table(header, rows, [34, *([9] * (len(header) - 2)), 20])
 
 
+class Measured(Generated):
+    """A table of what was measured: the name of a function of ``measured.py``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        header, rows = getattr(measured, self.arguments[0])()
+        return self.table(header, rows, [40, *([60 // (len(header) - 1)] * (len(header) - 1))])
+
+
 def _with_options(text: str) -> str:
     """Help text as reStructuredText, with options as literals: ``--resume``."""
     return to_rst(re.sub(r"(?<![\w-])(--?[a-z][a-z-]*)", r"``\1``", text))
@@ -161,4 +172,5 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("ppvae-evidence-methods", Methods)
     app.add_directive("ppvae-commands", Commands)
     app.add_directive("ppvae-idioms", Idioms)
+    app.add_directive("ppvae-measured", Measured)
     return {"version": "1", "parallel_read_safe": True}

@@ -224,7 +224,7 @@ def _setting(text: str) -> dict[str, Any]:
         raise RunError(f"--set: expected KEY=VALUE, found {text!r}")
     try:
         table: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # no TOML, or a number of thousands of digits
         table = value
     for part in reversed(key.strip().split(".")):
         table = {part: table}

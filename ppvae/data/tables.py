@@ -45,16 +45,25 @@ def read_csv(path: Path) -> Arrays:
         has_names = not any(_is_number(cell) for cell in cells)
         import pandas as pd
 
+        warnings.filterwarnings("error", category=pd.errors.ParserWarning)  # more cells in a row than names
         with io.BufferedReader(BoundedStream(path, longest_line=longest_line)) as stream:
             frames = pd.read_csv(
                 stream,
                 header=0 if has_names else None,
+                # Otherwise what a row has beyond the names makes its first cells a name of the row, silently.
+                index_col=False,
                 # Labels as they are written: a later piece may show that they are words.
                 dtype=dict.fromkeys(label_columns(cells), str) if has_names else None,
                 chunksize=max(1, _CELLS // num_columns),
                 low_memory=False,
             )
-            return _join(frames, path, budget, words=True)
+            try:
+                return _join(frames, path, budget, words=True)
+            except pd.errors.ParserWarning:
+                raise DataError(
+                    f"{path}: rows of more cells than the {num_columns} of its first line."
+                    + try_one_of("a name for every column, that of row names too", "leave out the column of row names")
+                ) from None
 
 
 def read_parquet(path: Path) -> Arrays:

@@ -23,6 +23,7 @@ SIGMAS = 2
 """Standard errors beyond which two runs are told apart."""
 FEWEST = 10
 """Data of which a standard error tells that: that of fewer is itself too uncertain."""
+_LOOSE = (Outcome.OK, Outcome.UNRELIABLE, Outcome.LOOSE, Outcome.MISSED_MASS, Outcome.TOO_FEW_DRAWS)
 
 
 def columns_of(evaluation: Evaluation | None) -> dict[str, Tensor]:
@@ -52,8 +53,8 @@ def on_common_data(evaluation: Evaluation | None) -> tuple[list[dict[str, Any]],
 
     A mean over other data is another number: a method that refuses the hard ones would look better than it is. The data
     are those on which all can be trusted that are ``vouched`` for: the methods that can be trusted on most data, as
-    many of them as leave three quarters of the data of the first. Other methods have their mean over the same data,
-    where they have estimates of all of these, and no error.
+    many of them as leave three quarters of the data of the first. Of the others a lower bound, which at worst is loose,
+    has its mean over the same data, without an error; one that is on no side, or did not settle, has none.
     """
     if evaluation is None:
         return [], 0
@@ -69,7 +70,7 @@ def on_common_data(evaluation: Evaluation | None) -> tuple[list[dict[str, Any]],
             vouched = row["num_trusted"] == row["num_data"]
             if count in (0, row["num_data"]) and row["mean"] is not None:
                 mean, error, spread = row["mean"], row["monte_carlo_error"], row["sampling_error"]
-        elif count and bool(torch.isfinite(values[chosen]).all()):
+        elif count and (vouched or (row["side"] == "lower" and _still_below(evaluation, row["key"], chosen))):
             mean = float(values[chosen].mean())
             if vouched:
                 mean, error = _mean_over(evaluation, row, values, chosen)
@@ -77,6 +78,12 @@ def on_common_data(evaluation: Evaluation | None) -> tuple[list[dict[str, Any]],
         errors = {"monte_carlo_error": error, "sampling_error": spread, "vouched": vouched and mean is not None}
         result.append({**row, "mean": mean, **errors})
     return result, count or max((row["num_data"] for row in result if row["vouched"]), default=0)
+
+
+def _still_below(evaluation: Evaluation, key: str, chosen: Tensor) -> bool:
+    """Whether what is flagged in a lower bound makes it loose, and no more."""
+    outcome = evaluation.columns.get(f"{key}/outcome")
+    return outcome is not None and all(Outcome(code) in _LOOSE for code in outcome[chosen].unique().tolist())
 
 
 def _members(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:

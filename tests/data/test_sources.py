@@ -385,3 +385,12 @@ def test_a_mapped_file_is_refused_what_would_read_it_whole(tmp_path: Path, monke
     # writing to the tensor does not touch the file
     data.x[0] = 7  # type: ignore[index]
     np.testing.assert_array_equal(np.load(path), rows)
+
+
+def test_csv_rows_longer_than_the_names_are_refused(tmp_path: Path) -> None:
+    """pandas would take the first cells for names of the rows, without a word, and thousands of them take minutes."""
+    with pytest.raises(DataError, match="rows of more cells than the 2 of its first line"):
+        load(write(tmp_path / "x.csv", b"a,b\n1,2,3\n4,5,6\n"))
+    with pytest.raises(DataError, match="rows of more cells than the 3"):
+        load(write(tmp_path / "y.csv", b"a,label,c\n" + b"1," * 40_000 + b"1\n1,2,3\n"))
+    assert rows_of(write(tmp_path / "z.csv", b"a,b\n1,2,\n3,4,\n")).tolist() == [[1, 2], [3, 4]]  # no cell is lost

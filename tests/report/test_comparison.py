@@ -19,8 +19,8 @@ from report.test_report import Page
 
 from ppvae.report import write_comparison
 from ppvae.report.common_data import RunComparison, compare_runs
-from ppvae.report.figures.several_runs import bounds_shown, curves_of, forest_of
 from ppvae.report.figures.picture import Picture
+from ppvae.report.figures.several_runs import bounds_shown, curves_of, forest_of
 from ppvae.report.figures.theme import NARROW, elide
 from ppvae.report.findings import ReportData
 from ppvae.report.html.compare import render
@@ -264,7 +264,9 @@ def test_curves_have_two_clocks_and_one_range() -> None:
     assert (found := curve_of(run)) is not None and found.samples == [200, 400, 600]
     runs = replace(several(None, None, runs=[run, run]), curves=(curve, curve))
     by_samples, by_seconds = curves_of(runs)
-    marks = [[text for text in texts(drawings_of(one)[0]) if re.fullmatch(r"−\d+", text)] for one in (by_samples, by_seconds)]
+    marks = [
+        [text for text in texts(drawings_of(one)[0]) if re.fullmatch(r"−\d+", text)] for one in (by_samples, by_seconds)
+    ]
     assert marks[0] == marks[1] != []
 
 

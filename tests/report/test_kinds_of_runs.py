@@ -136,38 +136,52 @@ def test_a_pair_of_global_latents_alone_has_a_report(tmp_path: Path) -> None:
 
 
 def _evaluated(values: dict[str, tuple[str, list[float], list[int]]]) -> ReportData:
-    """An evaluation of three data: key to side, estimates and outcomes."""
+    """An evaluation of four data: key to side, estimates and outcomes."""
     rows, columns = [], {}
     for key, (side, numbers, outcome) in values.items():
         good = [value for value, bad in zip(numbers, outcome, strict=True) if not bad]
         mean = sum(good) / len(good) if good else None
-        row = {"key": key, "label": key, "side": side, "mean": mean, "monte_carlo_error": 0.1, "num_data": 3}
-        row["method"] = key
-        rows.append({**row, "num_trusted": len(good), "num_estimated": 3})
+        row = {"key": key, "label": key, "side": side, "mean": mean, "monte_carlo_error": 0.1, "num_data": 4}
+        rows.append({**row, "method": key, "num_trusted": len(good), "num_estimated": 4})
         columns[f"{key}/log_evidence"] = torch.tensor(numbers)
-        columns[f"{key}/standard_error"] = torch.full((3,), 0.3)
+        columns[f"{key}/standard_error"] = torch.full((4,), 0.3)
         columns[f"{key}/outcome"] = torch.tensor(outcome)
-    evaluation = Evaluation({"estimates": rows, "data": {"part": "test", "num_data": 3}}, columns)
+    evaluation = Evaluation({"estimates": rows, "data": {"part": "test", "num_data": 4}}, columns)
     nothing: Any = None
     return ReportData(nothing, "test", nothing, torch.zeros(3, 1), evaluation=evaluation)
 
 
-def test_means_are_compared_over_the_data_that_all_can_be_trusted_on() -> None:
+def test_means_are_over_the_same_data() -> None:
+    """Those on which most methods can be trusted; of the others only what is a lower bound still, without an error."""
     found = _evaluated(
         {
-            "elbo": ("lower", [-3.0, -4.0, -5.0], [0, 0, 0]),
-            "fine": ("lower", [-2.0, -3.0, -4.0], [0, 0, 0]),
-            "last": ("lower", [-2.5, -3.5, 50.0], [0, 0, 7]),  # the last in order; its mean of all is absurd
-            "lost": ("consistent", [1.0, 1.0, 1.0], [1, 1, 1]),
+            "elbo": ("lower", [-3.0, -4.0, -5.0, -5.0], [0, 0, 0, 0]),
+            "fine": ("lower", [-2.0, -3.0, -4.0, -9.0], [0, 0, 0, 1]),
+            "loose": ("lower", [-2.5, -3.5, -4.5, -4.0], [0, 0, 9, 9]),
+            "unsettled": ("lower", [-2.5, -3.5, 50.0, -4.0], [0, 0, 7, 0]),  # its mean of all is absurd
+            "lost": ("consistent", [1.0, 1.0, 1.0, 1.0], [1, 1, 1, 1]),
         }
     )
     rows, count = on_common_data(found.evaluation)
-    assert {row["key"]: row["mean"] for row in rows} == {"elbo": -3.5, "fine": -2.5, "last": -3.0} and count == 2
-    assert rows[1]["monte_carlo_error"] == pytest.approx(0.3 * 2**0.5 / 2)
+    means = {row["key"]: row["mean"] for row in rows}
+    assert means == {"elbo": -4.0, "fine": -3.0, "loose": -3.5, "unsettled": None, "lost": None} and count == 3
+    assert {row["key"] for row in rows if row["vouched"]} == {"elbo", "fine"}
+    assert rows[1]["monte_carlo_error"] == pytest.approx(0.3 * 3**0.5 / 3)
+    assert rows[1]["sampling_error"] == pytest.approx(3**-0.5)
+    assert all(row["monte_carlo_error"] is row["sampling_error"] is None for row in rows[2:])
     best = tightest(rows)
     assert best is not None and best["key"] == "fine"
-    apart = _evaluated({"a": ("lower", [-1.0, -2.0, -3.0], [0, 1, 1]), "b": ("lower", [-1.0, -2.0, -3.0], [1, 0, 0])})
-    assert on_common_data(apart.evaluation) == ([], 0) and tightest([]) is None
+
+
+def test_methods_with_few_data_in_common_are_not_compared_over_these() -> None:
+    apart = _evaluated(
+        {"a": ("lower", [-1.0, -2.0, -3.0, -4.0], [0, 0, 0, 1]), "b": ("upper", [-1.0, -2.0, -3.0, -4.0], [4, 4, 0, 0])}
+    )
+    rows, count = on_common_data(apart.evaluation)
+    assert count == 3 and [row["vouched"] for row in rows] == [True, False]
+    nothing = _evaluated({"a": ("upper", [-1.0, -2.0, -3.0, -4.0], [1, 1, 1, 1])})
+    rows, count = on_common_data(nothing.evaluation)
+    assert count == 0 and rows[0]["mean"] is None and not rows[0]["vouched"] and tightest(rows) is None
 
 
 def test_a_comparison_says_on_which_data(tmp_path: Path) -> None:

@@ -227,3 +227,9 @@ def test_texts_are_short_files(tmp_path: Path) -> None:
         ):
             with pytest.raises(RunError, match=f"{name}: {message}"):
                 read(tmp_path / name)
+
+
+def test_a_number_of_thousands_of_digits_is_refused_by_the_name_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(f"seed = {'9' * 5000}\n")
+    with pytest.raises(RunError, match=r"r.toml: not valid TOML"):
+        Recipe.read(tmp_path / "r.toml")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ...core.errors import DataError, try_one_of
+from ...notebook import intervals, number, panel, table, with_error
 
 R = TypeVar("R", bound="EstimatorRow | BlockRow")
 
@@ -227,6 +228,32 @@ class Comparison:
     def __repr__(self) -> str:
         return self.table()
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the estimators, and their bounds, or biases, with two standard errors."""
+        has_bias = any(math.isfinite(row.bias) for row in self.estimators)
+        facts = {"repeats": f"{self.num_repeats} on {self.num_data} data", "seed": str(self.seed)}
+        facts |= {"bias against": self.reference} if self.reference else {}
+        names = [_name(row) for row in self.estimators]
+        values = [(row.bias, row.bias_error) if has_bias else (row.bound, row.bound_error) for row in self.estimators]
+        picture = intervals(
+            [(name, *pair) for name, pair in zip(names, values, strict=True)],
+            label=f"{'bias' if has_bias else 'bound'} ± two standard errors, nats per datum",
+            reference=0.0 if has_bias else None,
+        )
+        noise = {(row.checkpoint, row.estimator): f"{row.variance:.3g}" for row in self.blocks if row.block == "guide"}
+        rows = [
+            (
+                name,
+                with_error(row.bound, row.bound_error),
+                with_error(row.bias, row.bias_error),
+                noise.get((row.checkpoint, row.estimator), "–"),
+                number(1e3 * row.seconds),
+            )
+            for name, row in zip(names, self.estimators, strict=True)
+        ]
+        head = ("estimator", "bound", "bias", "gradient variance, guide", "ms/step")
+        return panel("Estimators of the bound", facts, picture, table=table(head, rows))
+
 
 def _row(kind: type[R], values: Mapping[str, Any]) -> R:
     """A row of plain values; None is a number that was not finite."""
@@ -257,9 +284,13 @@ def _tidy(rows: Sequence[Any], units: Mapping[str, str], prefix: str = "") -> An
 def _text(rows: Sequence[Any], columns: Mapping[str, Callable[[Any], str]]) -> str:
     import pandas as pd
 
-    names = [f"{row.checkpoint}: {row.estimator}" if row.checkpoint else row.estimator for row in rows]
+    names = [_name(row) for row in rows]
     frame = pd.DataFrame({name: [cell(row) for row in rows] for name, cell in columns.items()}, index=names)
     return str(frame.rename_axis(columns="estimator").to_string())
+
+
+def _name(row: EstimatorRow | BlockRow) -> str:
+    return f"{row.checkpoint}: {row.estimator}" if row.checkpoint else row.estimator
 
 
 def _with_error(value: float, error: float) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .outcome import Outcome
 from ...core import Data, DataError
+from ...notebook import histogram, number, panel, with_error
 
 if TYPE_CHECKING:
     from .run import EvidenceRun
@@ -229,6 +230,27 @@ class Evidence:
 
     def __repr__(self) -> str:
         return f"Evidence({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the mean with its errors, and the distribution over data."""
+        count, all_ = int(self.trusted.sum()), int(self.estimated.sum())
+        facts = {
+            "mean": f"{with_error(self.mean, self.mean_standard_error)} nats per datum",
+            "side": self.bound,
+            "trusted": f"{count} of {len(self)} data",
+        }
+        if not math.isnan(self.sampling_standard_error):
+            facts["choice of data"] = f"± {number(self.sampling_standard_error)} nats"
+        if all_ != count:
+            facts["mean of all"] = f"{with_error(self.mean_of_all, self.mean_of_all_standard_error)}, {all_} data"
+        if not math.isnan(self.worst_pareto_k):
+            facts["worst Pareto k"] = number(self.worst_pareto_k)
+        facts["time"] = f"{number(self.seconds, 1)} s"
+        values = self.log_evidence.double()
+        groups = {"trusted": values[self.trusted].tolist(), "flagged": values[~self.trusted].tolist()}
+        picture = histogram(groups, label="data by log evidence, nats")
+        notes = [f"{count} data: {text}" for text, count in self.messages().items()]
+        return panel(self.method, facts, picture, notes)
 
     def to_dict(self, *, per_datum: bool = True) -> dict[str, Any]:
         """All of it as numbers, strings, lists and dictionaries for JSON; a number that is not finite becomes

@@ -15,8 +15,10 @@ from .chains import ChainOutcome
 from .diagnostics import ess, rhat
 from ...core import Data, ModelGuidePair, Unconstrained, log_joint, predict, structure
 from ...core.modes import evaluation_mode
+from ...notebook import curves, number, panel
 
 BLOCK = 2**24  # draws times numbers of x in one block of work
+_QUICK, _TRACES = 2**18, 8  # numbers whose R-hat takes no time, chains of a picture
 
 
 class Groups(NamedTuple):
@@ -64,6 +66,28 @@ class PosteriorDraws:
         chains, draws, data, dim = self.unconstrained.shape
         return f"PosteriorDraws({chains} chains x {draws} draws x {data} data, d = {dim}; {self.summary()})"
 
+    def _repr_html_(self) -> str:
+        """For notebooks: how the sampler did, and the trace of the coordinate on which chains agree least.
+
+        R-hat is of the unconstrained coordinates of the first data, as many as take no time.
+        """
+        chains, draws, data, dim = self.unconstrained.shape
+        facts = {"draws": f"{chains} chains × {draws} draws", "data": f"{data}, with {dim} coordinates each"}
+        facts["acceptance"] = number(self._mean_acceptance())
+        facts["divergences"] = str(int(self.stats["diverging"].sum()))
+        few = self.unconstrained[:, :, : max(1, _QUICK // max(1, chains * draws * dim))]
+        picture = ""
+        if few.numel():
+            values = rhat(few)
+            known = ~values.isnan()
+            if bool(known.any()):
+                where = "" if few.shape[2] == data else f" (of the first {few.shape[2]} data)"
+                facts["worst R-hat"] = f"{number(float(values[known].max()), 3)}{where}"
+            datum, coordinate = divmod(int(values.nan_to_num(-1.0).argmax()), dim)
+            lines = {f"chain {i + 1}": line.tolist() for i, line in enumerate(few[:_TRACES, :, datum, coordinate])}
+            picture = curves(lines, label=f"trace of datum {datum}, coordinate {coordinate}, draw by draw")
+        return panel("Posterior draws", facts, picture, self._failures())
+
     @cached_property
     def samples(self) -> dict[str, Tensor]:
         """Local latent site to its draws, [chain, draw, datum, *event]."""
@@ -76,14 +100,19 @@ class PosteriorDraws:
 
     def summary(self) -> str:
         """Acceptance, divergences and failed chains in one line."""
-        acceptance = self.stats["acceptance"][:, :].movedim(1, 2)[self.ok]
-        mean = float(acceptance.double().mean()) if acceptance.numel() else float("nan")
-        parts = [f"acceptance {mean:.2f}", f"{int(self.stats['diverging'].sum())} divergences"]
-        for code in ChainOutcome:
-            number = int((self.outcome == int(code)).sum())
-            if code is not ChainOutcome.OK and number:
-                parts.append(f"{number} of {self.outcome.numel()} chains: {code.message}")
-        return ", ".join(parts)
+        divergences = int(self.stats["diverging"].sum())
+        return ", ".join([f"acceptance {self._mean_acceptance():.2f}", f"{divergences} divergences", *self._failures()])
+
+    def _mean_acceptance(self) -> float:
+        """Over the chains without failure; NaN where there are none."""
+        acceptance = self.stats["acceptance"].movedim(1, 2)[self.ok]
+        return float(acceptance.double().mean()) if acceptance.numel() else float("nan")
+
+    def _failures(self) -> list[str]:
+        """How many chains failed, by the way they did."""
+        counts = {code: int((self.outcome == int(code)).sum()) for code in ChainOutcome if code is not ChainOutcome.OK}
+        whole = self.outcome.numel()
+        return [f"{count} of {whole} chains: {code.message}" for code, count in counts.items() if count]
 
     def rhat(self) -> dict[str, Tensor]:
         """Rank-normalised split R-hat of every datum and coordinate: site to [datum, *event]."""

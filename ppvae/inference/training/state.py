@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -14,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from .objective import METRICS
 from ...core import ModelGuidePair, PpvaeError
 from ...data import Minibatches
+from ...notebook import curves, number, panel
 
 Row: TypeAlias = dict[str, float]
 OnInterrupt: TypeAlias = Literal["raise", "return"]
@@ -56,6 +58,25 @@ class Fit:
         last = self.history[-1] if self.history else {}
         metrics = ", ".join(f"{k}={last[k]:.3f}" for k in ("elbo_train", "elbo_validation") if k in last)
         return f"Fit({len(self.history)} epochs, {metrics}; {self.outcome})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the last epoch, and the learning curve."""
+        last = self.history[-1] if self.history else {}
+        facts = {"outcome": str(self.outcome), "epochs": str(len(self.history))}
+        for name, key in (("bound, training", "elbo_train"), ("bound, validation", "elbo_validation")):
+            if key in last:
+                facts[name] = f"{number(last[key])} nats per datum"
+        names = {"elbo_train": "training", "elbo_validation": "validation"}
+        series = {name: [row.get(key, math.nan) for row in self.history] for key, name in names.items() if key in last}
+        best = self.best_epoch if "elbo_validation" in last else None
+        mark = None
+        if best is not None:
+            mark = best - 1, self.history[best - 1]["elbo_validation"]
+            facts["best epoch"] = f"{best}, {number(mark[1])} nats per datum"
+        if "seconds" in last:
+            facts["time"] = f"{number(last['seconds'], 1)} s"
+        picture = curves(series, label="bound by epoch, nats per datum", mark=mark, start=1) if series else ""
+        return panel("Fit", facts, picture)
 
 
 class FitInterrupt(KeyboardInterrupt):

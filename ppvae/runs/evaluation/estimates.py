@@ -218,7 +218,8 @@ def order(row: Mapping[str, Any]) -> tuple[int, int, str, int]:
 
 
 def _samples(row: Mapping[str, Any]) -> int:
-    return int(row["options"].get("num_samples", 0))
+    count = row["options"].get("num_samples", 0)
+    return count if isinstance(count, int) else 0
 
 
 def _number(value: float | None, digits: int) -> str:

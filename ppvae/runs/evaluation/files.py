@@ -25,6 +25,7 @@ from torch import Tensor
 from ..storage.atomic import make_folder, read_json, sha256, write_bytes, write_json
 from ..storage.checkpoint import LaterVersion
 from ..storage.folder import RunFolder
+from ..storage.schema import EvaluationFile, require
 from ...core.errors import RunError, try_one_of
 
 FORMAT = "ppvae-evaluation"
@@ -117,6 +118,10 @@ def read_evaluation(path: Path) -> dict[str, Any]:
             f"{path}: written by a later version of ppvae; this one is too old"
             + try_one_of("the version that wrote it", "move the file away")
         )
+    try:
+        require(EvaluationFile, values, path)
+    except RunError as error:
+        raise RunError(str(error) + _remedy(path)) from None
     return values
 
 
@@ -154,9 +159,17 @@ def _columns(path: Path, values: Mapping[str, Any]) -> dict[str, Tensor]:
     if sha256(content) != entry.get("sha256"):
         raise RunError(f"{numbers}: damaged: its SHA-256 is not the one in {path.name}" + _remedy(path))
     try:
-        return dict(safetensors.torch.load(content))
+        columns = dict(safetensors.torch.load(content))
     except Exception as error:  # safetensors has an error of its own
         raise RunError(f"{numbers}: damaged: {error}" + _remedy(path)) from error
+    expected = values["data"]["num_data"]
+    for name, column in columns.items():
+        if column.shape != (expected,):
+            raise RunError(
+                f"{numbers}: {name!r}: expected a number for each of {expected} data, found {list(column.shape)}"
+                + _remedy(path)
+            )
+    return columns
 
 
 def write_whole(path: Path, values: Mapping[str, Any], columns: Mapping[str, Tensor]) -> dict[str, Any]:

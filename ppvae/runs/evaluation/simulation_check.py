@@ -100,12 +100,12 @@ def sentence(row: Mapping[str, Any], num_data: int) -> str:
     (least, least_error), (most, most_error) = row["below"]
     if row["is_sandwich"]:
         return (
-            f"{start} has its two bounds at most {_nats(high)} apart for {share}, and {most:.3f} ± {most_error:.3f} "
-            "nats on average"
+            f"{start} has its two bounds at most {_nats(high)} apart for {share}, and {_pair(most, most_error)} nats "
+            "on average"
         )
     return (
-        f"{start} was at most {_nats(high)} below the truth for {share}, and on average between {least:.3f} ± "
-        f"{least_error:.3f} and {most:.3f} ± {most_error:.3f} nats below it"
+        f"{start} was at most {_nats(high)} below the truth for {share}, and on average between "
+        f"{_pair(least, least_error)} and {_pair(most, most_error)} nats below it"
     )
 
 
@@ -136,6 +136,11 @@ def _mean(values: Tensor) -> list[float]:
 def _raise_if_interrupted(evidence: Evidence) -> None:
     if bool((evidence.outcome == Outcome.INTERRUPTED).any()):
         raise KeyboardInterrupt
+
+
+def _pair(value: float, error: float | None) -> str:
+    """A mean with its error, which a single datum does not have (null in a file)."""
+    return f"{value:.3f}" if error is None or math.isnan(error) else f"{value:.3f} ± {error:.3f}"
 
 
 def _nats(value: float) -> str:

@@ -106,7 +106,7 @@ def parse_table(entries: Mapping[str, Entry], text: str, key: str, what: str) ->
             raise RunError(f"{key} {text}: expected option=value, found {part!r}")
         try:
             table[option.strip()] = tomllib.loads(f"value = {value.strip()}")["value"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:  # no TOML, or a number of thousands of digits
             table[option.strip()] = value.strip()
     return complete_table(entries, table, key, what)
 

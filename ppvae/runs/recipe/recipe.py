@@ -165,7 +165,7 @@ class Recipe(Table):
             ) from None
         except OSError as error:
             raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits are ValueErrors
             raise RunError(f"{path}: not valid TOML: {error}") from error
         try:
             return Recipe.from_dict(values)

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from . import checkpoint
 from .atomic import make_folder, read_json, write_json, write_text
+from .schema import Info, require
 from ...core.errors import RunError, try_one_of
 
 _log = logging.getLogger("ppvae.runs")
@@ -97,9 +98,8 @@ class RunFolder:
         Raises:
             RunError: absent or damaged.
         """
-        values = read_json(self.info)
-        if not isinstance(values, dict):
-            raise RunError(f"{self.info}: expected a table, found {type(values).__name__}")
+        values: dict[str, Any] = read_json(self.info)
+        require(Info, values, self.info)
         return values
 
     def read_info_if_whole(self) -> dict[str, Any]:

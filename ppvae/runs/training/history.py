@@ -111,6 +111,9 @@ def read_history(path: Path) -> list[Row]:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("no table")
+            wrong = [key for key, value in row.items() if not isinstance(value, int | float | None)]
+            if wrong:
+                raise ValueError(f"{wrong[0]!r} is no number")
         except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break

@@ -243,7 +243,10 @@ def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", for
     state, about = checkpoint.load(folder.checkpoints, "best" if best else "last")
     restore(new_pair, state.get("pair", {}), data, recipe.training.batch_size, str(folder.path))
     kind = "the best on validation data" if best else "the last"
-    info = folder.read_info_if_whole()
+    info, history = folder.read_info_if_whole(), _history(folder)
+    if (info.get("best_epoch") or 0) > len(history):
+        _log.warning("%s: has no row of the best epoch, %s", folder.metrics, info["best_epoch"])
+        info["best_epoch"] = None
     if info.get("data") and info["data"] != about_run(data)["data"] and not force:
         _log.warning("%s: the data are not those that the run was trained on", folder.path)
     return Run(
@@ -251,7 +254,7 @@ def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", for
         recipe,
         new_pair,
         data,
-        _history(folder),
+        history,
         info,
         f"epoch {about.get('epoch', '?')}, {kind}",
     )
@@ -260,7 +263,11 @@ def load_run(path: Path | str, *, pair: Any = None, which: Which = "result", for
 def _history(folder: RunFolder) -> list[Row]:
     """The rows of ``metrics.jsonl``; where that is damaged, those of the last checkpoint."""
     try:
-        return read_history(folder.metrics)
+        rows = read_history(folder.metrics)
+        for number, row in enumerate(rows, 1):
+            if not {"epoch", "elbo_train"} <= set(row):
+                raise RunError(f"{folder.metrics}, line {number}: a row without its epoch or its bound")
+        return rows
     except RunError as error:
         state, _ = checkpoint.load(folder.checkpoints)
         _log.warning("%s; the rows of the last checkpoint are taken", str(error).splitlines()[0])
