@@ -22,6 +22,7 @@ SIGMAS = 2
 """Standard errors beyond which two runs are told apart."""
 FEWEST = 10
 """Data of which a standard error tells that: that of fewer is itself too uncertain."""
+_SHARE = 0.75  # of the data that one method can be trusted on, which must be left when others are added
 
 
 def columns_of(evaluation: Evaluation | None) -> dict[str, Tensor]:
@@ -31,40 +32,68 @@ def columns_of(evaluation: Evaluation | None) -> dict[str, Tensor]:
     return {key: column for key, column in found.items() if column is not None}
 
 
-def _column_of(evaluation: Evaluation, key: str) -> Tensor | None:
+def _raw(evaluation: Evaluation, key: str) -> Tensor | None:
+    """The estimates of every datum, whether they can be trusted or not; NaN where there is none."""
     for name in ("log_evidence", "elbo"):
         values = evaluation.columns.get(f"{key}/{name}")
         if values is not None:
-            outcome = evaluation.columns.get(f"{key}/outcome", torch.zeros(len(values), dtype=torch.int64))
-            return values.double().masked_fill(outcome != Outcome.OK, math.nan)
+            return values.double()
     return None
 
 
-def on_common_data(evaluation: Evaluation | None) -> tuple[list[dict[str, Any]], int]:
-    """The rows of the evaluation, their means over the data on which every method can be trusted; how many these are.
+def _column_of(evaluation: Evaluation, key: str) -> Tensor | None:
+    values = _raw(evaluation, key)
+    outcome = evaluation.columns.get(f"{key}/outcome")
+    return values if values is None or outcome is None else values.masked_fill(outcome != Outcome.OK, math.nan)
 
-    A mean over other data is another number: a method that refuses the hard ones would look better than it is. A method
-    that can be trusted on no datum is left out. Where there is no datum in common, none can be compared.
+
+def on_common_data(evaluation: Evaluation | None) -> tuple[list[dict[str, Any]], int]:
+    """The rows of the evaluation with their means over the same data; how many these are.
+
+    A mean over other data is another number: a method that refuses the hard ones would look better than it is. The data
+    are those on which all can be trusted that are ``vouched`` for: the methods that can be trusted on most data, as
+    many of them as leave three quarters of the data of the first. Other methods have their mean over the same data,
+    where they have estimates of all of these, and no error.
     """
     if evaluation is None:
         return [], 0
-    rows = [row for row in evaluation.rows if row["mean"] is not None]
+    raw = {row["key"]: _raw(evaluation, row["key"]) for row in evaluation.rows}
     columns = columns_of(evaluation)
-    if any(row["key"] not in columns for row in rows) or not rows:
-        return [row for row in rows if row["num_trusted"] == row["num_data"]], max(
-            (row["num_data"] for row in rows), default=0
-        )
-    both = torch.stack([torch.isfinite(columns[row["key"]]) for row in rows]).all(0)
-    count = int(both.sum())
-    if count == len(both):
-        return rows, count
-    if count == 0:
-        return [], 0
+    chosen, members = _members(evaluation.rows, columns)
+    count = int(chosen.sum())
     result = []
-    for row in rows:
-        mean, error = _mean_over(evaluation, row, columns[row["key"]], both)
-        result.append({**row, "mean": mean, "monte_carlo_error": error})
-    return result, count
+    for row in evaluation.rows:
+        values, vouched = raw[row["key"]], row["key"] in members
+        mean, error, spread = None, None, None
+        if values is None:  # one number for all data together
+            vouched = row["num_trusted"] == row["num_data"]
+            if count in (0, row["num_data"]) and row["mean"] is not None:
+                mean, error, spread = row["mean"], row["monte_carlo_error"], row["sampling_error"]
+        elif count and bool(torch.isfinite(values[chosen]).all()):
+            mean = float(values[chosen].mean())
+            if vouched:
+                mean, error = _mean_over(evaluation, row, values, chosen)
+                spread = float(values[chosen].std()) / math.sqrt(count) if count > 1 else None
+        errors = {"monte_carlo_error": error, "sampling_error": spread, "vouched": vouched and mean is not None}
+        result.append({**row, "mean": mean, **errors})
+    return result, count or max((row["num_data"] for row in result if row["vouched"]), default=0)
+
+
+def _members(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:
+    """The data in common, bool [N], and the keys of the methods that can be trusted on all of them."""
+    some = [row for row in rows if row["key"] in columns and row["num_trusted"]]
+    # The ELBO, which can always be trusted, has no say in how many data are needed.
+    ordered = sorted(some, key=lambda row: (row["method"] == "elbo", -int(row["num_trusted"])))
+    if not ordered:
+        return torch.zeros(0, dtype=torch.bool), set()
+    chosen = torch.isfinite(columns[ordered[0]["key"]])
+    first, members = int(chosen.sum()), {str(ordered[0]["key"])}
+    for row in ordered[1:]:
+        both = chosen & torch.isfinite(columns[row["key"]])
+        if int(both.sum()) >= _SHARE * first:
+            chosen = both
+            members.add(str(row["key"]))
+    return chosen, members
 
 
 def _mean_over(
@@ -92,7 +121,7 @@ def _row_of(evaluation: Evaluation, row: Mapping[str, Any]) -> Mapping[str, Any]
 
 def tightest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Of the lower bounds over common data the largest; None where there is none besides the ELBO."""
-    lower = [row for row in rows if row["side"] == "lower"]
+    lower = [row for row in rows if row["side"] == "lower" and row["vouched"]]
     return max(lower, key=lambda row: float(row["mean"]), default=None) if len(lower) > 1 else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from .decoded import interpolations, nearest, reliability, traversals
 from ..core import ModelGuidePair, PpvaeError, simulate, site_terms, structure
 from ..core.modes import in_evaluation_mode
 from ..data import Dataset, chunks
@@ -33,6 +34,8 @@ ACTIVE = 0.01
 GRID = 16
 FINE = 33
 NUM_ROWS = 2000
+NUM_NEIGHBOURS = 10_000
+"""Training data among which neighbours of samples are looked for."""
 NUM_CHECK_DATA = 300
 """Held-out data for predictive checks."""
 
@@ -57,6 +60,12 @@ class ReportData:
             there are two latent dimensions.
         fine: the same on an even grid over ``fine_range``, [FINE, FINE, *event].
         fine_range: lowest and highest value of each latent dimension on that grid.
+        traversals: decoded means where one dimension at a time runs through the prior, [rows, steps, *event].
+        traversed: the dimension of each row.
+        interpolations: decoded means between two data, [rows, steps, *event].
+        interpolated: which two data of the part, [rows, 2].
+        neighbours: rows of training data, each the nearest to one of ``samples``.
+        reliability: of binary values, see :func:`~.decoded.reliability`; None for others.
         evaluation: the evaluation of these parameters on most of the data shown; None where there is none.
         more_evaluations: those of these parameters on other data.
         stale_evaluations: those of other parameters, such as an earlier epoch's.
@@ -86,6 +95,12 @@ class ReportData:
     manifold: Tensor | None = None
     fine: Tensor | None = None
     fine_range: tuple[tuple[float, float], tuple[float, float]] | None = None
+    traversals: Tensor | None = None
+    traversed: Sequence[int] = ()
+    interpolations: Tensor | None = None
+    interpolated: Tensor | None = None
+    neighbours: Tensor | None = None
+    reliability: Tensor | None = None
     evaluation: Evaluation | None = None
     more_evaluations: tuple[Evaluation, ...] = ()
     stale_evaluations: tuple[Evaluation, ...] = ()
@@ -145,6 +160,9 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     options: dict[str, Any] = {"seed": seed, "device": device}
     attempt("reconstructed", lambda: reconstruct(pair, data, **options))
     attempt("samples", lambda: generate(pair, 96, like=data, **options))
+    attempt("neighbours", lambda: _neighbours(attempt.results.get("samples"), run))
+    if data.batch_space == "binary":
+        attempt("reliability", lambda: reliability(reconstruct(pair, data, num_samples=1, **options), main))
     if chains_for > 0:
         few = data.take(min(chains_for, len(data)))
         draws: dict[str, Any] = {"num_samples": 250, "num_warmup": 200, "global_sites": "mean", "progress": False}
@@ -208,6 +226,11 @@ def _find_latents(attempt: _Attempts, run: Run, data: Dataset, options: dict[str
         limits = _range(results)
         attempt("fine", lambda: _fine(pair, limits, data, device))
         results["fine_range"] = limits
+    elif results["latents"].shape[1] > 2 and "prior" in results and results["active"] is not None:
+        points, results["traversed"] = traversals(results["latents"], results["prior"], results["active"])
+        attempt("traversals", lambda: _decode_rows(pair, points, data, device))
+        lines, results["interpolated"] = interpolations(results["latents"], data.labels)
+        attempt("interpolations", lambda: _decode_rows(pair, lines, data, device))
 
 
 def _rows(values: Tensor) -> Tensor:
@@ -258,9 +281,21 @@ def _fine(pair: ModelGuidePair, reach: Any, data: Dataset, device: str) -> Tenso
 
 def _decode_grid(pair: ModelGuidePair, across: Tensor, down: Tensor, data: Dataset, device: str) -> Tensor:
     z = torch.stack((across.repeat(len(down)), down.repeat_interleave(len(across))), 1)
-    event = structure_event(pair, data)
-    x = decode(pair, z.reshape(len(z), *event), like=data, device=device)
-    return x.reshape(len(down), len(across), *x.shape[1:])
+    return _decode_rows(pair, z.reshape(len(down), len(across), 2), data, device)
+
+
+def _decode_rows(pair: ModelGuidePair, z: Tensor, data: Dataset, device: str) -> Tensor:
+    """Means of p(x | z) at points [rows, columns, Z]: [rows, columns, *event]."""
+    x = decode(pair, z.reshape(-1, *structure_event(pair, data)), like=data, device=device)
+    return x.reshape(*z.shape[:2], *x.shape[1:])
+
+
+def _neighbours(samples: Tensor | None, run: Run) -> Tensor | None:
+    """Which of the first training data is the nearest to each sample."""
+    train = run.part("train")
+    values = train.take(min(NUM_NEIGHBOURS, len(train))).binarize(0).tensor()
+    values = values if isinstance(values, Tensor) else values[train.main]
+    return None if samples is None or samples.shape[1:] != values.shape[1:] else nearest(samples, values)[0]
 
 
 @in_evaluation_mode

@@ -1,17 +1,21 @@
-"""The report in a real browser: headless Chromium opens it, and a pointer walks over the latent plane."""
+"""The report in a real browser: headless Chromium opens it at several widths, and a pointer walks over the plane."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ppvae.report import write_report
+from ppvae.report.html.compare import write_comparison
 from ppvae.runs import Recipe, train
+from ppvae.runs.evaluation.evaluation import Method, evaluate
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -21,98 +25,146 @@ pytestmark = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
 )
 
-# Runs at the end of a copy of the page: what a pointer, a key and a picture do is written where the test can read it.
-PROBE = """
+AUDIT = "<script>" + Path(__file__).with_name("audit.js").read_text(encoding="utf-8") + "</script>"
+# What a pointer, a key and a picture do, in a page that is audited.
+WALK = """
 <script>
 window.addEventListener("load", function () {
   const said = [], plane = document.getElementById("manifold-plane");
   const where = document.getElementById("manifold-where"), image = document.getElementById("manifold-image");
-  const pixels = function () { return Array.from(image.getContext("2d").getImageData(0, 0, 8, 8).data).join(","); };
+  const pixels = function () { return Array.from(image.getContext("2d").getImageData(0, 0, 8, 8).data); };
   const box = plane.getBoundingClientRect();
   const move = function (x, y) {
     plane.dispatchEvent(new PointerEvent("pointermove",
       {clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true}));
-    said.push(where.textContent + "|" + pixels().length + "|" + pixels().split(",").reduce((a, b) => a + Number(b), 0));
+    said.push(where.textContent + "|" + pixels().reduce((a, b) => a + b, 0));
   };
   move(0.25, 0.25); move(0.75, 0.75);
   plane.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true}));
   said.push(where.textContent);
-  const broken = Array.from(document.images).filter((i) => !i.complete || i.naturalWidth === 0).length;
-  const silent = Array.from(document.images).filter((i) => !i.alt).length;
-  document.body.setAttribute("data-probe", [said.join(";"), document.images.length, broken, silent,
-    document.documentElement.scrollWidth, window.innerWidth, performance.now()].join("#"));
+  // Onto the dot of the first datum, which is then named and shown.
+  const data = JSON.parse(document.getElementById("manifold-data").textContent), at = data.points[0], r = data.range;
+  move((at[0] - r[0][0]) / (r[0][1] - r[0][0]), (r[1][1] - at[1]) / (r[1][1] - r[1][0]));
+  const datum = document.getElementById("manifold-datum"), which = document.getElementById("manifold-which");
+  said.push(which.textContent + "|" + datum.hidden);
+  const button = document.querySelector("button.copy");
+  button.click();
+  setTimeout(function () {
+  said.push(button.textContent + "|" + window.getSelection().toString());
+  parent.postMessage(JSON.stringify({said: said}), "*");
+  }, 500);
 });
 </script>
 """
+FRAME = """<!doctype html><body style="margin:0"><script>
+const found = {{}};
+window.addEventListener("message", function (event) {{
+  Object.assign(found, JSON.parse(event.data));
+  document.body.setAttribute("data-found", JSON.stringify(found));
+}});
+</script><iframe src="{address}" style="border:0;width:{width}px;height:3000px"></iframe></body>"""
 
 
-class _Probe(HTMLParser):
+class _Found(HTMLParser):
     found = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found = dict(attrs).get("data-probe") or self.found
+        self.found = dict(attrs).get("data-found") or self.found
+
+
+def browse(page: Path, folder: Path, width: int, *options: str, extra: str = "") -> tuple[dict[str, Any], list[str]]:
+    """What the audit found in a window of a width, and what the browser said on its console.
+
+    The page stands in a frame: a window of Chromium itself is never narrower than 500 pixels.
+    """
+    assert BROWSER is not None
+    folder.mkdir(exist_ok=True)
+    copy = folder / "page.html"
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", AUDIT + extra + "</body>"), encoding="utf-8")
+    frame = folder / "frame.html"
+    frame.write_text(FRAME.format(address=copy.as_uri(), width=width), encoding="utf-8")
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    words += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0"]
+    words += [f"--user-data-dir={folder / 'profile'}", f"--window-size={max(width, 500)},2000"]
+    words += ["--virtual-time-budget=5000", *options, "--dump-dom", frame.as_uri()]
+    done = subprocess.run([BROWSER, *words], capture_output=True, text=True, timeout=120, check=True)
+    parser = _Found()
+    parser.feed(done.stdout)
+    assert parser.found, done.stderr[-2000:]
+    # The audit reads the canvas back, which Chromium has an advice about; the page itself does not.
+    lines = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "willReadFrequently" not in line]
+    found: dict[str, Any] = json.loads(parser.found)
+    return found, lines
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("browser")
-    recipe = Recipe.from_dict(
-        {
-            "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [16]},
-            "data": {"source": "digits", "num_train": 300},
-            "training": {"num_epochs": 3, "compile": "eager"},
-        }
-    )
-    run = train(recipe, folder / "run", progress=False)
-    report = Path(write_report(run))
-    copy = folder / "probed.html"
-    copy.write_text(report.read_text(encoding="utf-8").replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    return copy
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A page of a run with two latents, of one with four, and of both."""
+    folder, runs = tmp_path_factory.mktemp("browser"), []
+    for latent_dim in (2, 4):
+        recipe = Recipe.from_dict(
+            {
+                "model": {"name": "bernoulli-vae", "latent_dim": latent_dim, "hidden": [16]},
+                "data": {"source": "digits", "num_train": 300, "binarize": "static"},
+                "training": {"num_epochs": 3, "compile": "eager"},
+            }
+        )
+        run = train(recipe, folder / f"run{latent_dim}", progress=False)
+        methods = [Method.parse(f"importance-sampling:num_samples={count}") for count in (20, 200)]
+        evaluate(run, methods, num_data=50, progress=False, say=lambda line: None)
+        runs.append(run)
+    return {
+        "two": Path(write_report(runs[0])),
+        "four": Path(write_report(runs[1], chains_for=2)),
+        "both": Path(write_comparison(runs)),
+    }
 
 
-def browse(page: Path, profile: Path, width: int, *options: str) -> tuple[list[str], list[str]]:
-    """What the probe wrote, by field, and what the browser said on its console."""
-    assert BROWSER is not None
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    words += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0"]
-    words += [f"--user-data-dir={profile}", f"--window-size={width},2000", "--virtual-time-budget=5000", *options]
-    done = subprocess.run(
-        [BROWSER, *words, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    probe = _Probe()
-    probe.feed(done.stdout)
-    assert probe.found, done.stderr[-2000:]
-    # The probe reads the canvas back, which Chromium has an advice about; the page itself does not.
-    lines = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "willReadFrequently" not in line]
-    return probe.found.split("#"), lines
+@pytest.mark.parametrize("name", ["two", "four", "both"])
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (1010, True), (700, False), (390, True), (390, False)])
+def test_a_page_can_be_read(pages: dict[str, Path], name: str, width: int, dark: bool, tmp_path: Path) -> None:
+    found, console = browse(pages[name], tmp_path, width, *(["--force-dark-mode"] if dark else []))
+    assert console == []
+    assert found["dark"] is dark and found["inner"] == width
+    assert found["texts"] > 100
+    assert found["size"] >= 11, f"{found['small']!r} has {found['size']:.1f} px"
+    assert found["contrast"] >= 4.5, f"{found['faint']!r} has a contrast of {found['contrast']:.2f}"
+    assert found["width"] <= width
+    assert found["broken"] == 0
 
 
-def test_the_plane_answers_the_pointer_and_nothing_fails(page: Path, tmp_path: Path) -> None:
-    (said, images, broken, silent, *_), console = browse(page, tmp_path, 1200)
-    first, second, key = said.split(";")
-    assert first != second
-    z = [
-        tuple(map(float, re.findall(r"[-−]?\d+\.\d+", text.split("|")[0].replace("−", "-"))))
-        for text in (first, second)
-    ]
+def test_a_page_is_small_and_opens_at_once(pages: dict[str, Path], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.html"
+    empty.write_text("<!doctype html><title>x</title><body>x</body>", encoding="utf-8")
+    before, _ = browse(empty, tmp_path / "empty", 1400)
+    for name, page in pages.items():
+        assert page.stat().st_size < 5e6
+        found, _ = browse(page, tmp_path / name, 1400)
+        assert found["loaded"] < before["loaded"] + 1000
+
+
+def test_the_plane_answers_the_pointer(pages: dict[str, Path], tmp_path: Path) -> None:
+    found, console = browse(pages["two"], tmp_path, 1200, extra=WALK)
+    first, second, key, _, datum, copied = found["said"]
+    numbers = [re.findall(r"[-−]?\d+\.\d+", text.split("|")[0]) for text in (first, second)]
+    z = [[float(number.replace("−", "-")) for number in pair] for pair in numbers]
     assert z[0][0] < z[1][0]  # to the right
     assert z[0][1] > z[1][1]  # down
-    assert first.split("|")[2] != second.split("|")[2]  # another picture
+    assert first.split("|")[1] != second.split("|")[1]  # another picture
     assert key != second.split("|")[0]
-    assert int(images) > 3
-    assert (int(broken), int(silent)) == (0, 0)
+    assert re.fullmatch(r"datum \d+, label \d\|false", datum)
+    assert copied.startswith("cop") and ("ppvae" in copied or copied.startswith("copied"))
     assert console == []
 
 
-def test_a_phone_needs_no_sideways_scrolling(page: Path, tmp_path: Path) -> None:
-    (*_, width, inner, _), console = browse(page, tmp_path, 500, "--force-dark-mode")
-    assert int(width) <= int(inner)
-    assert console == []
-
-
-def test_a_failing_page_is_noticed(page: Path, tmp_path: Path) -> None:
-    """The console check can fail."""
+def test_a_failing_page_is_noticed(pages: dict[str, Path], tmp_path: Path) -> None:
+    """Each check can fail."""
+    text = pages["two"].read_text(encoding="utf-8")
+    ill = '<script>undefined_name;</script><p style="font-size:9px;color:#999">faint</p>'
+    ill += '<div style="width:2000px">wide</div>'
     broken = tmp_path / "broken.html"
-    broken.write_text(page.read_text(encoding="utf-8").replace("<body", "<script>undefined_name;</script><body", 1))
-    _, console = browse(broken, tmp_path / "profile", 1200)
+    broken.write_text(text.replace("<main>", "<main>" + ill, 1), encoding="utf-8")
+    found, console = browse(broken, tmp_path / "profile", 700)
     assert any("undefined_name" in line for line in console)
+    assert (found["small"], found["faint"]) == ("faint", "faint")
+    assert found["size"] == 9 and found["contrast"] < 4.5 and found["width"] > 700

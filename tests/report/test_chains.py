@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from ppvae.inference import compare_elbos
+from ppvae.inference.elbo import TraceELBO
 from ppvae.report import write_report
 from ppvae.report.figures.chains import BINS, rank_counts
 from ppvae.runs import Recipe, train
@@ -42,11 +45,14 @@ def test_the_page_shows_the_chains_and_the_comparison(tmp_path: Path) -> None:
     plain = Path(write_report(run)).read_text(encoding="utf-8")
     assert "HMC chains" not in plain
     assert "How noisy" not in plain
-    (run.folder.path / "comparison").mkdir()
-    (run.folder.path / "comparison" / "bounds.png").write_bytes(
-        (run.folder.figures / "learning_curve.png").read_bytes()
-    )
+    folder = run.folder.path / "comparison"
+    folder.mkdir()
+    (folder / "comparison.json").write_text('{"estimators": [{}]}')
+    assert "How noisy" not in Path(write_report(run)).read_text(encoding="utf-8")  # a damaged one is not shown
+    compared = compare_elbos(run.pair, run.data.take(20), {"trace": TraceELBO()}, num_repeats=4, progress=False)
+    (folder / "comparison.json").write_text(json.dumps(compared.to_dict()))
     html = Path(write_report(run, chains_for=3)).read_text(encoding="utf-8")
     assert "4 chains of 250 draws for each of 3 data: worst R-hat 1.0" in html
     assert (run.folder.figures / "chains.png").is_file()
     assert "How noisy are the estimators?" in html
+    assert all(f'id="{name}"' in html for name in ("compared_bounds", "compared_noise", "compared_cost"))

@@ -119,8 +119,9 @@ def test_every_kind_of_pair(make: Any, tmp_path: Path) -> None:
     assert not [note for note in found.notes if "check" in note or "aggregate" in note]
     assert found.checks is not None and found.latent_checks is not None and found.aggregate is not None
     pictures = check_pictures(found)
-    assert set(pictures) == {"predictive_checks", "aggregate_posterior"}
-    assert all(len(picture.alt) > 60 and picture.light != picture.dark for picture in pictures.values())
+    assert set(pictures) - {"reliability"} == {"predictive_checks", "aggregate_posterior"}
+    assert ("reliability" in pictures) == (found.data.batch_space == "binary")
+    assert all(len(picture.alt) > 60 for picture in pictures.values())
     text = check_table(found)
     assert text.count("<tr>") == 1 + len(found.checks) + len(found.latent_checks)
     dimensions = len(found.aggregate.distance)

@@ -59,7 +59,7 @@ def test_what_cannot_be_trusted_and_what_is_stale() -> None:
     # The one that can be trusted on most data, and not the highest: a mean over fewer data is another number.
     fewer = evaluation(elbo=("lower", -3.0, 0.1, 4), L_5=("lower", -1.5, 0.1, 2), AIS=("lower", -2.5, 0.1, 3))
     assert verdict(page(evaluation=fewer)) == (
-        "Log evidence of 3 of 4 held-out data: at least −2.50 ± 0.100 nats per datum, by AIS."
+        "Log evidence of 3 of 4 held-out data: at least −2.50 ± 0.115 nats per datum, by AIS."
     )
     (line,) = warnings(page(stale_evaluations=(found,)))
     assert "are of other parameters than those shown here" in line

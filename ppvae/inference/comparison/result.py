@@ -6,11 +6,15 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+from ...core.errors import DataError, try_one_of
+
+R = TypeVar("R", bound="EstimatorRow | BlockRow")
 
 # The quantities of the tidy data, with their units.
 _OF_ESTIMATORS = {
@@ -167,6 +171,23 @@ class Comparison:
             "blocks": [_plain(asdict(row)) for row in self.blocks],
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
+        """What :meth:`to_dict` gave, without the bounds of every repeat.
+
+        Raises:
+            DataError: it is no such thing.
+        """
+        try:
+            estimators = tuple(_row(EstimatorRow, row) for row in values["estimators"])
+            blocks = tuple(_row(BlockRow, row) for row in values["blocks"])
+            counts = (int(values[name]) for name in ("num_repeats", "num_data", "seed"))
+            return cls(estimators, blocks, {}, str(values["reference"]), *counts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"no comparison of estimators: {error!r}" + try_one_of("ppvae compare-elbos again")
+            ) from None
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`tidy` as CSV, in place; an empty field where there is no number."""
         self.tidy().to_csv(path, index=False)
@@ -205,6 +226,16 @@ class Comparison:
 
     def __repr__(self) -> str:
         return self.table()
+
+
+def _row(kind: type[R], values: Mapping[str, Any]) -> R:
+    """A row of plain values; None is a number that was not finite."""
+    types: dict[str, Callable[[Any], Any]] = {
+        "str": str,
+        "int": int,
+        "float": lambda value: math.nan if value is None else float(value),
+    }
+    return kind(**{field.name: types[str(field.type)](values[field.name]) for field in fields(kind)})
 
 
 def _tidy(rows: Sequence[Any], units: Mapping[str, str], prefix: str = "") -> Any:

@@ -18,7 +18,7 @@ def chains(draws: PosteriorDraws, theme: Theme) -> Figure:
     Chains that mixed cannot be told apart: traces overlap, and the ranks of each are uniform (Vehtari et al. 2021,
     arXiv 1903.08008).
     """
-    figure, (trace, rank) = canvas(theme, 9.2, 3.4, 2)
+    figure, (trace, rank) = canvas(theme, 2.9, 2)
     u = draws.unconstrained[..., 0].detach().cpu()  # [chain, draw, datum]
     for chain in range(u.shape[0]):
         trace.plot(u[chain, :, 0].numpy(), color=LABELS[chain % len(LABELS)], linewidth=0.8, alpha=0.85)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,15 +14,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .theme import LABELS, Theme, canvas
+from .theme import FONT_SIZE, LABELS, NARROW_WIDTH, WIDTH, Theme, canvas
 from ..findings import ACTIVE
 
 Row = Mapping[str, float]
 
 
+class Gap(NamedTuple):
+    """One estimate minus another, datum by datum, nats.
+
+    Attributes:
+        name: of the estimate.
+        side: its own.
+        values: [N]; NaN where either cannot be trusted.
+        errors: standard errors of the difference, [N]; NaN where they are not known.
+    """
+
+    name: str
+    side: str
+    values: Tensor
+    errors: Tensor
+
+
 def learning_curve(history: Sequence[Row], best_epoch: int | None, theme: Theme) -> Figure:
     """The bound on training and held-out data, epoch by epoch."""
-    figure, (axes,) = canvas(theme, 5.8, 3.5)
+    figure, (axes,) = canvas(theme, 3.5)
     epochs = [row["epoch"] for row in history]
     bounds, ends = [], []
     for key, name, colour in (
@@ -60,7 +76,7 @@ def learning_curve(history: Sequence[Row], best_epoch: int | None, theme: Theme)
 
 def bound_parts(history: Sequence[Row], theme: Theme) -> Figure:
     """The two parts of the bound: reconstruction and KL."""
-    figure, axes = canvas(theme, 5.8, 3.3, 2)
+    figure, axes = canvas(theme, 3.3, 2)
     epochs = [row["epoch"] for row in history]
     for ax, part, title in zip(axes, ("reconstruction", "kl"), ("reconstruction", "KL"), strict=True):
         lines = []
@@ -73,7 +89,7 @@ def bound_parts(history: Sequence[Row], theme: Theme) -> Figure:
                 lines += values
         if part == "reconstruction":
             _without_the_start(ax, lines)
-        ax.set_title(title, color=theme.ink, fontweight="normal", fontsize=10.5)
+        ax.set_title(title, color=theme.ink, fontweight="normal")
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axes[0].set_ylabel("nats per datum")
@@ -86,10 +102,17 @@ def scatter(
 ) -> Figure:
     """Posterior means in the plane, coloured by label."""
     points, plane, how = in_plane(latents)
-    figure, (axes,) = canvas(theme, 5.8, 5.6)
+    figure, (axes,) = canvas(theme, 5.6)
     if background is not None:
         others, other_labels = background
-        axes.scatter(*_xy(plane(others)), s=7, c=_colours(other_labels, len(others), theme), alpha=0.35, linewidths=0)
+        axes.scatter(
+            *_xy(plane(others)),
+            s=7,
+            c=_colours(other_labels, len(others), theme),
+            alpha=0.35,
+            linewidths=0,
+            rasterized=True,
+        )
     axes.scatter(
         *_xy(points),
         s=34,
@@ -149,7 +172,7 @@ def in_plane(latents: Tensor) -> tuple[Tensor, Any, str]:
 def kl_per_dimension(kl: Tensor, active: Tensor | None, theme: Theme) -> Figure:
     """KL of every latent dimension, largest first; inactive ones recede."""
     order = torch.argsort(kl, descending=True)
-    figure, (axes,) = canvas(theme, 5.8, max(1.7, min(7.5, 0.95 + 0.3 * min(len(kl), 40))))
+    figure, (axes,) = canvas(theme, max(1.7, min(7.5, 0.95 + 0.3 * min(len(kl), 40))))
     order = order[:40]
     values = kl[order].numpy()
     live = [active is None or float(active[i]) > ACTIVE for i in order.tolist()]
@@ -175,7 +198,7 @@ def kl_per_dimension(kl: Tensor, active: Tensor | None, theme: Theme) -> Figure:
 def estimates(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
     """Every estimate of the log evidence with two standard errors, and an arrow to the side where the truth is."""
     rows = [row for row in rows if row["mean"] is not None]
-    figure, (axes,) = canvas(theme, 5.8, 1.2 + 0.55 * len(rows))
+    figure, (axes,) = canvas(theme, 1.2 + 0.55 * len(rows))
     means = np.array([row["mean"] for row in rows])
     errors = np.array([2 * (row["monte_carlo_error"] or 0.0) for row in rows])
     width = max(float((means + errors).max() - (means - errors).min()), 1e-3)
@@ -183,7 +206,7 @@ def estimates(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
         colour = {"lower": theme.first, "upper": theme.second}.get(row["side"], theme.ink)
         axes.errorbar(
             [row["mean"]], [place], xerr=[errors[place]], color=colour, fmt="D" if row["side"] == "exact" else "o",
-            markersize=6.5, capsize=4, elinewidth=2,
+            markersize=6.5, capsize=4, elinewidth=2, mfc=colour if row["vouched"] else theme.paper,
         )  # fmt: skip
         sign = {"lower": 1, "upper": -1}.get(row["side"], 0)
         if sign:
@@ -209,33 +232,39 @@ def estimates(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
     return figure
 
 
-def sandwich(gaps: Mapping[str, tuple[str, Tensor]], reference: str, theme: Theme) -> Figure:
-    """Every estimate minus a reference, for each datum."""
-    figure, (axes,) = canvas(theme, 5.8, 4.2)
-    order = next(iter(gaps.values()))[1].nan_to_num(0.0).argsort()
-    everything = torch.cat([gap[torch.isfinite(gap)] for _, gap in gaps.values()])
-    low, high = (float(torch.quantile(everything, level)) for level in (0.03, 0.995))
-    margin = 0.08 * max(high - low, 1e-3)
-    low, high = min(low, 0.0) - margin, max(high, 0.0) + margin
-    axes.axhline(0, color=theme.ink, lw=1.2)
+def sandwich(gaps: Sequence[Gap], reference: str, theme: Theme) -> Figure:
+    """Every estimate minus a reference, for each datum: a panel for each estimate, two standard errors of both as
+    bars."""
+    columns = 1 if theme.narrow or len(gaps) == 1 else 2
+    rows = -(-len(gaps) // columns)
+    figure = Figure(figsize=(NARROW_WIDTH if theme.narrow else WIDTH, 0.5 + 1.45 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
+    order = gaps[0].values.nan_to_num(math.inf).argsort()
     places = np.arange(len(order))
-    shapes = {"lower": "^", "upper": "v", "exact": "D", "consistent": "o"}
-    for number, (name, (side, gap)) in enumerate(gaps.items()):
-        colour = LABELS[number % len(LABELS)]
-        values = gap[order].numpy()
+    for axes, gap in zip(grid, gaps, strict=False):
+        colour = {"lower": theme.first, "upper": theme.second}.get(gap.side, theme.ink)
+        values, errors = gap.values[order].numpy(), 2 * gap.errors[order].nan_to_num(0.0).numpy()
+        finite = gap.values[torch.isfinite(gap.values)]
+        low, high = (float(torch.quantile(finite, level)) for level in (0.03, 0.97))
+        margin = 0.4 * max(high - low, 1e-3)
+        low, high = min(low, 0.0) - margin, max(high, 0.0) + margin
         inside = (values >= low) & (values <= high)
-        axes.scatter(places[inside], values[inside], s=22, color=colour, marker=shapes[side], linewidths=0, alpha=0.85)
-        outside = np.isfinite(values) & ~inside
-        edge = np.clip(values[outside], low + 0.02 * (high - low), high - 0.02 * (high - low))
-        axes.scatter(
-            places[outside], edge, s=15, facecolors="none", edgecolors=colour, marker=shapes[side], linewidths=0.8
+        axes.axhline(0, color=theme.muted, linewidth=1.0)
+        axes.vlines(
+            places[inside], (values - errors)[inside], (values + errors)[inside], color=colour, lw=0.8, alpha=0.45
         )
-        axes.scatter([], [], s=30, color=colour, marker=shapes[side], linewidths=0, label=name)
-    axes.set_ylim(low, high)
-    axes.set_xlabel("data, in the order of the first estimate's gap")
-    axes.set_ylabel(f"minus {reference}, nats")
-    axes.grid(axis="x", visible=False)
-    figure.legend(loc="outside upper left", ncols=3, labelcolor="linecolor", handletextpad=0.2, columnspacing=1.2)
+        axes.scatter(places[inside], values[inside], s=9, color=colour, linewidths=0)
+        outside = np.isfinite(values) & ~inside
+        edge = np.clip(values[outside], low + 0.04 * (high - low), high - 0.04 * (high - low))
+        axes.scatter(places[outside], edge, s=15, facecolors="none", edgecolors=colour, linewidths=0.8)
+        axes.set_ylim(low, high)
+        axes.set_xticks([])
+        axes.grid(axis="x", visible=False)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+        axes.set_title(gap.name, pad=4)
+    for axes in grid[len(gaps) :]:
+        axes.set_visible(False)
+    figure.supylabel(f"minus {reference}, nats", fontsize=FONT_SIZE, color=theme.muted)
     return figure
 
 
@@ -244,12 +273,12 @@ def per_datum(values: Tensor, labels: Tensor | None, name: str, theme: Theme) ->
     values = values.double()
     kinds = [] if labels is None or labels.dim() != 1 else labels.unique().tolist()
     if not 1 < len(kinds) <= 30:
-        figure, (axes,) = canvas(theme, 5.8, 2.8)
+        figure, (axes,) = canvas(theme, 2.8)
         axes.hist(values.numpy(), bins=min(40, max(8, len(values) // 10)), color=theme.first, alpha=0.85)
         axes.set_ylabel("data")
     else:
         assert labels is not None
-        figure, (axes,) = canvas(theme, 5.8, 1.0 + 0.33 * len(kinds))
+        figure, (axes,) = canvas(theme, 1.0 + 0.33 * len(kinds))
         for place, kind in enumerate(kinds):
             subset = values[labels == kind]
             height = place + (torch.rand(len(subset), generator=torch.Generator().manual_seed(place)) - 0.5) * 0.5
@@ -266,9 +295,9 @@ def per_datum(values: Tensor, labels: Tensor | None, name: str, theme: Theme) ->
 
 def values_scatter(x: Tensor, reconstructed: Tensor, theme: Theme) -> Figure:
     """Reconstructed against original values, for data that are no pictures."""
-    figure, (axes,) = canvas(theme, 5.2, 4.8)
+    figure, (axes,) = canvas(theme, 4.8)
     a, b = x.flatten()[:20_000].numpy(), reconstructed.flatten()[:20_000].numpy()
-    axes.scatter(a, b, s=6, color=theme.first, alpha=0.3, linewidths=0)
+    axes.scatter(a, b, s=6, color=theme.first, alpha=0.3, linewidths=0, rasterized=True)
     ends = [float(min(a.min(), b.min())), float(max(a.max(), b.max()))]
     axes.plot(ends, ends, color=theme.second, lw=1.2)
     axes.set_xlabel("datum")

@@ -11,9 +11,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
-from .pictures import Picture
-from .theme import DARK, LIGHT, Theme, draw
+from .picture import Picture, chart
+from .theme import NARROW_WIDTH, WIDTH, Theme, canvas
 from ..findings import ReportData
 from ...inference import AggregatePosterior, PosteriorChecks, PredictiveCheck
 
@@ -22,7 +23,7 @@ BINS = 24
 TAIL = 0.01
 """A p-value beyond this, on either side, is called a misfit."""
 
-CHECK_NAMES = ("predictive_checks", "aggregate_posterior")
+CHECK_NAMES = ("predictive_checks", "aggregate_posterior", "reliability")
 
 
 def is_misfit(check: PredictiveCheck) -> bool:
@@ -32,7 +33,7 @@ def is_misfit(check: PredictiveCheck) -> bool:
 
 def check_pictures(report: ReportData) -> dict[str, Picture]:
     """The pictures of these checks, by name."""
-    pictures = (_predictive(report), _aggregate(report))
+    pictures = (_predictive(report), _aggregate(report), _reliability(report))
     return {picture.name: picture for picture in pictures if picture is not None}
 
 
@@ -49,7 +50,7 @@ def predictive(checks: PosteriorChecks, theme: Theme) -> Figure:
             axes.set_xlim(low - margin, high + margin)
         _set_title(axes, check.name, f"p = {check.p_value:.3f} ± {check.p_value_error:.3f}", theme)
 
-    return _multiples(_drawable(checks), panel)
+    return _multiples(_drawable(checks), panel, theme)
 
 
 def aggregate(posterior: AggregatePosterior, theme: Theme) -> Figure:
@@ -66,14 +67,15 @@ def aggregate(posterior: AggregatePosterior, theme: Theme) -> Figure:
         subtitle = f"distance {float(posterior.distance[i]):.3f} ± {float(posterior.distance_error[i]):.3f}"
         _set_title(axes, name, subtitle, theme)
 
-    return _multiples(furthest(posterior), panel)
+    return _multiples(furthest(posterior), panel, theme)
 
 
-def _multiples(items: Sequence[Any], panel: Callable[[Axes, Any], None]) -> Figure:
-    """Two panels a row, for a page on a phone; one legend."""
-    rows = max(1, math.ceil(len(items) / 2))
-    figure = Figure(figsize=(5.8, 0.55 + 1.75 * rows), layout="constrained")
-    grid = list(figure.subplots(rows, 2, squeeze=False).flat)
+def _multiples(items: Sequence[Any], panel: Callable[[Axes, Any], None], theme: Theme) -> Figure:
+    """Two panels a row, one on a phone; one legend."""
+    columns, width = (1, NARROW_WIDTH) if theme.narrow else (2, WIDTH)
+    rows = max(1, math.ceil(len(items) / columns))
+    figure = Figure(figsize=(width, 0.6 + 1.85 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, item in zip(grid, items, strict=False):
         panel(axes, item)
         axes.set_yticks([])
@@ -82,13 +84,15 @@ def _multiples(items: Sequence[Any], panel: Callable[[Axes, Any], None]) -> Figu
     for axes in grid[len(items) :]:
         axes.set_visible(False)
     handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=2, handlelength=1.2, columnspacing=1.4)
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=1 if theme.narrow else 2, handlelength=1.2, columnspacing=1.4
+    )
     return figure
 
 
 def _set_title(axes: Axes, name: str, subtitle: str, theme: Theme) -> None:
-    axes.set_title(f"{name}\n", fontsize=10, pad=4)
-    axes.text(0, 1.03, subtitle, transform=axes.transAxes, fontsize=9, color=theme.muted, va="bottom")
+    axes.set_title(f"{name}\n", pad=4)
+    axes.text(0, 1.03, subtitle, transform=axes.transAxes, color=theme.muted, va="bottom")
 
 
 def _predictive(report: ReportData) -> Picture | None:
@@ -97,7 +101,7 @@ def _predictive(report: ReportData) -> Picture | None:
     if checks is None or not panels:
         return None
     p_values = "; ".join(f"{check.name}: p {check.p_value:.2f}" for check in panels)
-    return _picture(
+    return chart(
         "predictive_checks",
         "The data among data sets of the model",
         f"Histograms of {len(panels)} quantities over {checks.num_replicates} generated data sets, with "
@@ -116,7 +120,7 @@ def _aggregate(report: ReportData) -> Picture | None:
     dimensions, count = furthest(posterior), len(posterior.distance)
     distances = "; ".join(f"z{i + 1} {float(posterior.distance[i]):.2f}" for i in dimensions)
     which = f" The {len(dimensions)} of {count} dimensions that differ most." if count > len(dimensions) else ""
-    return _picture(
+    return chart(
         "aggregate_posterior",
         "The latents of all data against the prior",
         f"Histograms of the latents of data with the prior as an outline. Kolmogorov-Smirnov distances: {distances}.",
@@ -127,9 +131,36 @@ def _aggregate(report: ReportData) -> Picture | None:
     )
 
 
-def _picture(name: str, title: str, alt: str, caption: str, chart: Callable[..., Figure], what: Any) -> Picture:
-    light, dark = (draw(chart, what, theme=theme) for theme in (LIGHT, DARK))
-    return Picture(name, title, alt, caption, light, dark)
+def reliability(rows: Tensor, theme: Theme) -> Figure:
+    """Frequency against predicted probability with two standard errors, beside the diagonal."""
+    figure, (axes,) = canvas(theme, 3.8)
+    p, frequency, error, share = (column.numpy() for column in rows.T)
+    axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1.0)
+    axes.errorbar(p, frequency, yerr=2 * error, fmt="none", color=theme.first, elinewidth=1.6, capsize=3)
+    axes.scatter(p, frequency, s=20 + 400 * share, color=theme.first, alpha=0.8, linewidths=0, zorder=3)
+    axes.set_xlabel("predicted probability of a one")
+    axes.set_ylabel("frequency of ones")
+    axes.set_aspect("equal")
+    return figure
+
+
+def _reliability(report: ReportData) -> Picture | None:
+    rows = report.reliability
+    if rows is None or len(rows) < 2:
+        return None
+    worst = int((rows[:, 1] - rows[:, 0]).abs().argmax())
+    p, frequency = float(rows[worst, 0]), float(rows[worst, 1])
+    return chart(
+        "reliability",
+        "Are its probabilities right?",
+        f"Scatter plot of frequency against probability in {len(rows)} bins; furthest from the diagonal where {p:.2f} "
+        f"is predicted and {frequency:.2f} are ones.",
+        f"Every value of {report.kind} data: p(x = 1 | z) with z drawn from q(z | x), in bins, against how often it is "
+        "one. On the diagonal probabilities are frequencies; large points are bins of many values, bars two standard "
+        "errors over data.",
+        reliability,
+        rows,
+    )
 
 
 def _drawable(checks: PosteriorChecks) -> list[PredictiveCheck]:

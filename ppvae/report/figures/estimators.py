@@ -25,7 +25,7 @@ def bounds(comparison: Comparison, theme: Theme) -> Figure:
     """The ladder: every estimator's bound with two standard errors, and the reference where there is one."""
     last = comparison.checkpoints[-1]
     rows = [row for row in comparison.estimators if row.checkpoint == last]
-    figure, (axes,) = canvas(theme, 7.2, 0.9 + 0.36 * len(rows))
+    figure, (axes,) = canvas(theme, 0.9 + 0.36 * len(rows))
     places = range(len(rows) - 1, -1, -1)
     values = [row.bound for row in rows]
     errors = [2 * row.bound_error for row in rows]
@@ -52,7 +52,7 @@ def gradient_noise(comparison: Comparison, theme: Theme) -> Figure:
     last = comparison.checkpoints[-1]
     names = list(dict.fromkeys(row.block for row in comparison.blocks))
     estimators = list(dict.fromkeys(row.estimator for row in comparison.estimators))
-    figure, all_axes = canvas(theme, 1.9 + 2.8 * len(names), 0.9 + 0.36 * len(estimators), len(names))
+    figure, all_axes = canvas(theme, 0.9 + 0.36 * len(estimators), len(names))
     places = list(range(len(estimators) - 1, -1, -1))
     for axes, block in zip(all_axes, names, strict=True):
         rows = [comparison.block(name, block, last) for name in estimators]
@@ -72,7 +72,7 @@ def gradient_noise(comparison: Comparison, theme: Theme) -> Figure:
         axes.set_xscale("log")
         _plain_numbers(axes.xaxis)
         axes.set_ylim(-0.6, len(estimators) - 0.4)
-        axes.set_title(f"parameters: {block}", color=theme.ink, fontweight="normal", fontsize=10.5)
+        axes.set_title(f"parameters: {block}", color=theme.ink, fontweight="normal")
         axes.set_xlabel("signal-to-noise ratio")
         axes.set_yticks(places, [short(name) for name in estimators] if axes is all_axes[0] else [""] * len(places))
     return figure
@@ -82,7 +82,7 @@ def cost(comparison: Comparison, theme: Theme, *, block: str | None = None) -> F
     """Time of a step against the variance of the gradient of one block: towards the lower left is better."""
     block = block or comparison.blocks[0].block
     last = comparison.checkpoints[-1]
-    figure, (axes,) = canvas(theme, 6.4, 4.2)
+    figure, (axes,) = canvas(theme, 4.2)
     for index, row in enumerate(r for r in comparison.estimators if r.checkpoint == last):
         of_block = comparison.block(row.estimator, block, last)
         if of_block.variance <= 0:
@@ -104,7 +104,7 @@ def along_run(comparison: Comparison, theme: Theme, *, block: str | None = None)
     labels = comparison.checkpoints
     numeric = all(_is_number(label) for label in labels)
     places = [float(label) for label in labels] if numeric else list(range(len(labels)))
-    figure, (left, right) = canvas(theme, 9.6, 3.6, 2)
+    figure, (left, right) = canvas(theme, 3.6, 2)
     for index, name in enumerate(dict.fromkeys(row.estimator for row in comparison.estimators)):
         colour = LABELS[index % len(LABELS)]
         rows = [comparison.row(name, label) for label in labels]
@@ -127,7 +127,7 @@ def forward_and_reverse(
     log_density: LogDensity, fits: Sequence[NormalFit], interval: tuple[float, float], theme: Theme
 ) -> Figure:
     """One normal fitted to a density by each divergence: one seeks a mode, the other covers the mass."""
-    figure, (axes,) = canvas(theme, 7.2, 3.4)
+    figure, (axes,) = canvas(theme, 3.4)
     grid = torch.linspace(*interval, 1000, dtype=torch.float64)
     with torch.no_grad():
         density = log_density(grid).exp()

@@ -1,9 +1,9 @@
-"""The figures of a report: each drawn for both themes, with its title, its caption and its text alternative."""
+"""The figures of a report, each with its title, its caption and its text alternative."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,52 +11,18 @@ from torch import Tensor
 
 from . import charts
 from .chains import chains as charts_of_chains
-from .images import as_images, grid
-from .theme import DARK, LIGHT, Theme, draw
+from .images import as_images
+from .picture import Picture, chart, tiles
 from .weights import weight_noise
 from ..common_data import columns_of, on_common_data
 from ..findings import ACTIVE, GRID, ReportData, kind_of
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One figure.
-
-    Attributes:
-        name: of its file, without ``.png``.
-        title: its heading.
-        alt: its text alternative.
-        caption: how to read it.
-        light: PNG for a light page.
-        dark: PNG for a dark one.
-        pixels: whether it consists of enlarged pixels.
-    """
-
-    name: str
-    title: str
-    alt: str
-    caption: str
-    light: bytes
-    dark: bytes
-    pixels: bool = False
+from ...runs.evaluation.evaluation import Evaluation
 
 
 def pictures_of(report: ReportData) -> dict[str, Picture]:
     """All figures that this run has, by name."""
     pictures = [make(report) for make in _ALL]
     return {picture.name: picture for picture in pictures if picture is not None}
-
-
-def _chart(name: str, title: str, alt: str, caption: str, chart: Callable[..., Any], *args: Any) -> Picture:
-    light, dark = (draw(chart, *args, theme=theme) for theme in (LIGHT, DARK))
-    return Picture(name, title, alt, caption, light, dark)
-
-
-def _tiles(name: str, title: str, alt: str, caption: str, images: Tensor, columns: int, **options: Any) -> Picture:
-    def one(theme: Theme) -> bytes:
-        return grid(images, columns, theme, **options)
-
-    return Picture(name, title, alt, caption, one(LIGHT), one(DARK), pixels=True)
 
 
 def _learning_curve(report: ReportData) -> Picture | None:
@@ -68,7 +34,7 @@ def _learning_curve(report: ReportData) -> Picture | None:
     if "elbo_validation" in last:
         alt += f", validation at {last['elbo_validation']:.2f}"
         alt += f", its best {history[best - 1]['elbo_validation']:.2f} at epoch {best}" if best else ""
-    return _chart(
+    return chart(
         "learning_curve",
         "Learning curve",
         alt + " nats per datum.",
@@ -85,7 +51,7 @@ def _bound_parts(report: ReportData) -> Picture | None:
     if not history or "kl_train" not in history[-1]:
         return None
     last = history[-1]
-    return _chart(
+    return chart(
         "bound_parts",
         "The two parts of the bound",
         f"Two line charts: reconstruction ends at {last['reconstruction_train']:.2f}, KL at {last['kl_train']:.2f} "
@@ -101,7 +67,7 @@ def _reconstructions(report: ReportData) -> Picture | None:
         return None
     before, after = as_images(report.x, report.data), as_images(report.reconstructed, report.data)
     if before is None or after is None:
-        return _chart(
+        return chart(
             "reconstructions",
             "Reconstructions",
             "Scatter plot of reconstructed against original values, beside the diagonal.",
@@ -116,7 +82,7 @@ def _reconstructions(report: ReportData) -> Picture | None:
         torch.cat((before[rows], after[rows]))
     ]
     columns = 10 if len(rows) >= 10 else len(rows)
-    return _tiles(
+    return tiles(
         "reconstructions",
         "Reconstructions",
         f"Grid of {len(rows)} {report.kind} data, each above its reconstruction.",
@@ -132,7 +98,7 @@ def _samples(report: ReportData) -> Picture | None:
     images = None if report.samples is None else as_images(report.samples, report.data)
     if images is None:
         return None
-    return _tiles(
+    return tiles(
         "samples",
         "Samples from the prior",
         f"Grid of {len(images)} data drawn from the model.",
@@ -149,7 +115,7 @@ def _manifold(report: ReportData) -> Picture | None:
     images = as_images(report.manifold.flatten(0, 1), report.data)
     if images is None:
         return None
-    return _tiles(
+    return tiles(
         "manifold",
         "The learnt manifold",
         f"Grid of {GRID} by {GRID} decoded images that change smoothly from corner to corner.",
@@ -171,7 +137,7 @@ def _latents(report: ReportData) -> Picture | None:
     small = "" if background is None else " (large points) and training data (small)"
     plane = charts.in_plane(report.latents)[2]
     by_label = "" if report.labels is None else ", coloured by label"
-    return _chart(
+    return chart(
         "latents",
         "Where the data lie",
         f"Scatter plot of the posterior means of {len(report.latents)} {report.kind} data{by_label}.",
@@ -190,7 +156,7 @@ def _kl(report: ReportData) -> Picture | None:
     active = report.active
     count = len(report.kl) if active is None else int((active > ACTIVE).sum())
     remark = ", the 40 largest" if len(report.kl) > 40 else ""
-    return _chart(
+    return chart(
         "kl_per_dimension",
         "What each latent dimension carries",
         f"Bar chart of the KL of {len(report.kl)} latent dimensions, from {float(report.kl.max()):.2f} down to "
@@ -205,17 +171,19 @@ def _kl(report: ReportData) -> Picture | None:
 
 def _estimates(report: ReportData) -> Picture | None:
     rows, count = on_common_data(report.evaluation)
+    rows = [row for row in rows if row["mean"] is not None]
     if report.evaluation is None or not rows:
         return None
     means = "; ".join(f"{row['label']} {row['mean']:.2f}" for row in rows)
     whole = int(report.evaluation.data["num_data"])
-    over = "" if count == whole else f" Means are over the {count} of {whole} data on which all can be trusted."
-    return _chart(
+    over = "" if count == whole else f" All are over the same {count} of {whole} data."
+    hollow = "" if all(row["vouched"] for row in rows) else " Hollow: cannot be trusted on all of these data."
+    return chart(
         "estimates",
         "Estimates of log p(x)",
         f"Interval chart, nats per datum: {means}.",
         "Each estimate with two standard errors of its noise. An arrow points to where the truth is expected: above a "
-        f"lower bound, below an upper one.{over}",
+        f"lower bound, below an upper one.{over}{hollow}",
         charts.estimates,
         rows,
     )
@@ -231,28 +199,41 @@ def _sandwich(report: ReportData) -> Picture | None:
     # Against the exact values where they are known, else an estimate on neither side, else the last lower bound.
     ranks = {"exact": 0, "consistent": 1, "lower": 2, "upper": 3}
     reference = min(reversed(rows), key=lambda row: ranks[row["side"]])
-    gaps = {
-        charts.label_of(row["label"]): (row["side"], columns[row["key"]] - columns[reference["key"]])
+    gaps = [
+        charts.Gap(charts.label_of(row["label"]), row["side"], *_gap(report.evaluation, columns, row, reference))
         for row in rows
         if row["key"] != reference["key"]
-    }
-    gaps = {key: (side, gap) for key, (side, gap) in gaps.items() if bool(torch.isfinite(gap).any())}
-    if not gaps:
+    ]
+    gaps = [gap for gap in gaps if bool(torch.isfinite(gap.values).any())]
+    if not gaps or report.evaluation is None:
         return None
     name = charts.label_of(reference["label"])
-    kind = "" if report.evaluation is None else kind_of(report.evaluation.data["part"])
-    medians = "; ".join(f"{key} {float(gap[torch.isfinite(gap)].median()):+.2f}" for key, (_, gap) in gaps.items())
-    return _chart(
+    kind = kind_of(report.evaluation.data["part"])
+    medians = "; ".join(f"{gap.name} {float(gap.values[torch.isfinite(gap.values)].median()):+.2f}" for gap in gaps)
+    return chart(
         "sandwich",
         "Datum by datum",
-        f"Dot chart of every estimate minus {name} for each datum; medians, nats: {medians}.",
-        f"Every estimate minus {name}, for each {kind} datum, in the order of the ELBO's gap. Lower bounds belong "
-        "below zero and upper bounds above, up to noise; hollow marks lie outside the picture, and data on which an "
-        "estimate cannot be trusted are left out.",
+        f"Dot charts of every estimate minus {name} for each datum; medians, nats: {medians}.",
+        f"Every estimate minus {name}, for each {kind} datum, with two standard errors of the difference; data in the "
+        f"order of {gaps[0].name}. Lower bounds belong below zero and upper bounds above, up to noise; hollow marks "
+        "lie outside the picture, and data on which an estimate cannot be trusted are left out.",
         charts.sandwich,
         gaps,
         name,
     )
+
+
+def _gap(
+    evaluation: Evaluation | None, columns: Mapping[str, Tensor], row: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """An estimate minus another, datum by datum, and the standard error of the difference: each [N]."""
+    values = columns[row["key"]] - columns[other["key"]]
+    unknown = torch.full_like(values, torch.nan)
+    parts = [
+        unknown if evaluation is None else evaluation.columns.get(f"{one['key']}/standard_error", unknown).double()
+        for one in (row, other)
+    ]
+    return values, torch.hypot(*parts)
 
 
 def _per_datum(report: ReportData) -> Picture | None:
@@ -261,14 +242,17 @@ def _per_datum(report: ReportData) -> Picture | None:
         return None
     label, values = best
     name = charts.label_of(label)
-    labels = None if report.labels is None else report.labels[: len(values)]
+    known = torch.isfinite(values)
+    labels = None if report.labels is None else report.labels[: len(values)][known]
     by_label = "" if labels is None else ", by label; the line is the mean"
-    return _chart(
+    without = "" if bool(known.all()) else f" Without {int((~known).sum())} on which it cannot be trusted."
+    values = values[known]
+    return chart(
         "per_datum",
         "Which data the model finds likely",
         f"{name} of {len(values)} {report.kind} data, from {float(values.min()):.1f} to "
         f"{float(values.max()):.1f} nats.",
-        f"{name} of every {report.kind} datum{by_label}.",
+        f"{name} of every {report.kind} datum{by_label}.{without}",
         charts.per_datum,
         values,
         labels,
@@ -278,13 +262,13 @@ def _per_datum(report: ReportData) -> Picture | None:
 
 def _extremes(report: ReportData) -> Picture | None:
     best, images = _best_estimate(report), as_images(report.x, report.data)
-    if best is None or images is None or len(best[1]) < 40:
+    if best is None or images is None or int(torch.isfinite(best[1]).sum()) < 40:
         return None
     label, values = best
     name = charts.label_of(label)
-    order = values.argsort()
+    order = values.nan_to_num(nan=math.inf).argsort()[: int(torch.isfinite(values).sum())]
     selection = torch.cat((images[order[-20:].flip(0)], images[order[:20]]))
-    return _tiles(
+    return tiles(
         "extremes",
         "The likeliest and the least likely",
         f"Two rows of the twenty likeliest {report.kind} data, then two rows of the twenty least likely.",
@@ -297,17 +281,13 @@ def _extremes(report: ReportData) -> Picture | None:
 
 
 def _best_estimate(report: ReportData) -> tuple[str, Tensor] | None:
-    """The exact log evidence of every datum where it is known, else the largest of the lower bounds that all have."""
+    """The exact log evidence of every datum where it is known, else the largest of the lower bounds that are vouched
+    for; NaN where it cannot be trusted."""
     if report.evaluation is None or report.evaluation.data["part"] != report.part:
         return None
-    columns = columns_of(report.evaluation)
-    rows = [
-        row
-        for row in report.evaluation.rows
-        if row["side"] in ("exact", "lower")
-        and bool(torch.isfinite(columns.get(row["key"], torch.tensor(torch.nan))).all())
-    ]
-    best = max(rows, key=lambda row: (row["side"] == "exact", row["mean_of_all"]), default=None)
+    columns, (rows, _) = columns_of(report.evaluation), on_common_data(report.evaluation)
+    rows = [row for row in rows if row["vouched"] and row["side"] in ("exact", "lower") and row["key"] in columns]
+    best = max(rows, key=lambda row: (row["side"] == "exact", row["mean"]), default=None)
     return None if best is None else (str(best["label"]), columns[best["key"]][: len(report.x)].float())
 
 
@@ -329,7 +309,7 @@ def _chains(report: ReportData) -> Picture | None:
     least = min(float(value.min()) for value in draws.ess().values())
     num_chains, num_draws, num_data = draws.unconstrained.shape[:3]
     diverging = int(draws.stats["diverging"].sum())
-    return _chart(
+    return chart(
         "chains",
         "HMC chains for the posterior",
         f"Trace of {num_chains} chains and histograms of their ranks; worst R-hat {worst:.3f}.",
@@ -346,7 +326,7 @@ def _weight_noise(report: ReportData) -> Picture | None:
         return None
     values = torch.cat([value.flatten() for value in report.signal_to_noise.values()])
     below = float((values < 1).double().mean())
-    return _chart(
+    return chart(
         "weight_noise",
         "Signal-to-noise of the weights",
         f"Histograms of the signal-to-noise ratio of {len(values)} weights; {below:.0%} lie below one.",
@@ -367,7 +347,7 @@ def _uncertainty(report: ReportData) -> Picture | None:
     if mean is None or noise is None:
         return None
     blocks = [torch.cat((mean[i : i + 10], noise[i : i + 10])) for i in range(0, len(mean) - len(mean) % 10, 10)]
-    return _tiles(
+    return tiles(
         "uncertainty",
         "What the weights do not know",
         "Rows of predicted data, each above the part of its standard deviation that comes from the weights.",

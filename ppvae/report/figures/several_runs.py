@@ -13,24 +13,23 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from .charts import label_of
-from .theme import LABELS, Theme
-from .vector import NARROW, Drawing, drawing, elide
+from .picture import Picture, chart
+from .theme import LABELS, NARROW_WIDTH, WIDTH, Theme
 from ..common_data import FEWEST, SIGMAS, OverSeeds, RunComparison, SharedPart
 from ..several_runs import Curve, SeveralRuns
 from ...runs import Run
 
 _MARKERS = "os^vDPX*"
-HALF = 420
-"""Pixels across of a drawing that has another beside it."""
+_FOREST_WIDTH = 10.5  # inches of 72 points, as those of the theme: across the whole page
 _DASHES: Any = (0, (3, 2))
 
 
-def forest_of(row: RunComparison, part: SharedPart, names: Sequence[str], place: str) -> Drawing:
+def forest_of(row: RunComparison, part: SharedPart, names: Sequence[str], place: str) -> Picture:
     """One estimate of the runs that have it: their means, and their paired differences to the best."""
     told = [(name, mean) for name, mean in zip(names, row.means, strict=True) if mean is not None]
     means = "; ".join(f"{name} {signed(mean.value, 3)}" for name, mean in told)
     best = "" if row.best is None else f" The highest is {names[row.best]}."
-    return drawing(
+    return chart(
         f"forest-{place}",
         label_of(row.label),
         f"Interval chart of {row.label}, nats per datum: {means}.{best}",
@@ -58,11 +57,12 @@ def side_of(side: str) -> str:
     }.get(side, side)
 
 
-def _forest(row: RunComparison, names: Sequence[str], theme: Theme, pixels: int) -> Figure:
+def _forest(row: RunComparison, names: Sequence[str], theme: Theme) -> Figure:
     shown = [number for number, mean in enumerate(row.means) if mean is not None]
-    narrow = pixels <= NARROW
-    height = 44 * len(shown) + 66 if narrow else 34 * len(shown) + 70
-    figure = Figure(figsize=(pixels / 96, height * (2 if narrow else 1) / 96), layout="constrained")
+    narrow = theme.narrow
+    width, height = (NARROW_WIDTH, 44 * len(shown) + 66) if narrow else (_FOREST_WIDTH, 34 * len(shown) + 70)
+    figure = Figure(figsize=(width, height * (2 if narrow else 1) / 72), layout="constrained")
+    above = width if narrow else 0.0
     means, gaps = figure.subplots(2 if narrow else 1, 1 if narrow else 2, squeeze=False).flatten()
     for place, number in enumerate(shown):
         mean, gap = row.means[number], row.differences[number]
@@ -74,24 +74,32 @@ def _forest(row: RunComparison, names: Sequence[str], theme: Theme, pixels: int)
         if gap is not None:
             _interval(gaps, place, gap.value, gap.error, theme, thin=True)
         _point(gaps, place, 0.0 if gap is None else gap.value, apart, theme, "D" if gap is None else "o")
-        _told(means, place, names[number], signed(mean.value, 3), theme, pixels if narrow else 0, names_at_left=True)
+        _told(
+            means,
+            place,
+            names[number],
+            signed(mean.value, 3),
+            theme,
+            NARROW_WIDTH if narrow else 0.0,
+            names_at_left=True,
+        )
         text = "the highest" if gap is None else f"{signed(gap.value, 3)} ± {gap.error:.3f}"
-        _told(gaps, place, names[number], text, theme, pixels if narrow else 0, names_at_left=False)
+        _told(gaps, place, names[number], text, theme, above, names_at_left=False)
     # In pieces where numbers stand above the rows, so that it does not strike them out.
     places, up = np.arange(len(shown)), 0.22 if narrow else 0.5
-    gaps.vlines([0] * len(shown), places - up, places + 0.5 - 0.2 * narrow, color=theme.muted, lw=1, zorder=1)
+    gaps.vlines([0] * len(shown), places - up, places + 0.5 - 0.2 * narrow, color=theme.muted, lw=1.3, zorder=1)
     assert row.best is not None
-    means.set_title("mean, nats per datum", color=theme.ink)
-    gaps.set_title(f"minus {elide(names[row.best], 20)}, datum by datum", color=theme.ink)
+    means.set_title("mean, nats per datum", color=theme.ink, fontweight="normal")
+    gaps.set_title(f"minus {elide(names[row.best], 20)}, datum by datum", color=theme.ink, fontweight="normal")
     _finish((means, gaps), len(shown), narrow)
     return figure
 
 
-def seeds_of(row: RunComparison, part: SharedPart, runs: SeveralRuns, place: str) -> Drawing:
+def seeds_of(row: RunComparison, part: SharedPart, runs: SeveralRuns, place: str) -> Picture:
     """One estimate over seeds: the runs of each group, their mean and its interval."""
     groups = [(group.name, mean) for group, mean in zip(runs.groups, row.over_seeds, strict=True) if mean is not None]
     told = "; ".join(f"{name} {over_seeds(mean)}" for name, mean in groups)
-    return drawing(
+    return chart(
         f"seeds-{place}",
         label_of(row.label),
         f"Interval chart of {row.label} over seeds, nats per datum: {told}.",
@@ -99,7 +107,6 @@ def seeds_of(row: RunComparison, part: SharedPart, runs: SeveralRuns, place: str
         _seeds,
         row,
         runs,
-        wide=HALF,
     )
 
 
@@ -109,20 +116,21 @@ def over_seeds(mean: OverSeeds) -> str:
     return f"{signed(mean.value, 3)}{error}, n = {mean.num_seeds}"
 
 
-def _seeds(row: RunComparison, runs: SeveralRuns, theme: Theme, pixels: int) -> Figure:
+def _seeds(row: RunComparison, runs: SeveralRuns, theme: Theme) -> Figure:
     shown = [(group, mean) for group, mean in zip(runs.groups, row.over_seeds, strict=True) if mean is not None]
-    figure = Figure(figsize=(pixels / 96, (46 * len(shown) + 70) / 96), layout="constrained")
+    width = NARROW_WIDTH if theme.narrow else WIDTH
+    figure = Figure(figsize=(width, (46 * len(shown) + 70) / 72), layout="constrained")
     axes = figure.subplots()
     for place, (group, mean) in enumerate(shown):
         values = [one.value for number in group.members if (one := row.means[number]) is not None]
         if mean.num_seeds > 1:
             _interval(axes, place, mean.value, mean.half_width / SIGMAS, theme, thin=True)
-            axes.plot([mean.value], [place], "D", color=theme.ink, markersize=6.5, zorder=4)
+            axes.plot([mean.value], [place], "D", color=theme.ink, markersize=8.5, zorder=4)
         axes.plot(
-            values, [place] * len(values), "o", color=theme.first, markersize=4.5, zorder=5, markeredgecolor=theme.paper
+            values, [place] * len(values), "o", color=theme.first, markersize=6, zorder=5, markeredgecolor=theme.paper
         )
-        _told(axes, place, group.name, over_seeds(mean), theme, pixels, names_at_left=False)
-    axes.set_title("mean, nats per datum", color=theme.ink)
+        _told(axes, place, group.name, over_seeds(mean), theme, width, names_at_left=False)
+    axes.set_title("mean, nats per datum", color=theme.ink, fontweight="normal")
     _finish((axes,), len(shown), True)
     return figure
 
@@ -134,7 +142,7 @@ def _interval(axes: Axes, place: int, middle: float, error: float, theme: Theme,
         [middle - reach, middle + reach],
         [place, place],
         color=theme.first,
-        lw=1.3 if thin else 4.5,
+        lw=1.7 if thin else 6,
         solid_capstyle="butt",
         zorder=2,
         alpha=1 if thin else 0.55,
@@ -148,24 +156,24 @@ def _point(axes: Axes, place: int, value: float, filled: bool, theme: Theme, mar
         marker,
         color=theme.first,
         markerfacecolor=theme.first if filled else theme.paper,
-        markersize=6.5,
-        markeredgewidth=1.4,
+        markersize=8.5,
+        markeredgewidth=1.8,
         zorder=5,
     )
 
 
-def _told(axes: Axes, place: int, name: str, text: str, theme: Theme, pixels: int, *, names_at_left: bool) -> None:
+def _told(axes: Axes, place: int, name: str, text: str, theme: Theme, width: float, *, names_at_left: bool) -> None:
     """The name of a row and its number: above the row of a figure so wide, or on both sides of it where that is 0."""
     style: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     style["annotation_clip"] = False
-    if pixels:
-        room = int(pixels / 7.2) - len(text) - 2
+    if width:
+        room = int(width * 72 / 7.1) - len(text) - 2
         axes.annotate(elide(name, room), (0, place - 0.28), xytext=(0, 0), va="bottom", color=theme.ink, **style)
         axes.annotate(text, (1, place - 0.28), xytext=(0, 0), va="bottom", ha="right", color=theme.muted, **style)
         return
     if names_at_left:
-        axes.annotate(elide(name, 24), (0, place), xytext=(-8, 0), ha="right", va="center", color=theme.ink, **style)
-    axes.annotate(text, (1, place), xytext=(6, 0), va="center", color=theme.muted, **style)
+        axes.annotate(elide(name, 24), (0, place), xytext=(-10, 0), ha="right", va="center", color=theme.ink, **style)
+    axes.annotate(text, (1, place), xytext=(8, 0), va="center", color=theme.muted, **style)
 
 
 def _finish(all_axes: Sequence[Axes], count: int, above: bool) -> None:
@@ -177,7 +185,7 @@ def _finish(all_axes: Sequence[Axes], count: int, above: bool) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
 
 
-def curves_of(runs: SeveralRuns) -> Iterator[Drawing]:
+def curves_of(runs: SeveralRuns) -> Iterator[Picture]:
     """The learning curves by data seen and by seconds: two charts for each data set, of one range of bounds."""
     charts: dict[tuple[str, ...], dict[int, Curve]] = {}
     for number, curve in enumerate(runs.curves):
@@ -187,7 +195,7 @@ def curves_of(runs: SeveralRuns) -> Iterator[Drawing]:
         names = [runs.names[number] for number in curves]
         of = f": {elide(', '.join(names), 60)}" if len(charts) > 1 else ""
         for clock, title, unit in (("samples", "By data seen", "data seen"), ("seconds", "By time", "seconds")):
-            yield drawing(
+            yield chart(
                 f"curves-{clock}-{next(iter(curves))}",
                 title + of,
                 f"Line chart of the bound: {_ends(curves, runs.names)}.",
@@ -197,7 +205,6 @@ def curves_of(runs: SeveralRuns) -> Iterator[Drawing]:
                 runs,
                 clock,
                 unit,
-                wide=HALF,
             )
 
 
@@ -223,22 +230,22 @@ def _which(curves: Mapping[int, Curve]) -> str:
     return "The bound on validation data (solid) and on training data (dashed)."
 
 
-def _curves(curves: Mapping[int, Curve], runs: SeveralRuns, clock: str, unit: str, theme: Theme, pixels: int) -> Figure:
+def _curves(curves: Mapping[int, Curve], runs: SeveralRuns, clock: str, unit: str, theme: Theme) -> Figure:
     place_of = {number: i for i, group in enumerate(runs.groups) for number in (*group.members, *group.copies)}
     groups = list(dict.fromkeys(place_of[number] for number in curves))
-    columns = 1 if pixels <= NARROW else 2
+    width, columns = (NARROW_WIDTH, 1) if theme.narrow else (WIDTH, 2)
     entries = len(groups) + 2
-    figure = Figure(figsize=(pixels / 96, (250 + 19 * math.ceil(entries / columns)) / 96), layout="constrained")
+    figure = Figure(figsize=(width, (250 + 19 * math.ceil(entries / columns)) / 72), layout="constrained")
     axes = figure.subplots()
     for number, curve in curves.items():
         times: Any = np.array(getattr(curve, clock))
         place = place_of[number]
         style: dict[str, Any] = {"color": LABELS[place % len(LABELS)], "marker": _MARKERS[place % len(_MARKERS)]}
         every = max(1, len(times) // 6)
-        alone = 4 if curve.validation is None else 0
-        axes.plot(times, curve.train, ls=_DASHES, lw=1.1, markersize=alone, markevery=every, **style)
+        alone = 5.5 if curve.validation is None else 0
+        axes.plot(times, curve.train, ls=_DASHES, lw=1.5, markersize=alone, markevery=every, **style)
         if curve.validation is not None:
-            axes.plot(times, curve.validation, lw=1.7, markersize=4, markevery=(every // 2, every), **style)
+            axes.plot(times, curve.validation, lw=2.2, markersize=5.5, markevery=(every // 2, every), **style)
     axes.set_ylim(*bounds_shown(list(curves.values())))
     axes.set_xlim(left=0)
     axes.set_xlabel(unit)
@@ -247,10 +254,11 @@ def _curves(curves: Mapping[int, Curve], runs: SeveralRuns, clock: str, unit: st
     if clock == "samples":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     handles = [
-        Line2D([], [], color=LABELS[i % len(LABELS)], marker=_MARKERS[i % len(_MARKERS)], markersize=4) for i in groups
+        Line2D([], [], color=LABELS[i % len(LABELS)], marker=_MARKERS[i % len(_MARKERS)], markersize=5.5)
+        for i in groups
     ]
     names = [elide(runs.groups[i].title, 34 if columns == 1 else 24) for i in groups]
-    handles += [Line2D([], [], color=theme.muted, lw=1.7), Line2D([], [], color=theme.muted, lw=1.1, ls=_DASHES)]
+    handles += [Line2D([], [], color=theme.muted, lw=2.2), Line2D([], [], color=theme.muted, lw=1.5, ls=_DASHES)]
     figure.legend(handles, [*names, "validation", "training"], loc="outside lower left", ncols=columns)
     return figure
 
@@ -269,3 +277,9 @@ def bounds_shown(curves: Sequence[Curve]) -> tuple[float, float]:
 def signed(value: float, digits: int) -> str:
     """A number with a true minus sign."""
     return f"{value:.{digits}f}".replace("-", "−")
+
+
+def elide(text: str, length: int) -> str:
+    """A text of so many characters at most, without its middle."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: (length - 1) // 2]}…{text[len(text) - length // 2 :]}"

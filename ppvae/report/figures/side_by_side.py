@@ -10,38 +10,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .images import as_images, grid
-from .several_runs import HALF
-from .theme import DARK, LIGHT, Theme
-from .vector import Drawing, drawing
+from .images import as_images
+from .picture import Picture, chart, tiles
+from .theme import Theme, canvas
 from ..findings import kind_of
 from ..several_runs import NUM_RECONSTRUCTED, Examples, SeveralRuns, same_data
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Images of one run in a row, or the data themselves.
-
-    Attributes:
-        name: of the run.
-        alt: text alternative.
-        light: PNG for a light page.
-        dark: PNG for a dark one.
-    """
-
-    name: str
-    alt: str
-    light: bytes
-    dark: bytes
-
-
-@dataclass(frozen=True)
 class StripCard:
-    """Strips of several runs below each other."""
+    """Images of several runs, or the data themselves, in strips below each other: each a figure without a caption."""
 
     title: str
     caption: str
-    rows: list[Strip]
+    rows: list[Picture]
 
 
 def strips_of(runs: SeveralRuns) -> Iterator[StripCard]:
@@ -70,12 +52,11 @@ def strips_of(runs: SeveralRuns) -> Iterator[StripCard]:
             )
 
 
-def _strip(name: str, what: str, x: Tensor | None, examples: Examples) -> Strip | None:
+def _strip(name: str, what: str, x: Tensor | None, examples: Examples) -> Picture | None:
     images = None if x is None else as_images(x[: 2 * NUM_RECONSTRUCTED], examples.data)
     if images is None:
         return None
-    light, dark = (grid(images, min(len(images), NUM_RECONSTRUCTED), theme, size=36) for theme in (LIGHT, DARK))
-    return Strip(name, f"{len(images)} {what}.", light, dark)
+    return tiles(name, name, f"{len(images)} {what}.", "", images, min(len(images), NUM_RECONSTRUCTED), size=36)
 
 
 def _by_data(examples: Sequence[Examples]) -> list[list[int]]:
@@ -90,7 +71,7 @@ def _by_data(examples: Sequence[Examples]) -> list[list[int]]:
     return groups
 
 
-def scatters_of(runs: SeveralRuns) -> Iterator[Drawing]:
+def scatters_of(runs: SeveralRuns) -> Iterator[Picture]:
     """Reconstructed against original values of every run whose data are no pictures."""
     for numbers in _by_data(runs.examples):
         chosen: dict[int, tuple[Any, Any]] = {}
@@ -102,7 +83,7 @@ def scatters_of(runs: SeveralRuns) -> Iterator[Drawing]:
         reach = (float(values.min()), float(values.max()))
         for number, (before, after) in chosen.items():
             part = kind_of(runs.runs[number].held_out)
-            yield drawing(
+            yield chart(
                 f"scatter-{number}",
                 f"Reconstructions by {runs.names[number]}",
                 "Scatter plot of reconstructed against original values, beside the diagonal.",
@@ -112,7 +93,6 @@ def scatters_of(runs: SeveralRuns) -> Iterator[Drawing]:
                 before,
                 after,
                 reach,
-                wide=HALF,
             )
 
 
@@ -122,11 +102,10 @@ def _few(x: Tensor) -> Any:
     return values[np.linspace(0, len(values) - 1, min(300, len(values))).astype(int)]
 
 
-def _scatter(before: Any, after: Any, reach: tuple[float, float], theme: Theme, pixels: int) -> Figure:
-    figure = Figure(figsize=(pixels / 96, 0.85 * pixels / 96), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(before, after, "o", color=theme.first, markersize=3, alpha=0.5, markeredgewidth=0)
-    axes.plot(reach, reach, color=theme.second, lw=1.2)
+def _scatter(before: Any, after: Any, reach: tuple[float, float], theme: Theme) -> Figure:
+    figure, (axes,) = canvas(theme, 4.6)
+    axes.plot(before, after, "o", color=theme.first, markersize=4, alpha=0.5, markeredgewidth=0)
+    axes.plot(reach, reach, color=theme.second, lw=1.6)
     axes.set_xlabel("datum")
     axes.set_ylabel("reconstruction")
     return figure

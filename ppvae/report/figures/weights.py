@@ -14,7 +14,7 @@ from .theme import LABELS, Theme, canvas
 
 def weight_noise(signal_to_noise: Mapping[str, Tensor], theme: Theme) -> Figure:
     """Distribution of |mean| / sd over the weights of every site, on a logarithmic axis."""
-    figure, (axes,) = canvas(theme, 7.2, 3.4)
+    figure, (axes,) = canvas(theme, 3.4)
     logs = {name: torch.log10(value.flatten().clamp(min=1e-4)).numpy() for name, value in signal_to_noise.items()}
     everything = np.concatenate(list(logs.values()))
     edges = np.linspace(everything.min(), max(everything.max(), everything.min() + 0.1), 41)
@@ -31,5 +31,5 @@ def weight_noise(signal_to_noise: Mapping[str, Tensor], theme: Theme) -> Figure:
     axes.set_xscale("log")
     axes.set_xlabel("signal-to-noise |mean| / sd")
     axes.set_ylabel("share of the weights")
-    axes.legend(fontsize=8, labelcolor="linecolor")
+    axes.legend(labelcolor=theme.ink)
     return figure

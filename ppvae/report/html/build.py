@@ -12,21 +12,25 @@ from typing import Any
 
 import torch
 
-from .page import fill, number
-from .tables import aggregate_table, check_table, evaluation_table
-from .verdict import verdict, warnings
+from .page import fill
+from .tables import aggregate_table, check_table, evaluation_table, time_table
+from .verdict import over, verdict, warnings
 from ..common_data import on_common_data, tightest
 from ..figures.checks import CHECK_NAMES, check_pictures
 from ..figures.comparison import COMPARISON_NAMES, comparison_pictures
+from ..figures.decoded import decoded_pictures
 from ..figures.images import as_images
-from ..figures.pictures import Picture, pictures_of
+from ..figures.picture import Picture
+from ..figures.pictures import pictures_of
 from ..figures.theme import LABELS
-from ..findings import FINE, ReportData, find, kind_of
+from ..findings import FINE, ReportData, find
 from ... import __version__
 from ...runs import Run
 from ...runs.storage.atomic import make_folder, write_bytes, write_text
 from ...runs.storage.folder import REPORT_LOCK, hold_lock
 from ...runs.training.segments import describe
+
+_LARGEST_DATA = 600_000  # bytes of the data's own pictures in the page
 
 
 def write_report(
@@ -51,7 +55,12 @@ def write_report(
         if out is None:
             run.folder.sweep_report()
         report = find(run, seed=seed, device=device, chains_for=chains_for)
-        pictures = {**pictures_of(report), **check_pictures(report), **comparison_pictures(report)}
+        pictures = {
+            **pictures_of(report),
+            **decoded_pictures(report),
+            **check_pictures(report),
+            **comparison_pictures(report),
+        }
         if out is None:
             _write_figures(run.folder.figures, pictures)
         path = run.folder.report if out is None else out
@@ -63,7 +72,7 @@ def _write_figures(folder: Path, pictures: Mapping[str, Picture]) -> None:
     make_folder(folder)
     for picture in pictures.values():
         if picture.name not in COMPARISON_NAMES:  # their files are in the folder of the comparison
-            write_bytes(folder / f"{picture.name}.png", picture.light)
+            write_bytes(folder / f"{picture.name}.png", picture.png())
 
 
 def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None = None) -> str:
@@ -87,6 +96,7 @@ def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None
         kind=report.kind,
         checks=check_table(report),
         aggregate=aggregate_table(report),
+        times=time_table(report),
         segments=[describe(segment) for segment in run.info.get("segments", [])],
         commands=_commands(report, out),
         notes=report.notes,
@@ -101,16 +111,11 @@ def _headline(report: ReportData) -> list[dict[str, Any]]:
     """The headline numbers: each with its name, its error where it has one, and a note."""
     tiles: list[dict[str, Any]] = []
     rows, count = on_common_data(report.evaluation)
-    part = ""
-    if report.evaluation is not None:
-        data = report.evaluation.data
-        part = f"{data['num_data']} {kind_of(data['part'])} data"
-        if count < data["num_data"]:
-            part = f"{count} of {part} that every method can be trusted on"
+    part = "" if report.evaluation is None else f"{over(report.evaluation, count)} data"
     best_bound = tightest(rows)
     # Beside the bound, the tightest lower one and the one that is on no side, if there are such.
     headline_rows = [row for row in rows if row["method"] == "elbo" or row is best_bound]
-    headline_rows += [row for row in rows if row["side"] in ("exact", "consistent")][-1:]
+    headline_rows += [row for row in rows if row["side"] in ("exact", "consistent") and row["vouched"]][-1:]
     for row in headline_rows:
         side = f"{row['side']} bound" if row["side"] in ("lower", "upper") else row["side"]
         note = f"{'tightest ' if row is best_bound else ''}{side}, {part}"
@@ -135,7 +140,7 @@ def _commands(report: ReportData, out: Path | None) -> list[tuple[str, str]]:
     page += [] if out is None else ["--out", str(out)]
     rows = [
         (
-            f"{row['label']} = {number(row['mean_of_all'], 3)}, {one.data['num_data']} {one.data['part']} data",
+            f"{row['label']} of {one.data['num_data']} {one.data['part']} data",
             row,
         )
         for one in (report.evaluation, *report.more_evaluations)
@@ -166,21 +171,23 @@ def _walk(report: ReportData) -> dict[str, Any] | None:
     """The interactive manifold, where there are two latent dimensions and pictures."""
     if report.fine is None or report.latents is None or report.fine_range is None:
         return None
+    shown = report.latents[:1000]
     images = as_images(report.fine.flatten(0, 1), report.data)
-    if images is None:
+    data = as_images(report.x[: len(shown)], report.data)
+    if images is None or data is None:
         return None
     ink = images.dim() == 3
-    if not ink and bool((images[..., :1] == images).all()):
-        images = images[..., 0]
+    if not ink and bool((images[..., :1] == images).all()) and bool((data[..., :1] == data).all()):
+        images, data = images[..., 0], data[..., 0]
     if images.numel() > 3_000_000:
         return None
-    labels = report.labels
-    place = {} if labels is None else {value: i for i, value in enumerate(labels.unique().tolist())}
+    labels = report.labels if report.labels is not None and report.labels.dim() == 1 else None
+    kinds = [] if labels is None else labels.unique().tolist()
+    place = {value: i for i, value in enumerate(kinds)}
     points = [
         [round(float(a), 3), round(float(b), 3), 0 if labels is None else place[labels[i].item()]]
-        for i, (a, b) in enumerate(report.latents[:1000].tolist())
+        for i, (a, b) in enumerate(shown.tolist())
     ]
-    content: bytes = (images * 255).round().to(torch.uint8).contiguous().numpy().tobytes()
     return {
         "size": FINE,
         "height": images.shape[1],
@@ -188,7 +195,14 @@ def _walk(report: ReportData) -> dict[str, Any] | None:
         "channels": 1 if images.dim() == 3 else 3,
         "ink": ink,
         "range": report.fine_range,
-        "images": base64.b64encode(content).decode("ascii"),
+        "images": _bytes(images),
+        "data": _bytes(data[: max(1, _LARGEST_DATA // data[0].numel())]),
         "points": points,
+        "labels": [f"{kind:g}" for kind in kinds] if 1 < len(kinds) <= 30 else [],
         "colours": LABELS,
     }
+
+
+def _bytes(images: torch.Tensor) -> str:
+    content: bytes = (images * 255).round().to(torch.uint8).contiguous().numpy().tobytes()
+    return base64.b64encode(content).decode("ascii")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -11,8 +10,8 @@ from markupsafe import Markup
 
 
 def fill(template: str, **values: Any) -> Markup:
-    """A template of the folder beside this file, with its values."""
-    return Markup(_TEMPLATES.get_template(template).render(values))
+    """A template of the folder beside this file, with its values; ``sections`` collects the page's headings."""
+    return Markup(_TEMPLATES.get_template(template).render(values, sections=[]))
 
 
 def number(value: float | None, digits: int) -> str:
@@ -35,10 +34,6 @@ def _settings(values: Mapping[str, Any], without: Container[str]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in values.items() if key not in without)
 
 
-def _uri(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
-
-
 _TEMPLATES = Environment(
     loader=PackageLoader(__package__),
     autoescape=True,
@@ -52,5 +47,4 @@ _TEMPLATES.filters |= {
     "settings": _settings,
     "subscript": _subscript,
     "thousands": _thousands,
-    "uri": _uri,
 }

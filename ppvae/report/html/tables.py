@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .page import fill, number
+from ..common_data import on_common_data
 from ..figures.checks import TAIL, furthest, is_misfit
 from ..findings import ReportData
 from ...inference import PredictiveCheck
@@ -18,10 +19,12 @@ def evaluation_table(evaluation: Evaluation | None) -> str:
     """The estimates, their messages, and the checks of the methods; empty where there is no evaluation."""
     if evaluation is None:
         return ""
-    rows = evaluation.rows
+    rows, count = on_common_data(evaluation)
     return fill(
         "evaluation.html",
         data=evaluation.data,
+        count=count,
+        own=evaluation.rows,
         parameters=evaluation.values["parameters"],
         held=any(row.get("info", {}).get("global_sites") == "mean" for row in rows),
         estimates=rows,
@@ -91,6 +94,27 @@ def aggregate_table(report: ReportData) -> str:
         for i in furthest(posterior)
     ]
     return fill("aggregate.html", rows=rows)
+
+
+def time_table(report: ReportData) -> str:
+    """Where the time went: seconds, work and work per second of training and of every estimate."""
+    run, info = report.run, report.run.info
+    phases: list[tuple[str, float, str, str]] = []
+    seen = sum(1 for _ in run.history) * len(run.data)
+    if info.get("seconds") and seen:
+        work = f"{len(run.history)} epochs, {seen:,} data".replace(",", " ")
+        phases.append(("training", float(info["seconds"]), work, _rate(seen / info["seconds"])))
+    for one in (report.evaluation, *report.more_evaluations):
+        for row in one.rows if one is not None else ():
+            seconds, count = float(row["seconds"]), int(row["num_data"])
+            phases.append((str(row["label"]), seconds, f"{count} data", _rate(count / max(seconds, 1e-9))))
+    longest = max((seconds for _, seconds, _, _ in phases), default=1.0)
+    rows = [(name, seconds, 100 * seconds / longest, work, rate) for name, seconds, work, rate in phases]
+    return fill("times.html", rows=rows) if rows else ""
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}".replace(",", " ") if value >= 10 else f"{value:.2g}"
 
 
 def _row(check: PredictiveCheck, suffix: str) -> tuple[str, str, str, str, bool, str]:

@@ -10,27 +10,34 @@ from .page import number
 from ..common_data import on_common_data
 from ..figures.checks import is_misfit
 from ..findings import ACTIVE, ReportData, kind_of
+from ...runs.evaluation.evaluation import Evaluation
 
 _DROP = 0.1  # nats per datum: a validation bound that fell by less has not fallen
 _SIGMAS = 3.0
 
 
 def verdict(report: ReportData) -> str:
-    """One sentence: the estimate that can be trusted on most data, with its side and its error.
+    """One sentence: the best estimate over the data on which the methods can be trusted, with its side and its error.
 
     Of several the exact one, then the highest lower bound. The ELBO, which is trusted everywhere, only where nothing
     else is.
     """
-    rows = [] if report.evaluation is None else [row for row in report.evaluation.rows if row["mean"] is not None]
+    rows, count = on_common_data(report.evaluation)
+    rows = [row for row in rows if row["vouched"]]
     rows = [row for row in rows if row["method"] != "elbo"] or rows
     if report.evaluation is None or not rows:
         return "Its log evidence is not known: no estimate of these parameters can be trusted."
-    best = max(rows, key=lambda row: (row["num_trusted"], row["side"] == "exact", row["side"] == "lower", row["mean"]))
+    best = max(rows, key=lambda row: (row["side"] == "exact", row["side"] == "lower", row["mean"]))
     error = f" ± {best['monte_carlo_error']:.3f}" if best["monte_carlo_error"] else ""
     side = {"lower": "at least ", "upper": "at most "}.get(best["side"], "")
-    some = "" if best["num_trusted"] == best["num_data"] else f"{best['num_trusted']} of "
-    data = f"{some}{best['num_data']} {kind_of(report.evaluation.data['part'])} data"
+    data = f"{over(report.evaluation, count)} data"
     return f"Log evidence of {data}: {side}{number(best['mean'], 2)}{error} nats per datum, by {best['label']}."
+
+
+def over(evaluation: Evaluation, count: int) -> str:
+    """So many data of the evaluation, in words: "85 of 100 held-out"."""
+    whole = int(evaluation.data["num_data"])
+    return f"{'' if count == whole else f'{count} of '}{whole} {kind_of(evaluation.data['part'])}"
 
 
 def warnings(report: ReportData) -> list[str]:
@@ -52,7 +59,7 @@ def _of_evaluations(report: ReportData) -> Iterator[str]:
     ]
     if counts:
         yield f"Not every estimate can be trusted: {', '.join(counts)} data."
-    rows, _ = on_common_data(report.evaluation)
+    rows = [row for row in on_common_data(report.evaluation)[0] if row["vouched"]]
     for low, high in ((low, high) for low in rows for high in rows):
         if _is_below(low["side"]) and _is_above(high["side"]) and low["side"] != high["side"]:
             gap = high["mean"] - low["mean"]

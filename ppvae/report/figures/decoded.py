@@ -1,0 +1,79 @@
+"""The figures of decoded points: traversals, interpolations, samples beside their nearest training data."""
+
+from __future__ import annotations
+
+import torch
+
+from .images import as_images
+from .picture import Picture, tiles
+from ..findings import NUM_NEIGHBOURS, ReportData
+
+_SHOWN = 24  # samples beside their neighbours
+
+
+def decoded_pictures(report: ReportData) -> dict[str, Picture]:
+    """The pictures that this run has, by name."""
+    pictures = (_traversals(report), _interpolations(report), _neighbours(report))
+    return {picture.name: picture for picture in pictures if picture is not None}
+
+
+def _traversals(report: ReportData) -> Picture | None:
+    images = None if report.traversals is None else as_images(report.traversals.flatten(0, 1), report.data)
+    if images is None or report.traversals is None:
+        return None
+    rows, columns = report.traversals.shape[:2]
+    names = ", ".join(f"z{i + 1}" for i in report.traversed)
+    return tiles(
+        "traversals",
+        "One dimension at a time",
+        f"Grid of decoded images: {rows} rows, in each of which one latent dimension changes.",
+        f"In each row one dimension runs from the 1 % to the 99 % quantile of the prior, the others stay where an "
+        f"average datum has them. From above: {names}, the most active first.",
+        images,
+        columns,
+        size=32,
+    )
+
+
+def _interpolations(report: ReportData) -> Picture | None:
+    if report.interpolations is None or report.interpolated is None:
+        return None
+    between = as_images(report.interpolations.flatten(0, 1), report.data)
+    ends = as_images(report.x[report.interpolated.flatten()], report.data)
+    if between is None or ends is None:
+        return None
+    rows, columns = report.interpolations.shape[:2]
+    between, ends = between.unflatten(0, (rows, columns)), ends.unflatten(0, (rows, 2))
+    return tiles(
+        "interpolations",
+        "From one datum to another",
+        f"Grid of {rows} rows: a datum, {columns} decoded images that change into another datum, and that datum.",
+        f"First and last in each row are {report.kind} data; between them, the mean of p(x | z) on the straight line "
+        "between the means of their q(z | x).",
+        torch.cat((ends[:, :1], between, ends[:, 1:]), 1).flatten(0, 1),
+        columns + 2,
+        size=32,
+    )
+
+
+def _neighbours(report: ReportData) -> Picture | None:
+    if report.neighbours is None or report.samples is None:
+        return None
+    train = report.run.part("train").batch(report.neighbours[:_SHOWN])
+    values = train if isinstance(train, torch.Tensor) else train[report.data.main]
+    samples, found = as_images(report.samples[:_SHOWN], report.data), as_images(values, report.data)
+    if samples is None or found is None or len(samples) < _SHOWN:
+        return None
+    half = _SHOWN // 2
+    return tiles(
+        "neighbours",
+        "Samples and their nearest training data",
+        f"Rows of samples, below each the nearest of the training data; {_SHOWN} in all.",
+        "Below each sample, the training datum nearest to it in Euclidean distance"
+        + (f", of the first {NUM_NEIGHBOURS}" if len(report.run.part("train")) > NUM_NEIGHBOURS else "")
+        + ". A model that has learnt its data by heart makes copies.",
+        torch.cat([torch.cat((samples[part], found[part])) for part in (slice(0, half), slice(half, None))]),
+        half,
+        rows_in_pairs=True,
+        size=36,
+    )

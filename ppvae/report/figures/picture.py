@@ -1,0 +1,69 @@
+"""One figure of a page: drawn as vectors, for a wide place and for a phone, or as pixels, for both themes."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .images import grid
+from .theme import DARK, LIGHT, NARROW, draw, draw_inline
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure.
+
+    Attributes:
+        name: of its file, without ``.png``.
+        title: its heading.
+        alt: its text alternative.
+        caption: how to read it.
+        drawing: as HTML, without words.
+        png: draws it as a PNG file.
+    """
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    drawing: Markup
+    png: Callable[[], bytes]
+
+
+def chart(name: str, title: str, alt: str, caption: str, drawn: Callable[..., Figure], *args: Any) -> Picture:
+    """A figure with axes.
+
+    Args:
+        name: unique in a page.
+        title: its heading.
+        alt: its text alternative.
+        caption: how to read it.
+        drawn: (*args, theme) to a figure.
+        args: its arguments.
+    """
+    broad, slim = (
+        draw_inline(drawn, *args, theme=LIGHT, name=name),
+        draw_inline(drawn, *args, theme=NARROW, name=f"{name}-n"),
+    )
+    drawing = Markup('<div class="broad">{}</div><div class="slim">{}</div>').format(Markup(broad), Markup(slim))
+    return Picture(name, title, alt, caption, drawing, lambda: draw(drawn, *args))
+
+
+def tiles(name: str, title: str, alt: str, caption: str, images: Tensor, columns: int, **options: Any) -> Picture:
+    """A figure of enlarged pixels; options of :func:`~.images.grid`."""
+    light, dark = (grid(images, columns, theme, **options) for theme in (LIGHT, DARK))
+    drawing = Markup(
+        '<picture><source media="(prefers-color-scheme: dark)" srcset="{}">'
+        '<img class="pixels" src="{}" alt=""></picture>'
+    ).format(_uri(dark), _uri(light))
+    return Picture(name, title, alt, caption, drawing, lambda: light)
+
+
+def _uri(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
