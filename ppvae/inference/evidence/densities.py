@@ -136,8 +136,8 @@ class KernelDensity(Density):
         """The mean of the kernels."""
         count = keep.sum(0).clamp(min=1)  # [B]
         dim = u.shape[-1]
-        h = count.double() ** (-1 / (dim + 4)) if self.bandwidth is None else torch.full_like(count, 1.0).double()
-        h = h if self.bandwidth is None else h * self.bandwidth
+        scott = count.double() ** (-1 / (dim + 4))
+        h = scott if self.bandwidth is None else torch.full_like(scott, self.bandwidth)
         normal = FittedNormal.of_draws(u, keep, 1.0)
         centres = normal.whiten(u) / h[:, None]
         log_norm = normal.log_norm - dim * h.log() - count.log()

@@ -22,6 +22,7 @@ from ppvae.inference.evidence import (
     ImportanceSampling,
     SimulatedData,
     annealing,
+    bdmc,
     log_evidence,
     simulate_data,
 )
@@ -88,6 +89,23 @@ class TestBDMC(EvidenceContract):
 
     def data_held(self, pair: ModelGuidePair, x: Tensor, w: Tensor) -> Any:
         return simulate_data(pair, x, len(x), seed=7, global_sites={"w": w})
+
+    def test_acceptance_and_divergences_are_of_both_directions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found: list[Any] = []
+
+        def noted(*args: Any) -> Any:
+            result = anneal(*args)
+            found.append(result._replace(divergences=result.divergences + len(found) + 1))
+            return found[-1]
+
+        monkeypatch.setattr(bdmc, "anneal", noted)
+        pair, x = factor_analysis(num_data=5)
+        info = self.run(pair, self.data(pair, x), method=self.brief()).info
+        forward, reverse = found
+        torch.testing.assert_close(info["divergences"].double(), (forward.divergences + reverse.divergences).double())
+        mean = (forward.acceptance + reverse.acceptance) / 2
+        torch.testing.assert_close(info["acceptance"].double(), mean.double(), rtol=1e-6, atol=0)
+        assert 0.3 < float(info["acceptance"].mean()) <= 1
 
     def troubled(self, pair: ModelGuidePair, x: Tensor) -> Any:
         z = torch.randn(x.shape)

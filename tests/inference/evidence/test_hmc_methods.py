@@ -26,8 +26,9 @@ from ppvae.inference.evidence import (
     TruncatedGaussianDensity,
     log_evidence,
 )
+from ppvae.inference.evidence.bridge import both_ways
 from ppvae.inference.evidence.densities import FittedNormal
-from ppvae.inference.evidence.posterior import Posterior
+from ppvae.inference.evidence.posterior import Draws, Posterior
 from ppvae.inference.evidence.run import prepare
 from ppvae.inference.evidence.weights import average, effective_draws
 from ppvae.inference.hmc.options import HMC
@@ -46,7 +47,7 @@ class HMCContract(EvidenceContract):
 
     def test_too_few_draws(self) -> None:
         pair, x = factor_analysis(num_data=3)
-        with pytest.raises(PpvaeError, match=r"fewer than the density needs in 3 dimensions: expected at least"):
+        with pytest.raises(PpvaeError, match=r"fewer than the density needs in 3 dimensions: expected at least 8"):
             self.run(pair, x, method=replace(self.make(), num_draws=6, num_chains=2))  # type: ignore[type-var]
         with pytest.raises(PpvaeError, match=r"at least two per chain"):
             replace(self.make(), num_draws=3)  # type: ignore[type-var]
@@ -286,3 +287,25 @@ def test_the_papers_protocol() -> None:
     found = log_evidence(pair, x, method=RIS.paper(), progress=False)
     assert len(found) == 1000 and bool(found.estimated.all())
     assert torch.isfinite(found.log_evidence).all()
+
+
+def test_what_the_bridge_cannot_say_is_no_number() -> None:
+    """A half without a good chain, and a density that is zero at all draws from the proposals."""
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(4, 30, 1, 1, generator=generator, dtype=torch.float64)
+    log_p = -0.5 * u[..., 0].square() - 0.5 * math.log(2 * math.pi)
+    good = torch.ones(4, 1, dtype=torch.bool)
+
+    def density(u: Tensor) -> Tensor:
+        return -0.5 * u[..., 0].square() - 0.5 * math.log(2 * math.pi)
+
+    cases = [
+        (good, density, Outcome.OK),
+        (good & (torch.arange(4) > 1).unsqueeze(-1), density, Outcome.DIVERGED),
+        (good, lambda u: density(u) - math.inf, Outcome.NOT_FINITE),
+    ]
+    for keep, function, outcome in cases:
+        torch.manual_seed(0)
+        found = both_ways(Draws(u, log_p, keep, {}), function, 100)
+        assert found.outcome.tolist() == [outcome]
+        assert bool(found.log_evidence.isnan()) is bool(found.standard_error.isnan()) is (outcome != Outcome.OK)

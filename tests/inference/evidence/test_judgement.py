@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -21,6 +23,7 @@ from ppvae.inference.evidence import (
     EvidenceMethod,
     ImportanceSampling,
     Outcome,
+    importance,
     log_evidence,
 )
 from ppvae.inference.evidence.ais import _above
@@ -130,6 +133,26 @@ def test_chains_that_seldom_cross_are_flagged() -> None:
         draws = torch.where(there, 5.0, 0.0).double() + 0.1 * torch.randn(1000, dtype=torch.float64)
         found = too_few_there(value, torch.tensor([error]), draws.unsqueeze(-1), probe)
         assert bool(found.all()) is few
+
+
+@pytest.mark.parametrize(("draws", "probed"), [(20, {100}), (2000, {200, 400})])
+def test_a_fifth_and_a_tenth_as_many_draws_test_the_sample(
+    draws: int, probed: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def probe(*args: Any) -> Any:
+            asked.append(args[-1])
+            return function(*args)
+
+        return probe
+
+    monkeypatch.setattr(importance, "from_prior", noting(importance.from_prior))
+    monkeypatch.setattr(importance, "from_wide_guide", noting(importance.from_wide_guide))
+    pair, x = factor_analysis(num_data=3)
+    run(pair, x, ImportanceSampling(draws))
+    assert set(asked) == probed and len(asked) == 2
 
 
 def test_a_defensive_proposal_sees_both_modes() -> None:
