@@ -20,7 +20,7 @@ def replay(
     from ..runs.recipe.recipe import Recipe
     from ..runs.training.forensics import read_dump
     from ..runs.training.forensics import replay as replay_dump
-    from ..runs.training.run import prepare
+    from ..runs.training.prepare import prepare
 
     _, about = read_dump(dump)
     _, data, new_pair = prepare(Recipe.from_dict(about["recipe"]), pair_of(pair))

@@ -43,6 +43,8 @@ def report(
     from ..report import write_comparison, write_report
     from ..runs import load_run
 
+    if chains and len(runs) > 1:
+        raise typer.BadParameter("--chains is for the page of one run", param_hint="--chains")
     if out is not None:
         require_writable(out)
     with threads(threads_):

@@ -108,5 +108,5 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     if len(names) > _MANY:  # the parameters of a network: the nearest will do
         near = difflib.get_close_matches(name, names, n=_MANY // 2, cutoff=0.0)
         entries = [*sorted(near), f"... ({len(names)} in all)"]
-    listing = f"Known: {', '.join(entries)}"
+    listing = f"Known: {', '.join(entries) or 'none'}"
     return f"did you mean {nearest[0]!r}? {listing}" if nearest else listing

@@ -9,7 +9,8 @@ from .trackers.tensorboard import TensorBoardLogger
 from .trackers.tracker import Tracker
 from .trackers.wandb import WandbLogger
 from .training.history import RunInterrupt, read_history
-from .training.run import Run, load_run, model_for_data, resume, train
+from .training.prepare import model_for_data
+from .training.run import Run, load_run, resume, train
 
 __all__ = [
     "LOGGERS",

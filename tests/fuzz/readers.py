@@ -31,8 +31,8 @@ from ppvae.runs.evaluation.evaluation import Method, evaluate
 from ppvae.runs.evaluation.files import paths_of, read_evaluations
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.atomic import sha256
+from ppvae.runs.training.prepare import prepare
 from ppvae.runs.training.restore import restore as restore_pair
-from ppvae.runs.training.run import prepare
 
 RECIPE: dict[str, Any] = {
     "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [4]},

@@ -13,7 +13,7 @@ from ppvae.core import FitError, RunError
 from ppvae.inference import Callback, TrainingState
 from ppvae.runs import Recipe, train
 from ppvae.runs.training.forensics import _replay, read_dump, replay
-from ppvae.runs.training.run import prepare
+from ppvae.runs.training.prepare import prepare
 
 RECIPE = {
     "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [6]},

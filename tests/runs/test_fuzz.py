@@ -27,7 +27,7 @@ from ppvae.runs import Recipe, Run, resume, train
 from ppvae.runs.recipe.catalogue import SCHEDULES, build, build_model, elbo_entries
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.training.forensics import read_dump, replay
-from ppvae.runs.training.run import prepare
+from ppvae.runs.training.prepare import prepare
 
 SECONDS = float(os.environ.get("PPVAE_FUZZ_SECONDS", "60"))
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .theme import LABELS, LIGHT, Theme, canvas, draw
+from .theme import LABELS, LIGHT, Theme, canvas, draw, plain_numbers
 from ...inference.comparison.divergences import LogDensity, NormalFit
 from ...inference.comparison.result import Comparison
 from ...inference_data import to_arviz
@@ -43,7 +41,7 @@ def bounds(comparison: Comparison, theme: Theme) -> Figure:
             ha="right",
         )
     axes.set_yticks(list(places), [short(row.estimator) for row in rows])
-    axes.set_xlabel("bound, nats per datum (bars: two standard errors)")
+    axes.set_xlabel("bound, nats per datum")
     return figure
 
 
@@ -52,7 +50,8 @@ def gradient_noise(comparison: Comparison, theme: Theme) -> Figure:
     last = comparison.checkpoints[-1]
     names = list(dict.fromkeys(row.block for row in comparison.blocks))
     estimators = list(dict.fromkeys(row.estimator for row in comparison.estimators))
-    figure, all_axes = canvas(theme, 0.9 + 0.36 * len(estimators), len(names))
+    figure = Figure(figsize=(theme.width, (1.0 + 0.36 * len(estimators)) * len(names)), layout="constrained")
+    all_axes = list(figure.subplots(len(names), 1, squeeze=False).flat)
     places = list(range(len(estimators) - 1, -1, -1))
     for axes, block in zip(all_axes, names, strict=True):
         rows = [comparison.block(name, block, last) for name in estimators]
@@ -70,11 +69,11 @@ def gradient_noise(comparison: Comparison, theme: Theme) -> Figure:
                 linewidth=1.4,
             )
         axes.set_xscale("log")
-        _plain_numbers(axes.xaxis)
+        plain_numbers(axes.xaxis)
         axes.set_ylim(-0.6, len(estimators) - 0.4)
         axes.set_title(f"parameters: {block}", color=theme.ink, fontweight="normal")
         axes.set_xlabel("signal-to-noise ratio")
-        axes.set_yticks(places, [short(name) for name in estimators] if axes is all_axes[0] else [""] * len(places))
+        axes.set_yticks(places, [short(name) for name in estimators])
     return figure
 
 
@@ -91,10 +90,11 @@ def cost(comparison: Comparison, theme: Theme, *, block: str | None = None) -> F
         axes.plot([1e3 * row.seconds], [of_block.variance], "o", color=colour, markersize=8, label=short(row.estimator))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _plain_numbers(axes.xaxis)
+    plain_numbers(axes.xaxis)
+    plain_numbers(axes.yaxis)
     axes.set_xlabel("milliseconds per step")
     axes.set_ylabel(f"variance of the gradient, {block}")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor=theme.ink)
+    figure.legend(loc="outside lower left", ncols=1 if theme.narrow else 2, labelcolor=theme.ink)
     return figure
 
 
@@ -117,9 +117,9 @@ def along_run(comparison: Comparison, theme: Theme, *, block: str | None = None)
             axes.set_xticks(places, labels)
     left.set_ylabel("bound, nats per datum")
     right.set_yscale("log")
-    _plain_numbers(right.yaxis)
+    plain_numbers(right.yaxis)
     right.set_ylabel(f"signal-to-noise ratio, {block}")
-    figure.legend(loc="outside lower center", ncols=3, labelcolor=theme.ink)
+    figure.legend(loc="outside lower left", ncols=1 if theme.narrow else 2, labelcolor=theme.ink)
     return figure
 
 
@@ -199,14 +199,6 @@ def _is_number(label: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _plain_numbers(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 of a logarithmic axis, written as plain numbers."""
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 30 * low else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _without_zero_margin(axes: Axes) -> None:

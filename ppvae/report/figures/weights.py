@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .theme import LABELS, Theme, canvas
+from .theme import LABELS, Theme, canvas, plain_numbers
 
 
 def weight_noise(signal_to_noise: Mapping[str, Tensor], theme: Theme) -> Figure:
@@ -29,6 +29,7 @@ def weight_noise(signal_to_noise: Mapping[str, Tensor], theme: Theme) -> Figure:
         )
     axes.axvline(1.0, color=theme.muted, linewidth=1.0)
     axes.set_xscale("log")
+    plain_numbers(axes.xaxis)
     axes.set_xlabel("signal-to-noise |mean| / sd")
     axes.set_ylabel("share of the weights")
     axes.legend(labelcolor=theme.ink)

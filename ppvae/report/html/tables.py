@@ -102,7 +102,7 @@ def time_table(report: ReportData) -> str:
     phases: list[tuple[str, float, str, str]] = []
     seen = sum(1 for _ in run.history) * len(run.data)
     if info.get("seconds") and seen:
-        work = f"{len(run.history)} epochs, {seen:,} data".replace(",", " ")
+        work = f"{len(run.history)} epochs of {len(run.data)} data"
         phases.append(("training", float(info["seconds"]), work, _rate(seen / info["seconds"])))
     for one in (report.evaluation, *report.more_evaluations):
         for row in one.rows if one is not None else ():

@@ -124,6 +124,8 @@ def read_dump(record: Path | str) -> tuple[dict[str, Any], Mapping[str, Any]]:
         if not records:
             raise RunError(f"{path}: no dump of a step" + try_one_of("RUN/dumps, which a run that met NaN writes"))
         path = records[0]
+    elif not path.with_suffix(".sha256").exists():
+        raise RunError(f"{path}: no run and no dump of a step" + try_one_of("RUN, or RUN/dumps/dump-NUMBER.sha256"))
     state, about = checkpoint.read(path.with_suffix(".sha256"))
     keys = {"pair", "batch", "mapping", "random_state", "kl_weight", "num_data", "estimator", "prior_names"}
     missing = {*keys, "indices", "step"} - set(state)
