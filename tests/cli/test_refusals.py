@@ -215,3 +215,8 @@ def test_every_sign_of_the_command_line_has_a_spelling() -> None:
         assert spelt.isprintable() and spelt
     text = "−1.0 ± 0.5 × 10 → ∞, é…, θ".encode("ascii", "ppvae-signs").decode("ascii")
     assert text == "-1.0 +- 0.5 x 10 -> inf, e..., \\u03b8"
+
+
+def test_chains_are_of_one_run(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", str(tmp_path), str(tmp_path / "other"), "--chains", "3"])
+    assert done.exit_code == 2 and "--chains is for the page of one run" in done.output

@@ -87,6 +87,8 @@ def test_damaged_dumps_are_refused(failed: tuple[Path, FitError], tmp_path: Path
     weights.write_bytes(bytes(content))
     with pytest.raises(RunError, match="damaged"):
         read_dump(out)
+    with pytest.raises(RunError, match="nothing: no run and no dump of a step"):
+        read_dump(Path("nothing"))
     with pytest.raises(RunError, match="no dump of a step"):
         read_dump(tmp_path)
 
