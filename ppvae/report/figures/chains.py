@@ -23,7 +23,7 @@ def chains(draws: PosteriorDraws, theme: Theme) -> Figure:
     for chain in range(u.shape[0]):
         trace.plot(u[chain, :, 0].numpy(), color=LABELS[chain % len(LABELS)], linewidth=0.8, alpha=0.85)
     trace.set_xlabel("draw")
-    trace.set_ylabel("first coordinate of the first datum")
+    trace.set_ylabel("first coordinate")
     counts = rank_counts(u)
     edges = torch.linspace(0, 1, BINS + 1)
     expected = counts.sum(1, keepdim=True) / BINS
@@ -31,7 +31,7 @@ def chains(draws: PosteriorDraws, theme: Theme) -> Figure:
         rank.stairs((counts / expected)[chain].numpy(), edges.numpy(), color=LABELS[chain % len(LABELS)])
     rank.axhline(1.0, color=theme.muted, linewidth=1.0)
     rank.set_ylim(0, max(2.0, float((counts / expected).max()) * 1.1))
-    rank.set_xlabel("rank among the draws of all chains")
+    rank.set_xlabel("rank among all draws")
     rank.set_ylabel("share, relative to uniform")
     return figure
 

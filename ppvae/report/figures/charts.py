@@ -18,6 +18,8 @@ from .theme import FONT_SIZE, LABELS, Theme, canvas
 from ..findings import ACTIVE
 
 Row = Mapping[str, float]
+SMALL_POINTS = 1000
+"""Of a drawing, each of which takes a hundred bytes."""
 
 
 class Gap(NamedTuple):
@@ -104,14 +106,14 @@ def scatter(
     points, plane, how = in_plane(latents)
     figure, (axes,) = canvas(theme, 5.6)
     if background is not None:
-        others, other_labels = background
+        others, other_labels = (None if part is None else part[:SMALL_POINTS] for part in background)
+        assert others is not None
         axes.scatter(
             *_xy(plane(others)),
             s=7,
             c=_colours(other_labels, len(others), theme),
             alpha=0.35,
             linewidths=0,
-            rasterized=True,
         )
     axes.scatter(
         *_xy(points),
@@ -297,8 +299,9 @@ def per_datum(values: Tensor, labels: Tensor | None, name: str, theme: Theme) ->
 def values_scatter(x: Tensor, reconstructed: Tensor, theme: Theme) -> Figure:
     """Reconstructed against original values, for data that are no pictures."""
     figure, (axes,) = canvas(theme, 4.8)
-    a, b = x.flatten()[:20_000].numpy(), reconstructed.flatten()[:20_000].numpy()
-    axes.scatter(a, b, s=6, color=theme.first, alpha=0.3, linewidths=0, rasterized=True)
+    few = torch.linspace(0, x.numel() - 1, min(SMALL_POINTS, x.numel())).long()
+    a, b = x.flatten()[few].numpy(), reconstructed.flatten()[few].numpy()
+    axes.scatter(a, b, s=6, color=theme.first, alpha=0.3, linewidths=0)
     ends = [float(min(a.min(), b.min())), float(max(a.max(), b.max()))]
     axes.plot(ends, ends, color=theme.second, lw=1.2)
     axes.set_xlabel("datum")

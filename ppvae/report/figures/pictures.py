@@ -141,8 +141,9 @@ def _latents(report: ReportData) -> Picture | None:
         "latents",
         "Where the data lie",
         f"Scatter plot of the posterior means of {len(report.latents)} {report.kind} data{by_label}.",
-        f"The mean of q(z | x) of {report.kind} data{small}{by_label}. "
-        "Labels were never shown to the model" + (f"; {plane}." if plane else "."),
+        f"The mean of q(z | x) of {report.kind} data{small}{by_label}."
+        + ("" if report.labels is None else " Labels were never shown to the model.")
+        + (f" This is {plane}." if plane else ""),
         charts.scatter,
         report.latents,
         report.labels,
@@ -314,8 +315,8 @@ def _chains(report: ReportData) -> Picture | None:
         "HMC chains for the posterior",
         f"Trace of {num_chains} chains and histograms of their ranks; worst R-hat {worst:.3f}.",
         f"{num_chains} chains of {num_draws} draws for each of {num_data} data: worst R-hat {worst:.3f}, smallest "
-        f"effective sample size {least:.0f}, {diverging} divergences. Chains that mixed overlap on the left and are "
-        "flat on the right.",
+        f"effective sample size {least:.0f}, {diverging} divergences. Left, the first coordinate of the first "
+        "datum; right, the ranks of each chain's draws among all. Chains that mixed overlap there and are flat here.",
         charts_of_chains,
         draws,
     )
