@@ -44,7 +44,7 @@ def page(history: list[float] | None = None, shown: str = "epoch 2, the last", *
 def test_the_best_estimate_that_stands() -> None:
     found = evaluation(elbo=("lower", -3.0, 0.1, 4), L_5=("lower", -2.5, 0.1, 4), RIS=("upper", -2.0, 0.1, 4))
     assert verdict(page(evaluation=found)) == (
-        "Log evidence of 4 held-out data: at least −2.50 ± 0.100 nats per datum, by L_5."
+        "Log evidence of 4 held-out data: at least −2.50 ± 0.100 nats per datum, by L₅."
     )
     assert warnings(page(evaluation=found)) == []
     exact = evaluation(elbo=("lower", -3.0, 0.1, 4), Exact=("exact", -2.0, 0.0, 4))
@@ -54,7 +54,7 @@ def test_the_best_estimate_that_stands() -> None:
 
 def test_what_cannot_be_trusted_and_what_is_stale() -> None:
     found = evaluation(elbo=("lower", -3.0, 0.1, 4), L_5=("lower", -2.5, 0.1, 3), AIS=("lower", -2.5, 0.1, 0))
-    told = "Not every estimate can be trusted: L_5 on 3 of 4, AIS on none of 4 data."
+    told = "Not every estimate can be trusted: L₅ on 3 of 4, AIS on none of 4 data."
     assert warnings(page(evaluation=found)) == [told]
     # The one that can be trusted on most data, and not the highest: a mean over fewer data is another number.
     fewer = evaluation(elbo=("lower", -3.0, 0.1, 4), L_5=("lower", -1.5, 0.1, 2), AIS=("lower", -2.5, 0.1, 3))

@@ -8,6 +8,7 @@ from typing import Any
 
 from .page import number
 from ..common_data import on_common_data
+from ..figures.charts import label_of
 from ..figures.checks import is_misfit
 from ..findings import ACTIVE, ReportData, kind_of
 from ...runs.evaluation.evaluation import Evaluation
@@ -31,7 +32,9 @@ def verdict(report: ReportData) -> str:
     error = f" ± {best['monte_carlo_error']:.3f}" if best["monte_carlo_error"] else ""
     side = {"lower": "at least ", "upper": "at most "}.get(best["side"], "")
     data = f"{over(report.evaluation, count)} data"
-    return f"Log evidence of {data}: {side}{number(best['mean'], 2)}{error} nats per datum, by {best['label']}."
+    return (
+        f"Log evidence of {data}: {side}{number(best['mean'], 2)}{error} nats per datum, by {label_of(best['label'])}."
+    )
 
 
 def over(evaluation: Evaluation, count: int) -> str:
@@ -53,7 +56,7 @@ def _of_evaluations(report: ReportData) -> Iterator[str]:
     if report.evaluation.data["part"] == "train":
         yield "The estimates are of training data, which the model has learnt."
     counts = [
-        f"{row['label']} on {row['num_trusted'] or 'none'} of {row['num_data']}"
+        f"{label_of(row['label'])} on {row['num_trusted'] or 'none'} of {row['num_data']}"
         for row in report.evaluation.rows
         if row["num_trusted"] < row["num_data"]
     ]
@@ -66,7 +69,7 @@ def _of_evaluations(report: ReportData) -> Iterator[str]:
             error = math.hypot(low["monte_carlo_error"] or 0.0, high["monte_carlo_error"] or 0.0)
             if gap < -_SIGMAS * error - 1e-6:
                 yield (
-                    f"{low['label']} ({low['side']}) lies {-gap:.3f} ± {error:.3f} nats above {high['label']} "
+                    f"{label_of(low['label'])} ({low['side']}) lies {-gap:.3f} ± {error:.3f} nats above {label_of(high['label'])} "
                     f"({high['side']}), where it should lie below: one of them is wrong."
                 )
 
