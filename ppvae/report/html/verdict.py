@@ -68,9 +68,10 @@ def _of_evaluations(report: ReportData) -> Iterator[str]:
             gap = high["mean"] - low["mean"]
             error = math.hypot(low["monte_carlo_error"] or 0.0, high["monte_carlo_error"] or 0.0)
             if gap < -_SIGMAS * error - 1e-6:
+                one, other = (f"{label_of(row['label'])} ({row['side']})" for row in (low, high))
                 yield (
-                    f"{label_of(low['label'])} ({low['side']}) lies {-gap:.3f} ± {error:.3f} nats above {label_of(high['label'])} "
-                    f"({high['side']}), where it should lie below: one of them is wrong."
+                    f"{one} lies {-gap:.3f} ± {error:.3f} nats above {other}, where it should lie below: one of them is "
+                    "wrong."
                 )
 
 
