@@ -70,8 +70,8 @@ def _of_evaluations(report: ReportData) -> Iterator[str]:
             if gap < -_SIGMAS * error - 1e-6:
                 one, other = (f"{label_of(row['label'])} ({row['side']})" for row in (low, high))
                 yield (
-                    f"{one} lies {-gap:.3f} ± {error:.3f} nats above {other}, where it should lie below: one of them is "
-                    "wrong."
+                    f"{one} lies {-gap:.3f} ± {error:.3f} nats above {other}, where it should lie below: one of them "
+                    "is wrong."
                 )
 
 
