@@ -63,8 +63,9 @@ def stopped_by(number: signal.Signals, words: list[str], ready: Callable[[], boo
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
-        # A shell's background jobs, of which pytest may be one, ignore Ctrl-C, and so would their children.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        # A shell's background jobs, of which pytest may be one, ignore Ctrl-C, under nohup SIGHUP too, and so would
+        # their children.
+        preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
     ) as process:
         try:
             deadline = time.monotonic() + 60
