@@ -71,10 +71,8 @@ def on_common_data(evaluation: Evaluation | None) -> tuple[list[dict[str, Any]],
             if count in (0, row["num_data"]) and row["mean"] is not None:
                 mean, error, spread = row["mean"], row["monte_carlo_error"], row["sampling_error"]
         elif count and (vouched or (row["side"] == "lower" and _still_below(evaluation, row["key"], chosen))):
-            mean = float(values[chosen].mean())
-            if vouched:
-                mean, error = _mean_over(evaluation, row, values, chosen)
-                spread = float(values[chosen].std()) / math.sqrt(count) if count > 1 else None
+            mean, error = _mean_over(evaluation, row, values, chosen)
+            error, spread = (error, _standard_error(values[chosen]) if count > 1 else None) if vouched else (None, None)
         errors = {"monte_carlo_error": error, "sampling_error": spread, "vouched": vouched and mean is not None}
         result.append({**row, "mean": mean, **errors})
     return result, count or max((row["num_data"] for row in result if row["vouched"]), default=0)
