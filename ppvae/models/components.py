@@ -13,7 +13,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
 from ..core.errors import DataError, PairError, try_one_of
-from ..distributions.conditional import ConditionalDistribution
+from ..distributions.conditional import ConditionalDistribution, independent
 
 Values: TypeAlias = Tensor | np.ndarray | float | Sequence["Values"]
 """Numbers, in whatever holds them."""
@@ -22,7 +22,7 @@ Values: TypeAlias = Tensor | np.ndarray | float | Sequence["Values"]
 def factor_posterior(loading: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     r"""The gain $G = \Lambda^{-1} W^\top \Psi^{-1}$ and the Cholesky factor $L$ of $\Lambda^{-1}$.
 
-    They give $p(z \mid x) = \mathcal{N}(G (x - \mu), L L^\top)$ of a factor analysis with $\Lambda = I + W^\top \Psi^{-1} W$.
+    They give $p(z \mid x) = \mathcal{N}(G (x - \mu), L L^\top)$ of a factor analysis; $\Lambda = I + W^\top \Psi^{-1} W$.
 
     Args:
         loading: W, [*S, D, Z].
@@ -73,7 +73,8 @@ class FactorAnalysers(nn.Module):
             )
         if not bool((scale > 0).all()):
             raise PairError(f"expected a positive scale (a standard deviation), found a minimum of {scale.min():g}")
-        components = FactorAnalysers(*loc.shape, 0 if loading is None else loading.shape[2])
+        num_components, data_dim = loc.shape
+        components = FactorAnalysers(num_components, data_dim, 0 if loading is None else loading.shape[2])
         components.loc.data, components.log_scale.data = loc.clone(), scale.log()
         if components.loading is not None and loading is not None:
             components.loading.data = loading.clone()
@@ -87,7 +88,7 @@ class FactorAnalysers(nn.Module):
     def marginal(self) -> dist.TorchDistribution:
         """p(x | y) of every component, the latent integrated out: batch shape [K], event shape [D]."""
         if self.loading is None:
-            return dist.Normal(self.loc, self.scale).to_event(1)
+            return independent(dist.Normal(self.loc, self.scale), self.event_shape)
         return dist.LowRankMultivariateNormal(self.loc, self.loading, self.scale.square())
 
     def given(self, y: Tensor, z: Tensor | None) -> dist.TorchDistribution:
@@ -96,7 +97,7 @@ class FactorAnalysers(nn.Module):
         if self.loading is not None:
             assert z is not None
             loc = loc + (Vindex(self.loading)[..., y, :, :] @ z[..., None])[..., 0]
-        return dist.Normal(loc, scale).to_event(1)
+        return independent(dist.Normal(loc, scale), self.event_shape)
 
     def posterior(self, x: Tensor) -> dist.MultivariateNormal:
         """p(z | y, x) of every component at x [*S, D]: batch shape [*S, K], event shape [Z]."""
@@ -187,9 +188,8 @@ class Categories(nn.Module):
         outside = (x < 0) | (x >= self.logits.shape[-1]) | (x != x.long())
         if bool(outside.any()):
             place = torch.nonzero(outside)[0].tolist()
-            raise DataError(
-                f"expected categories 0, 1, ..., {self.logits.shape[-1] - 1}, found {x[tuple(place)].item():g} at {place}"
-            )
+            found, last = x[tuple(place)].item(), self.logits.shape[-1] - 1
+            raise DataError(f"expected categories 0, 1, ..., {last}, found {found:g} at {place}")
 
 
 def as_floats(*values: Values) -> list[Tensor]:

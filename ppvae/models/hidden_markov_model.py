@@ -51,9 +51,9 @@ class HiddenMarkovModel(ModelGuidePair):
     $\sigma$, [K, D]      noise standard deviations                ``emission.scale``
     ====================  =======================================  ==========================================
 
-    A batch is [B, T, D], or [B, T] of whole numbers 0, ..., C - 1; or a mapping of such an ``"x"`` and of ``"lengths"``,
-    [B], for sequences of different lengths: steps from ``lengths`` on are padding, whose x has no density and whose
-    latents are as in the prior. The guide draws no state: their sites are marked ``infer={"enumerate": "parallel"}``,
+    A batch is [B, T, D], or [B, T] of whole numbers 0, ..., C - 1; or a mapping of such an ``"x"`` and of
+    ``"lengths"``, [B], for sequences of different lengths: steps from ``lengths`` on are padding, whose x has no density
+    and whose latents are as in the prior. The guide draws no state: their sites are marked ``infer={"enumerate": "parallel"}``,
     and summed out. Without a continuous latent it is empty.
 
     Limitations: the exact posterior, which is the guide unless one is given, has no reparameterised draws: estimators
@@ -245,7 +245,7 @@ class HiddenMarkovModel(ModelGuidePair):
         return other
 
     def with_marginal_guide(self) -> HiddenMarkovModel:
-        r"""This model with the guide $\prod_t p(z_t \mid x)$: right at every time step, and independent between them."""
+        r"""This model with the guide $\prod_t p(z_t \mid x)$: right at every step, and independent between them."""
         other = self.with_posterior(None)
         other.factorised = True
         return other

@@ -24,7 +24,7 @@ class MixtureOfFactorAnalysers(ModelGuidePair):
     $$p(z \mid x) = \sum_k p(y = k \mid x)\, \mathcal{N}(z; \Lambda_k^{-1} W_k^\top \Psi_k^{-1} (x - \mu_k),
       \Lambda_k^{-1}),\qquad \Lambda_k = I + W_k^\top \Psi_k^{-1} W_k$$
 
-    Ghahramani & Hinton 1996 (The EM algorithm for mixtures of factor analyzers, CRG-TR-96-1), where all $\Psi_k$ are one.
+    Ghahramani & Hinton 1996 (The EM algorithm for mixtures of factor analyzers, CRG-TR-96-1): there one $\Psi$.
 
     ====================  ================================  ==========================
     symbol                meaning                           name in code
@@ -41,8 +41,8 @@ class MixtureOfFactorAnalysers(ModelGuidePair):
     The guide does not draw y: the site is marked ``infer={"enumerate": "parallel"}``, and summed out of p(x, y, z).
 
     Limitations: the exact posterior, which is the guide unless one is given, is a mixture of normals, which has no
-    reparameterised draws: estimators of the bound that need them refuse it. Each loading is determined up to a rotation,
-    the components up to their order. The likelihood has no maximum: a component on one datum lets its scale go to zero.
+    reparameterised draws: estimators of the bound that need them refuse it. Each loading is determined up to a
+    rotation, the components up to their order. The likelihood has no maximum: a component on one datum lets its scale go to zero.
 
     Args:
         num_components: K.
