@@ -22,7 +22,8 @@ Values: TypeAlias = Tensor | np.ndarray | float | Sequence["Values"]
 def factor_posterior(loading: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     r"""The gain $G = \Lambda^{-1} W^\top \Psi^{-1}$ and the Cholesky factor $L$ of $\Lambda^{-1}$.
 
-    They give $p(z \mid x) = \mathcal{N}(G (x - \mu), L L^\top)$ of a factor analysis; $\Lambda = I + W^\top \Psi^{-1} W$.
+    With $\Lambda = I + W^\top \Psi^{-1} W$ they give $p(z \mid x) = \mathcal{N}(G (x - \mu), L L^\top)$ of a factor
+    analysis.
 
     Args:
         loading: W, [*S, D, Z].
@@ -113,7 +114,7 @@ class FactorAnalysers(nn.Module):
 
     def log_given(self, x: Tensor, z: Tensor | None) -> Tensor:
         """log p(x | y, z) of every component, [*S, K], in nats, at x [*S, D] and z [*S, Z], broadcasting."""
-        y = torch.arange(len(self.loc), device=self.loc.device)
+        y = torch.arange(self.loc.shape[-2], device=self.loc.device)
         log_prob: Tensor = self.given(y, None if z is None else z[..., None, :]).log_prob(x[..., None, :])
         return log_prob
 

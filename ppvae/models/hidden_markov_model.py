@@ -52,9 +52,9 @@ class HiddenMarkovModel(ModelGuidePair):
     ====================  =======================================  ==========================================
 
     A batch is [B, T, D], or [B, T] of whole numbers 0, ..., C - 1; or a mapping of such an ``"x"`` and of
-    ``"lengths"``, [B], for sequences of different lengths: steps from ``lengths`` on are padding, whose x has no density
-    and whose latents are as in the prior. The guide draws no state: their sites are marked ``infer={"enumerate": "parallel"}``,
-    and summed out. Without a continuous latent it is empty.
+    ``"lengths"``, [B], for sequences of different lengths: steps from ``lengths`` on are padding, whose x has no
+    density and whose latents are as in the prior. The guide draws no state: their sites are marked
+    ``infer={"enumerate": "parallel"}``, and summed out. Without a continuous latent it is empty.
 
     Limitations: the exact posterior, which is the guide unless one is given, has no reparameterised draws: estimators
     of the bound that need them refuse it. The model program has a statement for every time step, so that long sequences

@@ -42,7 +42,8 @@ class MixtureOfFactorAnalysers(ModelGuidePair):
 
     Limitations: the exact posterior, which is the guide unless one is given, is a mixture of normals, which has no
     reparameterised draws: estimators of the bound that need them refuse it. Each loading is determined up to a
-    rotation, the components up to their order. The likelihood has no maximum: a component on one datum lets its scale go to zero.
+    rotation, the components up to their order. The likelihood has no maximum: that of a component on one datum grows
+    without bound as its scale goes to zero.
 
     Args:
         num_components: K.
