@@ -79,8 +79,8 @@ class HiddenMarkovModel(ModelGuidePair):
     ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], probs=[[0.7, 0.3], [0.1, 0.9]]
     ... )
     >>> x = torch.tensor([[0, 0, 1], [1, 1, 1]])
-    >>> pair.log_evidence(x).exp().tolist()
-    [0.1..., 0.2...]
+    >>> [round(p, 4) for p in pair.log_evidence(x).exp().tolist()]
+    [0.0878, 0.2876]
     >>> pair.discrete_posterior(x).shape
     torch.Size([2, 3, 2])
     """
@@ -197,6 +197,11 @@ class HiddenMarkovModel(ModelGuidePair):
         prior: Tensor = dist.Normal(torch.zeros_like(z), 1).log_prob(z).sum((-1, -2))
         return prior + self._log_normaliser(self._potentials(x, z))
 
+    def marginal(self, num_steps: int) -> dist.DiscreteHMM:
+        """p(x) of sequences of this many steps, of event shape [T, D] or [T]."""
+        transitions = self.transition_logits.expand(num_steps - 1, -1, -1)
+        return _chain(self.initial_logits, transitions, self.emission.marginal())
+
     def posterior(self, x: Any) -> dist.DiscreteHMM:
         """The exact p(z | x), of batch shape [B] and event shape [T, Z]: a chain of states, and normals given them.
 
@@ -204,15 +209,7 @@ class HiddenMarkovModel(ModelGuidePair):
             PairError: there is no continuous latent.
         """
         components = self._latent_components(x)
-        first, transitions = self._posterior_chain(self._potentials(x))
-        # The distribution's initial state stands before its first transition: here, whatever it is, the same follows.
-        first = first[..., None, None, :].expand(*first.shape[:-1], 1, *transitions.shape[-2:])
-        return dist.DiscreteHMM(
-            torch.zeros_like(first[..., 0, 0, :]),
-            torch.cat([first, transitions], -3),
-            components,
-            duration=components.batch_shape[-2],
-        )
+        return _chain(*self._posterior_chain(self._potentials(x)), components)
 
     def marginal_posterior(self, x: Any) -> dist.MixtureSameFamily:
         """The exact p(z_t | x) of each time step, a mixture of normals, of batch shape [B, T] and event shape [Z].
@@ -332,6 +329,14 @@ class HiddenMarkovModel(ModelGuidePair):
         for step in transitions.exp().unbind(-3):
             marginals.append((marginals[-1][..., None, :] @ step)[..., 0, :])
         return torch.stack(marginals, -2)
+
+
+def _chain(first: Tensor, transitions: Tensor, steps: dist.TorchDistribution) -> dist.DiscreteHMM:
+    """A chain of states, first [*S, K] and transitions [*S, T - 1, K, K] in logits, and what it puts out [*S, T, K]."""
+    # The distribution's own initial state stands before its first transition: whatever it is, here the same follows.
+    rows = first[..., None, None, :].expand(*first.shape[:-1], 1, *transitions.shape[-2:])
+    logits = torch.cat([rows, transitions], -3)
+    return dist.DiscreteHMM(torch.zeros_like(first), logits, steps, duration=logits.shape[-3])
 
 
 def _unpack(x: Any) -> tuple[Tensor, Tensor | None]:

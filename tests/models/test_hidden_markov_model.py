@@ -223,6 +223,24 @@ def test_the_guide_of_marginals_loosens_the_bound_by_what_ties_the_steps(float64
 
 
 @every_kind
+def test_the_marginal_is_a_distribution_of_sequences(float64: torch.dtype, kind: str) -> None:
+    pair, x = chain(kind), sequences(kind)
+    torch.testing.assert_close(pair.marginal(STEPS).log_prob(x), pair.log_evidence(x), **EXACT)
+    assert pair.marginal(STEPS).sample((7,)).shape == (7, *x.shape[1:])
+
+
+def test_sequences_that_the_marginal_draws_are_as_frequent_as_it_says(float64: torch.dtype) -> None:
+    pair = chain("categories")
+    every = torch.tensor(list(itertools.product(range(4), repeat=3)))
+    probs, drawn = pair.log_evidence(every).detach().exp(), pair.marginal(3).sample((20_000,))
+    assert probs.sum().item() == pytest.approx(1)
+    shares = (drawn[:, None] == every).all(-1).double().mean(0)
+    assert bool(((shares - probs).abs() < 4.5 * (probs * (1 - probs) / len(drawn)).sqrt()).all())
+    backwards = pair.log_evidence(every.flip(-1)).detach().exp()
+    assert bool(((shares - backwards).abs() > 10 * (probs / len(drawn)).sqrt()).any())
+
+
+@every_kind
 def test_evidence_equals_pyros_discrete_hmm(float64: torch.dtype, kind: str) -> None:
     """Its initial state stands before the first transition; ours is the state of the first time step."""
     pair = chain(kind)
@@ -243,13 +261,8 @@ def test_a_long_sequence_of_many_states(float64: torch.dtype) -> None:
     pair = HiddenMarkovModel(10, data_dim=6, latent_dim=2)
     scramble(pair)
     x = 8 * torch.randn(20, 200, 6)
-    peer = dist.DiscreteHMM(
-        torch.zeros(10),
-        torch.cat([pair.initial_logits.expand(1, 10, 10), pair.transition_logits.expand(199, 10, 10)]),
-        pair.emission.marginal(),
-    )
     found = pair.log_evidence(x)
-    torch.testing.assert_close(found, peer.log_prob(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found, pair.marginal(200).log_prob(x), rtol=1e-9, atol=1e-9)
     assert bool((found < -1000).all())
     states = pair.discrete_posterior(x)
     torch.testing.assert_close(states.sum(-1), torch.ones(20, 200))
