@@ -164,11 +164,12 @@ class MixtureOfFactorAnalysers(ModelGuidePair):
 
     def model(self, x: Tensor, num_data: int | None = None) -> None:
         """p(y) p(z) p(x | y, z) of a batch x [B, D]."""
-        eye = torch.eye(self.latent_dim, dtype=x.dtype, device=x.device)
+        zero = self.logits.new_zeros(self.latent_dim)
+        eye = torch.eye(self.latent_dim, dtype=zero.dtype, device=zero.device)
         with self.data_plate(x, num_data):
             y = pyro.sample("y", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
             # Multivariate, as the posterior: PyTorch has no closed-form KL between it and an independent normal.
-            z = pyro.sample("z", dist.MultivariateNormal(x.new_zeros(self.latent_dim), scale_tril=eye))
+            z = pyro.sample("z", dist.MultivariateNormal(zero, scale_tril=eye))
             # Under enumeration y is [K, 1, ..., 1], with an axis on the left for each plate and the sum.
             pyro.sample("x", self.components.given(y, z), obs=x)
 
