@@ -208,6 +208,21 @@ def test_moments_of_the_posterior_are_those_over_all_paths(float64: torch.dtype,
     assert bool(((tied - apart).abs() > 10 * products.std(0) / math.sqrt(len(drawn))).any())  # independent steps fail
 
 
+@whole_or_not
+def test_another_guide_shares_the_model_and_loosens_the_bound(float64: torch.dtype, padded: bool) -> None:
+    pair, x = chain("factor-analysers"), sequences("factor-analysers", padded)
+    other = pair.with_posterior(DiagonalNormal(MLP((STEPS, 3), [3]), (STEPS, 2)))
+    draws = enumerated_draws(other, x, 50)
+    gap = pair.log_evidence(x).sum().item() - draws.mean()
+    assert gap > 4.5 * draws.std() / math.sqrt(50) and draws.std() > 0.1
+    assert {id(p) for p in pair.parameters()} < {id(p) for p in other.parameters()}
+
+
+def test_the_program_takes_sequences_longer_than_a_tensor_has_axes(float64: torch.dtype) -> None:
+    pair, x = chain("categories"), torch.randint(0, 4, (SIZE, 70))
+    torch.testing.assert_close(enumerated_draws(pair, x, 1)[0], pair.log_evidence(x).sum().detach(), **EXACT)
+
+
 def test_the_guide_of_marginals_loosens_the_bound_by_what_ties_the_steps(float64: torch.dtype) -> None:
     pair, x = tied_chain(), sequences("factor-analysers")
     apart = pair.with_marginal_guide()

@@ -149,7 +149,7 @@ def test_another_guide_shares_the_model_and_loosens_the_bound(float64: torch.dty
     torch.testing.assert_close(other.log_evidence(x), pair.log_evidence(x), rtol=0, atol=0)
     draws = enumerated_draws(other, x, 200)
     gap = pair.log_evidence(x).sum().item() - draws.mean()
-    assert gap > 4 * draws.std() / math.sqrt(200)
+    assert gap > 4 * draws.std() / math.sqrt(200) and draws.std() > 0.1
     assert {id(p) for p in pair.parameters()} < {id(p) for p in other.parameters()}
     torch.testing.assert_close(
         enumerated_draws(other.with_posterior(None), x, 1)[0], pair.log_evidence(x).sum().detach()
