@@ -119,7 +119,7 @@ class HiddenMarkovModel(ModelGuidePair):
         elif num_categories is not None:
             self.emission = Categories(num_states, num_categories)
         if posterior is not None:
-            check_event_shape(posterior, (posterior.event_shape[0], latent_dim))
+            check_event_shape(posterior, (*posterior.event_shape[:1], latent_dim))
         self.encoder = posterior
 
     @staticmethod
