@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
 import pyro
-import pytest
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from ppvae.core import ModelGuidePair
-
-# The waist refuses a latent of the model that is not in the guide, until it sums enumerated sites out.
-needs_enumeration = pytest.mark.skipif(
-    importlib.util.find_spec("ppvae.core.enumeration") is None,
-    reason="the waist does not sum enumerated sites out yet",
-)
 
 
 def log_density(pair: ModelGuidePair, x: Any, values: Mapping[str, Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from contracts.exact_twins import enumerated_draws, gradients, log_density, needs_enumeration, scramble
+from contracts.exact_twins import enumerated_draws, gradients, log_density, scramble
 from contracts.pair import PairContract
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
@@ -107,19 +107,16 @@ class Latents(PairContract):
         return chain("factor-analysers").with_posterior(posterior)
 
 
-@needs_enumeration
 class TestHiddenMarkovModel(Latents):
     def make_data(self) -> Tensor:
         return torch.randn(6, STEPS, 3)
 
 
-@needs_enumeration
 class TestHiddenMarkovModelOfPaddedSequences(Latents):
     def make_data(self) -> dict[str, Tensor]:
         return {"x": torch.randn(6, STEPS, 3), "lengths": torch.tensor([5, 1, 3, 4, 2, 5])}
 
 
-@needs_enumeration
 @whole_or_not
 def test_the_waist_sums_the_states_out(float64: torch.dtype, padded: bool) -> None:
     pair, x = chain("factor-analysers"), sequences("factor-analysers", padded)
@@ -130,7 +127,6 @@ def test_the_waist_sums_the_states_out(float64: torch.dtype, padded: bool) -> No
     torch.testing.assert_close(local - drawn.log_q, pair.log_evidence(x).expand(3, SIZE))
 
 
-@needs_enumeration
 @pytest.mark.parametrize("kind", ["categories", "normals"])
 def test_the_waist_serves_an_empty_guide(float64: torch.dtype, kind: str) -> None:
     pair, x = chain(kind), sequences(kind)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from contracts.exact_twins import enumerated_draws, gradients, log_density, needs_enumeration, scramble
+from contracts.exact_twins import enumerated_draws, gradients, log_density, scramble
 from contracts.pair import PairContract
 from pyro.infer import TraceEnum_ELBO
 from sklearn.mixture import GaussianMixture
@@ -26,7 +26,6 @@ def mixture(num_components: int = 3, data_dim: int = 4, latent_dim: int = 2) -> 
     return pair
 
 
-@needs_enumeration
 class TestMixtureOfFactorAnalysers(PairContract):
     def make_pair(self) -> ModelGuidePair:
         return mixture().with_posterior(FullCovarianceNormal(MLP(4, [3]), 2))
@@ -35,7 +34,6 @@ class TestMixtureOfFactorAnalysers(PairContract):
         return torch.randn(6, 4)
 
 
-@needs_enumeration
 def test_the_waist_sums_the_component_out(float64: torch.dtype) -> None:
     pair, x = mixture(), torch.randn(5, 4)
     drawn = draw(pair, x, 3)
