@@ -14,10 +14,10 @@ from contracts.pair import PairContract
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
-from ppvae.core import DataError, ModelGuidePair, PairError, draw, log_joint
+from ppvae.core import DataError, ModelGuidePair, PairError, check_pair, draw, log_joint
 from ppvae.distributions import DiagonalNormal
-from ppvae.inference import evidence, log_evidence
-from ppvae.models import HiddenMarkovModel, MixtureOfFactorAnalysers
+from ppvae.inference import elbo, evidence, log_evidence
+from ppvae.models import HiddenMarkovModel, MixtureOfFactorAnalysers, bayesianise
 from ppvae.networks import MLP
 
 STATES, STEPS, SIZE = 3, 5, 4
@@ -106,6 +106,10 @@ class Latents(PairContract):
         posterior = DiagonalNormal(MLP((STEPS, 3), [3]), (STEPS, 2))
         return chain("factor-analysers").with_posterior(posterior)
 
+    def test_particles_run_at_once(self, pair: ModelGuidePair, x: Any) -> None:
+        check_pair(pair, x)
+        assert pair.vectorizes
+
 
 class TestHiddenMarkovModel(Latents):
     def make_data(self) -> Tensor:
@@ -117,19 +121,32 @@ class TestHiddenMarkovModelOfPaddedSequences(Latents):
         return {"x": torch.randn(6, STEPS, 3), "lengths": torch.tensor([5, 1, 3, 4, 2, 5])}
 
 
+class TestHiddenMarkovModelWithRandomParameters(TestHiddenMarkovModel):
+    """Parameters with sample axes on their left, beside those of the enumerated states."""
+
+    def make_pair(self) -> ModelGuidePair:
+        return bayesianise(super().make_pair(), modules=["emission", "initial_logits", "transition_logits"])
+
+
 @whole_or_not
 def test_the_waist_sums_the_states_out(float64: torch.dtype, padded: bool) -> None:
     pair, x = chain("factor-analysers"), sequences("factor-analysers", padded)
     drawn = draw(pair, x, 3)
-    assert set(drawn.latents) == {"z"}
+    assert {info.name for info in check_pair(pair, x).model_latents} == set(drawn.latents) == {"z"}
     local = log_joint(pair, x, drawn.latents).local
     torch.testing.assert_close(local, pair.log_joint(x, drawn.latents["z"]))
     torch.testing.assert_close(local - drawn.log_q, pair.log_evidence(x).expand(3, SIZE))
 
 
+@whole_or_not
 @pytest.mark.parametrize("kind", ["categories", "normals"])
-def test_the_waist_serves_an_empty_guide(float64: torch.dtype, kind: str) -> None:
-    pair, x = chain(kind), sequences(kind)
+def test_the_waist_serves_an_empty_guide(float64: torch.dtype, kind: str, padded: bool) -> None:
+    pair, x = chain(kind), sequences(kind, padded)
+    assert check_pair(pair, x).model_latents == ()
+    bound = elbo.TraceELBO().terms(pair, x)
+    torch.testing.assert_close(bound.local, pair.log_evidence(x))
+    for found, expected in zip(gradients(bound.local, pair), gradients(pair.log_evidence(x), pair), strict=True):
+        torch.testing.assert_close(found, expected)
     torch.testing.assert_close(log_joint(pair, x, {}).local, pair.log_evidence(x))
     exact = log_evidence(pair, x, method=evidence.Exact(), progress=False)
     torch.testing.assert_close(exact.log_evidence, pair.log_evidence(x).detach())

@@ -14,9 +14,9 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from ppvae.core import DataError, ModelGuidePair, PairError, draw, log_joint
+from ppvae.core import DataError, ModelGuidePair, PairError, check_pair, draw, log_joint
 from ppvae.distributions import FullCovarianceNormal
-from ppvae.models import FactorAnalysis, MixtureOfFactorAnalysers
+from ppvae.models import FactorAnalysis, MixtureOfFactorAnalysers, bayesianise
 from ppvae.networks import MLP
 
 
@@ -33,11 +33,22 @@ class TestMixtureOfFactorAnalysers(PairContract):
     def make_data(self) -> Tensor:
         return torch.randn(6, 4)
 
+    def test_particles_run_at_once(self, pair: ModelGuidePair, x: Tensor) -> None:
+        check_pair(pair, x)
+        assert pair.vectorizes
+
+
+class TestMixtureWithRandomParameters(TestMixtureOfFactorAnalysers):
+    """Parameters with sample axes on their left, beside those of the enumerated component."""
+
+    def make_pair(self) -> ModelGuidePair:
+        return bayesianise(super().make_pair(), modules=["components", "logits"])
+
 
 def test_the_waist_sums_the_component_out(float64: torch.dtype) -> None:
     pair, x = mixture(), torch.randn(5, 4)
     drawn = draw(pair, x, 3)
-    assert set(drawn.latents) == {"z"}
+    assert {info.name for info in check_pair(pair, x).model_latents} == set(drawn.latents) == {"z"}
     local = log_joint(pair, x, drawn.latents).local
     torch.testing.assert_close(local, pair.log_joint(x, drawn.latents["z"]))
     torch.testing.assert_close(local - drawn.log_q, pair.log_evidence(x).expand(3, 5))
