@@ -94,11 +94,8 @@ class FactorAnalysers(nn.Module):
 
     def given(self, y: Tensor, z: Tensor | None) -> dist.TorchDistribution:
         """p(x | y, z) at y [*S] and z [*S, Z], broadcasting: event shape [D]."""
-        loc, scale = Vindex(self.loc)[..., y, :], Vindex(self.scale)[..., y, :]
-        if self.loading is not None:
-            assert z is not None
-            loc = loc + (Vindex(self.loading)[..., y, :, :] @ z[..., None])[..., 0]
-        return independent(dist.Normal(loc, scale), self.event_shape)
+        loading = None if self.loading is None else Vindex(self.loading)[..., y, :, :]
+        return self._given(Vindex(self.loc)[..., y, :], loading, Vindex(self.scale)[..., y, :], z)
 
     def posterior(self, x: Tensor) -> dist.MultivariateNormal:
         """p(z | y, x) of every component at x [*S, D]: batch shape [*S, K], event shape [Z]."""
@@ -114,9 +111,15 @@ class FactorAnalysers(nn.Module):
 
     def log_given(self, x: Tensor, z: Tensor | None) -> Tensor:
         """log p(x | y, z) of every component, [*S, K], in nats, at x [*S, D] and z [*S, Z], broadcasting."""
-        y = torch.arange(self.loc.shape[-2], device=self.loc.device)
-        log_prob: Tensor = self.given(y, None if z is None else z[..., None, :]).log_prob(x[..., None, :])
+        every = self._given(self.loc, self.loading, self.scale, None if z is None else z[..., None, :])
+        log_prob: Tensor = every.log_prob(x[..., None, :])
         return log_prob
+
+    def _given(self, loc: Tensor, loading: Tensor | None, scale: Tensor, z: Tensor | None) -> dist.TorchDistribution:
+        if loading is not None:
+            assert z is not None
+            loc = loc + (loading @ z[..., None])[..., 0]
+        return independent(dist.Normal(loc, scale), self.event_shape)
 
     def check(self, x: Tensor, axes: str) -> None:
         """Data of these axes, such as "[B, T, D]".

@@ -17,7 +17,7 @@ from torch import Tensor
 from ppvae.core import DataError, ModelGuidePair, PairError, check_pair, draw, log_joint
 from ppvae.distributions import DiagonalNormal
 from ppvae.inference import elbo, evidence, log_evidence
-from ppvae.models import HiddenMarkovModel, MixtureOfFactorAnalysers, bayesianise
+from ppvae.models import HiddenMarkovModel, MixtureOfFactorAnalysers
 from ppvae.networks import MLP
 
 STATES, STEPS, SIZE = 3, 5, 4
@@ -119,13 +119,6 @@ class TestHiddenMarkovModel(Latents):
 class TestHiddenMarkovModelOfPaddedSequences(Latents):
     def make_data(self) -> dict[str, Tensor]:
         return {"x": torch.randn(6, STEPS, 3), "lengths": torch.tensor([5, 1, 3, 4, 2, 5])}
-
-
-class TestHiddenMarkovModelWithRandomParameters(TestHiddenMarkovModel):
-    """Parameters with sample axes on their left, beside those of the enumerated states."""
-
-    def make_pair(self) -> ModelGuidePair:
-        return bayesianise(super().make_pair(), modules=["emission", "initial_logits", "transition_logits"])
 
 
 @whole_or_not

@@ -16,7 +16,7 @@ from torch.distributions import MultivariateNormal
 
 from ppvae.core import DataError, ModelGuidePair, PairError, check_pair, draw, log_joint
 from ppvae.distributions import FullCovarianceNormal
-from ppvae.models import FactorAnalysis, MixtureOfFactorAnalysers, bayesianise
+from ppvae.models import FactorAnalysis, MixtureOfFactorAnalysers
 from ppvae.networks import MLP
 
 
@@ -36,13 +36,6 @@ class TestMixtureOfFactorAnalysers(PairContract):
     def test_particles_run_at_once(self, pair: ModelGuidePair, x: Tensor) -> None:
         check_pair(pair, x)
         assert pair.vectorizes
-
-
-class TestMixtureWithRandomParameters(TestMixtureOfFactorAnalysers):
-    """Parameters with sample axes on their left, beside those of the enumerated component."""
-
-    def make_pair(self) -> ModelGuidePair:
-        return bayesianise(super().make_pair(), modules=["components", "logits"])
 
 
 def test_the_waist_sums_the_component_out(float64: torch.dtype) -> None:
@@ -140,6 +133,23 @@ def test_with_one_component_it_is_factor_analysis(float64: torch.dtype) -> None:
     torch.testing.assert_close(one.log_evidence(x), other.log_evidence(x))
     torch.testing.assert_close(one.posterior(x).mean, other.posterior(x).mean)
     torch.testing.assert_close(one.marginal().mean[None], other.marginal().mean[None])
+
+
+def test_parameters_may_have_sample_axes_on_their_left(float64: torch.dtype) -> None:
+    """As weights that are drawn have, [P, 1, ...], beside an enumerated component [K, 1, 1] and latents [P, B, Z]."""
+    single = [mixture().components for _ in range(2)]
+    several, x, z = mixture().components, torch.randn(5, 4), torch.randn(2, 5, 2)
+    for name, _ in list(several.named_parameters()):
+        values = torch.stack([getattr(components, name).detach() for components in single])[:, None]
+        setattr(several, name, torch.nn.Parameter(values))
+    log_prob = several.given(torch.arange(3)[:, None, None], z).log_prob(x)
+    assert log_prob.shape == (3, 2, 5)
+    for p, components in enumerate(single):
+        expected = components.log_given(x, z[p])
+        torch.testing.assert_close(log_prob[:, p], expected.T)
+        torch.testing.assert_close(several.log_given(x, z)[p], expected)
+        torch.testing.assert_close(several.log_marginal(x)[p], components.log_marginal(x))
+        torch.testing.assert_close(several.posterior(x).mean[p], components.posterior(x).mean)
 
 
 def test_every_draw_of_pyros_enumerated_bound_is_the_evidence(float64: torch.dtype) -> None:
