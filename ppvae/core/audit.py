@@ -42,26 +42,23 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     check_plates(shape)
     check_priors(shape)
     check_guide(shape)
+    sites = tuple(replace(info, support=None) for info in (*shape.model, *shape.guide))
+    if shape.enumerated and sites not in pair._audits:  # first of all: it sees what does not fit into memory
+        with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
+            _check_sum(pair, *_few_draws(pair, x))
     if any(info.masked for info in (*shape.model_latents, *shape.guide_latents)):
         # On all data, at every call: the masks depend on the data.
         with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
             _check_masks(pair, x, draw(pair, x, 2))
-    sites = tuple(replace(info, support=None) for info in (*shape.model, *shape.guide))
     if sites in pair._audits or not (shape.model_latents or shape.enumerated):
         return
     _warn_scales(pair, shape)
     with torch.no_grad(), torch.random.fork_rng():
-        few: Data = rows_of(x, torch.arange(min(_FEW, batch_size(x))))
         with _one_by_one(pair):
-            draws = _draws(pair, few)
-            part = draws is not None  # else it has parameters for every datum: all data, or none
-            if draws is None:
-                few, draws = x, draw(pair, x, 2)
-            if shape.enumerated:
-                _check_sum(pair, few, draws)
+            few, draws = _few_draws(pair, x)
             apart = _densities(pair, few, draws)
             _check_noise(pair, few, draws, apart)
-            if part and batch_size(few) > 1:
+            if few is not x and batch_size(few) > 1:
                 _check_rows(pair, few, draws)
         if pair.vectorizes:
             _check_particles(pair, few, draws, apart)
@@ -139,6 +136,13 @@ def _warn_scales(pair: ModelGuidePair, shape: Structure) -> None:
             type(pair).__name__,
             ", ".join(sorted({f"site {info.name!r}" for info in shape.scaled})),
         )
+
+
+def _few_draws(pair: ModelGuidePair, x: Data) -> tuple[Data, Draw]:
+    """A few data with two draws; all data where there are parameters for each."""
+    few: Data = rows_of(x, torch.arange(min(_FEW, batch_size(x))))
+    draws = _draws(pair, few)
+    return (x, draw(pair, x, 2)) if draws is None else (few, draws)
 
 
 def _draws(pair: ModelGuidePair, few: Data) -> Draw | None:

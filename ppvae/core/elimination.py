@@ -154,8 +154,8 @@ class Elimination:
         values = math.prod(self.sizes[v] for v in variables)
         entries = math.prod(self.sizes[plate] for plate in plates)
         return PairError(
-            f"{_sites([self.variables[v] for v in variables])}: what depends on it stands outside of a plate of "
-            f"{entries} entries that it stands in, or in another one, so that its sum has {values}^{entries} terms"
+            f"{sites_in_words([self.variables[v] for v in variables])}: what depends on it stands outside of a plate "
+            f"of {entries} entries that it stands in, or in another one, so that its sum has {values}^{entries} terms"
             + try_one_of(
                 "what depends on it inside the same plates, and nothing summed over their axes",
                 "a site for the guide to draw, instead of a sum",
@@ -194,19 +194,34 @@ class Elimination:
 
     def _check_size(self, dims: tuple[str, ...], like: Tensor) -> None:
         elements = math.prod(self.sizes[d] for d in dims)
-        size = elements * like.element_size()
-        if len(dims) <= _MOST_AXES and (elements <= _LARGE or size <= memory_limit()):
-            return
-        variables = [d for d in dims if d in self.variables]
-        terms = math.prod(self.sizes[d] for d in variables)
-        raise PairError(
-            f"{_sites([self.variables[d] for d in variables])}: expected a sum that fits into memory, found {terms:,} "
-            f"terms at once for each datum ({in_words(size)})"
-            + try_one_of(
-                "for t in pyro.markov(range(T)): around a chain, so that its sites are summed one by one",
-                "a site for the guide to draw, instead of a sum",
-            )
+        if len(dims) > _MOST_AXES or elements > _LARGE:
+            variables = [d for d in dims if d in self.variables]
+            terms = math.prod(self.sizes[d] for d in variables)
+            require_sum_fits([self.variables[d] for d in variables], terms, elements * like.element_size(), len(dims))
+
+
+def require_sum_fits(names: Iterable[str], terms: int, size: int, axes: int = 0) -> None:
+    """Refuse a tensor over the values of some sites that does not fit into memory.
+
+    Args:
+        names: the sites.
+        terms: how many combinations of their values it holds.
+        size: its bytes.
+        axes: how many it has.
+
+    Raises:
+        PairError: more bytes than the memory limit, or more axes than PyTorch allows.
+    """
+    if size <= memory_limit() and axes <= _MOST_AXES:
+        return
+    raise PairError(
+        f"{sites_in_words(names)}: expected a sum that fits into memory, found {terms:,} terms at once for each datum "
+        f"({in_words(size)})"
+        + try_one_of(
+            "for t in pyro.markov(range(T)): around a chain, so that its sites are summed one by one",
+            "a site for the guide to draw, instead of a sum",
         )
+    )
 
 
 def _components(factors: list[Factor], variables: set[str]) -> list[tuple[list[Factor], set[str]]]:
@@ -220,7 +235,8 @@ def _components(factors: list[Factor], variables: set[str]) -> list[tuple[list[F
     return groups
 
 
-def _sites(names: Iterable[str]) -> str:
+def sites_in_words(names: Iterable[str]) -> str:
+    """These latent sites for people."""
     quoted = [repr(name) for name in names]
     if len(quoted) > 4:
         quoted = [*quoted[:2], "...", quoted[-1]]

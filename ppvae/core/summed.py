@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .density import _flatten, over_groups, structure
+from .elimination import require_sum_fits
 from .enumeration import SummedOut
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
@@ -15,6 +18,8 @@ from .parameters import local_parameters
 from .structure import SiteInfo, Structure, to_canonical, to_pyro
 from .terms import Sites, sum_log_probs, summed_out
 from .tracing import Latents, run_enumerated, run_plain, width_of
+
+_LARGE = 10**7  # elements above which the memory is asked
 
 
 def summed_of(sites: Sites, shape: Structure, particles: int) -> SummedOut:
@@ -94,7 +99,7 @@ def draw_discrete(pair: ModelGuidePair, x: Data, latents: Latents) -> dict[str, 
 
 
 def terms_at_draw(pair: ModelGuidePair, x: Data, latents: Latents) -> tuple[Tensor, Tensor]:
-    r"""One term of the sum, $\log p(x, y, z)$ of the sites under it at one drawn y, from two runs of the model.
+    r"""$\log p(x, y, z)$ of the local sites at one drawn y, from two runs of the model.
 
     Args:
         pair: the pair.
@@ -102,18 +107,38 @@ def terms_at_draw(pair: ModelGuidePair, x: Data, latents: Latents) -> tuple[Tens
         latents: one value for every latent site of the model.
 
     Returns:
-        from the run with all values of y at once, and from one with the drawn value alone, both [1, B]. They differ
-        where y is masked out (:class:`~ppvae.core.enumeration.SummedOut`), and else only if the program is wrong.
+        as a term of the sum, from the run with all values of y at once, and from a run with the drawn value alone, both
+        [1, B]. They differ where y is masked out (:class:`~ppvae.core.enumeration.SummedOut`), and else only if the
+        program is wrong.
     """
     shape = structure(pair, x)
-    with local_parameters(pair):
+    with local_parameters(pair), _RefuseLarge(shape):
         values = {i.name: to_pyro(latents[i.name][None], i, shape.nesting) for i in shape.model_latents}
-        summed = summed_of(run_enumerated(pair, x, shape, values, 1), shape, 1)
+        sites = run_enumerated(pair, x, shape, values, 1)
+        summed = summed_of(sites, shape, 1)
         index = summed.sample(summed.names)
-        values |= summed.values(index)
-        sites = run_plain(pair, x, shape, values, 1)
-    under_sum = {name: sites[name] for name in summed.names if name in sites}
-    return summed.log_joint_at(index), sum_log_probs(under_sum, shape, 1).local
+        rest = sum_log_probs({n: s for n, s in sites.items() if n not in summed.names}, shape, 1).local
+        plain = run_plain(pair, x, shape, {**values, **summed.values(index)}, 1)
+    return summed.log_joint_at(index) + rest, sum_log_probs(plain, shape, 1).local
+
+
+class _RefuseLarge(TorchDispatchMode):
+    """Refuses, before it is made, a tensor over so many values of the sites that it does not fit into memory."""
+
+    def __init__(self, shape: Structure) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names, self.batch = [info.name for info in shape.enumerated], max(shape.batch, 1)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        if len(tensors) > 1:
+            try:
+                elements = torch.Size(torch.broadcast_shapes(*(t.shape for t in tensors))).numel()
+            except RuntimeError:
+                elements = 0
+            if elements > _LARGE:
+                require_sum_fits(self.names, elements // self.batch, elements * tensors[0].element_size())
+        return func(*args, **(kwargs or {}))
 
 
 def _canonical(probability: Tensor, info: SiteInfo, shape: Structure, particles: int) -> Tensor:

@@ -255,9 +255,9 @@ def terms_of(guide: Sites, model: Sites, shape: Structure, particles: int, analy
     for name, site in {**guide, **model}.items():
         if name in under_sum:
             continue  # in the one term of all observed sites under the sum, below
-        log_p, tilt_p = _log_term(model.get(name), log_probs.get(name), shape, particles)
-        if name in shares:
-            log_p, tilt_p = shares[name], None
+        log_p, tilt_p = shares.get(name), None
+        if log_p is None:
+            log_p, tilt_p = _log_term(model.get(name), log_probs.get(name), shape, particles)
         log_q, tilt_q = _log_term(guide.get(name), None, shape, particles)
         term = log_p if log_p is not None else log_q
         tilt = tilt_p if tilt_q is None else -tilt_q if tilt_p is None else tilt_p - tilt_q

@@ -4,7 +4,7 @@ In the model, :func:`observe_with_gaps` states $y_b \sim p(y)$ for every datum. 
 where none is, it is summed out, or drawn by a guide that says :func:`draw_gaps`. One minibatch holds both kinds, with
 the bounds of Kingma, Rezende, Mohamed & Welling (2014, arXiv 1406.5298), equations 6 and 7.
 
-A gap is declared by its value: NaN in floating-point labels, a negative number in whole ones.
+A gap is declared by a negative label, -1 for instance.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def observe_with_gaps(name: str, fn: Any, labels: Tensor) -> Tensor:
         name: of the label.
         fn: its distribution, Categorical, Bernoulli or OneHotCategorical (whose labels are whole numbers here, as those
             of a Categorical).
-        labels: [B]; NaN or negative where there is none.
+        labels: [B], whole numbers; negative where there is none.
 
     Raises:
-        DataError: labels that are not of one axis, or not whole numbers.
+        DataError: labels that are not of one axis.
 
     >>> import pyro.distributions as dist
     >>> from pyro import poutine
@@ -75,8 +75,7 @@ def _split(fn: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
         raise DataError(
             f"labels: expected one for each datum, [B], found {list(labels.shape)}" + try_one_of("labels.reshape(-1)")
         )
-    present = ~labels.isnan() & (labels >= 0) if labels.is_floating_point() else labels >= 0
-    values = torch.where(present, labels, torch.zeros_like(labels))
+    present, values = labels >= 0, labels.clamp_min(0)
     if fn.event_shape:
         one_hot = torch.eye(fn.event_shape[-1], dtype=fn.mean.dtype, device=values.device)
         return present, one_hot[values.long()]  # torch's one_hot looks at values, and cannot be captured

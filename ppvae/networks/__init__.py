@@ -2,6 +2,7 @@
 
 from .convolutional import ConvDecoder, ConvEncoder
 from .initialization import Initializer, glorot, paper
+from .joined import JoinedMLP
 from .mlp import MLP
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Initializer", "glorot", "paper"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Initializer", "JoinedMLP", "glorot", "paper"]
