@@ -26,10 +26,11 @@ from torch.distributions.constraints import Constraint
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .compile import NeedsEagerRun, is_bound, preserve
-from .errors import PairError, try_one_of
+from .errors import PairError, located, try_one_of
 from .fingerprint import differences, fingerprint
-from .pair import Data, ModelGuidePair
+from .pair import DATA_PLATE, Data, ModelGuidePair, batch_size, rows_of
 from .parameters import local_parameters
+from .plates import OpenPlates, data_plate_of, has_rows, unknown_plate
 from .structure import SiteInfo, Structure, entries_present, sample_shape, to_canonical, to_pyro
 from .terms import Draw, LogTerms, Sites, SiteTerm, Sums, join_particles, join_sums, sum_log_probs, terms_of
 
@@ -58,6 +59,7 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
     if free and pair._structures and (pair._fingerprint is None or differences(pair._fingerprint, fingerprint(pair))):
         pair._structures.clear()
         pair._audits.clear()
+        pair._found_plate = None
     key = (_signature(x), num_data)
     shape = pair._structures.get(key)
     if shape is None and recording:
@@ -81,7 +83,23 @@ def _find_structure(pair: ModelGuidePair, x: Data, num_data: int | None) -> Stru
         guide_sites = _run(pair, "guide", x, num_data)
         values = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
         model_sites = _run(pair, "model", x, num_data, substitute=values)
-    return Structure.from_sites(model_sites, guide_sites)
+        if pair.one_datum:
+            return Structure.from_sites(model_sites, guide_sites, one_datum=True)
+        named, batch = pair.find_data_plate(x), _length(pair, x)
+        plate = data_plate_of(model_sites, guide_sites, named, batch)
+        if plate not in (None, named, DATA_PLATE) and batch is not None:
+            rolled = _run(pair, "model", rows_of(x, torch.arange(batch).roll(1)), num_data)
+            if not has_rows(model_sites, rolled, plate):
+                raise unknown_plate(
+                    f"the plate {plate!r} is as long as the batch, but its entries are not the rows of it"
+                )
+            pair._found_plate = plate  # a batch of another length might not tell it from other plates
+    return Structure.from_sites(model_sites, guide_sites, plate=plate)
+
+
+def _length(pair: ModelGuidePair, x: Data) -> int | None:
+    """B; None for what stock ``pyro.infer.SVI`` was called with, which may be anything."""
+    return batch_size(x) if pair.parameter_store != "pyro" else None
 
 
 def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None = None) -> Draw:
@@ -249,7 +267,7 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, C
         sites = _run(pair, "model", x, None, substitute=values)
         for info in shape.observed:
             fn, value = sites[info.name]["fn"], sites[info.name]["value"]
-            tail = (*((shape.batch,) if info.scope == "local" else ()), *info.event_shape)
+            tail = (*(() if info.data_axis is None else info.batch_shape[info.data_axis :]), *info.event_shape)
             if tuple(value.shape[value.dim() - len(tail) :]) != tail:
                 raise PairError(
                     f"observed site {info.name!r}: expected values of shape [{', '.join(map(str, tail))}], found "
@@ -322,7 +340,7 @@ def _run(
     free: Collection[str] = (),
 ) -> Sites:
     """Run one program and return its sample sites, the free ones drawn; particles are one more plate on the left."""
-    program: Callable[..., Any] = getattr(pair, role)
+    program: Callable[..., Any] = OpenPlates((DATA_PLATE, pair.plate_name), _length(pair, x))(getattr(pair, role))
     if free:
         program = _Uncondition(free)(program)
     if substitute is not None:
@@ -330,7 +348,10 @@ def _run(
     # One particle needs no axis, so that a program that does not broadcast still runs.
     plate = pyro.plate("_particles", particles, dim=-nesting - 1) if particles > 1 else contextlib.nullcontext()
     with plate:
-        trace = poutine.trace(program).get_trace(x, num_data)
+        try:
+            trace = poutine.trace(program).get_trace(x, num_data)
+        except PairError as error:
+            raise located(error) from None
     nodes: dict[str, Any] = dict(trace.nodes)
     return {
         name: site

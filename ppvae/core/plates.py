@@ -1,0 +1,135 @@
+"""Plates: which of a program's is that over the data, and those whose size or rows the program leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+
+from .errors import ONE_DATUM, PairError, try_one_of
+from .pair import DATA_PLATE
+
+Sites = Mapping[str, Mapping[str, Any]]
+
+
+def plates_of(*programs: Sites) -> dict[str, Any]:
+    """The plates of some programs' sites, by name; of one that stands at several dims, one of these."""
+    return {str(frame.name): frame for sites in programs for s in sites.values() for frame in s["cond_indep_stack"]}
+
+
+def data_plate_of(model: Sites, guide: Sites, named: str | None, batch: int | None) -> str | None:
+    """The plate over data: the one that was named; else "data"; else the only one as long as the batch around all data.
+
+    Args:
+        model: the model's sites.
+        guide: the guide's sites.
+        named: its name, where it is known.
+        batch: B, the length of the batch; None where it is not known.
+
+    Returns:
+        None where no plate is around all observed sites, or none has the name.
+
+    Raises:
+        PairError: several such plates, which their lengths cannot tell apart, or none of that length.
+    """
+    plates = plates_of(model, guide)
+    if named is not None or DATA_PLATE in plates:
+        name = DATA_PLATE if named is None else named
+        return name if name in plates else None
+    latent = {name for name, site in guide.items() if not site["is_observed"]}
+    observed = [site for name, site in model.items() if site["is_observed"] and name not in latent]
+    around = [{str(frame.name) for frame in site["cond_indep_stack"]} for site in observed]
+    sizes = {name: plates[name].size for name in sorted(set.intersection(*around) if around else ())}
+    candidates = [name for name, size in sizes.items() if batch in (None, size)]
+    found = ", ".join(f"{name!r} of {'no size' if size < 0 else size}" for name, size in sizes.items())
+    if len(candidates) > 1:
+        raise unknown_plate(f"{len(candidates)} plates of the length of the batch are around all data: {found}")
+    if sizes and not candidates:
+        raise unknown_plate(f"no plate around all data has the length of the batch, {batch}: found {found}")
+    return candidates[0] if candidates else None
+
+
+def unknown_plate(reason: str) -> PairError:
+    """The error where the plate over data cannot be told."""
+    return PairError(
+        f"it is not known which plate is that over the data: {reason}"
+        + try_one_of(
+            'from_callables(model, guide, data_plate="rows"), with the name of that plate',
+            'call that plate "data": pyro.plate("data", len(x))',
+            ONE_DATUM,
+        )
+    )
+
+
+def has_rows(before: Sites, after: Sites, plate: str) -> bool:
+    """Whether a plate's entries are the rows of the batch: observed values move in it where the rows move.
+
+    Args:
+        before: the model's sites on a batch.
+        after: on the batch with its rows rolled by one.
+        plate: the name of the plate.
+    """
+    dims = {name: f.dim for name, site in before.items() for f in site["cond_indep_stack"] if f.name == plate}
+    if None in dims.values():
+        return True  # a sequential plate is refused as such
+    moves = []
+    for name, dim in dims.items():
+        value, axis = before[name]["value"], dim - before[name]["fn"].event_dim
+        if before[name]["is_observed"] and after[name]["is_observed"] and value.numel() and value.dim() >= -axis:
+            moves.append(torch.equal(value.roll(1, axis), after[name]["value"]))
+    return bool(moves) and all(moves)
+
+
+class OpenPlates(Messenger):
+    """Fills in what a program leaves open: the size of the plate over data, and the rows of a random subsample.
+
+    A plate without a size (``pyro.plate("data")``) has the length of the batch. One that would draw its rows at random
+    (``subsample_size=...``) has the first ones: rows of a batch are chosen by who makes the batch, and once.
+
+    Args:
+        names: of the plate over data.
+        batch: B; None where the batch is what stock ``pyro.infer.SVI`` was called with.
+    """
+
+    def __init__(self, names: Collection[str | None], batch: int | None) -> None:
+        super().__init__()
+        self.names, self.batch = names, batch
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if isinstance(fn, _Subsample):
+            if msg["value"] is None and fn.subsample_size is not None and 0 < fn.subsample_size < fn.size:
+                if self.batch is None:
+                    raise PairError(
+                        f"the plate {msg['name']!r} draws {fn.subsample_size} of {fn.size} rows at random: other rows "
+                        "in the model than in the guide" + try_one_of("pyro.plate(..., subsample=rows) in both")
+                    )
+                msg["value"] = torch.arange(fn.subsample_size)
+            return
+        frames = msg["cond_indep_stack"]
+        if self.batch is None or not any(frame.size == -1 and frame.name in self.names for frame in frames):
+            return
+        for frame in frames:
+            if frame.size == -1 and frame.name in self.names and not msg["is_observed"]:
+                self._require_axis(msg, frame)
+        msg["cond_indep_stack"] = tuple(
+            frame._replace(size=self.batch, full_size=self.batch)
+            if frame.size == -1 and frame.name in self.names
+            else frame
+            for frame in frames
+        )
+        BroadcastMessenger._pyro_sample(msg)
+
+    def _require_axis(self, msg: Any, frame: Any) -> None:
+        """A latent has a value for every datum: the plate does not say how many it would have to draw."""
+        shape = tuple(msg["fn"].batch_shape)
+        if shape[frame.dim :][:1] != (self.batch,):
+            raise PairError(
+                f"site {msg['name']!r} stands in the plate {frame.name!r}, which has no size, and its distribution "
+                f"has the batch shape {shape}: expected {self.batch} values at dim {frame.dim}, one for each datum"
+                + try_one_of(f"pyro.plate({frame.name!r}, len(x))", "self.data_plate(x, num_data)")
+            )
