@@ -203,7 +203,7 @@ def _check_shared(shape: Structure, of_one: Structure, size: int) -> None:
         if alone != info.shape:
             raise PairError(
                 f"latent site {info.name!r} stands outside the plate over data, {shape.data_plate!r}, and has values "
-                f"of shape {list(info.shape)} for {size} data and {list(alone)} for one: expected the same, or the site "
+                f"of shape {list(info.shape)} for {size} data and {list(alone)} for one: expected the same, or it "
                 f"inside that plate, found plates {list(info.plates)}"
                 + try_one_of(
                     'one plate for all: data = pyro.plate("data", len(x)), then "with data: ..." around each site',

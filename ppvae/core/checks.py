@@ -151,9 +151,7 @@ def _check_plate(pair: ModelGuidePair, x: Data, shape: Structure, num_data: int 
     size = batch_size(x)
     if pair.plate_name is not None and shape.data_plate is None:
         plates = {name for info in (*shape.model, *shape.guide) for name in info.plates}
-        raise PairError(
-            f"data_plate: no plate {pair.plate_name!r} in the programs: {did_you_mean(pair.plate_name, plates)}"
-        )
+        raise PairError(f"data_plate: no plate {pair.plate_name!r}: {did_you_mean(pair.plate_name, plates)}")
     for info in (*shape.model, *shape.guide):
         if info.scope == "local" and info.data_plate_dim is None:
             raise PairError(

@@ -90,9 +90,7 @@ def _find_structure(pair: ModelGuidePair, x: Data, num_data: int | None) -> Stru
         if plate not in (None, named, DATA_PLATE) and batch is not None:
             rolled = _run(pair, "model", rows_of(x, torch.arange(batch).roll(1)), num_data)
             if not has_rows(model_sites, rolled, plate):
-                raise unknown_plate(
-                    f"the plate {plate!r} is as long as the batch, but its entries are not the rows of it"
-                )
+                raise unknown_plate(f"{plate!r} is as long as the batch, but its entries are not the rows")
             pair._found_plate = plate  # a batch of another length might not tell it from other plates
     return Structure.from_sites(model_sites, guide_sites, plate=plate)
 
