@@ -31,7 +31,9 @@ class SiteInfo:
 
     Attributes:
         name: the site.
-        kind: "latent", "observed", or "auxiliary" (a guide site that the model does not have by design).
+        kind: "latent", "observed", "enumerated" (a discrete site of the model that is summed out: it is marked
+            ``infer={"enumerate": "parallel"}``, and the guide lacks it), or "auxiliary" (a guide site that the model
+            does not have by design).
         scope: "local" inside the data plate, "global" outside it.
         batch_shape: Pyro's batch shape without particles, of a local site with B at dim :attr:`data_plate_dim`.
         event_shape: shape of one event of the distribution.
@@ -47,10 +49,11 @@ class SiteInfo:
         scaled: whether the program weights the site (``poutine.scale``) besides the plate over data.
         masked: whether some of its entries are masked out (``poutine.mask``, ``.mask(...)``).
         subsampled_plates: plates, other than that over data, with a part of their entries only.
+        num_values: how many values a site has that is marked to be enumerated; 0 where it is not.
     """
 
     name: str
-    kind: Literal["latent", "observed", "auxiliary"]
+    kind: Literal["latent", "observed", "enumerated", "auxiliary"]
     scope: Literal["local", "global"]
     batch_shape: tuple[int, ...]
     event_shape: tuple[int, ...]
@@ -66,6 +69,7 @@ class SiteInfo:
     scaled: bool = False
     masked: bool = False
     subsampled_plates: tuple[str, ...] = ()
+    num_values: int = 0
 
     @property
     def family_name(self) -> str:
@@ -187,6 +191,11 @@ class Structure:
         return tuple(info for info in self.model_latents if info.scope == "global")
 
     @property
+    def enumerated(self) -> tuple[SiteInfo, ...]:
+        """Discrete sites of the model that are summed out."""
+        return tuple(info for info in self.model if info.kind == "enumerated")
+
+    @property
     def observed(self) -> tuple[SiteInfo, ...]:
         """Observed sites of the model."""
         return tuple(info for info in self.model if info.kind == "observed")
@@ -247,37 +256,6 @@ class Structure:
                 )
 
 
-def to_canonical(value: Tensor, info: SiteInfo, nesting: int, particles: int) -> Tensor:
-    """From Pyro's [particle, *pad, *batch, *event] to [particle, B, *nested, *event]; a global site has no B."""
-    event = value.shape[value.dim() - len(info.event_shape) :]
-    axis = info.data_axis
-    batch = list(info.batch_shape)
-    if batch:
-        batch[-1 if axis is None else axis] = -1
-    value = value.reshape(particles, *batch, *event)
-    if info.scope == "global":
-        return value
-    if axis is None:
-        return value.unsqueeze(1)
-    value = value.movedim(1 + axis, 1)
-    return value.reshape(*value.shape[:2], *info.nested, *event)
-
-
-def to_pyro(value: Tensor, info: SiteInfo, nesting: int) -> Tensor:
-    """From [particle, B, *nested, *event] to Pyro's [particle, *pad, *batch, *event]; a single one has no axis."""
-    rank, axis = len(info.batch_shape), info.data_axis
-    if axis is not None:
-        event = value.shape[value.dim() - len(info.event_shape) :]
-        others = (*info.batch_shape[:axis], *info.batch_shape[axis + 1 :])
-        value = value.reshape(*value.shape[:2], *others, *event).movedim(1, 1 + axis)
-    elif info.scope == "local":
-        value = value.squeeze(1)
-    particles, rest = value.shape[0], value.shape[1:]
-    if particles == 1:
-        return value.reshape(rest)
-    return value.reshape(particles, *(1,) * (nesting - rank), *rest)
-
-
 def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str], one_datum: bool) -> SiteInfo:
     fn, frames = site["fn"], site["cond_indep_stack"]
     if not isinstance(fn, TorchDistributionMixin):
@@ -287,7 +265,8 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str], one
             "cannot draw from" + PYRO_DISTRIBUTIONS
         )
     data_frame = next((frame for frame in frames if frame.name == plate), None)
-    kind: Literal["latent", "observed", "auxiliary"]
+    kind: Literal["latent", "observed", "enumerated", "auxiliary"]
+    num_values = 0 if site["is_observed"] else _num_values(site)
     if isinstance(fn, dist.Unit):
         kind = "observed"  # pyro.factor, which marks itself as auxiliary
     elif site["infer"].get("is_auxiliary"):
@@ -295,6 +274,8 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str], one
     else:
         # A latent that was substituted counts as observed in Pyro's trace: its name tells.
         kind = "observed" if site["is_observed"] and site["name"] not in latent else "latent"
+        if kind == "latent" and num_values and site["name"] not in latent:
+            kind = "enumerated"
     support = _support(fn) if kind == "latent" else None
     others = [frame for frame in frames if frame.name != plate and frame.full_size and frame.full_size != frame.size]
     return SiteInfo(
@@ -315,7 +296,34 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str], one
         scaled=_is_scaled(site),
         masked=entries_present(site) is not None,
         subsampled_plates=tuple(str(frame.name) for frame in others),
+        num_values=num_values,
     )
+
+
+def _num_values(site: Mapping[str, Any]) -> int:
+    """How many values a site has that is marked to be enumerated; 0 where it is not."""
+    infer, fn = site["infer"], site["fn"]
+    if infer.get("enumerate") != "parallel":
+        return 0
+    if infer.get("num_samples") is not None:
+        raise PairError(
+            f"site {site['name']!r} is marked to be enumerated with num_samples: a sum over draws is an estimate, "
+            "whose logarithm is no log p(x, z)"
+            + try_one_of('infer={"enumerate": "parallel"} alone, for the sum over all values', "a site of the guide")
+        )
+    if isinstance(unwrap(fn), td.OneHotCategorical):
+        return int(fn.event_shape[-1])
+    try:
+        return int(fn.enumerate_support(expand=False).shape[0])
+    except NotImplementedError as error:
+        raise PairError(
+            f"site {site['name']!r} is marked to be enumerated, but a {type(unwrap(fn)).__name__} over "
+            f"{list(fn.event_shape)} has no finite list of values (or none that PyTorch gives)"
+            + try_one_of(
+                "Categorical, OneHotCategorical, Bernoulli or Binomial, one in a statement",
+                "a site for the guide to draw, instead of a sum",
+            )
+        ) from error
 
 
 _KINDS = {"latent": "latent site", "auxiliary": "the guide's auxiliary site", "observed": "site"}
@@ -373,19 +381,3 @@ def _bounds(support: Any) -> list[Tensor]:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return [value for value in getattr(support, "__dict__", {}).values() if isinstance(value, Tensor)]
-
-
-def sample_shape(value: Tensor, info: SiteInfo, batch: int) -> torch.Size:
-    """The sample axes of a canonical value: what stands to the left of [B, *event], or of [*event] if global.
-
-    Raises:
-        PairError: the value's trailing axes are not the site's.
-    """
-    tail = (batch, *info.shape) if info.scope == "local" else info.shape
-    lead = value.dim() - len(tail)
-    if lead < 0 or tuple(value.shape[lead:]) != tail:
-        raise PairError(
-            f"site {info.name!r}: expected a value of shape [*samples, {', '.join(map(str, tail))}], "
-            f"found {list(value.shape)}"
-        )
-    return value.shape[:lead]
