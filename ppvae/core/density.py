@@ -56,7 +56,6 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
     if free and pair._structures and (pair._fingerprint is None or differences(pair._fingerprint, fingerprint(pair))):
         pair._structures.clear()
         pair._audits.clear()
-        pair._found_plate = None
     key = (_signature(x), num_data)
     shape = pair._structures.get(key)
     if shape is None and recording:
@@ -83,12 +82,13 @@ def _find_structure(pair: ModelGuidePair, x: Data, num_data: int | None) -> Stru
         if pair.one_datum:
             return Structure.from_sites(model_sites, guide_sites, one_datum=True)
         named, batch = pair.find_data_plate(x), length_of(pair, x)
-        plate = data_plate_of(model_sites, guide_sites, named, batch)
-        if plate not in (None, named, DATA_PLATE) and batch is not None:
+        # A batch of another length might not tell the plate that was found from others.
+        plate = data_plate_of(model_sites, guide_sites, (named, pair._found_plate), batch)
+        if named is None and plate not in (None, DATA_PLATE) and batch is not None:
             rolled = run_program(pair, "model", rows_of(x, torch.arange(batch).roll(1)), num_data)
             if not has_rows(model_sites, rolled, plate):
                 raise unknown_plate(f"{plate!r} is as long as the batch, but its entries are not the rows")
-            pair._found_plate = plate  # a batch of another length might not tell it from other plates
+            pair._found_plate = plate
     return Structure.from_sites(model_sites, guide_sites, plate=plate)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -107,7 +108,7 @@ def located(error: PairError) -> PairError:
     return PairError(head + place_of(error) + heading + remedies)
 
 
-_LIBRARIES = ("site-packages", "dist-packages", str(Path(__file__).parent.parent), "<")
+_LIBRARIES = ("site-packages", "dist-packages", str(Path(__file__).parent.parent), sysconfig.get_path("stdlib"), "<")
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -134,7 +134,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
 
     def find_data_plate(self, x: Any) -> str | None:
         """The name of the plate over data, where it is known before the programs are run on a batch."""
-        return self.plate_name or self._found_plate
+        return self.plate_name
 
     def mean_sites(self, draw: Iterable[str] = ()) -> AbstractContextManager[frozenset[str]]:
         """A context in which the guide gives some sites their mean instead of a draw, and the names of these sites.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,25 +21,25 @@ def plates_of(*programs: Sites) -> dict[str, Any]:
     return {str(frame.name): frame for sites in programs for s in sites.values() for frame in s["cond_indep_stack"]}
 
 
-def data_plate_of(model: Sites, guide: Sites, named: str | None, batch: int | None) -> str | None:
+def data_plate_of(model: Sites, guide: Sites, known: Sequence[str | None], batch: int | None) -> str | None:
     """The plate over data: the one that was named; else "data"; else the only one as long as the batch around all data.
 
     Args:
         model: the model's sites.
         guide: the guide's sites.
-        named: its name, where it is known.
+        known: names of which one is the plate's: that said by the caller, and that found on another batch.
         batch: B, the length of the batch; None where it is not known.
 
     Returns:
-        None where no plate is around all observed sites, or none has the name.
+        None where no plate is around all observed sites, or none has the name that the caller said.
 
     Raises:
         PairError: several such plates, which their lengths cannot tell apart, or none of that length.
     """
     plates = plates_of(model, guide)
-    if named is not None or DATA_PLATE in plates:
-        name = DATA_PLATE if named is None else named
-        return name if name in plates else None
+    for name in (*known, DATA_PLATE):
+        if name in plates or name is known[0] is not None:
+            return name if name in plates else None
     latent = {name for name, site in guide.items() if not site["is_observed"]}
     observed = [site for name, site in model.items() if site["is_observed"] and name not in latent]
     around = [{str(frame.name) for frame in site["cond_indep_stack"]} for site in observed]
