@@ -216,7 +216,8 @@ def _check_automatic_plates(pair: ModelGuidePair, shape: Structure) -> None:
             f"{type(makers[0]).__name__} makes this plate anew: its parameters would be those of other rows"
             + try_one_of(
                 f"pyro.plate({shape.data_plate!r}, len(x)) in the model, and fit(..., batch_size=None)",
-                f"{type(makers[0]).__name__}(model, create_plates=...), which makes the model's own plate",
+                f"{type(makers[0]).__name__}(model, create_plates=lambda x, rows: pyro.plate({shape.data_plate!r}, N, "
+                "subsample=rows)), with the rows in the data, (x, rows), and in the model's plate",
             )
         )
 

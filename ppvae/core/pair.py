@@ -78,8 +78,8 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
 
     $$p_\theta(x, z, w) = p(w) \prod_{b=1}^{N} p_\theta(x_b, z_b \mid w), \qquad q_\phi(z, w \mid x)$$
 
-    Local latent and observed sites stand inside the plate ``"data"`` (dim -1; :meth:`data_plate` makes it); global
-    latents, such as weights, stand outside it. Networks are plain ``nn.Module`` attributes.
+    Local latent and observed sites stand inside the plate ``"data"`` (:meth:`data_plate` makes it, at dim -1; any other
+    will do); global latents, such as weights, stand outside it. Networks are plain ``nn.Module`` attributes.
 
     Every instance has its own name in Pyro's global parameter store, so that two pairs of one class train side by
     side in stock ``pyro.infer.SVI``; under one shared name the second one would silently not train.

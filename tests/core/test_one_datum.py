@@ -51,7 +51,6 @@ def test_linear_regression_has_its_closed_form_evidence(method: evidence.Evidenc
 
 def test_linear_regression_is_trained_and_sampled() -> None:
     pair = as_one_datum(ModelGuidePair.from_callables(regression, regression_guide))
-    before = float((next(pair.parameters()) - MEAN).abs().max())
     run = fit(
         pair,
         Y[None],
@@ -61,7 +60,7 @@ def test_linear_regression_is_trained_and_sampled() -> None:
         learning_rate=2e-3,
         progress=False,
     )
-    assert float((next(pair.parameters()) - MEAN).abs().max()) < before / 2
+    assert float((next(pair.parameters()).detach() - MEAN).abs().max()) < 0.025  # it started at 0.05
     assert run.history[-1]["elbo_train"] < float(EVIDENCE) + 2
     draws = sample_posterior(
         pair, Y[None], num_samples=200, num_warmup=100, num_chains=4, num_leapfrog=6, progress=False, compile="graph"
@@ -117,7 +116,7 @@ def schools_guide(x: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [evidence.ImportanceSampling(40000), evidence.AIS(num_temperatures=60, num_chains=32, num_leapfrog=3)]
+    "method", [evidence.ImportanceSampling(40000), evidence.AIS(num_temperatures=40, num_chains=16, num_leapfrog=3)]
 )
 def test_eight_schools(method: evidence.EvidenceMethod) -> None:
     pair = as_one_datum(ModelGuidePair.from_callables(schools, schools_guide))
@@ -133,7 +132,7 @@ def process(y: Tensor) -> None:
 
 def kernel(length: Tensor) -> Tensor:
     """Squared exponential with noise, [*, 12, 12]."""
-    distance = (POINTS[:, None] - POINTS) / length[..., None, None]
+    distance = (POINTS[:, None] - POINTS) / length[..., None, None].clamp(min=1e-3)
     return (-0.5 * distance.square()).exp() + NOISE**2 * torch.eye(12)
 
 

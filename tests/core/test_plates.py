@@ -299,6 +299,19 @@ def test_an_automatic_guide_that_would_pick_other_rows_is_refused() -> None:
     require_truth(pair, X, evidence_of(X))
 
 
+def test_an_automatic_guide_with_the_models_own_plate_serves_minibatches() -> None:
+    """The other remedy: its parameters for every datum are looked up by the rows that a batch names."""
+    x, rows = torch.cat([X, X + 0.1, X[:2]]), torch.arange(10)
+    guide = autoguide.AutoNormal(
+        rows_of_ten, init_scale=0.6, create_plates=lambda x, rows: pyro.plate("data", 10, subsample=rows)
+    )
+    pair = ModelGuidePair.from_callables(rows_of_ten, guide)
+    check_pair(pair, (x, rows))  # the guide makes its parameters for the data of its first run
+    fit(pair, (x, rows), num_epochs=200, batch_size=5, learning_rate=0.05, progress=False)
+    require_truth(pair, (x, rows), evidence_of(x))
+    require_truth(pair, (x[3:6], rows[3:6]), evidence_of(x[3:6]))
+
+
 def one_by_one(x: Tensor) -> None:
     """A site for every datum."""
     for i in pyro.plate("data", len(x)):
