@@ -121,7 +121,7 @@ def as_one_datum(pair: ModelGuidePair) -> DerivedPair:
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):
     ...     w = pyro.sample("w", dist.Normal(0.0, 1.0))
-    ...     pyro.sample("x", dist.Normal(w, 1.0).expand([3]).to_event(1), obs=x)
+    ...     pyro.sample("x", dist.Normal(w.unsqueeze(-1), torch.ones(3)).to_event(1), obs=x)
     >>> def guide(x):
     ...     pyro.sample("w", dist.Normal(x.sum() / 4, 0.5))
     >>> pair = as_one_datum(ModelGuidePair.from_callables(model, guide))

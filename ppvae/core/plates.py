@@ -1,14 +1,11 @@
-"""Plates: which of a program's is that over the data, and those whose size or rows the program leaves open."""
+"""Which plate of a program is that over the data."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pyro.poutine.broadcast_messenger import BroadcastMessenger
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 
 from .errors import ONE_DATUM, PairError, try_one_of
 from .pair import DATA_PLATE
@@ -82,54 +79,3 @@ def has_rows(before: Sites, after: Sites, plate: str) -> bool:
         if before[name]["is_observed"] and after[name]["is_observed"] and value.numel() and value.dim() >= -axis:
             moves.append(torch.equal(value.roll(1, axis), after[name]["value"]))
     return bool(moves) and all(moves)
-
-
-class OpenPlates(Messenger):
-    """Fills in what a program leaves open: the size of the plate over data, and the rows of a random subsample.
-
-    A plate without a size (``pyro.plate("data")``) has the length of the batch. One that would draw its rows at random
-    (``subsample_size=...``) has the first ones: rows of a batch are chosen by who makes the batch, and once.
-
-    Args:
-        names: of the plate over data.
-        batch: B; None where the batch is what stock ``pyro.infer.SVI`` was called with.
-    """
-
-    def __init__(self, names: Collection[str | None], batch: int | None) -> None:
-        super().__init__()
-        self.names, self.batch = names, batch
-
-    def _pyro_sample(self, msg: Any) -> None:
-        fn = msg["fn"]
-        if isinstance(fn, _Subsample):
-            if msg["value"] is None and fn.subsample_size is not None and 0 < fn.subsample_size < fn.size:
-                if self.batch is None:
-                    raise PairError(
-                        f"the plate {msg['name']!r} draws {fn.subsample_size} of {fn.size} rows at random: other rows "
-                        "in the model than in the guide" + try_one_of("pyro.plate(..., subsample=rows) in both")
-                    )
-                msg["value"] = torch.arange(fn.subsample_size)
-            return
-        frames = msg["cond_indep_stack"]
-        if self.batch is None or not any(frame.size == -1 and frame.name in self.names for frame in frames):
-            return
-        for frame in frames:
-            if frame.size == -1 and frame.name in self.names and not msg["is_observed"]:
-                self._require_axis(msg, frame)
-        msg["cond_indep_stack"] = tuple(
-            frame._replace(size=self.batch, full_size=self.batch)
-            if frame.size == -1 and frame.name in self.names
-            else frame
-            for frame in frames
-        )
-        BroadcastMessenger._pyro_sample(msg)
-
-    def _require_axis(self, msg: Any, frame: Any) -> None:
-        """A latent has a value for every datum: the plate does not say how many it would have to draw."""
-        shape = tuple(msg["fn"].batch_shape)
-        if shape[frame.dim :][:1] != (self.batch,):
-            raise PairError(
-                f"site {msg['name']!r} stands in the plate {frame.name!r}, which has no size, and its distribution "
-                f"has the batch shape {shape}: expected {self.batch} values at dim {frame.dim}, one for each datum"
-                + try_one_of(f"pyro.plate({frame.name!r}, len(x))", "self.data_plate(x, num_data)")
-            )
