@@ -151,7 +151,7 @@ class _OpenPlates(Messenger):
                         f"the plate {msg['name']!r} draws {fn.subsample_size} of {fn.size} rows at random: other rows "
                         "in the model than in the guide" + try_one_of("pyro.plate(..., subsample=rows) in both")
                     )
-                msg["value"] = torch.arange(fn.subsample_size)
+                msg["value"] = torch.arange(fn.subsample_size, device=fn.device)
             return
         frames = msg["cond_indep_stack"]
         if self.batch is None or not any(frame.size == -1 and frame.name in self.names for frame in frames):
@@ -176,3 +176,8 @@ class _OpenPlates(Messenger):
                 f"has the batch shape {shape}: expected {self.batch} values at dim {frame.dim}, one for each datum"
                 + try_one_of(f"pyro.plate({frame.name!r}, len(x))", "self.data_plate(x, num_data)")
             )
+
+
+def width_of(group: slice) -> int:
+    """How many particles a group has."""
+    return int(group.stop - group.start)
