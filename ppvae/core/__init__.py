@@ -1,10 +1,11 @@
 """What a pair is, its densities, how a pure function is compiled, what is checked."""
 
 from .checks import check_pair
+from .conditioning import as_one_datum
 from .density import draw, log_guide, log_joint, structure
 from .errors import DataError, FitError, PairError, PpvaeError, RunError
 from .guide_sum import draw_all_values
-from .pair import Data, ModelGuidePair, batch_size, rows_of
+from .pair import Data, ModelGuidePair, batch_size, members_of, rows_of
 from .parameters import local_parameters
 from .roles import Role, parameter_roles
 from .simulation import predict, simulate, simulate_given
@@ -30,6 +31,7 @@ __all__ = [
     "SiteTerm",
     "Structure",
     "Unconstrained",
+    "as_one_datum",
     "batch_size",
     "check_pair",
     "discrete_marginals",
@@ -39,6 +41,7 @@ __all__ = [
     "log_guide",
     "local_parameters",
     "log_joint",
+    "members_of",
     "parameter_roles",
     "predict",
     "rows_of",

@@ -15,7 +15,7 @@ from torch.distributions import biject_to
 
 from .compile import bind, state_of
 from .density import draw, log_guide, log_joint, structure
-from .errors import PairError, place_of, try_one_of
+from .errors import ONE_DATUM, PairError, place_of, try_one_of
 from .pair import Data, ModelGuidePair, batch_size, rows_of
 from .structure import SiteInfo, Structure
 from .summed import terms_at_draw
@@ -153,7 +153,7 @@ def _draws(pair: ModelGuidePair, few: Data) -> Draw | None:
         return None
     size = batch_size(few)
     local = [info for info in (*shape.model, *shape.guide) if info.scope == "local"]
-    if shape.batch != size or any(info.batch_shape[-1:] != (size,) for info in local):
+    if shape.batch != size or any(info.num_data not in (None, size) for info in local):
         return None
     return draw(pair, few, 2)
 
@@ -184,6 +184,7 @@ def _check_rows(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
         x = rows_of(few, torch.tensor([row]))
         if _draws(pair, x) is None:
             return
+        _check_shared(shape, structure(pair, x), batch_size(few))
 
         def of_row(values: Mapping[str, Tensor], row: int = row) -> dict[str, Tensor]:
             return {name: value[:, row : row + 1] if name in local else value for name, value in values.items()}
@@ -195,11 +196,27 @@ def _check_rows(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
                     f"{name} of a datum is {float(own[0, 0]):.6g} by itself and {float(together[name][0, row]):.6g} "
                     f"in row {row} of {last + 1}: its terms must depend neither on the other data nor on its place"
                     + try_one_of(
-                        "the plate over data at dim -1 and .to_event(...) over all axes of an event",
+                        ".to_event(...) over all axes of an event that no plate has",
                         "no mean, sum or normalisation over axis 0 in the programs",
                         "a network of x instead of a parameter for every datum",
                     )
                 )
+
+
+def _check_shared(shape: Structure, of_one: Structure, size: int) -> None:
+    """What stands outside the plate over data is shared by all of them, whatever their number."""
+    for info in shape.global_latents:
+        alone = of_one.site(info.name).shape
+        if alone != info.shape:
+            raise PairError(
+                f"latent site {info.name!r} stands outside the plate over data, {shape.data_plate!r}, and has values "
+                f"of shape {list(info.shape)} for {size} data and {list(alone)} for one: expected the same, or it "
+                f"inside that plate, found plates {list(info.plates)}"
+                + try_one_of(
+                    'one plate for all: data = pyro.plate("data", len(x)), then "with data: ..." around each site',
+                    ONE_DATUM,
+                )
+            )
 
 
 def _perturb(value: Tensor) -> Tensor:

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
+from torch.nn.utils.rnn import PackedSequence
 
 from .audit import audit, check_guide
 from .density import observed_support, structure
-from .errors import PairError, did_you_mean, place_of, try_one_of
+from .errors import ONE_DATUM, PairError, did_you_mean, place_of, try_one_of
 from .modes import in_evaluation_mode
-from .pair import Data, ModelGuidePair, batch_size
+from .pair import Data, ModelGuidePair, batch_size, members_of
 from .structure import PYRO_DISTRIBUTIONS, SiteInfo, Structure
 
 _log = logging.getLogger("ppvae.check")
@@ -26,14 +28,14 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
     """Check the contract of a pair on a batch, once, before any work.
 
     Model and guide have the same latent sites with the same event shapes; observed and local sites stand inside the
-    data plate at dim -1, which is as long as the batch and states N; parameters and data are finite; the data lie in
+    plate over data, which is as long as the batch and states N; parameters and data are finite; the data lie in
     the support of the likelihood. Programs that state no density are refused (:mod:`ppvae.core.audit`). Whether the
     programs broadcast over one more plate on the left is tested too: where they do not, ``pair.vectorizes`` becomes
     False (logged) and particles run one by one.
 
     Args:
         pair: the pair.
-        x: a batch, [B, *event], or a mapping of such.
+        x: a batch, [B, *event], or a mapping or a tuple of such.
         num_data: N, to check that the plate scales by N / B.
 
     Returns:
@@ -57,7 +59,7 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
         raise PairError(
             f"{type(pair).__name__} fails on a batch of shape {_shapes(x)}: {type(error).__name__}: {error}"
             + place_of(error)
-            + (PYRO_DISTRIBUTIONS if "object is not callable" in str(error) else "")
+            + _remedies_of(error)
         ) from error
     check_guide(shape)
     _check_sites(shape)
@@ -67,17 +69,38 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
     return shape
 
 
+def _remedies_of(error: Exception) -> str:
+    if "object is not callable" in str(error):
+        return PYRO_DISTRIBUTIONS
+    return _ARGUMENTS if isinstance(error, TypeError) and "argument" in str(error) else ""
+
+
+_ARGUMENTS = try_one_of(
+    "data that are a tuple (x, y), for programs called as model(x, y)",
+    "from_callables(..., unpack=True) and data that are a mapping, for programs called as model(x=..., y=...)",
+    "functools.partial(model, flag=...) for arguments that are no data",
+)
+
+
 def _check_batch(x: Data) -> None:
-    members: Mapping[str, Any] = x if isinstance(x, Mapping) else {"x": x}
+    if isinstance(x, PackedSequence):
+        raise PairError(
+            "the batch is a PackedSequence, whose rows are not the data"
+            + try_one_of("ppvae.data.as_dataset(packed).tensor(), a mapping of the padded data and their lengths")
+        )
+    members: Mapping[str, Any] = members_of(x) if isinstance(x, Mapping | tuple | list) else {"x": x}
     for name, value in members.items():
         if not isinstance(value, Tensor):
-            raise PairError(f"batch member {name!r}: expected a tensor, found {type(value).__name__}")
+            raise PairError(
+                f"batch member {name!r}: expected a tensor, found {type(value).__name__}"
+                + try_one_of("functools.partial(model, flag=...) for arguments that are no data")
+            )
         if value.dim() == 0 or value.shape[0] == 0:
             raise PairError(f"batch member {name!r}: expected at least one datum on axis 0, found {list(value.shape)}")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             place = torch.nonzero(~torch.isfinite(value))[0].tolist()
             raise PairError(f"batch member {name!r}: value at {place} is not finite")
-    if isinstance(x, Mapping) and len({value.shape[0] for value in x.values()}) > 1:
+    if len({value.shape[0] for value in members.values()}) > 1:
         raise PairError(f"batch members differ in length: {_shapes(x)}")
 
 
@@ -139,30 +162,39 @@ def _check_sites(shape: Structure) -> None:
 
 
 def _check_plate(pair: ModelGuidePair, x: Data, shape: Structure, num_data: int | None) -> None:
+    if shape.one_datum:
+        return
     size = batch_size(x)
+    if pair.plate_name is not None and shape.data_plate is None:
+        plates = {name for info in (*shape.model, *shape.guide) for name in info.plates}
+        raise PairError(f"data_plate: no plate {pair.plate_name!r}: {did_you_mean(pair.plate_name, plates)}")
+    for info in (*shape.model, *shape.guide):
+        if info.scope == "local" and info.data_plate_dim is None:
+            raise PairError(
+                f"site {info.name!r} stands in a sequential plate (for i in pyro.plate({shape.data_plate!r}, ...)): "
+                "expected one site for all data"
+                + try_one_of(f"with pyro.plate({shape.data_plate!r}, len(x)): ...", ONE_DATUM)
+            )
     for info in shape.observed:
         if info.scope == "global":
+            what = "is a factor that" if 0 in info.event_shape else ""
             raise PairError(
-                f"observed site {info.name!r} stands outside the plate over data: expected it inside, found plates "
-                f"{list(info.plates)}"
-                + try_one_of("with self.data_plate(x, num_data): ...", 'with pyro.plate("data", len(x)): ...')
+                f"observed site {info.name!r} {what} stands outside the plate over data: expected it inside, found "
+                f"plates {list(info.plates)}".replace("  ", " ")
+                + try_one_of(
+                    "with self.data_plate(x, num_data): ...", 'with pyro.plate("data", len(x)): ...', ONE_DATUM
+                )
             )
-    for info in (*shape.model, *shape.guide):
-        if info.scope == "local" and info.data_plate_dim != -1:
-            raise PairError(
-                f"site {info.name!r}: expected the plate {shape.data_plate!r} at dim -1, found {info.data_plate_dim}"
-                + try_one_of("open the data plate innermost, or with dim=-1, and other plates to its left")
-            )
-    if shape.batch < 0:
-        raise PairError(
-            f"plate {shape.data_plate!r} has no size: expected {size}, the length of the batch"
-            + try_one_of(f"pyro.plate({shape.data_plate!r}, len(x))", "self.data_plate(x, num_data)")
-        )
     if shape.batch != size:
         raise PairError(
             f"plate {shape.data_plate!r}: expected {size} data, the length of the batch, found {shape.batch}"
-            + try_one_of("self.data_plate(x, num_data)", 'pyro.plate("data", num_data or len(x), subsample=x)')
+            + try_one_of(
+                "self.data_plate(x, num_data)",
+                f"pyro.plate({shape.data_plate!r}, len(x)), and leave minibatches to `fit`",
+                f"pyro.plate({shape.data_plate!r}, num_data or len(x), subsample=torch.arange(len(x)))",
+            )
         )
+    _check_automatic_plates(pair, shape)
     if num_data is not None and num_data != size and pair.accepts_num_data:
         sizes = {info.name: info.data_plate_size for info in plate_sizes(pair, x, num_data) if info.scope == "local"}
         for name, plate_size in sizes.items():
@@ -172,6 +204,22 @@ def _check_plate(pair: ModelGuidePair, x: Data, shape: Structure, num_data: int 
                     "bound of a minibatch would not be an estimate of the bound of the data"
                     + try_one_of("hand num_data on: self.data_plate(x, num_data)")
                 )
+
+
+def _check_automatic_plates(pair: ModelGuidePair, shape: Structure) -> None:
+    """An automatic guide makes the plates anew and lets them pick rows: never those of the model's subsample."""
+    makers = [part for part in pair.modules() if isinstance(part, AutoGuide) and part.master is None]
+    sizes = {info.data_plate_size for info in shape.guide if info.data_plate_dim is not None} - {shape.batch}
+    if sizes and any(part.create_plates is None for part in makers):
+        raise PairError(
+            f"the plate {shape.data_plate!r} shows {shape.batch} of {sizes.pop()} data, and the automatic guide "
+            f"{type(makers[0]).__name__} makes this plate anew: its parameters would be those of other rows"
+            + try_one_of(
+                f"pyro.plate({shape.data_plate!r}, len(x)) in the model, and fit(..., batch_size=None)",
+                f"{type(makers[0]).__name__}(model, create_plates=lambda x, rows: pyro.plate({shape.data_plate!r}, N, "
+                "subsample=rows)), with the rows in the data, (x, rows), and in the model's plate",
+            )
+        )
 
 
 def plate_sizes(pair: ModelGuidePair, x: Data, num_data: int) -> tuple[SiteInfo, ...]:
@@ -191,7 +239,7 @@ class ConstantSupports:
     """
 
     def __init__(self, pair: ModelGuidePair, x: Data) -> None:
-        members = x if isinstance(x, Mapping) else {"": x}
+        members = members_of(x)
         self._supports: list[tuple[str, str, Constraint]] = []
         for name, (_, support, value) in observed_support(pair, x).items():
             if support not in _CONSTANT:
@@ -214,7 +262,7 @@ class ConstantSupports:
             PairError: a value outside the support of its likelihood; names the site, the datum and the value.
         """
         for name, key, support in self._supports:
-            value = x[key] if isinstance(x, Mapping) else x
+            value = members_of(x)[key]
             inside = support.check(value)
             if not bool(inside.all()):
                 row = first_row + int((~inside).reshape(len(inside), -1).any(1).nonzero()[0])
@@ -272,6 +320,5 @@ def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
 
 
 def _shapes(x: Data) -> str:
-    if isinstance(x, Mapping):
-        return str({name: list(value.shape) for name, value in x.items()})
-    return str(list(x.shape))
+    shapes = {name: list(value.shape) for name, value in members_of(x).items()}
+    return str(shapes["x"] if isinstance(x, Tensor) else shapes)

@@ -12,7 +12,7 @@ from torch.distributions.constraints import Constraint
 
 from .density import draw, structure
 from .errors import PairError, did_you_mean, try_one_of
-from .pair import Data, ModelGuidePair
+from .pair import Data, ModelGuidePair, batch_size, map_tensors, members_of
 from .tracing import untold
 
 _MEAN_DRAWS = 1000
@@ -36,7 +36,8 @@ class DerivedPair(ModelGuidePair):
         for registry in ("_modules", "_parameters", "_buffers"):
             self.__dict__[registry] = pair.__dict__[registry]
         self.vectorizes, self.accepts_num_data = pair.vectorizes, pair.accepts_num_data
-        self.parameter_store = pair.parameter_store
+        self.parameter_store, self.plate_name = pair.parameter_store, pair.plate_name
+        self.one_datum = pair.one_datum
 
     def model(self, x: Any, num_data: int | None = None) -> Any:
         """Run the model."""
@@ -45,6 +46,10 @@ class DerivedPair(ModelGuidePair):
     def guide(self, x: Any, num_data: int | None = None) -> Any:
         """Run the guide."""
         return self.__dict__["_programs"][1](x, num_data)
+
+    def find_data_plate(self, x: Any) -> str | None:
+        """That of the pair: where sites are held at values, which of them are data cannot be told any more."""
+        return structure(self.__dict__["_pair"], x).data_plate
 
     def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
         """The pair adopts it."""
@@ -95,6 +100,54 @@ def at_values(pair: ModelGuidePair, values: dict[str, Any]) -> DerivedPair:
 
 def _at(program: Callable[..., Any], values: dict[str, Any]) -> Callable[..., Any]:
     return lambda x, num_data: pyro.condition(program, data=values)(x, num_data)
+
+
+def as_one_datum(pair: ModelGuidePair) -> DerivedPair:
+    r"""The pair with all its data as one datum: every latent belongs to it, and its evidence is that of the data set.
+
+    $$\log p(x_{1:N}) = \log \int p(w) \prod_{b=1}^{N} p(x_b, z_b \mid w)\, dw\, dz_{1:N}$$
+
+    For programs whose observations have no plate over data (a Gaussian process: one observation of all points), stand
+    in several plates, or share latents that are to be integrated out with the others. The programs are run as they are.
+    Data are given with an axis of length 1 before the others, ``x[None]``; of a mapping or a tuple, each tensor.
+    :func:`~ppvae.inference.fit` then takes ``batch_size=None``.
+
+    Args:
+        pair: the pair; its parameters are shared, not copied.
+
+    Raises:
+        PairError: when it is run, on a batch of another length than 1.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> def model(x):
+    ...     w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("x", dist.Normal(w.unsqueeze(-1), torch.ones(3)).to_event(1), obs=x)
+    >>> def guide(x):
+    ...     pyro.sample("w", dist.Normal(x.sum() / 4, 0.5))
+    >>> pair = as_one_datum(ModelGuidePair.from_callables(model, guide))
+    >>> x = torch.tensor([0.1, -0.2, 0.4])[None]
+    >>> one = draw(pair, x, 2)
+    >>> from ppvae.core import log_joint
+    >>> log_weights = log_joint(pair, x, one.latents).local - one.log_q
+    >>> exact = dist.MultivariateNormal(torch.zeros(3), torch.eye(3) + 1).log_prob(x)
+    >>> log_weights.shape, bool(torch.isclose(log_weights, exact).all())
+    (torch.Size([2, 1]), True)
+    """
+
+    def of_all(program: Callable[..., Any]) -> Callable[..., Any]:
+        def run(x: Data, num_data: int | None) -> Any:
+            if batch_size(x) != 1:
+                raise PairError(
+                    f"as_one_datum: expected a batch of one datum, which holds all the data, found {batch_size(x)}"
+                    + try_one_of("x[None]; of a mapping, {key: value[None] for key, value in x.items()}")
+                )
+            return program(map_tensors(lambda value: value[0], x), None)
+
+        return run
+
+    whole = DerivedPair(pair, model=of_all(pair.model), guide=of_all(pair.guide))
+    whole.one_datum, whole.accepts_num_data = True, False
+    return whole
 
 
 def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int | None) -> ModelGuidePair:
@@ -151,7 +204,7 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
     def hold(program: Callable[..., Any]) -> Callable[..., Any]:
         def run(x: Data, num_data: int | None) -> Any:
             # On the device of the data: the pair may be run on another device than its own.
-            first = x if isinstance(x, Tensor) else next(iter(x.values()))
+            first = next(iter(members_of(x).values()))
             return pyro.condition(program, data={name: value.to(first.device) for name, value in data.items()})(
                 x, num_data
             )

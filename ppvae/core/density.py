@@ -21,14 +21,16 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from .axes import sample_shape, to_canonical, to_pyro
 from .compile import NeedsEagerRun, is_bound, preserve
 from .errors import PairError, try_one_of
 from .fingerprint import differences, fingerprint
-from .pair import Data, ModelGuidePair
+from .pair import DATA_PLATE, Data, ModelGuidePair, rows_of
 from .parameters import local_parameters
-from .structure import SiteInfo, Structure, entries_present, sample_shape, to_canonical, to_pyro
+from .plates import data_plate_of, has_rows, unknown_plate
+from .structure import SiteInfo, Structure, entries_present
 from .terms import Draw, LogTerms, Sums, join_sums, sum_log_probs
-from .tracing import Latents, run_enumerated, run_program, width_of
+from .tracing import Latents, length_of, run_enumerated, run_program, width_of
 
 T = TypeVar("T")
 
@@ -77,7 +79,17 @@ def _find_structure(pair: ModelGuidePair, x: Data, num_data: int | None) -> Stru
         guide_sites = run_program(pair, "guide", x, num_data)
         values = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
         model_sites = run_program(pair, "model", x, num_data, substitute=values)
-    return Structure.from_sites(model_sites, guide_sites)
+        if pair.one_datum:
+            return Structure.from_sites(model_sites, guide_sites, one_datum=True)
+        named, batch = pair.find_data_plate(x), length_of(pair, x)
+        # A batch of another length might not tell the plate that was found from others.
+        plate = data_plate_of(model_sites, guide_sites, (named, pair._found_plate), batch)
+        if named is None and plate not in (None, DATA_PLATE) and batch is not None:
+            rolled = run_program(pair, "model", rows_of(x, torch.arange(batch).roll(1)), num_data)
+            if not has_rows(model_sites, rolled, plate):
+                raise unknown_plate(f"{plate!r} is as long as the batch, but its entries are not the rows")
+            pair._found_plate = plate
+    return Structure.from_sites(model_sites, guide_sites, plate=plate)
 
 
 def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None = None) -> Draw:
@@ -225,7 +237,7 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, C
         sites = run_program(pair, "model", x, None, substitute=values)
         for info in shape.observed:
             fn, value = sites[info.name]["fn"], sites[info.name]["value"]
-            tail = (*((shape.batch,) if info.scope == "local" else ()), *info.event_shape)
+            tail = (*(() if info.data_axis is None else info.batch_shape[info.data_axis :]), *info.event_shape)
             if tuple(value.shape[value.dim() - len(tail) :]) != tail:
                 raise PairError(
                     f"observed site {info.name!r}: expected values of shape [{', '.join(map(str, tail))}], found "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -53,6 +54,9 @@ class RunError(PpvaeError):
     """A run folder, recipe or checkpoint that cannot be used: names the file and the key."""
 
 
+ONE_DATUM = "as_one_datum(pair) and x[None], for the evidence of the whole data set"
+"""A remedy for programs whose data cannot be told apart."""
+
 _MANY = 16
 
 
@@ -93,7 +97,18 @@ def place_of(error: BaseException) -> str:
     return f"\nIn {own[-1].name}, line {own[-1].lineno} of {own[-1].filename}:\n  {own[-1].line}"
 
 
-_LIBRARIES = ("site-packages", "dist-packages", str(Path(__file__).parent.parent), "<")
+def located(error: PairError) -> PairError:
+    """The error with the line of the program that it came from before its remedies, where there is one.
+
+    Pyro raises an error that a program raised again, with the shapes of all sites after the message.
+    """
+    while isinstance(error.__cause__, PairError):
+        error = error.__cause__
+    head, heading, remedies = str(error).partition(f"\n{_TRY}\n")
+    return PairError(head + place_of(error) + heading + remedies)
+
+
+_LIBRARIES = ("site-packages", "dist-packages", str(Path(__file__).parent.parent), sysconfig.get_path("stdlib"), "<")
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ _OWN |= {
     "_structures",
     "_fingerprint",
     "_audits",
+    "_found_plate",
     "_adopted_constraints",
     "vectorizes",
     "accepts_num_data",

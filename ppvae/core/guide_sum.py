@@ -17,11 +17,12 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from .axes import to_canonical
 from .density import over_groups, structure
 from .enumeration import proper_log_prob
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
-from .structure import SiteInfo, Structure, to_canonical
+from .structure import SiteInfo, Structure
 from .terms import Draw, reduce_term
 from .tracing import run_program, width_of
 

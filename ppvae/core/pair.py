@@ -19,29 +19,54 @@ from torch.distributions.constraints import Constraint
 
 from .errors import PairError, try_one_of
 
-Data: TypeAlias = Tensor | Mapping[str, Tensor]
-"""A batch: a tensor [B, *event], or a mapping of tensors that share axis 0."""
+Data: TypeAlias = Tensor | Mapping[str, Tensor] | tuple[Tensor, ...]
+"""A batch: a tensor [B, *event], or a mapping or a tuple of tensors that share axis 0."""
 
 DATA_PLATE = "data"
 
 _instances = itertools.count()
 
 
+def members_of(x: Data) -> dict[str, Tensor]:
+    """The tensors of a batch by name: a lone one is "x", those of a tuple are "0", "1", ..."""
+    if isinstance(x, Mapping):
+        return dict(x)
+    return {"x": x} if isinstance(x, Tensor) else {str(place): value for place, value in enumerate(x)}
+
+
 def batch_size(x: Data) -> int:
     """Number of data in a batch, the length of axis 0."""
-    tensor = next(iter(x.values())) if isinstance(x, Mapping) else x
-    return int(tensor.shape[0])
+    return int(next(iter(members_of(x).values())).shape[0])
+
+
+@overload
+def map_tensors(change: Callable[[Tensor], Tensor], tensors: Tensor) -> Tensor: ...
+@overload
+def map_tensors(change: Callable[[Tensor], Tensor], tensors: Mapping[str, Any]) -> dict[str, Any]: ...
+@overload
+def map_tensors(change: Callable[[Tensor], Tensor], tensors: tuple[Any, ...]) -> tuple[Any, ...]: ...
+@overload
+def map_tensors(change: Callable[[Tensor], Tensor], tensors: Data) -> Data: ...
+def map_tensors(change: Callable[[Tensor], Tensor], tensors: Any) -> Any:
+    """A tensor changed, or all tensors of a mapping or a tuple, which may hold others."""
+    if isinstance(tensors, Mapping):
+        return {key: map_tensors(change, value) for key, value in tensors.items()}
+    if isinstance(tensors, tuple | list):
+        return tuple(map_tensors(change, value) for value in tensors)
+    return change(tensors)
 
 
 @overload
 def rows_of(tensors: Tensor, index: Tensor) -> Tensor: ...
 @overload
 def rows_of(tensors: Mapping[str, Any], index: Tensor) -> dict[str, Any]: ...
+@overload
+def rows_of(tensors: tuple[Any, ...], index: Tensor) -> tuple[Any, ...]: ...
+@overload
+def rows_of(tensors: Data, index: Tensor) -> Data: ...
 def rows_of(tensors: Any, index: Tensor) -> Any:
-    """These rows of a tensor, or of all tensors of a mapping, which may hold mappings."""
-    if isinstance(tensors, Tensor):
-        return tensors[index.to(tensors.device)]
-    return {key: rows_of(value, index) for key, value in tensors.items()}
+    """These rows of a tensor, or of all tensors of a mapping or a tuple, which may hold others."""
+    return map_tensors(lambda value: value[index.to(value.device)], tensors)
 
 
 class _AbstractPyroModule(_PyroModuleMeta, ABCMeta):
@@ -53,8 +78,8 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
 
     $$p_\theta(x, z, w) = p(w) \prod_{b=1}^{N} p_\theta(x_b, z_b \mid w), \qquad q_\phi(z, w \mid x)$$
 
-    Local latent and observed sites stand inside the plate ``"data"`` (dim -1; :meth:`data_plate` makes it); global
-    latents, such as weights, stand outside it. Networks are plain ``nn.Module`` attributes.
+    Local latent and observed sites stand inside the plate ``"data"`` (:meth:`data_plate` makes it, at dim -1; any other
+    will do); global latents, such as weights, stand outside it. Networks are plain ``nn.Module`` attributes.
 
     Every instance has its own name in Pyro's global parameter store, so that two pairs of one class train side by
     side in stock ``pyro.infer.SVI``; under one shared name the second one would silently not train.
@@ -64,12 +89,16 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
             program does not, :func:`ppvae.core.check_pair` sets it to False and the waist runs particle by particle.
         noise_per_datum: whether the model gives every datum noise of its own at global sites (weights under local
             reparameterisation), so that log q is undefined at the values that the likelihood used.
+        plate_name: the name of the plate over data, where it is another than "data"; None to find it.
+        one_datum: whether all the data are one datum: see :func:`ppvae.core.as_one_datum`.
     """
 
     vectorizes: bool = True
     accepts_num_data: bool = True
     noise_per_datum: bool = False
     parameter_store: str = "local"
+    plate_name: str | None = None
+    one_datum: bool = False
 
     def __init__(self) -> None:
         # Created under local parameters, so that Pyro gives its context the state that the waist's runs need.
@@ -80,6 +109,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         self._structures: dict[Any, Any] = {}
         self._fingerprint: dict[str, Any] | None = None  # of the programs, at these structures
         self._audits: set[Any] = set()
+        self._found_plate: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -101,6 +131,10 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
     @abstractmethod
     def guide(self, x: Any, num_data: int | None = None) -> Any:
         """The guide q(z | x): the same latent sites as the model; arguments as for :meth:`model`."""
+
+    def find_data_plate(self, x: Any) -> str | None:
+        """The name of the plate over data, where it is known before the programs are run on a batch."""
+        return self.plate_name
 
     def mean_sites(self, draw: Iterable[str] = ()) -> AbstractContextManager[frozenset[str]]:
         """A context in which the guide gives some sites their mean instead of a draw, and the names of these sites.
@@ -131,20 +165,27 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         *,
         modules: Iterable[nn.Module] = (),
         unpack: bool = False,
+        data_plate: str | None = None,
     ) -> CallablePair:
         """Wrap an existing Pyro program, unmodified.
+
+        The plate over data may stand at any dim and among other plates. It is the one called "data"; else the only one
+        around all observed sites that is as long as the batch, whose rows its entries must be; else ``data_plate``.
 
         Modules are found where the callables carry them (``vae.model``, an ``AutoGuide``, a function's closure and
         globals); parameters made by bare ``pyro.param`` statements are adopted as parameters of the pair when it is
         first run.
 
         Args:
-            model: the generative model, called as ``model(x)``, or ``model(x, num_data=N)`` where it takes that name.
+            model: the generative model, called as ``model(x)``, or ``model(x, num_data=N)`` where it takes that name;
+                as ``model(x, y)`` for a batch that is a tuple (x, y). Arguments that are no data:
+                ``functools.partial(model, flag=True)``.
             guide: the guide, called likewise.
             modules: further modules whose parameters the programs use.
             unpack: pass a mapping batch as keyword arguments rather than as one argument.
+            data_plate: the name of the plate over data, where it cannot be told by its name or its size.
         """
-        return CallablePair(model, guide, modules=modules, unpack=unpack)
+        return CallablePair(model, guide, modules=modules, unpack=unpack, data_plate=data_plate)
 
     def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
         """Take over a bare ``pyro.param`` statement: its unconstrained value becomes a parameter of this pair."""
@@ -180,7 +221,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
 
     def __getstate__(self) -> dict[str, Any]:
         # The structures of the programs are not part of a copy.
-        return {**super().__getstate__(), "_structures": {}, "_fingerprint": None}
+        return {**super().__getstate__(), "_structures": {}, "_fingerprint": None, "_found_plate": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -204,6 +245,7 @@ class CallablePair(ModelGuidePair):
         *,
         modules: Iterable[nn.Module] = (),
         unpack: bool = False,
+        data_plate: str | None = None,
     ) -> None:
         super().__init__()
         for role, program in (("model", model), ("guide", guide)):
@@ -212,7 +254,7 @@ class CallablePair(ModelGuidePair):
                     f"the {role} must be callable, found {type(program).__name__}"
                     + try_one_of("pass vae.model and vae.guide", "pass a function and an AutoGuide instance")
                 )
-        self.unpack = unpack
+        self.unpack, self.plate_name = unpack, data_plate
         owners = {id(m): m for m in (*_modules_of(model), *_modules_of(guide), *modules)}
         for index, owner in enumerate(owners.values()):
             nn.Module.add_module(self, f"program_{index}", owner)
@@ -233,7 +275,7 @@ class CallablePair(ModelGuidePair):
         extra = {"num_data": num_data} if self.accepts_num_data else {}
         if self.unpack and isinstance(x, Mapping):
             return program(**x, **extra)
-        return program(x, **extra)
+        return program(*x, **extra) if isinstance(x, tuple | list) else program(x, **extra)
 
 
 def _modules_of(program: Any) -> Iterator[nn.Module]:

@@ -37,8 +37,8 @@ def size_conflict(pair: ModelGuidePair, x: Data) -> str:
     if shape.batch != rows:
         return f"plate {shape.data_plate!r} has {shape.batch} data for a batch of {rows}"
     for info in (*shape.model, *shape.guide):
-        if info.scope == "local" and info.batch_shape and info.batch_shape[-1] not in (1, rows):
-            return f"site {info.name!r} has {info.batch_shape[-1]} data for a batch of {rows}"
+        if info.num_data not in (None, 1, rows):
+            return f"site {info.name!r} has {info.num_data} data for a batch of {rows}"
     return ""
 
 

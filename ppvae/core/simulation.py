@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from .axes import sample_shape, to_canonical, to_pyro
 from .density import _flatten, over_groups, structure
 from .enumeration import SummedOut
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
-from .structure import SiteInfo, Structure, sample_shape, to_canonical, to_pyro
+from .structure import SiteInfo, Structure
 from .summed import summed_of
 from .terms import Simulation, sum_log_probs
 from .tracing import Latents, run_enumerated, run_plain, run_program, width_of

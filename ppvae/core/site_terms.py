@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .axes import to_pyro
 from .density import over_groups, structure
 from .guide_sum import draw_all_values
 from .pair import Data, ModelGuidePair
-from .structure import to_pyro
 from .terms import SiteTerm, join_particles, terms_of
 from .tracing import run_enumerated, run_program, width_of
 

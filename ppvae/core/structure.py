@@ -16,9 +16,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from .errors import PairError, did_you_mean, try_one_of
-from .pair import DATA_PLATE
+from .plates import Sites
 
-Sites = Mapping[str, Mapping[str, Any]]
 PYRO_DISTRIBUTIONS = try_one_of(
     "the distribution of that name in pyro.distributions",
     "class Mine(TheirDistribution, pyro.distributions.torch_distribution.TorchDistributionMixin)",
@@ -36,15 +35,16 @@ class SiteInfo:
             ``infer={"enumerate": "parallel"}``, and the guide lacks it), or "auxiliary" (a guide site that the model
             does not have by design).
         scope: "local" inside the data plate, "global" outside it.
-        batch_shape: Pyro's batch shape without particles, [*nested, B] for a local site.
+        batch_shape: Pyro's batch shape without particles, of a local site with B at dim :attr:`data_plate_dim`.
         event_shape: shape of one event of the distribution.
         plates: names of the enclosing plates.
+        plate_dims: their dims; None for a sequential one.
         family: class of the distribution, without wrappers; :attr:`family_name` is what messages call it.
         support: where its values lie.
         has_rsample: whether gradients flow through its draws.
         is_discrete: whether its support is discrete.
         allows_grey: whether a Bernoulli takes grey values (no validation).
-        data_plate_dim: dim of the data plate at this site, None outside it.
+        data_plate_dim: dim of the data plate at this site; None outside it, and where all the data are one datum.
         data_plate_size: N as this site's data plate states it, None outside it.
         scaled: whether the program weights the site (``poutine.scale``) besides the plate over data.
         masked: whether some of its entries are masked out (``poutine.mask``, ``.mask(...)``).
@@ -58,6 +58,7 @@ class SiteInfo:
     batch_shape: tuple[int, ...]
     event_shape: tuple[int, ...]
     plates: tuple[str, ...]
+    plate_dims: tuple[int | None, ...]
     family: type[Any]
     support: Constraint | None
     has_rsample: bool
@@ -80,10 +81,27 @@ class SiteInfo:
         return issubclass(self.family, families)
 
     @property
+    def data_axis(self) -> int | None:
+        """The axis of the data in :attr:`batch_shape`; None where they have none."""
+        return None if self.data_plate_dim is None else len(self.batch_shape) + self.data_plate_dim
+
+    @property
+    def num_data(self) -> int | None:
+        """B as this site has it; None where the data have no axis."""
+        return None if self.data_axis is None else self.batch_shape[self.data_axis]
+
+    @property
+    def nested(self) -> tuple[int, ...]:
+        """The batch shape without the axis of the data, nor the axes that only put it in its place."""
+        if self.data_axis is None:
+            return self.batch_shape
+        axes = [axis - len(self.batch_shape) for axis in range(len(self.batch_shape)) if axis != self.data_axis]
+        return tuple(self.batch_shape[axis] for axis in axes if self.batch_shape[axis] > 1 or axis in self.plate_dims)
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """Our event shape per datum (local) or per draw (global): plates to the left of the data come first."""
-        nested = self.batch_shape[:-1] if self.scope == "local" else self.batch_shape
-        return (*nested, *self.event_shape)
+        """Our event shape per datum (local) or per draw (global): plates beside that of the data come first."""
+        return (*self.nested, *self.event_shape)
 
 
 @dataclass(frozen=True)
@@ -97,6 +115,7 @@ class Structure:
         batch: B, the number of data of the batch.
         data_plate: the name of the plate over data; None where there is none.
         moving: latents of the model whose support has bounds that another latent sets: they move with its value.
+        one_datum: whether all the data are one datum, whatever the plates (:func:`~ppvae.core.as_one_datum`).
     """
 
     model: tuple[SiteInfo, ...]
@@ -105,18 +124,28 @@ class Structure:
     batch: int
     data_plate: str | None
     moving: frozenset[str] = frozenset()
+    one_datum: bool = False
 
     @staticmethod
-    def from_sites(model_sites: Sites, guide_sites: Sites) -> Structure:
-        """Read the structure off the sites of one run without particles."""
-        plate = _data_plate(model_sites, guide_sites)
+    def from_sites(
+        model_sites: Sites, guide_sites: Sites, *, plate: str | None = None, one_datum: bool = False
+    ) -> Structure:
+        """Read the structure off the sites of one run without particles.
+
+        Args:
+            model_sites: the model's.
+            guide_sites: the guide's.
+            plate: the name of the plate over data.
+            one_datum: whether all the data are one datum.
+        """
         latent = set(guide_sites) - {n for n, s in guide_sites.items() if s["is_observed"]}
-        model = tuple(_info(site, plate, latent) for site in model_sites.values())
-        guide = tuple(_info(site, plate, latent) for site in guide_sites.values())
+        model = tuple(_info(site, plate, latent, one_datum) for site in model_sites.values())
+        guide = tuple(_info(site, plate, latent, one_datum) for site in guide_sites.values())
         frames = [f for site in (*model_sites.values(), *guide_sites.values()) for f in site["cond_indep_stack"]]
         ranks = [len(info.batch_shape) for info in (*model, *guide)] + [-f.dim for f in frames if f.dim is not None]
-        sizes = [int(frame.size) for frame in frames if frame.name == plate]
-        return Structure(model, guide, max(ranks, default=0), sizes[0] if sizes else 0, plate)
+        sizes = [1] if one_datum else [int(frame.size) for frame in frames if frame.name == plate]
+        size = sizes[0] if sizes else 0
+        return Structure(model, guide, max(ranks, default=0), size, plate, one_datum=one_datum)
 
     @property
     def has_bounds(self) -> bool:
@@ -234,41 +263,7 @@ class Structure:
                 )
 
 
-def to_canonical(value: Tensor, info: SiteInfo, nesting: int, particles: int) -> Tensor:
-    """From Pyro's [particle, *pad, *nested, B, *event] to [particle, B, *nested, *event]; a global site has no B."""
-    rank = len(info.batch_shape)
-    event = value.shape[value.dim() - len(info.event_shape) :]
-    value = value.reshape(particles, *info.batch_shape[:-1], -1, *event) if rank else value.reshape(particles, *event)
-    if info.scope == "local":
-        value = value.movedim(rank, 1)
-    return value
-
-
-def to_pyro(value: Tensor, info: SiteInfo, nesting: int) -> Tensor:
-    """From [particle, B, *nested, *event] to Pyro's [particle, *pad, *nested, B, *event]; a single one has no axis."""
-    rank = len(info.batch_shape)
-    if info.scope == "local":
-        value = value.movedim(1, rank)
-    particles, rest = value.shape[0], value.shape[1:]
-    if particles == 1:
-        return value.reshape(rest)
-    return value.reshape(particles, *(1,) * (nesting - rank), *rest)
-
-
-def _data_plate(model_sites: Sites, guide_sites: Sites) -> str | None:
-    """The plate over data: the one named "data", else the rightmost plate around the observed sites."""
-    sites = [*model_sites.values(), *guide_sites.values()]
-    if any(frame.name == DATA_PLATE for site in sites for frame in site["cond_indep_stack"]):
-        return DATA_PLATE
-    for site in model_sites.values():
-        if site["is_observed"]:
-            for frame in site["cond_indep_stack"]:
-                if frame.dim == -1:
-                    return str(frame.name)
-    return None
-
-
-def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> SiteInfo:
+def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str], one_datum: bool) -> SiteInfo:
     fn, frames = site["fn"], site["cond_indep_stack"]
     if not isinstance(fn, TorchDistributionMixin):
         type_name = f"{type(fn).__module__}.{type(fn).__name__}"
@@ -293,10 +288,11 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
     return SiteInfo(
         name=site["name"],
         kind=kind,
-        scope="global" if data_frame is None else "local",
+        scope="local" if data_frame is not None or one_datum else "global",
         batch_shape=tuple(fn.batch_shape),
         event_shape=tuple(fn.event_shape),
         plates=tuple(str(frame.name) for frame in frames),
+        plate_dims=tuple(frame.dim for frame in frames),
         family=type(unwrap(fn)),
         support=support,
         has_rsample=bool(fn.has_rsample),
@@ -392,19 +388,3 @@ def _bounds(support: Any) -> list[Tensor]:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return [value for value in getattr(support, "__dict__", {}).values() if isinstance(value, Tensor)]
-
-
-def sample_shape(value: Tensor, info: SiteInfo, batch: int) -> torch.Size:
-    """The sample axes of a canonical value: what stands to the left of [B, *event], or of [*event] if global.
-
-    Raises:
-        PairError: the value's trailing axes are not the site's.
-    """
-    tail = (batch, *info.shape) if info.scope == "local" else info.shape
-    lead = value.dim() - len(tail)
-    if lead < 0 or tuple(value.shape[lead:]) != tail:
-        raise PairError(
-            f"site {info.name!r}: expected a value of shape [*samples, {', '.join(map(str, tail))}], "
-            f"found {list(value.shape)}"
-        )
-    return value.shape[:lead]

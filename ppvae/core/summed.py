@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .axes import to_canonical, to_pyro
 from .density import _flatten, over_groups, structure
 from .elimination import require_sum_fits
 from .enumeration import SummedOut
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
-from .structure import SiteInfo, Structure, to_canonical, to_pyro
+from .structure import SiteInfo, Structure
 from .terms import Sites, sum_log_probs, summed_out
 from .tracing import Latents, run_enumerated, run_plain, width_of
 

@@ -14,9 +14,10 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from .axes import to_canonical
 from .enumeration import SummedOut, is_enumerated
 from .errors import PairError, try_one_of
-from .structure import Structure, to_canonical, unwrap
+from .structure import Structure, unwrap
 
 Sites = dict[str, dict[str, Any]]
 
@@ -240,9 +241,12 @@ def reduce_term(term: Tensor, site: dict[str, Any], shape: Structure, particles:
     term = scale_and_mask(term, 1.0, site["mask"])
     if particles == 1:
         term = term.unsqueeze(0)
-    if all(frame.name != shape.data_plate for frame in site["cond_indep_stack"]):
-        return term.reshape(term.shape[0], -1).sum(-1).expand(particles)
-    return term.reshape(term.shape[0], -1, term.shape[-1]).sum(1).expand(particles, shape.batch)
+    frame = next((frame for frame in site["cond_indep_stack"] if frame.name == shape.data_plate), None)
+    if frame is None:
+        total = term.reshape(term.shape[0], -1).sum(-1).expand(particles)
+        return total.unsqueeze(-1) if shape.one_datum else total
+    term = term.movedim(frame.dim, 1)
+    return term.reshape(*term.shape[:2], -1).sum(-1).expand(particles, shape.batch)
 
 
 def terms_of(guide: Sites, model: Sites, shape: Structure, particles: int, analytic: bool) -> dict[str, SiteTerm]:

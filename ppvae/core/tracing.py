@@ -7,14 +7,17 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import pyro
+import torch
 from pyro import poutine
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from .enumeration import PARTICLES
-from .pair import Data, ModelGuidePair
+from .errors import PairError, located, try_one_of
+from .pair import DATA_PLATE, Data, ModelGuidePair, batch_size
 from .structure import Structure
 from .terms import Sites
 
@@ -36,7 +39,7 @@ def run_program(
 
     Sites marked for it are enumerated on request, each value on an axis to the left of the particles.
     """
-    program: Callable[..., Any] = getattr(pair, role)
+    program: Callable[..., Any] = _OpenPlates((DATA_PLATE, pair.plate_name), length_of(pair, x))(getattr(pair, role))
     if free:
         program = _Uncondition(free)(program)
     if substitute is not None:
@@ -47,7 +50,10 @@ def run_program(
             contexts.enter_context(EnumMessenger(first_available_dim=-nesting - 1 - (particles > 1)))
         if particles > 1:
             contexts.enter_context(pyro.plate(PARTICLES, particles, dim=-nesting - 1))
-        trace = poutine.trace(program).get_trace(x, num_data)
+        try:
+            trace = poutine.trace(program).get_trace(x, num_data)
+        except PairError as error:
+            raise located(error) from None
     if enumerate:
         trace.symbolize_dims()
     nodes: dict[str, Any] = dict(trace.nodes)
@@ -58,6 +64,11 @@ def run_program(
         and not isinstance(site["fn"], _Subsample)
         and not site["infer"].get("_deterministic")
     }
+
+
+def length_of(pair: ModelGuidePair, x: Data) -> int | None:
+    """B; None for what stock ``pyro.infer.SVI`` was called with, which may be anything."""
+    return batch_size(x) if pair.parameter_store != "pyro" else None
 
 
 def run_enumerated(
@@ -114,6 +125,57 @@ class _Untold(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.names:
             msg["infer"]["_deterministic"] = True
+
+
+class _OpenPlates(Messenger):
+    """Fills in what a program leaves open: the size of the plate over data, and the rows of a random subsample.
+
+    A plate without a size (``pyro.plate("data")``) has the length of the batch. One that would draw its rows at random
+    (``subsample_size=...``) has the first ones: rows of a batch are chosen by who makes the batch, and once.
+
+    Args:
+        names: of the plate over data.
+        batch: B; None where the batch is what stock ``pyro.infer.SVI`` was called with.
+    """
+
+    def __init__(self, names: Collection[str | None], batch: int | None) -> None:
+        super().__init__()
+        self.names, self.batch = names, batch
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if isinstance(fn, _Subsample):
+            if msg["value"] is None and fn.subsample_size is not None and 0 < fn.subsample_size < fn.size:
+                if self.batch is None:
+                    raise PairError(
+                        f"the plate {msg['name']!r} draws {fn.subsample_size} of {fn.size} rows at random: other rows "
+                        "in the model than in the guide" + try_one_of("pyro.plate(..., subsample=rows) in both")
+                    )
+                msg["value"] = torch.arange(fn.subsample_size, device=fn.device)
+            return
+        frames = msg["cond_indep_stack"]
+        if self.batch is None or not any(frame.size == -1 and frame.name in self.names for frame in frames):
+            return
+        for frame in frames:
+            if frame.size == -1 and frame.name in self.names and not msg["is_observed"]:
+                self._require_axis(msg, frame)
+        msg["cond_indep_stack"] = tuple(
+            frame._replace(size=self.batch, full_size=self.batch)
+            if frame.size == -1 and frame.name in self.names
+            else frame
+            for frame in frames
+        )
+        BroadcastMessenger._pyro_sample(msg)
+
+    def _require_axis(self, msg: Any, frame: Any) -> None:
+        """A latent has a value for every datum: the plate does not say how many it would have to draw."""
+        shape = tuple(msg["fn"].batch_shape)
+        if shape[frame.dim :][:1] != (self.batch,):
+            raise PairError(
+                f"site {msg['name']!r} stands in the plate {frame.name!r}, which has no size, and its distribution "
+                f"has the batch shape {shape}: expected {self.batch} values at dim {frame.dim}, one for each datum"
+                + try_one_of(f"pyro.plate({frame.name!r}, len(x))", "self.data_plate(x, num_data)")
+            )
 
 
 def width_of(group: slice) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,12 +21,13 @@ _WIDTH: dict[ValueSpace, int] = {"binary": 0, "unit": 1, "byte": 2, "count": 3, 
 
 
 def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = None) -> Dataset:
-    """A Dataset of a tensor, an array or a mapping of such that share axis 0; a Dataset passes through.
+    """A Dataset of a tensor, an array, or a mapping or a tuple of such that share axis 0; a Dataset passes through.
 
     Data of other kinds are read into arrays: data frames of pandas and polars (numbers alone, ``[N, D]``; a column
     called ``label`` has the labels), lists, sparse matrices of scipy, ``DataArray`` and ``Dataset`` of xarray (the
-    variables are members), AnnData (its ``X``), data sets and loaders of PyTorch (items that are x, (x, label) or
-    mappings, each read once and in order).
+    variables are members), AnnData (its ``X``), data sets and loaders of PyTorch (items that are x, (x, label), tuples
+    of tensors or mappings, each read once and in order), packed sequences (read as ``{"x": padded [N, T, *],
+    "lengths": [N]}``).
 
     Conversions that change nothing for a model are made, each with one line in the log ``ppvae.data``:
     float64 becomes the default float dtype, uint8 is read as bytes 0..255 (a model sees them divided by
@@ -33,7 +35,7 @@ def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = 
     lie in [0, 1], else "byte" for uint8, "count" for integers without negatives, "real".
 
     Args:
-        data: ``[N, *event]`` with at least one event dimension, or a mapping of such (covariates may be
+        data: ``[N, *event]`` with at least one event dimension, or a mapping or a tuple of such (covariates may be
             ``[N]``), or data of a kind above.
         name: how errors and reports call it.
         dtype: the float dtype to convert to; None for PyTorch's default.
@@ -49,6 +51,10 @@ def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = 
     if isinstance(data, Dataset):
         return data
     data, labels = native(data, name)
+    if isinstance(data, tuple):
+        places = {str(place): value for place, value in enumerate(data)}
+        named = as_dataset(places, name=name, dtype=dtype)
+        return replace(named, x=tuple(named.members.values()))
     if isinstance(data, Mapping):
         if not data:
             raise DataError(f"{name}: an empty mapping holds no data.")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from ..core.errors import DataError, did_you_mean, try_one_of
 
+Batch: TypeAlias = Tensor | dict[str, Tensor] | tuple[Tensor, ...]
+"""Rows as a model sees them: of the kind of :attr:`Dataset.x`."""
 ValueSpace = Literal["binary", "unit", "byte", "real", "count"]
 Binarization = Literal["none", "static", "dynamic"]
 
@@ -31,12 +33,14 @@ class Dataset:
     .. math:: x_\text{model} = x / 255 \text{ (bytes)}, \quad
               x_\text{model} \sim \mathrm{Bernoulli}(x) \text{ (dynamic binarisation)}, \quad x \text{ (else)}
 
-    in the default float dtype unless told otherwise. Of a mapping, the member ``"x"`` (or the first, where there is
+    in the default float dtype unless told otherwise. The members of a tuple are called "0", "1", ...; of a mapping or
+    a tuple, the member ``"x"`` (or the first, where there is
     no ``"x"``) is the *main* member: the value space describes it; the other members are covariates and keep integer
     types.
 
     Args:
-        x: tensor ``[N, *event]``, or a mapping of tensors that share axis 0.
+        x: tensor ``[N, *event]``, or a mapping or a tuple of tensors that share axis 0; programs that were wrapped by
+            ``from_callables`` are called with a tuple's members as their arguments.
         labels: ``[N]`` or None; never seen by a model, used to colour figures.
         name: how reports call it.
         value_space: "binary" {0, 1}, "unit" [0, 1], "byte" 0..255, "count" 0, 1, 2, ..., "real".
@@ -57,7 +61,7 @@ class Dataset:
     tensor([[0.2000, 0.4000]])
     """
 
-    x: Tensor | Mapping[str, Tensor]
+    x: Tensor | Mapping[str, Tensor] | tuple[Tensor, ...]
     labels: Tensor | None = None
     name: str = "data"
     value_space: ValueSpace = "real"
@@ -109,12 +113,21 @@ class Dataset:
     @property
     def members(self) -> dict[str, Tensor]:
         """All tensors by name; a lone tensor is called "x"."""
+        if isinstance(self.x, tuple):
+            return {str(place): member for place, member in enumerate(self.x)}
         return {"x": self.x} if isinstance(self.x, Tensor) else dict(self.x)
 
     @property
     def main(self) -> str:
         """The name of the member that the value space describes."""
-        return "x" if isinstance(self.x, Tensor) or "x" in self.x else next(iter(self.x))
+        members = self.members
+        return "x" if "x" in members else next(iter(members))
+
+    def main_of(self, batch: Batch) -> Tensor:
+        """The main member of a batch of these data."""
+        if isinstance(batch, tuple):
+            return batch[0]
+        return batch if isinstance(batch, Tensor) else batch[self.main]
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -146,7 +159,7 @@ class Dataset:
 
     def batch(
         self, index: Tensor, generator: torch.Generator | None = None, *, dtype: torch.dtype | None = None
-    ) -> Tensor | dict[str, Tensor]:
+    ) -> Batch:
         """Gathers the rows ``index [B]``, model ready: ``[B, *event]`` in a float dtype.
 
         Args:
@@ -158,15 +171,13 @@ class Dataset:
         index = index.to(self.device)
         return self._prepare(lambda member: member.index_select(0, index), generator, dtype)
 
-    def tensor(
-        self, generator: torch.Generator | None = None, *, dtype: torch.dtype | None = None
-    ) -> Tensor | dict[str, Tensor]:
+    def tensor(self, generator: torch.Generator | None = None, *, dtype: torch.dtype | None = None) -> Batch:
         """All rows, model ready; shares memory with ``x`` where nothing has to be converted."""
         return self._prepare(lambda member: member, generator, dtype)
 
     def _prepare(
         self, rows: Callable[[Tensor], Tensor], generator: torch.Generator | None, dtype: torch.dtype | None
-    ) -> Tensor | dict[str, Tensor]:
+    ) -> Batch:
         floats = dtype or torch.get_default_dtype()
 
         def prepare(key: str, member: Tensor) -> Tensor:
@@ -177,9 +188,13 @@ class Dataset:
             value = value / 255 if self.value_space == "byte" else value
             return draw_binary(value, generator) if self.binarization == "dynamic" else value
 
+        return self._as_given({key: prepare(key, member) for key, member in self.members.items()})
+
+    def _as_given(self, members: dict[str, Tensor]) -> Batch:
+        """Members as :attr:`x` holds them: as one tensor, by name or by place."""
         if isinstance(self.x, Tensor):
-            return prepare("x", self.x)
-        return {key: prepare(key, member) for key, member in self.x.items()}
+            return members["x"]
+        return tuple(members.values()) if isinstance(self.x, tuple) else members
 
     def binarize(self, seed: int, *, dtype: torch.dtype | None = None) -> Dataset:
         """Itself; where the binarisation is dynamic, its rows with their zeros and ones drawn once.
@@ -195,10 +210,8 @@ class Dataset:
         generator = torch.Generator(device=self.device).manual_seed(seed)
         parts = []
         for rows in torch.arange(len(self), device=self.device).split(_BINARIZATION_ROWS):
-            x = self.batch(rows, generator, dtype=dtype)
-            parts.append((x if isinstance(x, Tensor) else x[self.main]).to(torch.uint8))
-        ones = torch.cat(parts)
-        x = ones if isinstance(self.x, Tensor) else {**self.x, self.main: ones}
+            parts.append(self.main_of(self.batch(rows, generator, dtype=dtype)).to(torch.uint8))
+        x = self._as_given({**self.members, self.main: torch.cat(parts)})
         return replace(self, x=x, value_space="binary", binarization="static", memory_mapped=False)
 
     def to(self, device: torch.device | str) -> Dataset:
@@ -219,7 +232,7 @@ class Dataset:
         return self._each(lambda member: member[:n])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Dataset:
-        x = change(self.x) if isinstance(self.x, Tensor) else {k: change(v) for k, v in self.x.items()}
+        x = self._as_given({key: change(member) for key, member in self.members.items()})
         return replace(self, x=x, labels=None if self.labels is None else change(self.labels))
 
     def fingerprint(self) -> str:

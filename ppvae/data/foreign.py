@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset, SubsetRandomSampler
 from torch.utils.data import Dataset as TorchDataset
 
@@ -168,9 +169,11 @@ def _list(data: Any, name: str) -> Rows:
     if not data:
         raise DataError(f"{name}: an empty list holds no data.")
     if isinstance(data, tuple):
+        if all(isinstance(member, Tensor | np.ndarray) for member in data):
+            return Rows(data)
         raise DataError(
             f"{name}: a tuple of {len(data)} may mean several things."
-            + try_one_of("{'x': x, 'y': y}", "ppvae.data.Dataset(x, labels=labels)", "list(rows)")
+            + try_one_of("a tuple of tensors", "{'x': x, 'y': y}", "ppvae.data.Dataset(x, labels=labels)", "list(rows)")
         )
     if any(isinstance(row, Tensor | np.ndarray) for row in data):
         rows = [row.detach() if isinstance(row, Tensor) else torch.as_tensor(np.asarray(row)) for row in data]
@@ -198,6 +201,15 @@ def _shape_of(row: object) -> tuple[int, ...]:
         return ()
     inner = {_shape_of(item) for item in row}
     return (len(row), *(inner.pop() if len(inner) == 1 else (-1,) if inner else ()))
+
+
+def _packed(data: Any, name: str) -> Rows:
+    """Sequences padded with zeros, and their lengths."""
+    padded, lengths = pad_packed_sequence(data, batch_first=True)
+    _log.warning(
+        "%s: a PackedSequence is read as {'x': padded %s, 'lengths': [%d]}.", name, list(padded.shape), len(lengths)
+    )
+    return Rows({"x": padded, "lengths": lengths})
 
 
 # --- data sets of PyTorch ---------------------------------------------------------------------------
@@ -257,10 +269,12 @@ def _items(dataset: TorchDataset[Any], name: str, collate: Callable[[list[Any]],
     members = {key: _join([piece[key] for piece in pieces], f"{name}[{key!r}]") for key in pieces[0]}
     if set(members) <= {_X, _LABELS}:
         return Rows(members[_X], members.get(_LABELS))
+    if all(key.startswith(_PLACE) for key in members):
+        return Rows(tuple(members.values()))
     return Rows(members)
 
 
-_X, _LABELS = " x", " labels"  # of items that name nothing: no key of a mapping
+_X, _LABELS, _PLACE = " x", " labels", " at "  # of items that name nothing: no key of a mapping
 
 
 def _reading(batches: Iterator[Any], name: str) -> Iterator[Any]:
@@ -292,13 +306,20 @@ def _members_of(batch: Any, name: str) -> dict[str, Any]:
     if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
         if len(batch) == 1:
             return {_X: batch[0]}
-        if len(batch) == 2 and (not isinstance(batch[1], Tensor) or batch[1].dim() == 1):
+        if len(batch) == 2 and (batch[1].dim() == 1 if isinstance(batch[1], Tensor) else _is_flat(batch[1])):
             return {_X: batch[0], _LABELS: batch[1]}
+        if all(isinstance(value, Tensor) for value in batch):
+            return {f"{_PLACE}{place}": value for place, value in enumerate(batch)}
     what = f"{len(batch)} values" if isinstance(batch, tuple | list) else type(batch).__name__
     raise DataError(
-        f"{name}: expected items that are x, (x, label) or a mapping, found {what}."
+        f"{name}: expected items that are x, (x, label), tensors or a mapping, found {what}."
         + try_one_of("items that are mappings: {'x': x, 'mask': mask}", "items (x, label) with one number as label")
     )
+
+
+def _is_flat(values: Any) -> bool:
+    """Whether this is a list of words or numbers, one an item."""
+    return not any(isinstance(value, Tensor | tuple | list | Mapping) for value in values)
 
 
 def _join(values: list[Any], what: str) -> object:
@@ -318,5 +339,6 @@ _KINDS: tuple[tuple[Callable[[object], bool], Callable[[Any, str], Rows]], ...] 
     (_has("to_numpy"), lambda data, name: Rows(np.asarray(data.to_numpy()))),
     (lambda data: isinstance(data, DataLoader), _loader),
     (lambda data: isinstance(data, TorchDataset), _torch_dataset),
+    (lambda data: isinstance(data, PackedSequence), _packed),
     (lambda data: isinstance(data, list | tuple), _list),
 )

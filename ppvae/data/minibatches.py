@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from .dataset import Dataset
+from .dataset import Batch, Dataset
 from ..core.errors import DataError, try_one_of
 
 
@@ -54,7 +54,7 @@ class Minibatches:
         """Steps per epoch."""
         return 1 if self.batch_size is None else len(self.data) // self.batch_size
 
-    def __iter__(self) -> Iterator[Tensor | dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         """The remaining batches of the current epoch (all of them at its beginning), model ready."""
         for index in self.indices():
             yield self.data.batch(index, self.generator)
@@ -78,7 +78,7 @@ class Minibatches:
             self.epoch, self.position = self.epoch + 1, 0
         return index
 
-    def next_batch(self) -> Tensor | dict[str, Tensor]:
+    def next_batch(self) -> Batch:
         """The next batch, model ready; runs on from epoch to epoch."""
         return self.data.batch(self.next_index(), self.generator)
 

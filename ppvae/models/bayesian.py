@@ -72,7 +72,7 @@ class BayesianPair(ModelGuidePair):
         self.weight_names = tuple(item.name for item in parameters)
         self.shapes = {item.name: item.value.shape for item in parameters}
         values = {item.name: item.value for item in parameters}
-        self.accepts_num_data = pair.accepts_num_data
+        self.accepts_num_data, self.plate_name = pair.accepts_num_data, pair.plate_name
         # The layers that RandomLayers computes broadcast over particles; other modules may not.
         self.vectorizes = pair.vectorizes and all(has_per_datum_noise(item.owner) for item in parameters)
         for item in parameters:

@@ -156,7 +156,7 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     data = run.part(part)
     data = data.take(min(NUM_ROWS, len(data))).binarize(seed)
     whole = data.tensor()
-    main = whole if isinstance(whole, Tensor) else whole[data.main]
+    main = data.main_of(whole)
     options: dict[str, Any] = {"seed": seed, "device": device}
     attempt("reconstructed", lambda: reconstruct(pair, data, **options))
     attempt("samples", lambda: generate(pair, 96, like=data, **options))
@@ -294,8 +294,8 @@ def _neighbours(samples: Tensor | None, run: Run) -> Tensor | None:
     """Which of the first training data is the nearest to each sample."""
     train = run.part("train")
     values = train.take(min(NUM_NEIGHBOURS, len(train))).binarize(0).tensor()
-    values = values if isinstance(values, Tensor) else values[train.main]
-    return None if samples is None or samples.shape[1:] != values.shape[1:] else nearest(samples, values)[0]
+    main = train.main_of(values)
+    return None if samples is None or samples.shape[1:] != main.shape[1:] else nearest(samples, main)[0]
 
 
 @in_evaluation_mode

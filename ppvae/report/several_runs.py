@@ -223,7 +223,7 @@ def _examples(run: Run, name: str, seed: int, device: str, problems: list[str]) 
         except (PpvaeError, NotImplementedError) as error:
             problems.append(f"{name}: no {what}: {(str(error) or type(error).__name__).splitlines()[0]}")
             made.append(None)
-    return Examples(data, whole if isinstance(whole, Tensor) else whole[data.main], made[0], made[1])
+    return Examples(data, data.main_of(whole), made[0], made[1])
 
 
 def same_data(one: Examples, other: Examples) -> bool:

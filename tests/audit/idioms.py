@@ -422,30 +422,62 @@ def _unsized() -> Any:
     return unsized_model, unsized_guide
 
 
-def _at_minus_two() -> Any:
+def _at_minus_two(name: str = "data") -> Any:
     def tall_model(x: Tensor) -> None:
-        with pyro.plate("data", len(x), dim=-2):
+        with pyro.plate(name, len(x), dim=-2):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             with pyro.plate("columns", 3, dim=-1):
                 pyro.sample("x", dist.Normal((z @ LOADING.T).squeeze(-2), SCALE), obs=x)
 
     def tall_guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x), dim=-2):
-            pyro.sample("z", dist.MultivariateNormal(posterior_mean(x)[:, None], scale_tril=ROOT))
+        with pyro.plate(name, len(x), dim=-2):
+            pyro.sample("z", dist.MultivariateNormal(posterior_mean(x)[:, None] + shift(), scale_tril=ROOT))
 
     return tall_model, tall_guide
 
 
+def _four_by_four() -> Any:
+    """Four columns of four data: the last one is given."""
+
+    def square_model(x: Tensor) -> None:
+        with pyro.plate("rows", len(x), dim=-2), pyro.plate("columns", 4, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, SCALE), obs=torch.cat([x, x[:, :1]], 1))
+
+    def square_guide(x: Tensor) -> None:
+        with pyro.plate("rows", len(x), dim=-2), pyro.plate("columns", 4, dim=-1):
+            pyro.sample("z", dist.Normal(torch.cat([x, x[:, :1]], 1) / (1 + SCALE**2) + shift(), 0.6))
+
+    return square_model, square_guide
+
+
+def evidence_of_four(x: Tensor) -> Tensor:
+    """Of independent columns, [B]."""
+    found: Tensor = dist.Normal(0.0, (1 + SCALE**2) ** 0.5).log_prob(torch.cat([x, x[:, :1]], 1)).sum(-1)
+    return found
+
+
+OFFSET = torch.tensor([0.3, -0.2, 0.1])
+
+
 def _crossed() -> Any:
+    """An offset for each column is shared by all data; each datum has its own z."""
+
     def crossed_model(x: Tensor) -> None:
-        with pyro.plate("columns", 3, dim=-1):
+        rows, columns = pyro.plate("data", len(x), dim=-2), pyro.plate("columns", 3, dim=-1)
+        with columns:
             offset = pyro.sample("offset", dist.Normal(0.0, 1.0))
-            with pyro.plate("data", len(x), dim=-2):
-                pyro.sample("x", dist.Normal(offset, SCALE), obs=x)
+        with rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with rows, columns:
+            pyro.sample("x", dist.Normal((z @ LOADING.T).squeeze(-2) + offset, SCALE), obs=x)
 
     def crossed_guide(x: Tensor) -> None:
         with pyro.plate("columns", 3, dim=-1):
-            pyro.sample("offset", dist.Normal(x.mean(0), 0.5))
+            offset = pyro.sample("offset", dist.Normal(OFFSET + shift(), 0.5))
+        with pyro.plate("data", len(x), dim=-2):
+            loc = (x - offset) @ LOADING @ COVARIANCE / SCALE**2
+            pyro.sample("z", dist.MultivariateNormal(loc.unsqueeze(-2), scale_tril=ROOT))
 
     return crossed_model, crossed_guide
 
@@ -459,6 +491,28 @@ def _outside_the_plate() -> Any:
         pyro.sample("z", dist.Normal(posterior_mean(x), 0.6).to_event(2))
 
     return outside, outside_guide
+
+
+def _factor_outside() -> Any:
+    def summed(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = latent()
+        pyro.factor("x", dist.Normal(z @ LOADING.T, SCALE).log_prob(x).sum((-1, -2)))
+
+    return summed, guide
+
+
+def _sequential() -> Any:
+    def one_by_one(x: Tensor) -> None:
+        for i in pyro.plate("data", len(x)):
+            z = pyro.sample(f"z{i}", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample(f"x{i}", dist.Normal(z @ LOADING.T, SCALE).to_event(1), obs=x[i])
+
+    def guide_one_by_one(x: Tensor) -> None:
+        for i in pyro.plate("data", len(x)):
+            pyro.sample(f"z{i}", dist.MultivariateNormal(posterior_mean(x[i]) + shift(), scale_tril=ROOT))
+
+    return one_by_one, guide_one_by_one
 
 
 def _random_minibatch() -> Any:
@@ -668,12 +722,45 @@ IDIOMS: dict[str, Idiom] = {
     "reparam": Idiom("`poutine.reparam`", _reparam, mean=None),
     "improper": Idiom("an improper prior", _improper, everywhere("improper prior")),
     "noise": Idiom("noise that is no sample site", _noise, everywhere("at the same values")),
-    "two-plates": Idiom("latents and observations in two plates", _two_plates, everywhere("outside the plate over")),
+    "two-plates": Idiom(
+        "latents and observations in two plates", _two_plates, everywhere("'z' stands outside the plate over data")
+    ),
     "obs-mask": Idiom(
         "`obs_mask` without the latent in the guide", _obs_mask, everywhere("'x_unobserved' of the model")
     ),
-    "unsized": Idiom("a plate without a size", _unsized, everywhere("has no size")),
-    "dim-2": Idiom("the data plate at dim -2", _at_minus_two, everywhere("at dim -1")),
-    "crossed": Idiom("crossed plates", _crossed, everywhere("at dim -1|outside the plate"), mean=None),
-    "outside": Idiom("observations outside every plate", _outside_the_plate, everywhere("outside the plate over data")),
+    "unsized": Idiom("a plate without a size", _unsized),
+    "dim-2": Idiom("the data plate at dim -2", _at_minus_two),
+    "rows": Idiom("the data plate under another name, around an inner plate", lambda: _at_minus_two("rows")),
+    "same-size": Idiom(
+        "two plates of the length of the batch around all observations",
+        _four_by_four,
+        {**everywhere("2 plates of the length of the batch"), "fit": "served"},
+        evidence=evidence_of_four,
+        note="`from_callables(..., data_plate=...)` names the one over data; batches of another length tell them apart",
+    ),
+    "crossed": Idiom(
+        "crossed plates: a latent for each column beside one for each datum",
+        _crossed,
+        evidence=lambda x: evidence_of(x - OFFSET),
+        mean=lambda x: posterior_mean(x - OFFSET),
+        options={"global_sites": {"offset": OFFSET}},
+    ),
+    "outside": Idiom(
+        "observations outside every plate",
+        _outside_the_plate,
+        everywhere("outside the plate over data"),
+        note="`as_one_datum(pair)` gives the evidence of the whole data set",
+    ),
+    "factor-outside": Idiom(
+        "the likelihood as `pyro.factor` outside the plate",
+        _factor_outside,
+        everywhere("'x' is a factor that stands outside the plate over data"),
+        note="as above",
+    ),
+    "sequential": Idiom(
+        "a sequential plate, `for i in pyro.plate(...)`",
+        _sequential,
+        everywhere("'z0' stands in a sequential plate"),
+        note="as above",
+    ),
 }

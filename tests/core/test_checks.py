@@ -117,20 +117,6 @@ def test_plate_that_does_not_state_the_size_of_the_data() -> None:
         check_pair(make(model, good_guide), X, num_data=100)
 
 
-def test_data_plate_that_is_not_rightmost() -> None:
-    def model(x: Tensor, num_data: int | None = None) -> None:
-        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixel", 3, dim=-1):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x: Tensor, num_data: int | None = None) -> None:
-        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixel", 3, dim=-1):
-            pyro.sample("z", dist.Normal(x, 1.0))
-
-    with pytest.raises(PairError, match="expected the plate 'data' at dim -1, found -2"):
-        check_pair(make(model, guide), X)
-
-
 def test_no_observed_site() -> None:
     def model(x: Tensor, num_data: int | None = None) -> None:
         with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):

@@ -207,7 +207,8 @@ def frame_with(**columns: Any) -> pd.DataFrame:
         ([[1.0, 2.0], [1.0]], "ragged rows: row 1 has the shape (1,), row 0 (2,)"),
         ([torch.zeros(2), torch.zeros(2), torch.zeros(3)], "ragged rows: row 2 has the shape (3,), row 0 (2,)"),
         ([["a"]], "dtype <U1"),
-        ((X, X), "a tuple of 2 may mean several things"),
+        (([1.0], [2.0]), "a tuple of 2 may mean several things"),
+        ((X[:3], X[:2]), "all members must share axis 0, found lengths {'0': 3, '1': 2}"),
         (Annotated(None, counts=X), "an AnnData without X.\nTry one of:\n  - adata.layers['counts']"),
         (
             xr.Dataset({"x": (("cell",), X[:, 0]), "y": (("gene",), X[:, 1])}),
@@ -216,8 +217,10 @@ def frame_with(**columns: Any) -> pd.DataFrame:
         (Items(lambda i: torch.zeros(1 + i % 2)), "items 0 to 255 cannot be put together: RuntimeError"),
         (Items(lambda i: torch.zeros(1 + i // 256)), "ragged rows"),
         (Items(lambda i: SimpleNamespace()), "items 0 to 255 cannot be put together: TypeError"),
-        (Items(lambda i: (X[i], X[i])), "expected items that are x, (x, label) or a mapping, found 2 values"),
-        (Items(lambda i: (X[i], 1, 2)), "found 3 values"),
+        (
+            Items(lambda i: (X[i], ("a", 1))),
+            "expected items that are x, (x, label), tensors or a mapping, found 2 values",
+        ),
         (Items(lambda i: {"x": X[i]} if i < 256 else {"y": X[i]}), "items hold ['x'] at first, and ['y'] later"),
         (Items(lambda i: X[i], 0), "a data set without items"),
         (
@@ -277,3 +280,29 @@ def test_no_package_is_imported_for_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_tuple_of_tensors_stays_one() -> None:
+    """Programs that take several arguments: each member a row a datum, the first described by the value space."""
+    data = as_dataset((X[:4], X[:4, 0].round().astype(int)))
+    assert data.main == "0" and len(data) == 4 and list(data.members) == ["0", "1"]
+    x, y = data.batch(torch.tensor([2, 0]))
+    assert torch.equal(x, torch.from_numpy(X[[2, 0]])) and y.dtype == torch.int64
+    assert isinstance(data.take(2).tensor(), tuple) and len(data.take(2)) == 2
+    assert torch.equal(data.main_of(data.tensor()), torch.from_numpy(X[:4]))
+
+
+def test_tensors_of_a_torch_data_set_stay_in_their_places() -> None:
+    x = torch.from_numpy(X[:5])
+    data = as_dataset(TensorDataset(x, x[:, :2], x[:, 0]))
+    assert isinstance(data.x, tuple) and [tuple(m.shape) for m in data.x] == [(5, 3), (5, 2), (5,)]
+    again = as_dataset(DataLoader(TensorDataset(x, x[:, :2]), batch_size=2, shuffle=True))
+    assert isinstance(again.x, tuple) and torch.equal(again.x[1], x[:, :2])
+
+
+def test_packed_sequences_are_read_as_what_is_padded_and_lengths() -> None:
+    sequences = [torch.ones(3, 2), torch.full((1, 2), 2.0)]
+    packed = torch.nn.utils.rnn.pack_sequence(sequences)
+    data = as_dataset(packed)
+    assert data.members["lengths"].tolist() == [3, 1] and data.main == "x"
+    assert data.members["x"][1].tolist() == [[2.0, 2.0], [0.0, 0.0], [0.0, 0.0]]

@@ -13,9 +13,10 @@ from ..execution.over_data import Chunk, OverData, over_chunks
 from ..execution.placement import Compile
 from ..execution.seeds import chunk_seed, seed_of
 from ...core import Data, ModelGuidePair, PairError, check_pair, draw, rows_of, structure
+from ...core.axes import to_canonical
 from ...core.conditioning import at_values
 from ...core.density import observed_support
-from ...core.structure import SiteInfo, to_canonical
+from ...core.structure import SiteInfo
 
 Parts = dict[str, Tensor]
 

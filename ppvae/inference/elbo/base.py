@@ -209,7 +209,7 @@ class ELBO(pyro.infer.elbo.ELBO):
         pair = self._stock_pairs.get((model, guide))
         if pair is None:
             pair = _StockPair(model, guide)
-            self.check(pair, (args, kwargs))  # type: ignore[arg-type]
+            self.check(pair, (args, kwargs))
             self._stock_pairs[(model, guide)] = pair
         x: Any = (args, kwargs)
         shape = structure(pair, x)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...core import Data, PpvaeError
 from ...core.compile import MODES, Mode
 from ...core.errors import try_one_of
+from ...core.pair import map_tensors
 
 Compile = Literal["auto", "eager", "graph", "compiled"]
 
@@ -81,13 +82,19 @@ def to(x: Tensor, device: torch.device | None = None, dtype: torch.dtype | None 
 def to(
     x: Mapping[str, Tensor], device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]: ...
+@overload
+def to(
+    x: tuple[Tensor, ...], device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> tuple[Tensor, ...]: ...
+@overload
+def to(x: Data, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Data: ...
 def to(x: Data, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Data:
     """A batch on a device, its floating-point members in a dtype."""
 
     def move(value: Tensor) -> Tensor:
         return value.to(device, dtype if dtype is not None and value.is_floating_point() else value.dtype)
 
-    return {key: move(value) for key, value in x.items()} if isinstance(x, Mapping) else move(x)
+    return map_tensors(move, x)
 
 
 def home_of(module: nn.Module) -> torch.device:

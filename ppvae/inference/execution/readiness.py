@@ -68,15 +68,15 @@ def check_all(pair: ModelGuidePair, x: Data) -> bool:
         x: all data, [N, *event].
 
     Returns:
-        whether the pair has parameters for every datum, as an automatic guide has, so that it cannot be run on a part.
+        whether the pair cannot be run on another number of data: it has parameters for every datum, as an automatic
+        guide has, or all the data are one datum.
 
     Raises:
         PairError: the pair breaks its contract, or does not fit the data.
     """
     size = batch_size(x)
     if size <= VALIDATION_CHUNK or waits_for_data(pair):
-        check_pair(pair, x)
-        return size > 1 and bool(size_conflict(pair, x))
+        return check_pair(pair, x).one_datum or (size > 1 and bool(size_conflict(pair, x)))
     parts = torch.arange(size).split(VALIDATION_CHUNK)
     try:
         structure(pair, rows_of(x, parts[0]))

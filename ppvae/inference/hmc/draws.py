@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from .chains import ChainOutcome
 from .diagnostics import ess, rhat
-from ...core import Data, ModelGuidePair, Unconstrained, log_joint, predict, structure
+from ...core import Data, ModelGuidePair, Unconstrained, log_joint, members_of, predict, structure
 from ...core.modes import evaluation_mode
 from ...notebook import curves, number, panel
 
@@ -153,7 +152,7 @@ class PosteriorDraws:
             posterior_predictive: draw new data at every draw.
         """
         lead = ["chain", "draw", "datum"]
-        data = dict(self.x) if isinstance(self.x, Mapping) else {}
+        data = members_of(self.x)
         with evaluation_mode(self.pair):
             observed = [info.name for info in structure(self.pair, self.x).observed]
         label = observed[0] if len(observed) == 1 else "observed"
@@ -206,8 +205,7 @@ class PosteriorDraws:
 
     def _blocks(self) -> tuple[Tensor, ...]:
         """The positions in blocks of draws, so that the memory of a block stays small."""
-        tensors = self.x.values() if isinstance(self.x, Mapping) else [self.x]
-        numbers = self.unconstrained.shape[0] * sum(tensor.numel() for tensor in tensors)
+        numbers = self.unconstrained.shape[0] * sum(tensor.numel() for tensor in members_of(self.x).values())
         return torch.split(self.unconstrained, max(1, BLOCK // max(1, numbers)), 1)
 
 

@@ -28,6 +28,7 @@ from ...core import (
     batch_size,
     draw,
     log_joint,
+    members_of,
     structure,
 )
 from ...core.compile import bind, capture, state_of
@@ -91,7 +92,7 @@ class GlobalDraws:
         from ... import __version__
         from ...inference_data import to_arviz
 
-        data = dict(self.x) if isinstance(self.x, Mapping) else {"x": self.x}
+        data = members_of(self.x)
         parts: list[tuple[str, list[str], dict[str, Tensor]]] = [
             ("posterior", ["chain", "draw"], self.samples),
             ("sample_stats", ["chain", "draw"], {_ARVIZ_NAMES.get(k, k): v for k, v in self.stats.items()}),

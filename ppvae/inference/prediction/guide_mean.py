@@ -10,8 +10,8 @@ from torch import Tensor
 from ..execution.arguments import choose_name, require_integer
 from ..execution.over_data import OverData
 from ...core import Data, PairError, draw, predict, structure
+from ...core.axes import to_pyro
 from ...core.conditioning import guide_as_model
-from ...core.structure import to_pyro
 
 
 class GuideMean:

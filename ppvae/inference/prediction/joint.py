@@ -7,7 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ...core import Data, ModelGuidePair, PairError, draw, predict, simulate, structure
+from ...core import (
+    Data,
+    ModelGuidePair,
+    PairError,
+    batch_size,
+    draw,
+    members_of,
+    predict,
+    rows_of,
+    simulate,
+    structure,
+)
 from ...core.density import observed_support
 from ...core.errors import try_one_of
 
@@ -32,7 +43,7 @@ def require_simulable(pair: ModelGuidePair, few: Data) -> None:
                 + try_one_of("reconstruct, which looks at data", "a pyro.sample with a distribution instead")
             )
     other = _clone(few)
-    storages = {t.untyped_storage().data_ptr() for t in (other.values() if isinstance(other, Mapping) else (other,))}
+    storages = {t.untyped_storage().data_ptr() for t in members_of(other).values()}
     with torch.no_grad():
         for _, _, value in observed_support(pair, other).values():
             # A view of x that does not broadcast it: replace its values.
@@ -90,7 +101,7 @@ def require_mean(pair: ModelGuidePair, few: Data, site: str, given: Mapping[str,
 
 
 def _clone(x: Data) -> Data:
-    return x.clone() if isinstance(x, Tensor) else {key: value.clone() for key, value in x.items()}
+    return rows_of(x, torch.arange(batch_size(x)))
 
 
 def _simulation(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:

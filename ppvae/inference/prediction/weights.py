@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..execution.placement import dtype_of, home_of, to
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, predict, structure
+from ...core.axes import to_pyro
 from ...core.conditioning import guide_as_model, hold_sites
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
-from ...core.structure import to_pyro
 from ...data import as_dataset
 
 _DRAWS = 1000  # where a guide's mean and variance are not known in closed form

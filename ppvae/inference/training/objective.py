@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..elbo import ELBO, PairWithEstimator
-from ...core import Data, ModelGuidePair, PairError, PpvaeError, local_parameters, site_terms, structure
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, local_parameters, members_of, site_terms, structure
 from ...core.compile import Captured, Mode, bind, capture, preserve
 from ...core.errors import try_one_of
 from ...core.fingerprint import differences, fingerprint
@@ -260,4 +260,4 @@ def _first_bad_tensor(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def _tensors(x: Data) -> list[Tensor]:
-    return [x] if isinstance(x, Tensor) else list(x.values())
+    return list(members_of(x).values())

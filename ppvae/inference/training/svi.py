@@ -32,7 +32,7 @@ from ..execution.arguments import require_estimator, require_integer, require_li
 from ..execution.placement import WORTH_RECORDING, Compile, choose_device, choose_mode, dtype_of, like_pair
 from ..execution.progress import progress_bar
 from ..execution.readiness import VALIDATION_CHUNK, check_training
-from ...core import FitError, ModelGuidePair, parameter_roles
+from ...core import FitError, ModelGuidePair, members_of, parameter_roles
 from ...core.errors import try_one_of
 from ...core.modes import evaluation_mode
 from ...data import Dataset, Minibatches, as_dataset
@@ -351,7 +351,7 @@ class _Run:
             indices=tuple(index.tolist()),
             snapshot={
                 "pair": {name: value.detach().clone() for name, value in state.pair.state_dict().items()},
-                "batch": dict(x) if isinstance(x, Mapping) else {"x": x},
+                "batch": members_of(x),
                 "mapping": isinstance(x, Mapping),
                 "random_state": random_state,
                 "kl_weight": kl_weight,

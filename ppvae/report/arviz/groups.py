@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from ... import __version__
-from ...core import Data, DataError, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate, structure
+from ...core import (
+    Data,
+    DataError,
+    ModelGuidePair,
+    PpvaeError,
+    draw,
+    log_joint,
+    members_of,
+    predict,
+    simulate,
+    structure,
+)
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
 from ...data import Dataset, as_dataset
@@ -214,7 +225,7 @@ def _in_blocks(
     """Draws, a few at a time: group to variable to [1, num_draws, ...]."""
     if num_draws < 1:
         raise PpvaeError(f"expected num_draws of at least 1, found {num_draws}")
-    numbers = sum(tensor.numel() for tensor in (x.values() if isinstance(x, Mapping) else [x]))
+    numbers = sum(tensor.numel() for tensor in members_of(x).values())
     width = max(1, BLOCK // max(1, numbers))
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -229,7 +240,7 @@ def _data_groups(
     observed: list[str], x: Data, labels: Tensor | None
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, list[str]]]]:
     """Observed data under the observed sites' names, covariates and labels as constant data."""
-    members = {_label(observed) if len(observed) == 1 else "x": x} if isinstance(x, Tensor) else dict(x)
+    members = {_label(observed) if len(observed) == 1 else "x": x} if isinstance(x, Tensor) else members_of(x)
     observed_names = set(members) if isinstance(x, Tensor) else set(observed) & set(members) or set(members)
     constant = {name: value for name, value in members.items() if name not in observed_names}
     if labels is not None:

@@ -59,8 +59,8 @@ def _interpolations(report: ReportData) -> Picture | None:
 def _neighbours(report: ReportData) -> Picture | None:
     if report.neighbours is None or report.samples is None:
         return None
-    train = report.run.part("train").batch(report.neighbours[:_SHOWN])
-    values = train if isinstance(train, torch.Tensor) else train[report.data.main]
+    train = report.run.part("train")
+    values = train.main_of(train.batch(report.neighbours[:_SHOWN]))
     samples, found = as_images(report.samples[:_SHOWN], report.data), as_images(values, report.data)
     if samples is None or found is None or len(samples) < _SHOWN:
         return None

@@ -76,7 +76,9 @@ def replay(record: Path | str, pair: ModelGuidePair) -> Replay:
 
 
 def _replay(state: Mapping[str, Any], recipe: Recipe, pair: ModelGuidePair) -> Replay:
-    batch: Any = dict(state["batch"]) if state["mapping"] else state["batch"]["x"]
+    batch: Any = dict(state["batch"])
+    if not state["mapping"]:  # a tensor, or a tuple of such
+        batch = batch["x"] if "x" in batch else tuple(batch[key] for key in sorted(batch, key=int))
     table = recipe.training
     estimator = build(elbo_entries(), table.elbo)
     # Before the parameters are set, at which Pyro's validation may refuse (a scale of zero). A wrapped program has some
