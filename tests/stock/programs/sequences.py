@@ -1,0 +1,480 @@
+"""Sequences: a deep Markov model, hidden Markov models of music, a mixed one, a local level."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer import config_enumerate
+from pyro.infer.autoguide import AutoDelta, AutoNormal
+from pyro.ops.indexing import Vindex
+from stock.programs.regressions import noise
+from stock.record import EXAMPLES, TUTORIALS, Case, Refusal, Stock
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+# --- a deep Markov model ---
+
+LENGTHS = torch.tensor([4, 4, 3, 2, 1])
+STEPS, TONES = 4, 3
+
+
+def reversed_in_time(batch: Tensor, lengths: Tensor) -> Tensor:
+    """Each sequence backwards, its padding where it was."""
+    out = torch.zeros_like(batch)
+    for b, length in enumerate(lengths.tolist()):
+        out[b, :length] = batch[b, :length].flip(0)
+    return out
+
+
+class DMM(nn.Module):
+    """A Markov chain of normals with networks for its steps; an RNN that reads the future in the guide."""
+
+    def __init__(self, packs: bool) -> None:
+        super().__init__()
+        self.packs = packs  # whether the guide packs the reversed sequences, or is given them packed
+        self.emitter = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, TONES), nn.Sigmoid())
+        self.trans = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4))
+        self.combiner = nn.Sequential(nn.Linear(2 + 5, 4), nn.Tanh(), nn.Linear(4, 4))
+        self.rnn = nn.RNN(TONES, 5, nonlinearity="relu", batch_first=True)
+        self.z_0 = nn.Parameter(torch.zeros(2))
+        self.z_q_0 = nn.Parameter(torch.zeros(2))
+        self.h_0 = nn.Parameter(torch.zeros(1, 1, 5))
+
+    def model(
+        self,
+        mini_batch: Tensor,
+        mini_batch_reversed: Any,
+        mini_batch_mask: Tensor,
+        mini_batch_seq_lengths: Tensor,
+        annealing_factor: float = 1.0,
+    ) -> None:
+        """Steps that are padding are masked."""
+        pyro.module("dmm", self)
+        z = self.z_0.expand(mini_batch.size(0), 2)
+        with pyro.plate("z_minibatch", len(mini_batch)):
+            for t in pyro.markov(range(1, mini_batch.size(1) + 1)):
+                loc, scale = self.trans(z).chunk(2, -1)
+                here = mini_batch_mask[:, t - 1 : t]
+                with poutine.scale(scale=annealing_factor):
+                    z = pyro.sample(f"z_{t}", dist.Normal(loc, nn.functional.softplus(scale)).mask(here).to_event(1))
+                emission = dist.Bernoulli(self.emitter(z)).mask(here).to_event(1)
+                pyro.sample(f"obs_x_{t}", emission, obs=mini_batch[:, t - 1, :])
+
+    def guide(
+        self,
+        mini_batch: Tensor,
+        mini_batch_reversed: Any,
+        mini_batch_mask: Tensor,
+        mini_batch_seq_lengths: Tensor,
+        annealing_factor: float = 1.0,
+    ) -> None:
+        """The RNN runs backwards in time over packed sequences."""
+        pyro.module("dmm", self)
+        h_0 = self.h_0.expand(1, mini_batch.size(0), self.rnn.hidden_size).contiguous()
+        if self.packs:
+            mini_batch_reversed = packed(mini_batch_reversed, mini_batch_seq_lengths)
+        output, _ = self.rnn(mini_batch_reversed, h_0)
+        output, _ = pad_packed_sequence(output, batch_first=True, total_length=mini_batch.size(1))
+        output = reversed_in_time(output, mini_batch_seq_lengths)
+        z = self.z_q_0.expand(mini_batch.size(0), 2)
+        with pyro.plate("z_minibatch", len(mini_batch)):
+            for t in pyro.markov(range(1, mini_batch.size(1) + 1)):
+                hidden = output[:, t - 1, :].expand(*z.shape[:-1], 5)
+                loc, scale = self.combiner(torch.cat([z, hidden], -1)).chunk(2, -1)
+                here = mini_batch_mask[:, t - 1 : t]
+                with poutine.scale(scale=annealing_factor):
+                    z = pyro.sample(f"z_{t}", dist.Normal(loc, nn.functional.softplus(scale)).mask(here).to_event(1))
+
+
+def packed(batch: Tensor, lengths: Tensor) -> Any:
+    """Padded sequences, packed."""
+    return pack_padded_sequence(batch, lengths, batch_first=True, enforce_sorted=False)
+
+
+def music() -> Tensor:
+    """Tones, [sequence, step, tone]; zero in the padding."""
+    tones = torch.bernoulli(torch.full((len(LENGTHS), STEPS, TONES), 0.4), generator=noise(21))
+    return tones * (torch.arange(STEPS) < LENGTHS[:, None]).unsqueeze(-1)
+
+
+def deep_markov(packs: bool) -> Case:
+    """A minibatch as Pyro's loader makes it: sequences, the same reversed, mask, lengths."""
+    dmm, batch = DMM(packs), music()
+    backwards = reversed_in_time(batch, LENGTHS)
+    data = {
+        "mini_batch": batch,
+        "mini_batch_reversed": backwards if packs else packed(backwards, LENGTHS),
+        "mini_batch_mask": torch.arange(STEPS) < LENGTHS[:, None],
+        "mini_batch_seq_lengths": LENGTHS,
+    }
+    return Case(dmm.model, dmm.guide, data, unpack=True)
+
+
+# --- hidden Markov models ---
+
+ARGS = SimpleNamespace(hidden_dim=4, jit=False)
+
+
+def priors(hidden: int, shape: tuple[int, ...], include: bool) -> tuple[Tensor, Tensor]:
+    """Probabilities of transitions and emissions."""
+    with poutine.mask(mask=include):
+        x = pyro.sample("probs_x", dist.Dirichlet(0.9 * torch.eye(hidden) + 0.1).to_event(1))
+        y = pyro.sample("probs_y", dist.Beta(0.1, 0.9).expand([hidden, *shape]).to_event(1 + len(shape)))
+    return x, y
+
+
+def hmm_0(sequences: Tensor, lengths: Tensor, args: Any, batch_size: int | None = None, prior: bool = True) -> None:
+    """Sequence by sequence."""
+    probs_x, probs_y = priors(args.hidden_dim, sequences.shape[2:], prior)
+    tones = pyro.plate("tones", sequences.shape[2], dim=-1)
+    for i in pyro.plate("sequences", len(sequences), batch_size):
+        length = lengths[i]
+        sequence = sequences[i, :length]
+        x: Any = 0
+        for t in pyro.markov(range(length)):
+            x = pyro.sample(f"x_{i}_{t}", dist.Categorical(probs_x[x]), infer={"enumerate": "parallel"})
+            with tones:
+                pyro.sample(f"y_{i}_{t}", dist.Bernoulli(probs_y[x.squeeze(-1)]), obs=sequence[t])
+
+
+def hmm_1(sequences: Tensor, lengths: Tensor, args: Any, batch_size: int | None = None, prior: bool = True) -> None:
+    """All sequences at once, in a plate at dim -2."""
+    size, longest, tones = sequences.shape
+    probs_x, probs_y = priors(args.hidden_dim, (tones,), prior)
+    tones_plate = pyro.plate("tones", tones, dim=-1)
+    with pyro.plate("sequences", size, batch_size, dim=-2) as batch:
+        lengths = lengths[batch]
+        x: Any = 0
+        for t in pyro.markov(range(longest if args.jit else lengths.max())):
+            with poutine.mask(mask=(t < lengths).unsqueeze(-1)):
+                x = pyro.sample(f"x_{t}", dist.Categorical(probs_x[x]), infer={"enumerate": "parallel"})
+                with tones_plate:
+                    pyro.sample(f"y_{t}", dist.Bernoulli(probs_y[x.squeeze(-1)]), obs=sequences[batch, t])
+
+
+def hmm_2(sequences: Tensor, lengths: Tensor, args: Any, batch_size: int | None = None, prior: bool = True) -> None:
+    """The tones depend on those before them."""
+    size, longest, tones = sequences.shape
+    probs_x, probs_y = priors(args.hidden_dim, (2, tones), prior)
+    tones_plate = pyro.plate("tones", tones, dim=-1)
+    with pyro.plate("sequences", size, batch_size, dim=-2) as batch:
+        lengths = lengths[batch]
+        x: Any = 0
+        y: Any = 0
+        for t in pyro.markov(range(longest if args.jit else lengths.max())):
+            with poutine.mask(mask=(t < lengths).unsqueeze(-1)):
+                x = pyro.sample(f"x_{t}", dist.Categorical(probs_x[x]), infer={"enumerate": "parallel"})
+                with tones_plate as each:
+                    y = pyro.sample(f"y_{t}", dist.Bernoulli(probs_y[x, y, each]), obs=sequences[batch, t]).long()
+
+
+def hmm_3(sequences: Tensor, lengths: Tensor, args: Any, batch_size: int | None = None, prior: bool = True) -> None:
+    """Two chains behind the tones."""
+    size, longest, tones = sequences.shape
+    hidden = int(args.hidden_dim**0.5)
+    with poutine.mask(mask=prior):
+        probs_w = pyro.sample("probs_w", dist.Dirichlet(0.9 * torch.eye(hidden) + 0.1).to_event(1))
+    probs_x, probs_y = priors(hidden, (hidden, tones), prior)
+    tones_plate = pyro.plate("tones", tones, dim=-1)
+    with pyro.plate("sequences", size, batch_size, dim=-2) as batch:
+        lengths = lengths[batch]
+        w: Any = 0
+        x: Any = 0
+        for t in pyro.markov(range(longest if args.jit else lengths.max())):
+            with poutine.mask(mask=(t < lengths).unsqueeze(-1)):
+                w = pyro.sample(f"w_{t}", dist.Categorical(probs_w[w]), infer={"enumerate": "parallel"})
+                x = pyro.sample(f"x_{t}", dist.Categorical(probs_x[x]), infer={"enumerate": "parallel"})
+                with tones_plate as each:
+                    pyro.sample(f"y_{t}", dist.Bernoulli(probs_y[w, x, each]), obs=sequences[batch, t])
+
+
+def hmm_6(sequences: Tensor, lengths: Tensor, args: Any, batch_size: int | None = None) -> None:
+    """Second order; the probabilities are parameters, so that nothing is left for the guide."""
+    size, longest, tones = sequences.shape
+    hidden = args.hidden_dim
+    probs_x = pyro.param("probs_x", torch.rand(hidden, hidden, hidden), constraint=constraints.simplex)
+    probs_y = pyro.param("probs_y", torch.rand(hidden, tones), constraint=constraints.unit_interval)
+    tones_plate = pyro.plate("tones", tones, dim=-1)
+    with pyro.plate("sequences", size, batch_size, dim=-2) as batch:
+        lengths = lengths[batch]
+        now, before = torch.tensor(0), torch.tensor(0)
+        for t in pyro.markov(range(lengths.max()), history=2):
+            with poutine.mask(mask=(t < lengths).unsqueeze(-1)):
+                probs = Vindex(probs_x)[before, now]
+                before, now = (
+                    now,
+                    pyro.sample(f"x_{t}", dist.Categorical(probs), infer={"enumerate": "parallel"}),
+                )
+                with tones_plate:
+                    pyro.sample(f"y_{t}", dist.Bernoulli(probs_y[now.squeeze(-1)]), obs=sequences[batch, t])
+
+
+def hmm_7(sequences: Tensor, lengths: Tensor, args: Any, batch_size: int | None = None, prior: bool = True) -> None:
+    """The whole chain as one site, a DiscreteHMM."""
+    probs_x, probs_y = priors(args.hidden_dim, sequences.shape[2:], prior)
+    with pyro.plate("sequences", len(sequences), batch_size, dim=-1) as batch:
+        lengths = lengths[batch]
+        y = sequences[batch, : lengths.max()]
+        t = torch.arange(y.size(1))
+        init = torch.full((args.hidden_dim,), -float("inf"))
+        init[0] = 0
+        emission = dist.Bernoulli(probs_y).to_event(1)
+        emission = emission.expand([len(lengths), y.size(1), args.hidden_dim])
+        emission = emission.mask((t < lengths.unsqueeze(-1)).unsqueeze(-1))
+        pyro.sample("y", dist.DiscreteHMM(init, probs_x.log(), emission), obs=y)
+
+
+def hidden_markov(model: Any, auto: Any) -> Case:
+    """The guide sees the probabilities alone."""
+    model = functools.partial(model, args=ARGS)
+    guide = auto(poutine.block(model, expose_fn=lambda msg: msg["name"].startswith("probs_")))
+    return Case(model, guide, {"sequences": music(), "lengths": LENGTHS}, unpack=True)
+
+
+def hidden_markov_without_guide() -> Case:
+    """Nothing is left for the guide."""
+
+    def guide(sequences: Tensor, lengths: Tensor) -> None:
+        """No latent."""
+
+    return Case(functools.partial(hmm_6, args=ARGS), guide, {"sequences": music(), "lengths": LENGTHS}, unpack=True)
+
+
+def forward_sum(data: Tensor, length: int, start: Tensor, step: Tensor, emission: Any) -> Tensor:
+    """log p of one sequence by the forward recursion; states [S], steps [S, S], emission(t) of log p [S]."""
+    alpha = start
+    for t in range(length):
+        alpha = (alpha[:, None] + step.log()).logsumexp(0) + emission(t)
+    return alpha.logsumexp(0)
+
+
+def hmm_1_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
+    """By the forward recursion from state 0."""
+    x, y = held["probs_x"], held["probs_y"]
+    start = torch.full((len(x),), -torch.inf)
+    start[0] = 0.0
+    found = []
+    for tones, length in zip(case.data["sequences"], case.data["lengths"].tolist(), strict=True):
+
+        def emission(t: int, tones: Tensor = tones) -> Tensor:
+            return dist.Bernoulli(y).log_prob(tones[t]).sum(-1)
+
+        found.append(forward_sum(tones, length, start, x, emission))
+    return torch.stack(found)
+
+
+def hmm_2_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
+    """The same with tones that depend on those before."""
+    x, y = held["probs_x"], held["probs_y"]
+    start = torch.full((len(x),), -torch.inf)
+    start[0] = 0.0
+    found = []
+    for tones, length in zip(case.data["sequences"], case.data["lengths"].tolist(), strict=True):
+
+        def emission(t: int, tones: Tensor = tones) -> Tensor:
+            before = tones[t - 1].long() if t else torch.zeros(TONES).long()
+            probs = y[:, before, torch.arange(TONES)]
+            return dist.Bernoulli(probs).log_prob(tones[t]).sum(-1)
+
+        found.append(forward_sum(tones, length, start, x, emission))
+    return torch.stack(found)
+
+
+def hmm_3_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
+    """The same over pairs of states."""
+    step = torch.kron(held["probs_w"], held["probs_x"])
+    y = held["probs_y"].flatten(0, 1)
+    return hmm_1_exact(case, {"probs_x": step, "probs_y": y})
+
+
+# --- a mixed hidden Markov model: discrete random effects ---
+
+STATES, EFFECTS = 2, 2
+
+
+@config_enumerate
+def seals_model(config: dict[str, Any]) -> None:
+    """A discrete effect of every group and every animal on its transitions; all sites are enumerated."""
+    sizes = config["sizes"]
+    probs_g = pyro.param("probs_e_group", lambda: torch.rand(EFFECTS), constraint=constraints.simplex)
+    theta_g = pyro.param("theta_group", lambda: torch.randn(EFFECTS, STATES**2))
+    probs_i = pyro.param("probs_e_individual", lambda: torch.rand(EFFECTS), constraint=constraints.simplex)
+    theta_i = pyro.param("theta_individual", lambda: torch.randn(EFFECTS, STATES**2))
+    concentration = pyro.param("step_concentration", lambda: 1 + torch.rand(STATES), constraint=constraints.positive)
+    rate = pyro.param("step_rate", lambda: 1 + torch.rand(STATES), constraint=constraints.positive)
+    with pyro.plate("group", sizes["group"], dim=-1):
+        gamma = theta_g[pyro.sample("e_g", dist.Categorical(probs_g))]
+        with pyro.plate("individual", sizes["individual"], dim=-2), poutine.mask(mask=config["individual"]["mask"]):
+            gamma = gamma + theta_i[pyro.sample("e_i", dist.Categorical(probs_i))]
+            logits = gamma.reshape(*gamma.shape[:-1], STATES, STATES)
+            y = torch.tensor(0)
+            for t in pyro.markov(range(sizes["timesteps"])):
+                with poutine.mask(mask=config["timestep"]["mask"][..., t]):
+                    y = pyro.sample(f"y_{t}", dist.Categorical(logits=Vindex(logits)[..., y, :]))
+                    step = dist.Gamma(concentration[y], rate[y])
+                    pyro.sample(f"step_{t}", step, obs=config["observations"]["step"][..., t])
+
+
+def seals_guide(config: dict[str, Any]) -> None:
+    """No latent is left."""
+
+
+def steps_of_seals() -> Tensor:
+    """Lengths of steps, [individual, group, time]."""
+    return 0.2 + torch.rand(3, 2, 3, generator=noise(22))
+
+
+def seals() -> Case:
+    """As it is published: a configuration of sizes, masks and observations."""
+    config = {
+        "MISSING": 1e-6,
+        "sizes": {"group": 2, "individual": 3, "timesteps": 3},
+        "individual": {"mask": torch.ones(3, 2).bool()},
+        "timestep": {"mask": torch.ones(3, 2, 3).bool()},
+        "observations": {"step": steps_of_seals()},
+    }
+    return Case(seals_model, seals_guide, config)
+
+
+def seals_by_group() -> Case:
+    """Groups on axis 0 of a tensor, the configuration made inside."""
+
+    def config(steps: Tensor) -> dict[str, Any]:
+        steps = steps.transpose(0, 1)
+        individuals, groups, times = steps.shape
+        return {
+            "sizes": {"group": groups, "individual": individuals, "timesteps": times},
+            "individual": {"mask": torch.ones(individuals, groups).bool()},
+            "timestep": {"mask": torch.ones(steps.shape).bool()},
+            "observations": {"step": steps},
+        }
+
+    def model(steps: Tensor) -> None:
+        seals_model(config(steps))
+
+    return Case(model, seals_guide, steps_of_seals().transpose(0, 1).contiguous())
+
+
+# --- a local level, as in forecasting ---
+
+
+def level_model(data: Tensor) -> None:
+    """One series: drifts in a plate over time, their sum observed."""
+    drift_scale = pyro.sample("drift_scale", dist.LogNormal(-1.0, 0.5))
+    with pyro.plate("time", len(data), dim=-1):
+        drift = pyro.sample("drift", dist.Normal(0.0, drift_scale))
+        level = drift.cumsum(-1)
+        pyro.sample("residual", dist.Normal(level, 0.5), obs=data)
+
+
+def series() -> Tensor:
+    """Six numbers."""
+    return (0.4 * torch.randn(6, generator=noise(23))).cumsum(0)
+
+
+def level() -> Case:
+    """As it is published."""
+    return Case(level_model, AutoNormal(level_model), series())
+
+
+def level_of_series() -> Case:
+    """A datum is a series: the drifts are an event."""
+
+    def model(data: Tensor) -> None:
+        steps = data.shape[-1]
+        with pyro.plate("series", len(data)):
+            drift_scale = pyro.sample("drift_scale", dist.LogNormal(-1.0, 0.5))
+            drift = pyro.sample("drift", dist.Normal(torch.zeros(steps), drift_scale[..., None]).to_event(1))
+            pyro.sample("residual", dist.Normal(drift.cumsum(-1), 0.5).to_event(1), obs=data)
+
+    return Case(model, AutoNormal(model), series()[None])
+
+
+def level_exact(case: Case, _: Any) -> Tensor:
+    """A normal given the scale; the midpoint rule in the quantiles of the scale."""
+    data = case.data.reshape(-1).double()
+    size = len(data)
+    u = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    scale = (-1.0 + 0.5 * dist.Normal(torch.zeros_like(u), 1.0).icdf(u)).exp()
+    walk = torch.minimum(torch.arange(1, size + 1)[:, None], torch.arange(1, size + 1)).double()
+    covariance = scale[:, None, None] ** 2 * walk + 0.25 * torch.eye(size).double()
+    logs = dist.MultivariateNormal(torch.zeros(size).double(), covariance).log_prob(data)
+    return (logs.logsumexp(0) - torch.tensor(2000.0).double().log()).reshape(1)
+
+
+def music_program(name: str, title: str, model: Any, exact: Any, **options: Any) -> dict[str, Stock]:
+    """A model of examples/hmm.py."""
+    return {
+        name: Stock(
+            title,
+            EXAMPLES + "hmm.py",
+            lambda: hidden_markov(model, AutoDelta),
+            ("fit", "evaluate_bound", "log_evidence"),
+            refusal=Refusal(
+                "guide site 'probs_[wxy]' is a point",
+                "`AutoNormal` for `AutoDelta`",
+                lambda: hidden_markov(model, functools.partial(AutoNormal, init_scale=0.1)),
+            ),
+            exact=exact,
+            **options,
+        )
+    }
+
+
+PROGRAMS: dict[str, Stock] = {
+    "dmm": Stock(
+        "deep Markov model: masks, lengths, an RNN in the guide",
+        EXAMPLES + "dmm.py",
+        lambda: deep_markov(packs=False),
+        ("fit", "evaluate_bound", "log_evidence", "sample_posterior"),
+        refusal=Refusal(
+            "batch member 'mini_batch_reversed'.*found PackedSequence",
+            "`pack_padded_sequence` inside the guide, the batch as the padded tensor",
+            lambda: deep_markov(packs=True),
+        ),
+    ),
+    **music_program("hmm-0", "hidden Markov model 0: sequence by sequence", hmm_0, hmm_1_exact, needs="enumeration"),
+    **music_program("hmm-1", "hidden Markov model 1: sequences at dim -2", hmm_1, hmm_1_exact, needs="enumeration"),
+    **music_program("hmm-2", "hidden Markov model 2: tones that depend on tones", hmm_2, hmm_2_exact, needs="enumeration"),
+    **music_program("hmm-3", "hidden Markov model 3: two chains", hmm_3, hmm_3_exact, needs="enumeration"),
+    "hmm-6": Stock(
+        "hidden Markov model 6: second order, nothing left for the guide",
+        EXAMPLES + "hmm.py",
+        hidden_markov_without_guide,
+        ("fit", "evaluate_bound", "log_evidence"),
+        needs="enumeration",
+    ),
+    **music_program("hmm-7", "hidden Markov model 7: one `DiscreteHMM` site", hmm_7, hmm_1_exact),
+    "mixed-hmm": Stock(
+        "mixed hidden Markov model: discrete random effects",
+        EXAMPLES + "mixed_hmm/model.py",
+        seals,
+        ("fit", "evaluate_bound", "log_evidence"),
+        refusal=Refusal(
+            "batch member 'MISSING': expected a tensor",
+            "groups on axis 0 of a tensor, the configuration made inside the program",
+            seals_by_group,
+        ),
+        needs="enumeration",
+    ),
+    "local-level": Stock(
+        "local level of one series, as in forecasting",
+        TUTORIALS + "forecasting_i.html",
+        level,
+        ("fit", "evaluate_bound", "log_evidence", "sample_posterior"),
+        refusal=Refusal(
+            "of a datum is .* by itself",
+            "a datum is a series: `.to_event(1)` over time, a plate over series",
+            level_of_series,
+        ),
+        whole=True,
+        exact=level_exact,
+    ),
+}

@@ -1,0 +1,88 @@
+"""What the table of stock programs records of each: where it comes from, how it is run, what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ppvae.core import ModelGuidePair
+from ppvae.inference import elbo
+
+VERBS = ("fit", "evaluate_bound", "log_evidence", "log_evidence_of_data_set", "sample_posterior")
+EXAMPLES = "https://github.com/pyro-ppl/pyro/blob/dev/examples/"
+TUTORIALS = "https://pyro.ai/examples/"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a guide, made anew, and the data that they are run on.
+
+    Attributes:
+        model: the model, with the arguments that Pyro's example gives it.
+        guide: the guide.
+        data: the batch, as `from_callables` hands it on.
+        unpack: the members of a mapping are keyword arguments.
+        about: what the truth needs to know besides, such as the networks.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    data: Any
+    unpack: bool = False
+    about: Any = None
+
+    def pair(self) -> ModelGuidePair:
+        """The pair."""
+        return ModelGuidePair.from_callables(self.model, self.guide, unpack=self.unpack)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What is refused, and the one change after which it runs.
+
+    Attributes:
+        pattern: of the message, with the site's name.
+        line: the line to change, as the table says it.
+        changed: the program after that change.
+        verb: the only verb that refuses it; empty where all do, at the first look.
+    """
+
+    pattern: str
+    line: str
+    changed: Callable[[], Case]
+    verb: str = ""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A published program of Pyro's, written anew: its idioms and its calling convention, small.
+
+    Attributes:
+        title: what the table calls it.
+        origin: where Pyro publishes it.
+        case: the program.
+        serves: the verbs that run, after the change where there is a refusal.
+        refusal: what is refused as it stands, or None.
+        needs: "enumeration" or "plates" while the suite lacks these.
+        estimator: of `fit` and of the bound.
+        whole: all data at every step, since there are parameters for every datum.
+        exact: the log evidence from elsewhere: [B] of every datum (given the guide's mean of the global sites, whose
+            values are passed), or [1] of the data set; None where only the bound is compared, with Pyro's own.
+        options: of a verb, by its name.
+        note: what the table says beside it.
+    """
+
+    title: str
+    origin: str
+    case: Callable[[], Case]
+    serves: tuple[str, ...]
+    refusal: Refusal | None = None
+    needs: str = ""
+    estimator: Callable[[], elbo.ELBO] = elbo.TraceELBO
+    whole: bool = False
+    exact: Callable[[Case, dict[str, Tensor]], Tensor] | None = None
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    note: str = ""
