@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ppvae.core import ModelGuidePair
-from ppvae.inference import elbo
+from ppvae.inference import elbo, evidence
 
 VERBS = ("fit", "evaluate_bound", "log_evidence", "log_evidence_of_data_set", "sample_posterior")
 EXAMPLES = "https://github.com/pyro-ppl/pyro/blob/dev/examples/"
@@ -69,9 +69,12 @@ class Stock:
         needs: "enumeration" or "plates" while the suite lacks these.
         estimator: of `fit` and of the bound.
         whole: all data at every step, since there are parameters for every datum.
-        exact: the log evidence from elsewhere: [B] of every datum (given the guide's mean of the global sites, whose
-            values are passed), or [1] of the data set; None where only the bound is compared, with Pyro's own.
-        options: of a verb, by its name.
+        exact: the log evidence from elsewhere, given the program's case and values by name (the global sites', and those
+            of bare pyro.param statements): [B] of every datum at these values, or [1] of the data set; None where there
+            is none.
+        method: of `log_evidence`; the default needs no trained guide.
+        importance: draws of importance sampling from the guide, beside it; 0 where it is refused.
+        warmup: of `sample_posterior`.
         note: what the table says beside it.
     """
 
@@ -81,8 +84,14 @@ class Stock:
     serves: tuple[str, ...]
     refusal: Refusal | None = None
     needs: str = ""
-    estimator: Callable[[], elbo.ELBO] = elbo.TraceELBO
+    estimator: Callable[..., elbo.ELBO] = elbo.TraceELBO
     whole: bool = False
     exact: Callable[[Case, dict[str, Tensor]], Tensor] | None = None
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    method: evidence.EvidenceMethod = field(default_factory=lambda: evidence.PriorSampling(20_000))
+    importance: int = 2000
+    warmup: int = 100
     note: str = ""
+
+    def final(self) -> Case:
+        """The program that runs: as it is published, or after the one change."""
+        return self.case() if self.refusal is None or self.refusal.verb else self.refusal.changed()

@@ -68,7 +68,8 @@ def check_all(pair: ModelGuidePair, x: Data) -> bool:
         x: all data, [N, *event].
 
     Returns:
-        whether the pair has parameters for every datum, as an automatic guide has, so that it cannot be run on a part.
+        whether the pair cannot be run on another number of data: it has parameters for every datum, as an automatic
+        guide has; or there is one datum, of which this cannot be said.
 
     Raises:
         PairError: the pair breaks its contract, or does not fit the data.
@@ -76,7 +77,7 @@ def check_all(pair: ModelGuidePair, x: Data) -> bool:
     size = batch_size(x)
     if size <= VALIDATION_CHUNK or waits_for_data(pair):
         check_pair(pair, x)
-        return size > 1 and bool(size_conflict(pair, x))
+        return size == 1 or bool(size_conflict(pair, x))  # parameters made for one datum broadcast over any number
     parts = torch.arange(size).split(VALIDATION_CHUNK)
     try:
         structure(pair, rows_of(x, parts[0]))

@@ -15,6 +15,8 @@ from stock.record import EXAMPLES, TUTORIALS, Case, Refusal, Stock
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ppvae.inference import evidence
+
 ALL = ("fit", "evaluate_bound", "log_evidence", "sample_posterior")
 
 
@@ -251,7 +253,7 @@ def prod_lda() -> Case:
 
 def prod_lda_exact(case: Case, _: Any) -> Tensor:
     """The midpoint rule in the prior's quantiles."""
-    words = case.about.decode(quantiles(2, 150).softmax(-1))
+    words = case.about.eval().decode(quantiles(2, 150).softmax(-1))
     size = case.data.sum(-1)
     orders = (size + 1).lgamma() - (case.data + 1).lgamma().sum(-1)
     return average((words.log() @ case.data.T), 1) + orders
@@ -329,6 +331,26 @@ def scanvi(labelled: bool, alpha: float = 0.1) -> Case:
     return Case(program.model, guide, data, unpack=labelled, about=program)
 
 
+def scanvi_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
+    """By half a million draws of the prior."""
+    program, many = case.about.eval(), 500_000
+    given = isinstance(case.data, dict)
+    x, theta = case.data["x"] if given else case.data, held["inverse_dispersion"]
+    z1, eps = torch.randn(many, 1, generator=noise(36)), torch.randn(many, 1, generator=noise(37))
+    size = (2.0 + 0.5 * torch.randn(many, 1, generator=noise(38))).exp()
+    of_label = []
+    for label in torch.eye(program.labels):
+        normal = spread(program.z2_decoder, joined(z1, label)).base_dist
+        gate, mu = program.x_decoder(normal.loc + normal.scale * eps).chunk(2, -1)
+        logits = (theta + 1e-6).log() - (size * mu.softmax(-1) + 1e-6).log()
+        gate = 1e-6 + (1 - 2e-6) * gate.sigmoid()
+        counts = dist.ZeroInflatedNegativeBinomial(gate=gate, total_count=theta, logits=logits)
+        logs = torch.stack([average(counts.log_prob(row).sum(-1), 1) for row in x])
+        of_label.append(logs - torch.tensor(float(program.labels)).log())
+    found = torch.stack(of_label, -1)
+    return (found * case.data["y"]).sum(-1) if given else found.logsumexp(-1)
+
+
 PROGRAMS: dict[str, Stock] = {
     "vae": Stock("variational auto-encoder", TUTORIALS + "vae.html", vae, ALL, exact=vae_exact),
     "ss-vae-labelled": Stock(
@@ -361,6 +383,8 @@ PROGRAMS: dict[str, Stock] = {
         prod_lda,
         ALL,
         exact=prod_lda_exact,
+        method=evidence.PriorSampling(1000),
+        importance=0,
     ),
     "scanvi-labelled": Stock(
         "scANVI, labelled cells: a factor in the guide trains the classifier",
@@ -372,6 +396,7 @@ PROGRAMS: dict[str, Stock] = {
             "without the factor: alpha = 0",
             lambda: scanvi(labelled=True, alpha=0.0),
         ),
+        exact=scanvi_exact,
     ),
     "scanvi-unlabelled": Stock(
         "scANVI, unlabelled cells: the guide's label enumerated",
@@ -379,5 +404,6 @@ PROGRAMS: dict[str, Stock] = {
         lambda: scanvi(labelled=False),
         ALL[:3],
         needs="enumeration",
+        exact=scanvi_exact,
     ),
 }

@@ -199,19 +199,22 @@ def captures(model: Any) -> Case:
     return Case(model, guide, CAPTURES)
 
 
-def captures_given(history: Tensor, phi: list[Tensor], rho: Tensor) -> Tensor:
-    """log p(history | phi, rho), summed over all states of every animal."""
+def captures_given(history: Tensor, phi: list[Any], rho: Tensor) -> Tensor:
+    """log p(history | phi, rho), summed over all states of every animal.
+
+    The mask is changed in place after its use, and when densities are taken it masks nothing: an animal is scored from
+    the first time on, alive until its first capture. So it is in Pyro's own TraceEnum_ELBO.
+    """
     steps, total = history.shape[1], torch.zeros_like(rho)
     for row in history:
         first = int(row.argmax())
+        total = total + first * (1 - rho).log() + rho.log()
         ways = []
         for states in itertools.product([0, 1], repeat=steps - first - 1):
             log, last = torch.zeros_like(rho), 1
             for t, state in enumerate(states, start=first + 1):
-                alive = phi[t] * last
-                log = log + (alive if state else 1 - alive).log()
-                caught = rho * state
-                log = log + (caught if row[t] else 1 - caught).log()
+                alive, caught = phi[t] * last, rho * state
+                log = log + (alive if state else 1 - alive + 0 * rho).log() + (caught if row[t] else 1 - caught).log()
                 last = state
             ways.append(log)
         total = total + torch.stack(ways).logsumexp(0)
@@ -244,6 +247,7 @@ PROGRAMS: dict[str, Stock] = {
         ),
         whole=True,
         exact=schools_exact,
+        importance=0,
     ),
     "fully-pooled": Stock(
         "baseball, fully pooled",
@@ -272,6 +276,7 @@ PROGRAMS: dict[str, Stock] = {
         LOCAL,
         whole=True,
         exact=partially_pooled_exact,
+        importance=0,
     ),
     "partially-pooled-logit": Stock(
         "baseball, partially pooled logits",
@@ -280,6 +285,7 @@ PROGRAMS: dict[str, Stock] = {
         LOCAL,
         whole=True,
         exact=logit_exact,
+        importance=0,
     ),
     "captures-1": Stock(
         "capture and recapture, model 1",

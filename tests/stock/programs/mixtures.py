@@ -18,7 +18,7 @@ from stock.record import EXAMPLES, TUTORIALS, Case, Refusal, Stock
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ppvae.inference import elbo
+from ppvae.inference import elbo, evidence
 
 # --- a Gaussian mixture ---
 
@@ -37,15 +37,20 @@ def mixture_model(data: Tensor) -> None:
         pyro.sample("obs", dist.Normal(locs[assignment], scale), obs=data)
 
 
+def numbers() -> dict[str, Tensor]:
+    """Two clusters."""
+    return {"data": torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0])}
+
+
 def mixture(auto: Any) -> Case:
     """The guide sees the global sites alone."""
     globals_ = poutine.block(mixture_model, expose=["weights", "locs", "scale"])
-    return Case(mixture_model, auto(globals_), torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0]))
+    return Case(mixture_model, auto(globals_), numbers(), unpack=True)
 
 
 def mixture_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
     """The mixture's own density."""
-    logs = dist.Normal(held["locs"][:, None], held["scale"]).log_prob(case.data)
+    logs = dist.Normal(held["locs"][:, None], held["scale"]).log_prob(case.data["data"])
     return (held["weights"].log()[:, None] + logs).logsumexp(0)
 
 
@@ -65,7 +70,7 @@ def mixture_full_guide(data: Tensor) -> None:
 def mixture_drawn() -> Case:
     """The assignments drawn by the guide."""
     guide = config_enumerate(mixture_full_guide)
-    return Case(mixture_model, guide, torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0]))
+    return Case(mixture_model, guide, numbers(), unpack=True)
 
 
 # --- a Dirichlet process mixture, truncated ---
@@ -196,11 +201,11 @@ def topics_by_document() -> Case:
     shares = predictor()
 
     def model(documents: Tensor) -> None:
-        topics_model(documents.T, SimpleNamespace(**{**vars(ARGS), "num_docs": len(documents)}))
+        topics_model(documents.long().T, SimpleNamespace(**{**vars(ARGS), "num_docs": len(documents)}))
 
     def guide(documents: Tensor) -> None:
         args = SimpleNamespace(**{**vars(ARGS), "num_docs": len(documents)})
-        spread_guide(shares, documents.T, args)
+        spread_guide(shares, documents.long().T, args)
 
     return Case(model, guide, words().T.contiguous())
 
@@ -301,6 +306,8 @@ PROGRAMS: dict[str, Stock] = {
         estimator=elbo.ScoreFunctionELBO,
         whole=True,
         exact=sticks_exact,
+        method=evidence.ImportanceSampling(400),
+        importance=0,
     ),
     "lda": Stock(
         "LDA: the topic of every word enumerated, shares amortised",
@@ -320,6 +327,7 @@ PROGRAMS: dict[str, Stock] = {
         EXAMPLES + "sparse_gamma_def.py",
         gamma_family,
         ("fit", "evaluate_bound", "log_evidence", "sample_posterior"),
+        needs="leading ones",
         whole=True,
     ),
 }

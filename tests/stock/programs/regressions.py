@@ -52,13 +52,14 @@ def mean_guide(data: Tensor) -> None:
 
 def mean() -> Case:
     """Eight numbers."""
-    return Case(mean_model, mean_guide, 1.5 + torch.randn(8, generator=noise(1)))
+    return Case(mean_model, mean_guide, {"data": 1.5 + torch.randn(8, generator=noise(1))}, unpack=True)
 
 
 def mean_exact(case: Case, _: Any) -> Tensor:
     """All data are one normal."""
-    size = len(case.data)
-    return dist.MultivariateNormal(torch.zeros(size), torch.eye(size) + 1.0).log_prob(case.data).reshape(1)
+    data = case.data["data"]
+    size = len(data)
+    return dist.MultivariateNormal(torch.zeros(size), torch.eye(size) + 1.0).log_prob(data).reshape(1)
 
 
 # --- SVI part I: is a coin fair? ---
@@ -92,29 +93,29 @@ def coin_plate_model(data: Tensor) -> None:
         pyro.sample("obs", dist.Bernoulli(fairness), obs=data)
 
 
-def tosses() -> Tensor:
+def tosses() -> dict[str, Tensor]:
     """Six heads, four tails."""
-    return torch.tensor([1.0] * 6 + [0.0] * 4)
+    return {"data": torch.tensor([1.0] * 6 + [0.0] * 4)}
 
 
 def coin() -> Case:
     """A loop of sites."""
-    return Case(coin_model, coin_guide, tosses())
+    return Case(coin_model, coin_guide, tosses(), unpack=True)
 
 
 def coin_loop() -> Case:
     """A sequential plate."""
-    return Case(coin_loop_model, coin_guide, tosses())
+    return Case(coin_loop_model, coin_guide, tosses(), unpack=True)
 
 
 def coin_plate() -> Case:
     """A vectorised plate."""
-    return Case(coin_plate_model, coin_guide, tosses())
+    return Case(coin_plate_model, coin_guide, tosses(), unpack=True)
 
 
 def coin_exact(case: Case, _: Any) -> Tensor:
     """A ratio of Beta functions."""
-    heads, size = float(case.data.sum()), len(case.data)
+    heads, size = float(case.data["data"].sum()), len(case.data["data"])
 
     def log_beta(a: float, b: float) -> float:
         return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,12 +40,12 @@ class DMM(nn.Module):
     def __init__(self, packs: bool) -> None:
         super().__init__()
         self.packs = packs  # whether the guide packs the reversed sequences, or is given them packed
-        self.emitter = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, TONES), nn.Sigmoid())
-        self.trans = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4))
-        self.combiner = nn.Sequential(nn.Linear(2 + 5, 4), nn.Tanh(), nn.Linear(4, 4))
+        self.emitter = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, TONES), nn.Sigmoid())
+        self.trans = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 2))
+        self.combiner = nn.Sequential(nn.Linear(1 + 5, 4), nn.Tanh(), nn.Linear(4, 2))
         self.rnn = nn.RNN(TONES, 5, nonlinearity="relu", batch_first=True)
-        self.z_0 = nn.Parameter(torch.zeros(2))
-        self.z_q_0 = nn.Parameter(torch.zeros(2))
+        self.z_0 = nn.Parameter(torch.zeros(1))
+        self.z_q_0 = nn.Parameter(torch.zeros(1))
         self.h_0 = nn.Parameter(torch.zeros(1, 1, 5))
 
     def model(
@@ -57,7 +58,7 @@ class DMM(nn.Module):
     ) -> None:
         """Steps that are padding are masked."""
         pyro.module("dmm", self)
-        z = self.z_0.expand(mini_batch.size(0), 2)
+        z = self.z_0.expand(mini_batch.size(0), 1)
         with pyro.plate("z_minibatch", len(mini_batch)):
             for t in pyro.markov(range(1, mini_batch.size(1) + 1)):
                 loc, scale = self.trans(z).chunk(2, -1)
@@ -83,7 +84,7 @@ class DMM(nn.Module):
         output, _ = self.rnn(mini_batch_reversed, h_0)
         output, _ = pad_packed_sequence(output, batch_first=True, total_length=mini_batch.size(1))
         output = reversed_in_time(output, mini_batch_seq_lengths)
-        z = self.z_q_0.expand(mini_batch.size(0), 2)
+        z = self.z_q_0.expand(mini_batch.size(0), 1)
         with pyro.plate("z_minibatch", len(mini_batch)):
             for t in pyro.markov(range(1, mini_batch.size(1) + 1)):
                 hidden = output[:, t - 1, :].expand(*z.shape[:-1], 5)
@@ -114,7 +115,24 @@ def deep_markov(packs: bool) -> Case:
         "mini_batch_mask": torch.arange(STEPS) < LENGTHS[:, None],
         "mini_batch_seq_lengths": LENGTHS,
     }
-    return Case(dmm.model, dmm.guide, data, unpack=True)
+    return Case(dmm.model, dmm.guide, data, unpack=True, about=dmm)
+
+
+def deep_markov_exact(case: Case, _: Any) -> Tensor:
+    """One latent a step: the forward recursion on a grid."""
+    dmm, grid = case.about, torch.linspace(-8, 8, 1601)[:, None]
+    loc, scale = dmm.trans(grid).chunk(2, -1)
+    step = dist.Normal(loc, nn.functional.softplus(scale)).log_prob(grid.T) + torch.tensor(0.01).log()
+    loc, scale = dmm.trans(dmm.z_0).chunk(2, -1)
+    start = dist.Normal(loc, nn.functional.softplus(scale)).log_prob(grid).squeeze(-1) + torch.tensor(0.01).log()
+    tones = dist.Bernoulli(dmm.emitter(grid)).to_event(1)
+    found = []
+    for sequence, length in zip(case.data["mini_batch"], case.data["mini_batch_seq_lengths"].tolist(), strict=True):
+        alpha = start + tones.log_prob(sequence[0])
+        for t in range(1, length):
+            alpha = (alpha[:, None] + step).logsumexp(0) + tones.log_prob(sequence[t])
+        found.append(alpha.logsumexp(0))
+    return torch.stack(found)
 
 
 # --- hidden Markov models ---
@@ -247,51 +265,50 @@ def hidden_markov_without_guide() -> Case:
     return Case(functools.partial(hmm_6, args=ARGS), guide, {"sequences": music(), "lengths": LENGTHS}, unpack=True)
 
 
-def forward_sum(data: Tensor, length: int, start: Tensor, step: Tensor, emission: Any) -> Tensor:
-    """log p of one sequence by the forward recursion; states [S], steps [S, S], emission(t) of log p [S]."""
-    alpha = start
-    for t in range(length):
-        alpha = (alpha[:, None] + step.log()).logsumexp(0) + emission(t)
+def forward(step: Tensor, emission: Tensor) -> Tensor:
+    """log p of a sequence that starts before its first step in state 0; steps [S, S], log p of its tones [step, S]."""
+    alpha = torch.full((len(step),), -torch.inf)
+    alpha[0] = 0.0
+    for log in emission:
+        alpha = (alpha[:, None] + step.log()).logsumexp(0) + log
     return alpha.logsumexp(0)
 
 
 def hmm_1_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
-    """By the forward recursion from state 0."""
-    x, y = held["probs_x"], held["probs_y"]
-    start = torch.full((len(x),), -torch.inf)
-    start[0] = 0.0
-    found = []
-    for tones, length in zip(case.data["sequences"], case.data["lengths"].tolist(), strict=True):
-
-        def emission(t: int, tones: Tensor = tones) -> Tensor:
-            return dist.Bernoulli(y).log_prob(tones[t]).sum(-1)
-
-        found.append(forward_sum(tones, length, start, x, emission))
-    return torch.stack(found)
+    """By the forward recursion, sequence by sequence."""
+    tones = dist.Bernoulli(held["probs_y"]).to_event(1)
+    pairs = zip(case.data["sequences"], case.data["lengths"].tolist(), strict=True)
+    return torch.stack([forward(held["probs_x"], tones.log_prob(one[:n, None])) for one, n in pairs])
 
 
 def hmm_2_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
-    """The same with tones that depend on those before."""
-    x, y = held["probs_x"], held["probs_y"]
-    start = torch.full((len(x),), -torch.inf)
-    start[0] = 0.0
+    """The same with tones that depend on those before them."""
     found = []
-    for tones, length in zip(case.data["sequences"], case.data["lengths"].tolist(), strict=True):
-
-        def emission(t: int, tones: Tensor = tones) -> Tensor:
-            before = tones[t - 1].long() if t else torch.zeros(TONES).long()
-            probs = y[:, before, torch.arange(TONES)]
-            return dist.Bernoulli(probs).log_prob(tones[t]).sum(-1)
-
-        found.append(forward_sum(tones, length, start, x, emission))
+    for one, n in zip(case.data["sequences"], case.data["lengths"].tolist(), strict=True):
+        before = torch.cat([torch.zeros(1, TONES), one[: n - 1]]).long()
+        probs = held["probs_y"][:, before, torch.arange(TONES)].transpose(0, 1)
+        found.append(forward(held["probs_x"], dist.Bernoulli(probs).to_event(1).log_prob(one[:n, None])))
     return torch.stack(found)
 
 
 def hmm_3_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
     """The same over pairs of states."""
     step = torch.kron(held["probs_w"], held["probs_x"])
-    y = held["probs_y"].flatten(0, 1)
-    return hmm_1_exact(case, {"probs_x": step, "probs_y": y})
+    return hmm_1_exact(case, {"probs_x": step, "probs_y": held["probs_y"].flatten(0, 1)})
+
+
+def hmm_6_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
+    """Over all sequences of states."""
+    found = []
+    for one, n in zip(case.data["sequences"], case.data["lengths"].tolist(), strict=True):
+        logs = []
+        for states in itertools.product(range(ARGS.hidden_dim), repeat=n):
+            path = (0, 0, *states)
+            ways = [held["probs_x"][path[t], path[t + 1], path[t + 2]].log() for t in range(n)]
+            tones = dist.Bernoulli(held["probs_y"][list(states)]).log_prob(one[:n]).sum()
+            logs.append(sum(ways) + tones)
+        found.append(torch.stack(logs).logsumexp(0))
+    return torch.stack(found)
 
 
 # --- a mixed hidden Markov model: discrete random effects ---
@@ -324,6 +341,26 @@ def seals_model(config: dict[str, Any]) -> None:
 
 def seals_guide(config: dict[str, Any]) -> None:
     """No latent is left."""
+
+
+def seals_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
+    """Over the effects of a group, those of each animal, and its states by the forward recursion."""
+    steps = dist.Gamma(held["step_concentration"], held["step_rate"])
+    found = []
+    for group in case.data:
+        of_group = []
+        for e_g in range(EFFECTS):
+            log = held["probs_e_group"][e_g].log()
+            for animal in group:
+                ways = []
+                for e_i in range(EFFECTS):
+                    gamma = held["theta_group"][e_g] + held["theta_individual"][e_i]
+                    step = gamma.reshape(STATES, STATES).softmax(-1)
+                    ways.append(held["probs_e_individual"][e_i].log() + forward(step, steps.log_prob(animal[:, None])))
+                log = log + torch.stack(ways).logsumexp(0)
+            of_group.append(log)
+        found.append(torch.stack(of_group).logsumexp(0))
+    return torch.stack(found)
 
 
 def steps_of_seals() -> Tensor:
@@ -381,7 +418,7 @@ def series() -> Tensor:
 
 def level() -> Case:
     """As it is published."""
-    return Case(level_model, AutoNormal(level_model), series())
+    return Case(level_model, AutoNormal(level_model), {"data": series()}, unpack=True)
 
 
 def level_of_series() -> Case:
@@ -397,9 +434,9 @@ def level_of_series() -> Case:
     return Case(model, AutoNormal(model), series()[None])
 
 
-def level_exact(case: Case, _: Any) -> Tensor:
+def level_exact(_: Case, __: Any) -> Tensor:
     """A normal given the scale; the midpoint rule in the quantiles of the scale."""
-    data = case.data.reshape(-1).double()
+    data = series().double()
     size = len(data)
     u = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
     scale = (-1.0 + 0.5 * dist.Normal(torch.zeros_like(u), 1.0).icdf(u)).exp()
@@ -423,6 +460,7 @@ def music_program(name: str, title: str, model: Any, exact: Any, **options: Any)
                 lambda: hidden_markov(model, functools.partial(AutoNormal, init_scale=0.1)),
             ),
             exact=exact,
+            importance=0,
             **options,
         )
     }
@@ -439,6 +477,7 @@ PROGRAMS: dict[str, Stock] = {
             "`pack_padded_sequence` inside the guide, the batch as the padded tensor",
             lambda: deep_markov(packs=True),
         ),
+        exact=deep_markov_exact,
     ),
     **music_program("hmm-0", "hidden Markov model 0: sequence by sequence", hmm_0, hmm_1_exact, needs="enumeration"),
     **music_program("hmm-1", "hidden Markov model 1: sequences at dim -2", hmm_1, hmm_1_exact, needs="enumeration"),
@@ -450,6 +489,7 @@ PROGRAMS: dict[str, Stock] = {
         hidden_markov_without_guide,
         ("fit", "evaluate_bound", "log_evidence"),
         needs="enumeration",
+        exact=hmm_6_exact,
     ),
     **music_program("hmm-7", "hidden Markov model 7: one `DiscreteHMM` site", hmm_7, hmm_1_exact),
     "mixed-hmm": Stock(
@@ -463,6 +503,7 @@ PROGRAMS: dict[str, Stock] = {
             seals_by_group,
         ),
         needs="enumeration",
+        exact=seals_exact,
     ),
     "local-level": Stock(
         "local level of one series, as in forecasting",
@@ -474,6 +515,7 @@ PROGRAMS: dict[str, Stock] = {
             "a datum is a series: `.to_event(1)` over time, a plate over series",
             level_of_series,
         ),
+        needs="dependence",
         whole=True,
         exact=level_exact,
     ),
