@@ -83,7 +83,7 @@ HELP_PATH = {"typer", "click", "rich"}
 PICKLES = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib"}
 
 # The only files that walk a Pyro trace, or answer its statements.
-TRACE_WALKERS = {"ppvae/core/density.py", "ppvae/core/parameters.py", "ppvae/models/bayesian.py"}
+TRACE_WALKERS = {"ppvae/core/tracing.py", "ppvae/core/parameters.py", "ppvae/models/bayesian.py"}
 
 
 # --- reading the source ---------------------------------------------------------------------------
@@ -318,7 +318,8 @@ LAWFUL = {
     "ppvae/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import core",
     "ppvae/core/__init__.py": "from .errors import PairError\nfrom .density import draw",
     "ppvae/core/errors.py": "import difflib",
-    "ppvae/core/density.py": "import torch\nfrom pyro import poutine\nfrom .errors import PairError",
+    "ppvae/core/density.py": "import torch\nfrom .errors import PairError",
+    "ppvae/core/tracing.py": "from pyro import poutine",
     "ppvae/data/__init__.py": "",
     "ppvae/data/load.py": "import numpy\nfrom ..core.errors import DataError\ndef f():\n    import pandas",
     "ppvae/models/__init__.py": "",

@@ -15,9 +15,10 @@ from torch.distributions import biject_to
 
 from .compile import bind, state_of
 from .density import draw, log_guide, log_joint, structure
-from .errors import PairError, try_one_of
+from .errors import PairError, place_of, try_one_of
 from .pair import Data, ModelGuidePair, batch_size, rows_of
 from .structure import SiteInfo, Structure
+from .summed import terms_at_draw
 from .terms import Draw
 
 _log = logging.getLogger("ppvae.check")
@@ -46,7 +47,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
         with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
             _check_masks(pair, x, draw(pair, x, 2))
     sites = tuple(replace(info, support=None) for info in (*shape.model, *shape.guide))
-    if sites in pair._audits or not shape.model_latents:
+    if sites in pair._audits or not (shape.model_latents or shape.enumerated):
         return
     _warn_scales(pair, shape)
     with torch.no_grad(), torch.random.fork_rng():
@@ -56,6 +57,8 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             part = draws is not None  # else it has parameters for every datum: all data, or none
             if draws is None:
                 few, draws = x, draw(pair, x, 2)
+            if shape.enumerated:
+                _check_sum(pair, few, draws)
             apart = _densities(pair, few, draws)
             _check_noise(pair, few, draws, apart)
             if part and batch_size(few) > 1:
@@ -200,6 +203,52 @@ def _perturb(value: Tensor) -> Tensor:
     return torch.where(value == 0, 0.05 * noise, value * (1 + 0.05 * noise))
 
 
+def _check_sum(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
+    """At drawn values of the sites that are summed out, the model run as it stands agrees with the terms of the sum.
+
+    Then it reads an enumerated site, whose axis of values stands far left and whose plates have one entry, as it reads
+    a drawn one. And where such a site is masked out, nothing depends on it.
+    """
+    shape = structure(pair, few)
+    try:
+        inside, alone = terms_at_draw(pair, few, {name: value[0] for name, value in draws.latents.items()})
+    except PairError:
+        raise
+    except Exception as error:
+        raise PairError(
+            f"{_names(shape)}: the model fails where it has an axis for its values, to the left of all plates: "
+            f"{type(error).__name__}: {error}" + place_of(error) + try_one_of(*_READ_VALUES)
+        ) from error
+    masked = [info for info in shape.enumerated if info.masked]
+    if not masked and not _close(inside, alone):
+        raise PairError(
+            f"{_names(shape)}: with one value for each datum the model's log p is {float(alone[0, 0]):.6g}, and "
+            f"{float(inside[0, 0]):.6g} as a term of the sum over all values: the program reads values in another way "
+            "when they have an axis on the left" + try_one_of(*_READ_VALUES)
+        )
+    for info in masked:
+        ends = [log_joint(pair, few, draws.latents, stand_in=value).local for value in (0, info.num_values - 1)]
+        if not _close(*ends):
+            raise PairError(
+                f"latent site {info.name!r} is masked out in part, and the rest of the model depends on what is "
+                "masked: log p(x, z) is no density there"
+                + try_one_of(
+                    "mask the sites that depend on it too",
+                    "obs=..., obs_mask=... at the site, where some of its values are observed",
+                )
+            )
+
+
+_READ_VALUES = (
+    "Vindex(table)[y] for table[y] (pyro.ops.indexing), and .unsqueeze(-1) for the axes of an event",
+    "no sum, mean, reshape or branch over the axes of plates",
+)
+
+
+def _names(shape: Structure) -> str:
+    return ", ".join(f"latent site {info.name!r}" for info in shape.enumerated)
+
+
 def _check_masks(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
     """Both programs mask the same entries, and nothing depends on them: it would be integrated over a flat density."""
     terms = log_joint(pair, few, draws.latents)
@@ -257,8 +306,9 @@ def _one_by_one(pair: ModelGuidePair) -> Iterator[None]:
 
 def _densities(pair: ModelGuidePair, x: Data, draws: Draw) -> dict[str, Tensor]:
     """Both programs at given values, [K, B]."""
-    joint = log_joint(pair, x, draws.latents)
-    local, global_ = log_guide(pair, x, draws.latents, auxiliary=draws.auxiliary)
+    num_draws = len(draws.log_q)
+    joint = log_joint(pair, x, draws.latents, num_draws=num_draws)
+    local, global_ = log_guide(pair, x, draws.latents, auxiliary=draws.auxiliary, num_draws=num_draws)
     return {"log p(x, z)": joint.local + joint.global_[:, None], "log q(z | x)": local + global_[:, None]}
 
 

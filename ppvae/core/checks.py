@@ -100,12 +100,28 @@ def _check_sites(shape: Structure) -> None:
             f"guide site {name!r} is not in the model: {did_you_mean(name, model)}"
             + try_one_of("correct the spelling", "mark it infer={'is_auxiliary': True} if the model lacks it by design")
         )
-    for name in model.keys() - guide.keys():
+    for name, info in model.items():
+        if name in guide:
+            continue
         raise PairError(
             f"latent site {name!r} of the model is not in the guide: {did_you_mean(name, guide)}. "
             "It would be drawn from the prior"
-            + try_one_of("add a pyro.sample statement of this name to the guide", "correct the spelling")
+            + try_one_of(
+                "add a pyro.sample statement of this name to the guide",
+                "correct the spelling",
+                *(['infer={"enumerate": "parallel"} at the site, to sum it out'] if info.is_discrete else []),
+            )
         )
+    for info in shape.enumerated:
+        if info.scope == "global":
+            raise PairError(
+                f"latent site {info.name!r} is to be summed out and stands outside the plate over data: the sum would "
+                "be over all data at once, so that no datum has an evidence of its own"
+                + try_one_of(
+                    "the site inside the plate over data, where every datum has its own",
+                    "a site for the guide to draw, instead of a sum",
+                )
+            )
     for name, info in model.items():
         other = guide[name]
         if info.scope != other.scope:

@@ -13,6 +13,7 @@ from torch.distributions.constraints import Constraint
 from .density import draw, structure
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair
+from .tracing import untold
 
 _MEAN_DRAWS = 1000
 
@@ -55,9 +56,18 @@ class DerivedPair(ModelGuidePair):
         return value
 
 
-def prior_as_guide(pair: ModelGuidePair) -> DerivedPair:
-    """The pair with its own model as guide: its draws are from the prior, given the observed sites."""
-    return DerivedPair(pair, model=pair.model, guide=pair.model)
+def prior_as_guide(pair: ModelGuidePair, x: Data) -> DerivedPair:
+    """The pair with its own model as guide: its draws are from the prior, given the observed sites.
+
+    Sites that are summed out are drawn and not told, so that the model sums over them as before; log q of such a guide
+    is without them, and is no density.
+
+    Args:
+        pair: the pair.
+        x: a batch, to find what is summed out.
+    """
+    names = frozenset(info.name for info in structure(pair, x).enumerated)
+    return DerivedPair(pair, model=pair.model, guide=untold(pair.model, names))
 
 
 def guide_as_model(pair: ModelGuidePair, values: dict[str, Tensor] | None = None) -> DerivedPair:

@@ -1,6 +1,6 @@
 r"""The waist: densities of a model/guide pair, per datum, in nats, unscaled by the minibatch.
 
-This is the only file that walks a Pyro trace. Axis order everywhere: sample axes (chain, draw, particle) first, then
+Axis order everywhere: sample axes (chain, draw, particle) first, then
 the datum, then the event; a site inside plates to the left of ``"data"`` keeps them as leading event axes.
 
 With $\log w = \log p(x, z) - \log q(z \mid x)$, SGVB estimator A is ``mean(log w)``, the importance-weighted bound is
@@ -10,16 +10,12 @@ them are traceable: no ``.item()``, no branch on a tensor's value.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -31,9 +27,9 @@ from .fingerprint import differences, fingerprint
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .structure import SiteInfo, Structure, entries_present, sample_shape, to_canonical, to_pyro
-from .terms import Draw, LogTerms, Sites, SiteTerm, Sums, join_particles, join_sums, sum_log_probs, terms_of
+from .terms import Draw, LogTerms, SiteTerm, Sums, join_particles, join_sums, sum_log_probs, terms_of
+from .tracing import Latents, run_enumerated, run_program
 
-Latents = Mapping[str, Tensor]
 T = TypeVar("T")
 
 
@@ -78,9 +74,9 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
 
 def _find_structure(pair: ModelGuidePair, x: Data, num_data: int | None) -> Structure:
     with torch.no_grad(), local_parameters(pair, adopt=True):
-        guide_sites = _run(pair, "guide", x, num_data)
+        guide_sites = run_program(pair, "guide", x, num_data)
         values = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
-        model_sites = _run(pair, "model", x, num_data, substitute=values)
+        model_sites = run_program(pair, "model", x, num_data, substitute=values)
     return Structure.from_sites(model_sites, guide_sites)
 
 
@@ -98,7 +94,7 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
 
     def visit(group: slice) -> tuple[dict[str, Tensor], dict[str, Tensor], Sums]:
         particles = _width(group)
-        sites = _run(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
+        sites = run_program(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
         values = {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, particles) for i in latent_infos}
         present = {i.name: _present(sites[i.name], i, shape, particles) for i in shape.guide_latents if i.masked}
         return values, present, sum_log_probs(sites, shape, particles)
@@ -109,28 +105,41 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
     return Draw(latents, total.local, total.global_, total.tilt, auxiliary, _join(present))
 
 
-def log_joint(pair: ModelGuidePair, x: Data, latents: Latents, num_data: int | None = None) -> LogTerms:
+def log_joint(
+    pair: ModelGuidePair,
+    x: Data,
+    latents: Latents,
+    num_data: int | None = None,
+    *,
+    num_draws: int | None = None,
+    stand_in: int | None = None,
+) -> LogTerms:
     r"""Evaluate $\log p(x, z, w)$ at given latents, for any number of sample axes on the left.
+
+    Discrete sites that are marked ``infer={"enumerate": "parallel"}`` and that the guide does not draw are summed out:
+    $\log \sum_y p(x, y, z, w)$ (:mod:`ppvae.core.enumeration`).
 
     Args:
         pair: the pair.
         x: the batch, [B, *event].
         latents: a value for every latent site of the model, local [*S, B, *event], global [*S, *event].
         num_data: N, handed to the model; the result is not scaled by it.
+        num_draws: the one sample axis of a model without latents (all are summed out); None for no axis.
+        stand_in: see :class:`~ppvae.core.enumeration.SummedOut`; for checks.
 
     Raises:
         PairError: a latent site of the model has no value here (it would be drawn from the prior), or a value names
-            no latent site.
+            no latent site; or a sum over discrete sites that is too large.
     """
     shape = structure(pair, x)
-    sample_axes, total, flat = _flatten(latents, shape)
+    sample_axes, total, flat = _flatten(latents, shape, num_draws)
 
     def visit(group: slice) -> tuple[dict[str, Tensor], Sums]:
         particles = _width(group)
         values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
-        sites = _run(pair, "model", x, num_data, particles=particles, nesting=shape.nesting, substitute=values)
+        sites = run_enumerated(pair, x, shape, values, particles, num_data)
         present = {info.name: _present(sites[info.name], info, shape, particles) for info in shape.masked_latents}
-        return present, sum_log_probs(sites, shape, particles, values)
+        return present, sum_log_probs(sites, shape, particles, values, stand_in)
 
     present, sums = zip(*over_groups(pair, total, visit), strict=True)
 
@@ -154,6 +163,7 @@ def log_guide(
     num_data: int | None = None,
     *,
     auxiliary: Latents | None = None,
+    num_draws: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Evaluate $\log q(z, w \mid x)$ at given latents: local [*S, B] and global [*S].
 
@@ -166,6 +176,7 @@ def log_guide(
         num_data: N, handed to the guide; the result is not scaled by it.
         auxiliary: values of the guide's auxiliary sites, [*S, B, *event] or [*S, *event]; a Delta site is then computed
             from them, whatever its value among the latents.
+        num_draws: as for :func:`log_joint`.
 
     Raises:
         PairError: as :func:`log_joint`; or the guide has an auxiliary site, whose value the latents do not tell.
@@ -180,7 +191,7 @@ def log_guide(
                 f"guide site {info.name!r} is auxiliary: log q at given latents is not known without its value"
                 + try_one_of("TraceELBO, which needs no log q at given latents", "a guide without auxiliary sites")
             )
-    sample_axes, total, flat = _flatten(latents, shape)
+    sample_axes, total, flat = _flatten(latents, shape, num_draws)
 
     def visit(group: slice) -> Sums:
         particles = _width(group)
@@ -193,7 +204,7 @@ def log_guide(
             if info.name in auxiliaries:
                 value = auxiliaries[info.name].reshape(total, *auxiliaries[info.name].shape[len(sample_axes) :])
                 values[info.name] = to_pyro(value[group], info, shape.nesting)
-        sites = _run(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting, substitute=values)
+        sites = run_program(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting, substitute=values)
         return sum_log_probs(sites, shape, particles)
 
     sums = over_groups(pair, total, visit)
@@ -227,9 +238,9 @@ def site_terms(
 
     def visit(group: slice) -> dict[str, SiteTerm]:
         particles = _width(group)
-        guide_sites = _run(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
+        guide_sites = run_program(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
         values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
-        model_sites = _run(pair, "model", x, num_data, particles=particles, nesting=shape.nesting, substitute=values)
+        model_sites = run_enumerated(pair, x, shape, values, particles, num_data)
         return terms_of(guide_sites, model_sites, shape, particles, analytic)
 
     groups = over_groups(pair, num_particles, visit)
@@ -244,9 +255,9 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, C
     shape = structure(pair, x)
     supports = {}
     with torch.no_grad(), torch.random.fork_rng(), local_parameters(pair):
-        guide_sites = _run(pair, "guide", x, None)
+        guide_sites = run_program(pair, "guide", x, None)
         values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
-        sites = _run(pair, "model", x, None, substitute=values)
+        sites = run_program(pair, "model", x, None, substitute=values)
         for info in shape.observed:
             fn, value = sites[info.name]["fn"], sites[info.name]["value"]
             tail = (*((shape.batch,) if info.scope == "local" else ()), *info.event_shape)
@@ -269,14 +280,16 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, C
 # --- below: running a program and reading its trace -------------------------------------------------------------
 
 
-def _flatten(latents: Latents, shape: Structure) -> tuple[torch.Size, int, dict[str, Tensor]]:
+def _flatten(
+    latents: Latents, shape: Structure, num_draws: int | None = None
+) -> tuple[torch.Size, int, dict[str, Tensor]]:
     """The sample axes of the latents, their product, and the latents with these axes flattened into particles."""
     shape.require_latents(latents)
     axes = {i.name: sample_shape(latents[i.name], i, shape.batch) for i in shape.model_latents}
     distinct = set(axes.values())
     if len(distinct) > 1:
         raise PairError(f"latents disagree in their sample axes: { {n: list(a) for n, a in axes.items()} }")
-    sample_axes = next(iter(distinct), torch.Size())
+    sample_axes = next(iter(distinct), torch.Size() if num_draws is None else torch.Size((num_draws,)))
     particles = sample_axes.numel()
     flat = {name: latents[name].reshape(particles, *latents[name].shape[len(sample_axes) :]) for name in axes}
     return sample_axes, particles, flat
@@ -310,37 +323,6 @@ def _width(group: slice) -> int:
     return int(group.stop - group.start)
 
 
-def _run(
-    pair: ModelGuidePair,
-    role: Literal["model", "guide"],
-    x: Data,
-    num_data: int | None,
-    *,
-    particles: int = 1,
-    nesting: int = 0,
-    substitute: Latents | None = None,
-    free: Collection[str] = (),
-) -> Sites:
-    """Run one program and return its sample sites, the free ones drawn; particles are one more plate on the left."""
-    program: Callable[..., Any] = getattr(pair, role)
-    if free:
-        program = _Uncondition(free)(program)
-    if substitute is not None:
-        program = poutine.condition(program, data=dict(substitute))
-    # One particle needs no axis, so that a program that does not broadcast still runs.
-    plate = pyro.plate("_particles", particles, dim=-nesting - 1) if particles > 1 else contextlib.nullcontext()
-    with plate:
-        trace = poutine.trace(program).get_trace(x, num_data)
-    nodes: dict[str, Any] = dict(trace.nodes)
-    return {
-        name: site
-        for name, site in nodes.items()
-        if site["type"] == "sample"
-        and not isinstance(site["fn"], _Subsample)
-        and not site["infer"].get("_deterministic")
-    }
-
-
 def _signature(x: Any) -> Any:
     if isinstance(x, Tensor):
         return (tuple(x.shape), x.dtype)
@@ -349,15 +331,3 @@ def _signature(x: Any) -> Any:
     if isinstance(x, tuple | list):
         return tuple(_signature(value) for value in x)
     return x if isinstance(x, int | float | str | bool | None) else type(x)
-
-
-class _Uncondition(Messenger):
-    """Draws these observed sites; ``poutine.uncondition`` would also draw the sites that a pair holds at values."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        super().__init__()
-        self.names = names
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] and msg["name"] in self.names:
-            msg["is_observed"], msg["value"], msg["done"] = False, None, False

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from .density import Latents, _flatten, _run, _width, over_groups, structure
+from .density import _flatten, _width, over_groups, structure
+from .enumeration import SummedOut
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .structure import SiteInfo, Structure, sample_shape, to_canonical, to_pyro
+from .summed import summed_of
 from .terms import Simulation, sum_log_probs
+from .tracing import Latents, run_enumerated, run_plain, run_program
 
 
 def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simulation:
@@ -27,7 +30,7 @@ def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simu
     """
     shape = structure(pair, x)
     with local_parameters(pair):
-        sites = _run(pair, "model", x, num_data, free=_free_sites(shape, ()))
+        sites = run_program(pair, "model", x, num_data, free=_free_sites(shape, ()))
     value = {
         i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0]
         for i in shape.model
@@ -47,11 +50,15 @@ def predict(
     kind: Literal["mean", "variance", "sample"] = "mean",
     given: Latents | None = None,
     sites: Collection[str] | None = None,
+    discrete: Literal["data", "given"] | None = None,
 ) -> dict[str, Tensor]:
     r"""Mean or variance of, or a draw from, $p(x \mid z)$ at given latents: observed site name to [*S, B, *event].
 
     Where one observed site depends on another, its mean and variance are given the value of that other: the one in
     ``x``, the one in ``given``, or else the one drawn with it. Draws are joint over the sites that are not given.
+
+    Discrete sites y that are summed out are drawn from their posterior, or averaged over exactly: with the data of
+    ``x``, from $p(y \mid x, z)$, as for what is predicted of these data anew; or else from $p(y \mid z, x_g)$.
 
     Args:
         pair: the pair.
@@ -62,6 +69,8 @@ def predict(
             observed site to value [B, *event]: every other observed site is drawn, and of ``x`` only covariates are
             used.
         sites: the observed sites to predict; None for all.
+        discrete: whether the posterior of the sites that are summed out is given the "data" in ``x`` or what is
+            "given" alone; None for the data where ``given`` is None.
 
     Raises:
         PairError: a mean or variance that the site's distribution does not have; a value for what is no observed site.
@@ -71,16 +80,28 @@ def predict(
     observed = _observed(shape, given or {})
     free = frozenset() if given is None else _free_sites(shape, given)
     targets = [i for i in shape.observed if 0 not in i.event_shape and (sites is None or i.name in sites)]
+    by_data = discrete == "data" or (discrete is None and given is None)
+    # What the discrete sites are given: all that is observed, or what is given and the latents.
+    evidence = {i.name for i in shape.model} if by_data else {*(given or {}), *flat}
 
     def visit(group: slice) -> dict[str, Tensor]:
         width = _width(group)
         values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
         values |= _site_values(given or {}, observed, shape, width)
-        sites = _run(pair, "model", x, None, particles=width, nesting=shape.nesting, substitute=values, free=free)
+        summed = None
+        if shape.enumerated:
+            run = run_enumerated(pair, x, shape, values, width, free=() if by_data else free)
+            summed = summed_of(run, shape, width)
+            if kind == "sample":
+                values |= summed.values(summed.sample(evidence))
+        run_model = run_enumerated if summed is not None and kind != "sample" else run_plain
+        sites = run_model(pair, x, shape, values, width, free=free)
         outcome = {}
         for info in targets:
             site = sites[info.name]
-            if kind != "sample":
+            if summed is not None and kind != "sample":
+                value = _averaged(summed, site, kind, info, evidence)
+            elif kind != "sample":
                 value = _moment(site["fn"], kind, info)
             else:
                 value = site["value"] if given is not None else site["fn"].sample()
@@ -132,16 +153,7 @@ def simulate_given(
     def visit(group: slice) -> tuple[Tensor, Tensor]:
         width = _width(group)
         site_values = _site_values(given, observed, shape, width)
-        sites = _run(
-            pair,
-            "model",
-            x,
-            None,
-            particles=width,
-            nesting=shape.nesting,
-            substitute=site_values,
-            free=free,
-        )
+        sites = run_plain(pair, x, shape, site_values, width, free=free)
         terms = {name: term for name, term in sites.items() if name in weight_sites}
         value = sites[site]["value"] if kind == "sample" else _moment(sites[site]["fn"], kind, observed[site])
         if draw_first:
@@ -171,6 +183,21 @@ def _site_values(given: Latents, observed: dict[str, SiteInfo], shape: Structure
 def _free_sites(shape: Structure, given: Collection[str]) -> frozenset[str]:
     """The observed sites that are data (a global one is a latent that the pair holds at a value) and not given."""
     return frozenset(i.name for i in shape.observed if i.scope == "local" and i.name not in given)
+
+
+def _averaged(summed: SummedOut, site: Any, kind: str, info: SiteInfo, evidence: Collection[str]) -> Tensor:
+    """The mean or variance of a site over what is summed out: exact, by the law of total variance."""
+    axes = len(info.event_shape)
+
+    def average(value: Tensor) -> Tensor:
+        return summed.average(site, value, axes, evidence)
+
+    mean = _moment(site["fn"], "mean", info)
+    if kind == "mean":
+        return average(mean)
+    within = average(_moment(site["fn"], kind, info))
+    overall = average(mean)
+    return within + average((mean - overall).square())
 
 
 def _moment(fn: Any, kind: str, info: SiteInfo) -> Tensor:

@@ -32,7 +32,9 @@ class SiteInfo:
 
     Attributes:
         name: the site.
-        kind: "latent", "observed", or "auxiliary" (a guide site that the model does not have by design).
+        kind: "latent", "observed", "enumerated" (a discrete site of the model that is summed out: it is marked
+            ``infer={"enumerate": "parallel"}``, and the guide lacks it), or "auxiliary" (a guide site that the model
+            does not have by design).
         scope: "local" inside the data plate, "global" outside it.
         batch_shape: Pyro's batch shape without particles, [*nested, B] for a local site.
         event_shape: shape of one event of the distribution.
@@ -47,10 +49,11 @@ class SiteInfo:
         scaled: whether the program weights the site (``poutine.scale``) besides the plate over data.
         masked: whether some of its entries are masked out (``poutine.mask``, ``.mask(...)``).
         subsampled_plates: plates, other than that over data, with a part of their entries only.
+        num_values: how many values a site has that is marked to be enumerated; 0 where it is not.
     """
 
     name: str
-    kind: Literal["latent", "observed", "auxiliary"]
+    kind: Literal["latent", "observed", "enumerated", "auxiliary"]
     scope: Literal["local", "global"]
     batch_shape: tuple[int, ...]
     event_shape: tuple[int, ...]
@@ -65,6 +68,7 @@ class SiteInfo:
     scaled: bool = False
     masked: bool = False
     subsampled_plates: tuple[str, ...] = ()
+    num_values: int = 0
 
     @property
     def family_name(self) -> str:
@@ -156,6 +160,11 @@ class Structure:
     def global_latents(self) -> tuple[SiteInfo, ...]:
         """Latent sites of the model outside the data plate."""
         return tuple(info for info in self.model_latents if info.scope == "global")
+
+    @property
+    def enumerated(self) -> tuple[SiteInfo, ...]:
+        """Discrete sites of the model that are summed out."""
+        return tuple(info for info in self.model if info.kind == "enumerated")
 
     @property
     def observed(self) -> tuple[SiteInfo, ...]:
@@ -261,7 +270,8 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
             "cannot draw from" + PYRO_DISTRIBUTIONS
         )
     data_frame = next((frame for frame in frames if frame.name == plate), None)
-    kind: Literal["latent", "observed", "auxiliary"]
+    kind: Literal["latent", "observed", "enumerated", "auxiliary"]
+    num_values = 0 if site["is_observed"] else _num_values(site)
     if isinstance(fn, dist.Unit):
         kind = "observed"  # pyro.factor, which marks itself as auxiliary
     elif site["infer"].get("is_auxiliary"):
@@ -269,6 +279,8 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
     else:
         # A latent that was substituted counts as observed in Pyro's trace: its name tells.
         kind = "observed" if site["is_observed"] and site["name"] not in latent else "latent"
+        if kind == "latent" and num_values and site["name"] not in latent:
+            kind = "enumerated"
     support = _support(fn) if kind == "latent" else None
     others = [frame for frame in frames if frame.name != plate and frame.full_size and frame.full_size != frame.size]
     return SiteInfo(
@@ -288,7 +300,34 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str]) -> 
         scaled=_is_scaled(site),
         masked=entries_present(site) is not None,
         subsampled_plates=tuple(str(frame.name) for frame in others),
+        num_values=num_values,
     )
+
+
+def _num_values(site: Mapping[str, Any]) -> int:
+    """How many values a site has that is marked to be enumerated; 0 where it is not."""
+    infer, fn = site["infer"], site["fn"]
+    if infer.get("enumerate") != "parallel":
+        return 0
+    if infer.get("num_samples") is not None:
+        raise PairError(
+            f"site {site['name']!r} is marked to be enumerated with num_samples: a sum over draws is an estimate, "
+            "whose logarithm is no log p(x, z)"
+            + try_one_of('infer={"enumerate": "parallel"} alone, for the sum over all values', "a site of the guide")
+        )
+    if isinstance(unwrap(fn), td.OneHotCategorical):
+        return int(fn.event_shape[-1])
+    try:
+        return int(fn.enumerate_support(expand=False).shape[0])
+    except NotImplementedError as error:
+        raise PairError(
+            f"site {site['name']!r} is marked to be enumerated, but a {type(unwrap(fn)).__name__} over "
+            f"{list(fn.event_shape)} has no finite list of values (or none that PyTorch gives)"
+            + try_one_of(
+                "Categorical, OneHotCategorical, Bernoulli or Binomial, one in a statement",
+                "a site for the guide to draw, instead of a sum",
+            )
+        ) from error
 
 
 _KINDS = {"latent": "latent site", "auxiliary": "the guide's auxiliary site", "observed": "site"}

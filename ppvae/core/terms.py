@@ -14,6 +14,8 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from .enumeration import SummedOut, is_enumerated
+from .errors import PairError, try_one_of
 from .structure import Structure, to_canonical, unwrap
 
 Sites = dict[str, dict[str, Any]]
@@ -123,14 +125,34 @@ class Sums(NamedTuple):
     tilt: Tensor | None
 
 
-def sum_log_probs(sites: Sites, shape: Structure, particles: int, latents: Container[str] = ()) -> Sums:
-    """Sum of log densities over sites; those not among ``latents`` count as observed."""
+def sum_log_probs(
+    sites: Sites, shape: Structure, particles: int, latents: Container[str] = (), stand_in: int | None = None
+) -> Sums:
+    """Sum of log densities over sites; those not among ``latents`` count as observed.
+
+    Args:
+        sites: of one run; enumerated ones are summed out.
+        shape: of the pair.
+        particles: L.
+        latents: the latents, whose values were given.
+        stand_in: see :class:`~ppvae.core.enumeration.SummedOut`.
+    """
     local: list[Tensor] = []
     global_: list[Tensor] = []
     observed: list[Tensor] = []
     tilt: list[Tensor] = []
+    log_probs = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
+    summed = summed_out(sites, log_probs, shape, particles, stand_in)
+    if summed is not None:
+        joint, prior = _log_sums(summed, latents)
+        local.append(joint)
+        observed.append(joint - prior)
+        if (weight := _common_weight(summed)) is not None:
+            tilt.append((weight - 1) * joint)
     for name, site in sites.items():
-        log_prob = site["fn"].log_prob(site["value"])
+        if summed is not None and name in summed.names:
+            continue
+        log_prob = log_probs[name]
         term = _reduce(log_prob, site, shape, particles)
         if term.dim() == 1:
             global_.append(term)
@@ -152,6 +174,41 @@ def sum_log_probs(sites: Sites, shape: Structure, particles: int, latents: Conta
         total(observed, particles, shape.batch),
         total(tilt) if tilt else None,
     )
+
+
+def summed_out(
+    sites: Sites,
+    log_probs: Mapping[str, Tensor],
+    shape: Structure,
+    particles: int,
+    stand_in: int | None = None,
+) -> SummedOut | None:
+    """What is summed out of a run; None where nothing is."""
+    if not any(map(is_enumerated, sites.values())):
+        return None
+    return SummedOut(sites, log_probs, shape.data_plate, shape.batch, particles, stand_in)
+
+
+def _log_sums(summed: SummedOut, latents: Container[str]) -> tuple[Tensor, Tensor]:
+    r"""$\log \sum_y p(x, y, z)$ and $\log \sum_y p(y, z)$ of the sites that are summed over, [L, B]."""
+    joint = summed.log_sum(summed.names)
+    dependent = {name for name in summed.names - summed.enumerated if name in latents}
+    prior = summed.log_sum(dependent) if dependent else torch.zeros_like(joint)
+    return joint, prior
+
+
+def _common_weight(summed: SummedOut) -> Tensor | float | None:
+    """The program's own weight of the sites under one sum; None where it is 1."""
+    weights = {name: own_weight(summed.sites[name]) for name in summed.names}
+    first = next(iter(weights.values()))
+    for name, weight in weights.items():
+        if weight is not first and (isinstance(weight, Tensor) or isinstance(first, Tensor) or weight != first):
+            raise PairError(
+                f"site {name!r} is weighted (poutine.scale) otherwise than other sites under the same sum over "
+                f"{sorted(summed.enumerated)}: a weighted sum has no weight of its own"
+                + try_one_of("poutine.scale around all of them, or around none")
+            )
+    return first
 
 
 def join_sums(parts: Sequence[Sums]) -> Sums:
@@ -187,10 +244,18 @@ def _reduce(term: Tensor, site: dict[str, Any], shape: Structure, particles: int
 
 def terms_of(guide: Sites, model: Sites, shape: Structure, particles: int, analytic: bool) -> dict[str, SiteTerm]:
     same_order = [i.name for i in shape.guide_latents] == [i.name for i in shape.model_latents]
+    log_probs = {name: site["fn"].log_prob(site["value"]) for name, site in model.items()}
+    summed = summed_out(model, log_probs, shape, particles)
+    shares = {} if summed is None else _shares(summed, guide)
+    under_sum = frozenset() if summed is None else summed.names - shares.keys()
     terms: dict[str, SiteTerm] = {}
     for name, site in {**guide, **model}.items():
-        log_p, tilt_p = _log_term(model.get(name), shape, particles)
-        log_q, tilt_q = _log_term(guide.get(name), shape, particles)
+        if name in under_sum:
+            continue  # in the one term of all observed sites under the sum, below
+        log_p, tilt_p = _log_term(model.get(name), log_probs.get(name), shape, particles)
+        if name in shares:
+            log_p, tilt_p = shares[name], None
+        log_q, tilt_q = _log_term(guide.get(name), None, shape, particles)
         term = log_p if log_p is not None else log_q
         tilt = tilt_p if tilt_q is None else -tilt_q if tilt_p is None else tilt_p - tilt_q
         scope: Literal["local", "global"] = "local" if term is not None and term.dim() == 2 else "global"
@@ -202,7 +267,9 @@ def terms_of(guide: Sites, model: Sites, shape: Structure, particles: int, analy
             terms[name] = SiteTerm(name, scope, None, log_q, log_q, "sampled", reason, tilt=tilt)
             continue
         kl, per_dimension, reason = None, None, "analytic KL was not asked for"
-        if analytic:
+        if name in shares:
+            reason = "its prior depends on a site that is summed out"
+        elif analytic:
             reason = "" if same_order else "the guide meets the latent sites in another order than the model"
             if same_order:
                 kl, per_dimension, reason = _closed_form(guide[name], model[name], site, shape, particles)
@@ -212,14 +279,35 @@ def terms_of(guide: Sites, model: Sites, shape: Structure, particles: int, analy
             weight = own_weight(site)
             tilt = None if weight is None else (1 - weight) * kl
             terms[name] = SiteTerm(name, scope, log_p, log_q, kl, "analytic", "", per_dimension, tilt)
+    if summed is not None:
+        joint = summed.log_sum(summed.names)
+        observed = joint if not shares else joint - functools.reduce(torch.add, shares.values())
+        weight = _common_weight(summed)
+        name = ", ".join(name for name in summed.sites if name in under_sum - summed.enumerated)
+        tilt = None if weight is None else (weight - 1) * joint
+        terms[name] = SiteTerm(name, "local", observed, None, None, "observed", tilt=tilt)
     return terms
 
 
-def _log_term(site: dict[str, Any] | None, shape: Structure, particles: int) -> tuple[Tensor | None, Tensor | None]:
-    """Log density of a site, and what its own weight adds to it."""
+def _shares(summed: SummedOut, guide: Sites) -> dict[str, Tensor]:
+    """Of the latents whose priors depend on what is summed out: log p of each given those before it, [L, B]."""
+    shares: dict[str, Tensor] = {}
+    before = None
+    for name in summed.sites:
+        if name in summed.names and name in guide:
+            total = summed.log_sum({*shares, name})
+            shares[name], before = total if before is None else total - before, total
+    return shares
+
+
+def _log_term(
+    site: dict[str, Any] | None, log_prob: Tensor | None, shape: Structure, particles: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Log density of a site, computed here if it is not given, and what its own weight adds to it."""
     if site is None:
         return None, None
-    log_prob = site["fn"].log_prob(site["value"])
+    if log_prob is None:
+        log_prob = site["fn"].log_prob(site["value"])
     weight = own_weight(site)
     tilt = None if weight is None else _reduce((weight - 1) * log_prob, site, shape, particles)
     return _reduce(log_prob, site, shape, particles), tilt

@@ -91,11 +91,11 @@ def test_every_change_is_seen_by_name(case: str) -> None:
     pair = Plain()
     change, name = CHANGES[case]
     before = fingerprint(pair)
-    again = fingerprint(prior_as_guide(pair))
+    again = fingerprint(prior_as_guide(pair, torch.zeros(2)))
     assert differences(before, fingerprint(pair)) == []
     change(pair)
     assert name in differences(before, fingerprint(pair))
-    assert differences(again, fingerprint(prior_as_guide(pair)))
+    assert differences(again, fingerprint(prior_as_guide(pair, torch.zeros(2))))
 
 
 def test_closures_of_wrapped_programs() -> None:

@@ -56,7 +56,7 @@ class Particles(NamedTuple):
 def pathwise(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
     """Draws through which gradients flow."""
     draws = draw(pair, x, num_particles, num_data)
-    joint = log_joint(pair, x, draws.latents, num_data)
+    joint = log_joint(pair, x, draws.latents, num_data, num_draws=num_particles)
     tilt = joint.tilt
     if draws.tilt is not None:
         tilt = -draws.tilt if tilt is None else tilt - draws.tilt
@@ -75,11 +75,11 @@ def score_particles(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
     if any(info.has_rsample for info in structure(pair, x).guide_latents):
         with torch.no_grad():
             latents = draw(pair, x, num_particles, num_data).latents
-        log_q, global_log_q = log_guide(pair, x, latents, num_data)
+        log_q, global_log_q = log_guide(pair, x, latents, num_data, num_draws=num_particles)
     else:  # no gradient flows through such draws anyway
         draws = draw(pair, x, num_particles, num_data)
         latents, log_q, global_log_q = draws.latents, draws.log_q, draws.global_log_q
-    return Particles(log_joint(pair, x, latents, num_data), log_q, global_log_q)
+    return Particles(log_joint(pair, x, latents, num_data, num_draws=num_particles), log_q, global_log_q)
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:

@@ -177,4 +177,4 @@ def _defensive(prior: ModelGuidePair, share: float, pair: ModelGuidePair, x: Dat
 
 def _log_likelihood(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
     # The guide is the model here, so that the log q of `draw` contains the likelihood; it is not used.
-    return log_joint(pair, x, draw(pair, x, num_samples).latents).observed
+    return log_joint(pair, x, draw(pair, x, num_samples).latents, num_draws=num_samples).observed

@@ -91,7 +91,7 @@ class EvidenceRun(Execution):
     @cached_property
     def prior_pair(self) -> ModelGuidePair:
         """The pair with its own model as guide: its draws are from the prior."""
-        return prior_as_guide(self.pair)
+        return prior_as_guide(self.pair, self.example)
 
     @staticmethod
     def batch_of(x: Data) -> int:
@@ -152,7 +152,7 @@ def prepare(
 
 def _allocation(pair: ModelGuidePair, x: Data, samples: int) -> float:
     with _AllocationCounter() as counter:
-        log_joint(pair, x, draw(pair, x, samples).latents)
+        log_joint(pair, x, draw(pair, x, samples).latents, num_draws=samples)
     return float(counter.bytes)
 
 
@@ -217,4 +217,4 @@ def collect(
 def guide_weights(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:
     """log p(x, z) - log q(z | x) of draws from the guide, [K, B], nats."""
     draws = draw(pair, x, num_samples)
-    return log_joint(pair, x, draws.latents).local - draws.log_q
+    return log_joint(pair, x, draws.latents, num_draws=num_samples).local - draws.log_q

@@ -139,6 +139,7 @@ class PosteriorDraws:
                     self._latents(part),
                     kind="sample",
                     given={},
+                    discrete="data",
                 )
                 for part in self._blocks()
             ]

@@ -91,8 +91,9 @@ def inpaint(
             odds = log_weight(x, new) - log_weight(x, z)
             keep = torch.rand_like(odds).log() > odds
             new = {key: torch.where(_like(keep, z[key][0]), z[key], new[key]) for key in new}
-        sample = predict(work.pair, x, new, kind="sample", given={})[name][0]
-        return torch.where(observed, x, sample), predict(work.pair, x, new, given={})[name][0], new
+        sample = predict(work.pair, x, new, kind="sample", given={}, discrete="data")[name][0]
+        mean = predict(work.pair, x, new, given={}, discrete="data")[name][0]
+        return torch.where(observed, x, sample), mean, new
 
     run = work.capture(step, name="a step of inpainting", calls=num_steps * work.num_chunks)
 

@@ -109,13 +109,15 @@ def guide_groups(
 
     def block(count: int) -> dict[str, dict[str, Tensor]]:
         sample = draw(pair, x, count)
-        joint = log_joint(pair, x, sample.latents)
+        joint = log_joint(pair, x, sample.latents, num_draws=count)
         stats = {"lp": joint.local, "log_q": sample.log_q, "log_weight": joint.local - sample.log_q}
         variables = {"posterior": sample.latents, "sample_stats": stats}
         if log_likelihood:
             variables["log_likelihood"] = {_label([info.name for info in shape.observed]): joint.observed}
         if posterior_predictive:
-            variables["posterior_predictive"] = predict(pair, x, sample.latents, kind="sample", given={})
+            variables["posterior_predictive"] = predict(
+                pair, x, sample.latents, kind="sample", given={}, discrete="data"
+            )
         return variables
 
     draws = _in_blocks(block, x, num_draws, seed)
