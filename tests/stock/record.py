@@ -66,7 +66,8 @@ class Stock:
         case: the program.
         serves: the verbs that run, after the change where there is a refusal.
         refusal: what is refused as it stands, or None.
-        needs: "enumeration" or "plates" while the suite lacks these.
+        needs: what the suite does not have yet; empty where it has all.
+        enumerates: there are sites marked infer={"enumerate": "parallel"}.
         estimator: of `fit` and of the bound.
         whole: all data at every step, since there are parameters for every datum.
         exact: the log evidence from elsewhere, given the program's case and values by name (the global sites', and those
@@ -84,6 +85,7 @@ class Stock:
     serves: tuple[str, ...]
     refusal: Refusal | None = None
     needs: str = ""
+    enumerates: bool = False
     estimator: Callable[..., elbo.ELBO] = elbo.TraceELBO
     whole: bool = False
     exact: Callable[[Case, dict[str, Tensor]], Tensor] | None = None

@@ -366,7 +366,8 @@ PROGRAMS: dict[str, Stock] = {
         EXAMPLES + "vae/ss_vae_M2.py",
         lambda: ss_vae(labelled=False),
         ALL[:3],
-        needs="enumeration",
+        needs="plates",
+        enumerates=True,
         exact=ss_vae_exact,
     ),
     "cvae": Stock(
@@ -403,7 +404,8 @@ PROGRAMS: dict[str, Stock] = {
         EXAMPLES + "scanvi/scanvi.py",
         lambda: scanvi(labelled=False),
         ALL[:3],
-        needs="enumeration",
+        needs="enumeration in the guide",
+        enumerates=True,
         exact=scanvi_exact,
     ),
 }

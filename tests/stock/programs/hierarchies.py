@@ -292,7 +292,7 @@ PROGRAMS: dict[str, Stock] = {
         EXAMPLES + "capture_recapture/cjs.py",
         lambda: captures(captures_model_1),
         GLOBAL,
-        needs="enumeration",
+        enumerates=True,
         exact=captures_1_exact,
     ),
     "captures-2": Stock(
@@ -300,7 +300,7 @@ PROGRAMS: dict[str, Stock] = {
         EXAMPLES + "capture_recapture/cjs.py",
         lambda: captures(captures_model_2),
         GLOBAL,
-        needs="enumeration",
+        enumerates=True,
         exact=captures_2_exact,
     ),
 }

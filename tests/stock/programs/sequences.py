@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ppvae.inference import evidence
+
 # --- a deep Markov model ---
 
 LENGTHS = torch.tensor([4, 4, 3, 2, 1])
@@ -460,6 +462,7 @@ def music_program(name: str, title: str, model: Any, exact: Any, **options: Any)
                 lambda: hidden_markov(model, functools.partial(AutoNormal, init_scale=0.1)),
             ),
             exact=exact,
+            method=evidence.PriorSampling(100),
             importance=0,
             **options,
         )
@@ -479,17 +482,20 @@ PROGRAMS: dict[str, Stock] = {
         ),
         exact=deep_markov_exact,
     ),
-    **music_program("hmm-0", "hidden Markov model 0: sequence by sequence", hmm_0, hmm_1_exact, needs="enumeration"),
-    **music_program("hmm-1", "hidden Markov model 1: sequences at dim -2", hmm_1, hmm_1_exact, needs="enumeration"),
-    **music_program("hmm-2", "hidden Markov model 2: tones that depend on tones", hmm_2, hmm_2_exact, needs="enumeration"),
-    **music_program("hmm-3", "hidden Markov model 3: two chains", hmm_3, hmm_3_exact, needs="enumeration"),
+    **music_program("hmm-0", "hidden Markov model 0: sequence by sequence", hmm_0, hmm_1_exact, enumerates=True, needs="plates"),
+    **music_program("hmm-1", "hidden Markov model 1: sequences at dim -2", hmm_1, hmm_1_exact, enumerates=True, needs="plates"),
+    **music_program("hmm-2", "hidden Markov model 2: tones that depend on tones", hmm_2, hmm_2_exact, enumerates=True, needs="plates"),
+    **music_program("hmm-3", "hidden Markov model 3: two chains", hmm_3, hmm_3_exact, enumerates=True, needs="plates"),
     "hmm-6": Stock(
         "hidden Markov model 6: second order, nothing left for the guide",
         EXAMPLES + "hmm.py",
         hidden_markov_without_guide,
         ("fit", "evaluate_bound", "log_evidence"),
-        needs="enumeration",
+        needs="plates",
+        enumerates=True,
         exact=hmm_6_exact,
+        method=evidence.PriorSampling(100),
+        importance=100,
     ),
     **music_program("hmm-7", "hidden Markov model 7: one `DiscreteHMM` site", hmm_7, hmm_1_exact),
     "mixed-hmm": Stock(
@@ -502,8 +508,11 @@ PROGRAMS: dict[str, Stock] = {
             "groups on axis 0 of a tensor, the configuration made inside the program",
             seals_by_group,
         ),
-        needs="enumeration",
+        needs="plates",
+        enumerates=True,
         exact=seals_exact,
+        method=evidence.PriorSampling(100),
+        importance=100,
     ),
     "local-level": Stock(
         "local level of one series, as in forecasting",
