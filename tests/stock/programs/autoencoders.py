@@ -248,7 +248,9 @@ class ProdLDA(nn.Module):
 def prod_lda() -> Case:
     """Six bags of words, of different lengths."""
     program = ProdLDA()
-    return Case(program.model, program.guide, torch.poisson(torch.full((6, 5), 1.5), generator=noise(34)), about=program)
+    return Case(
+        program.model, program.guide, torch.poisson(torch.full((6, 5), 1.5), generator=noise(34)), about=program
+    )
 
 
 def prod_lda_exact(case: Case, _: Any) -> Tensor:
