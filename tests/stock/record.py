@@ -80,9 +80,9 @@ class Stock:
         enumerates: there are sites marked infer={"enumerate": "parallel"}.
         estimator: of `fit` and of the bound.
         whole: all data at every step, since there are parameters for every datum.
-        exact: the log evidence from elsewhere, given the program's case and values by name (the global sites', and those
-            of bare pyro.param statements): [B] of every datum at these values, or [1] of the data set; None where there
-            is none.
+        exact: the log evidence from elsewhere, given the program's case and values by name (of the global sites and of
+            bare pyro.param statements): [B] of every datum at these values, or [1] of the data set; None where there is
+            none.
         method: of `log_evidence`; the default needs no trained guide.
         importance: draws of importance sampling from the guide, beside it; 0 where it is refused.
         warmup: of `sample_posterior`.

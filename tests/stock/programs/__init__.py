@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stock.programs import autoencoders, hierarchies, mixtures, regressions, sequences
+from stock.programs import autoencoders, cells, hierarchies, mixtures, music, regressions, sequences
 from stock.record import Stock
 
-FAMILIES = (autoencoders, sequences, mixtures, hierarchies, regressions)
+FAMILIES = (autoencoders, cells, sequences, music, mixtures, hierarchies, regressions)
 
 PROGRAMS: dict[str, Stock] = {name: stock for family in FAMILIES for name, stock in family.PROGRAMS.items()}
