@@ -1,13 +1,16 @@
 """What a pair is, its densities, how a pure function is compiled, what is checked."""
 
 from .checks import check_pair
-from .density import draw, log_guide, log_joint, site_terms, structure
+from .density import draw, log_guide, log_joint, structure
 from .errors import DataError, FitError, PairError, PpvaeError, RunError
+from .guide_sum import draw_all_values
 from .pair import Data, ModelGuidePair, batch_size, rows_of
 from .parameters import local_parameters
 from .roles import Role, parameter_roles
 from .simulation import predict, simulate, simulate_given
+from .site_terms import site_terms
 from .structure import SiteInfo, Structure
+from .summed import discrete_marginals, draw_discrete
 from .terms import Draw, LogTerms, Simulation, SiteTerm, scaled_total
 from .unconstrained import Unconstrained, unconstrained
 
@@ -29,7 +32,10 @@ __all__ = [
     "Unconstrained",
     "batch_size",
     "check_pair",
+    "discrete_marginals",
     "draw",
+    "draw_all_values",
+    "draw_discrete",
     "log_guide",
     "local_parameters",
     "log_joint",

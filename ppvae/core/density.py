@@ -27,8 +27,8 @@ from .fingerprint import differences, fingerprint
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .structure import SiteInfo, Structure, entries_present, sample_shape, to_canonical, to_pyro
-from .terms import Draw, LogTerms, SiteTerm, Sums, join_particles, join_sums, sum_log_probs, terms_of
-from .tracing import Latents, run_enumerated, run_program
+from .terms import Draw, LogTerms, Sums, join_sums, sum_log_probs
+from .tracing import Latents, run_enumerated, run_program, width_of
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
     latent_infos = [info for info in shape.guide if info.kind != "observed"]
 
     def visit(group: slice) -> tuple[dict[str, Tensor], dict[str, Tensor], Sums]:
-        particles = _width(group)
+        particles = width_of(group)
         sites = run_program(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
         values = {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, particles) for i in latent_infos}
         present = {i.name: _present(sites[i.name], i, shape, particles) for i in shape.guide_latents if i.masked}
@@ -135,7 +135,7 @@ def log_joint(
     sample_axes, total, flat = _flatten(latents, shape, num_draws)
 
     def visit(group: slice) -> tuple[dict[str, Tensor], Sums]:
-        particles = _width(group)
+        particles = width_of(group)
         values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
         sites = run_enumerated(pair, x, shape, values, particles, num_data)
         present = {info.name: _present(sites[info.name], info, shape, particles) for info in shape.masked_latents}
@@ -194,7 +194,7 @@ def log_guide(
     sample_axes, total, flat = _flatten(latents, shape, num_draws)
 
     def visit(group: slice) -> Sums:
-        particles = _width(group)
+        particles = width_of(group)
         values = {
             info.name: to_pyro(flat[info.name][group], info, shape.nesting)
             for info in shape.guide_latents
@@ -210,41 +210,6 @@ def log_guide(
     sums = over_groups(pair, total, visit)
     log_q = join_sums(sums)
     return log_q.local.reshape(*sample_axes, log_q.local.shape[-1]), log_q.global_.reshape(sample_axes)
-
-
-def site_terms(
-    pair: ModelGuidePair,
-    x: Data,
-    num_particles: int = 1,
-    num_data: int | None = None,
-    *,
-    analytic: bool = True,
-) -> dict[str, SiteTerm]:
-    r"""What each site adds to the bound, with $\mathrm{KL}(q \| p)$ in closed form where there is one.
-
-    $$\mathcal{L} = \sum_{\text{observed}} \log p - \sum_{\text{latent}} \mathrm{KL}(q \| p)$$
-
-    The closed form is used site by site when PyTorch or Pyro registers one and the latent sites stand in the same
-    order on both sides (then a site's parents in the model never descend from it in the guide).
-
-    Args:
-        pair: the pair.
-        x: the batch, [B, *event].
-        num_particles: K.
-        num_data: N, handed to the programs.
-        analytic: False to sample every KL.
-    """
-    shape = structure(pair, x)
-
-    def visit(group: slice) -> dict[str, SiteTerm]:
-        particles = _width(group)
-        guide_sites = run_program(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
-        values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
-        model_sites = run_enumerated(pair, x, shape, values, particles, num_data)
-        return terms_of(guide_sites, model_sites, shape, particles, analytic)
-
-    groups = over_groups(pair, num_particles, visit)
-    return groups[0] if len(groups) == 1 else {name: join_particles([g[name] for g in groups]) for name in groups[0]}
 
 
 def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, Constraint, Tensor]]:
@@ -317,10 +282,6 @@ def over_groups(pair: ModelGuidePair, num_particles: int, visit: Callable[[slice
         with local_parameters(pair):
             results.append(visit(slice(start, start + size)))
     return results
-
-
-def _width(group: slice) -> int:
-    return int(group.stop - group.start)
 
 
 def _signature(x: Any) -> Any:

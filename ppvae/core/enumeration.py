@@ -68,7 +68,7 @@ class SummedOut:
         self._factors: dict[str, Factor] = {}
         for name, site in sites.items():
             if is_enumerated(site):
-                self._factors[name] = self._factor(site, _proper(log_probs[name], site, stand_in))
+                self._factors[name] = self._factor(site, proper_log_prob(log_probs[name], site, stand_in))
             elif self._dims_of(site, log_probs[name]):
                 self._factors[name] = self._factor(site, _masked(log_probs[name], site))
         self._check_plates()
@@ -254,7 +254,7 @@ def _masked(log_prob: Tensor, site: Mapping[str, Any]) -> Tensor:
     return log_prob if present is None else torch.where(present, log_prob, 0.0)
 
 
-def _proper(log_prob: Tensor, site: Mapping[str, Any], stand_in: int | None) -> Tensor:
+def proper_log_prob(log_prob: Tensor, site: Mapping[str, Any], stand_in: int | None = None) -> Tensor:
     """The log probability of an enumerated site, which sums to one where it is masked out as well."""
     present, size = _mask_of(site), _num_values(site)
     if present is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from .density import _flatten, _width, over_groups, structure
+from .density import _flatten, over_groups, structure
 from .enumeration import SummedOut
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair
@@ -17,7 +17,7 @@ from .parameters import local_parameters
 from .structure import SiteInfo, Structure, sample_shape, to_canonical, to_pyro
 from .summed import summed_of
 from .terms import Simulation, sum_log_probs
-from .tracing import Latents, run_enumerated, run_plain, run_program
+from .tracing import Latents, run_enumerated, run_plain, run_program, width_of
 
 
 def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simulation:
@@ -85,7 +85,7 @@ def predict(
     evidence = {i.name for i in shape.model} if by_data else {*(given or {}), *flat}
 
     def visit(group: slice) -> dict[str, Tensor]:
-        width = _width(group)
+        width = width_of(group)
         values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
         values |= _site_values(given or {}, observed, shape, width)
         summed = None
@@ -151,7 +151,7 @@ def simulate_given(
     draw_first = any(order.index(name) > order.index(site) for name in weight_sites)
 
     def visit(group: slice) -> tuple[Tensor, Tensor]:
-        width = _width(group)
+        width = width_of(group)
         site_values = _site_values(given, observed, shape, width)
         sites = run_plain(pair, x, shape, site_values, width, free=free)
         terms = {name: term for name, term in sites.items() if name in weight_sites}

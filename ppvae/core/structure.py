@@ -167,6 +167,11 @@ class Structure:
         return tuple(info for info in self.model if info.kind == "enumerated")
 
     @property
+    def guide_enumerated(self) -> tuple[SiteInfo, ...]:
+        """Discrete latents of the guide over all values of which an expectation can be taken (:func:`draw`)."""
+        return tuple(info for info in self.guide_latents if info.num_values)
+
+    @property
     def observed(self) -> tuple[SiteInfo, ...]:
         """Observed sites of the model."""
         return tuple(info for info in self.model if info.kind == "observed")
@@ -217,13 +222,15 @@ class Structure:
             f"({where}): the weights, and with them the estimate, would be joint over the data" + try_one_of(*remedies)
         )
 
-    def require_reparameterized(self, estimator: str, alternatives: str) -> None:
-        """Every latent site of the guide has pathwise gradients."""
+    def require_reparameterized(self, estimator: str, alternatives: str, *, enumerates: bool = False) -> None:
+        """Every latent site of the guide has pathwise gradients, or takes all of its values where these are served."""
         for info in self.guide_latents:
-            if not info.has_rsample:
+            if not (info.has_rsample or (enumerates and info.num_values)):
+                mark = ['infer={"enumerate": "parallel"} at the site, with elbo.TraceELBO: all of its values']
                 raise PairError(
                     f"{estimator} differentiates through the draws, but guide site {info.name!r} has a "
-                    f"{info.family_name}, expected a distribution with rsample" + try_one_of(alternatives)
+                    f"{info.family_name}, expected a distribution with rsample"
+                    + try_one_of(alternatives, *(mark if info.is_discrete else []))
                 )
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .density import _flatten, _width, over_groups, structure
+from .density import _flatten, over_groups, structure
 from .enumeration import SummedOut
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .structure import SiteInfo, Structure, to_canonical, to_pyro
 from .terms import Sites, sum_log_probs, summed_out
-from .tracing import Latents, run_enumerated, run_plain
+from .tracing import Latents, run_enumerated, run_plain, width_of
 
 
 def summed_of(sites: Sites, shape: Structure, particles: int) -> SummedOut:
@@ -57,7 +57,7 @@ def discrete_marginals(pair: ModelGuidePair, x: Data, latents: Latents) -> dict[
     axes, particles, flat = _flatten(latents, shape)
 
     def visit(group: slice) -> dict[str, Tensor]:
-        width = _width(group)
+        width = width_of(group)
         values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
         summed = summed_of(run_enumerated(pair, x, shape, values, width), shape, width)
         return {i.name: _canonical(summed.probabilities(i.name, summed.names), i, shape, width) for i in infos}
@@ -84,7 +84,7 @@ def draw_discrete(pair: ModelGuidePair, x: Data, latents: Latents) -> dict[str, 
     axes, particles, flat = _flatten(latents, shape)
 
     def visit(group: slice) -> dict[str, Tensor]:
-        width = _width(group)
+        width = width_of(group)
         values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
         summed = summed_of(run_enumerated(pair, x, shape, values, width), shape, width)
         drawn = summed.values(summed.sample(summed.names))

@@ -57,7 +57,7 @@ class Simulation(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Draws from the guide.
+    r"""Draws from the guide.
 
     Attributes:
         latents: site name to [K, B, *event] for a local site, [K, *event] for a global one.
@@ -67,6 +67,8 @@ class Draw(NamedTuple):
             there are none.
         auxiliary: values of the guide's auxiliary sites, as those of latents.
         present: as in :class:`LogTerms`, of the guide.
+        log_share: where the guide's discrete sites take all of their values: log of the draw's weight in the mean over
+            K, $\log K q(y_k \mid x)$, [K, B]; None where all draws count alike.
     """
 
     latents: dict[str, Tensor]
@@ -75,6 +77,7 @@ class Draw(NamedTuple):
     tilt: Tensor | None = None
     auxiliary: Mapping[str, Tensor] = {}
     present: Mapping[str, Tensor] = {}
+    log_share: Tensor | None = None
 
 
 class SiteTerm(NamedTuple):
@@ -153,7 +156,7 @@ def sum_log_probs(
         if summed is not None and name in summed.names:
             continue
         log_prob = log_probs[name]
-        term = _reduce(log_prob, site, shape, particles)
+        term = reduce_term(log_prob, site, shape, particles)
         if term.dim() == 1:
             global_.append(term)
             continue
@@ -161,7 +164,7 @@ def sum_log_probs(
         if name not in latents:
             observed.append(term)
         if (weight := own_weight(site)) is not None:
-            tilt.append(_reduce((weight - 1) * log_prob, site, shape, particles))
+            tilt.append(reduce_term((weight - 1) * log_prob, site, shape, particles))
     terms = [*local, *global_]
     like = terms[0] if terms else torch.zeros(())
 
@@ -229,7 +232,7 @@ def own_weight(site: Mapping[str, Any]) -> Tensor | float | None:
     return cast("Tensor | float", weight)
 
 
-def _reduce(term: Tensor, site: dict[str, Any], shape: Structure, particles: int) -> Tensor:
+def reduce_term(term: Tensor, site: dict[str, Any], shape: Structure, particles: int) -> Tensor:
     """A site's log density, or KL, summed over nested plates: [L, B] if local, [L] if global.
 
     No scale enters: N / B is applied once, by scaled_total, and a weight of the program's own is no part of a density.
@@ -309,8 +312,8 @@ def _log_term(
     if log_prob is None:
         log_prob = site["fn"].log_prob(site["value"])
     weight = own_weight(site)
-    tilt = None if weight is None else _reduce((weight - 1) * log_prob, site, shape, particles)
-    return _reduce(log_prob, site, shape, particles), tilt
+    tilt = None if weight is None else reduce_term((weight - 1) * log_prob, site, shape, particles)
+    return reduce_term(log_prob, site, shape, particles), tilt
 
 
 def _closed_form(
@@ -326,7 +329,7 @@ def _closed_form(
         kl = kl_divergence(q, p)
     except NotImplementedError:
         return None, None, f"no closed form is registered for KL({_describe(q)} || {_describe(p)})"
-    return _reduce(kl, guide, shape, particles), _per_dimension(q, p, guide, shape, particles), ""
+    return reduce_term(kl, guide, shape, particles), _per_dimension(q, p, guide, shape, particles), ""
 
 
 def _one_sided(guide: dict[str, Any], model: dict[str, Any]) -> bool:

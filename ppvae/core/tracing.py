@@ -114,3 +114,8 @@ class _Untold(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.names:
             msg["infer"]["_deterministic"] = True
+
+
+def width_of(group: slice) -> int:
+    """How many particles a group has."""
+    return int(group.stop - group.start)

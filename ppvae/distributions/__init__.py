@@ -1,6 +1,7 @@
 """Conditional distributions: modules whose forward returns a distribution."""
 
 from .conditional import ConditionalDistribution, Head, independent, require_context
+from .gaps import draw_gaps, observe_with_gaps
 from .likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Normal
 from .normals import DiagonalNormal, FullCovarianceNormal, StandardNormal
 from .reparameterization import FAMILIES, FixedPrior, Reparameterized
@@ -18,6 +19,8 @@ __all__ = [
     "Normal",
     "Reparameterized",
     "StandardNormal",
+    "draw_gaps",
     "independent",
+    "observe_with_gaps",
     "require_context",
 ]

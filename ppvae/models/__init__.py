@@ -2,7 +2,18 @@
 
 from .bayesian import BayesianPair, bayesianise
 from .factor_analysis import FactorAnalysis
+from .hidden_markov_model import HiddenMarkovModel
+from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
 from .presets import bernoulli_vae, gaussian_vae
 from .vae import VAE
 
-__all__ = ["VAE", "BayesianPair", "FactorAnalysis", "bayesianise", "bernoulli_vae", "gaussian_vae"]
+__all__ = [
+    "VAE",
+    "BayesianPair",
+    "FactorAnalysis",
+    "HiddenMarkovModel",
+    "MixtureOfFactorAnalysers",
+    "bayesianise",
+    "bernoulli_vae",
+    "gaussian_vae",
+]

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from .components import check_event_shape, factor_posterior
 from ..core.errors import DataError, PairError
 from ..core.pair import ModelGuidePair
 from ..distributions.conditional import ConditionalDistribution
@@ -187,8 +188,7 @@ class FactorAnalysis(ModelGuidePair):
         """A guide with parameters of its own that start at the exact posterior, which is linear in x."""
         encoder = FullCovarianceNormal(MLP(self.data_dim, []), self.latent_dim).to(self.loc)
         with torch.no_grad():
-            _, scale_tril = self._posterior_moments(self.loc[None])
-            gain = scale_tril @ scale_tril.mT @ (self.loading / self.scale.square()[:, None]).mT
+            gain, scale_tril = factor_posterior(self.loading, self.scale)
             loc, log_diagonal = encoder.head.layers
             for layer, weight, bias in (
                 (loc, gain, -gain @ self.loc),
@@ -221,15 +221,9 @@ class FactorAnalysis(ModelGuidePair):
 
     def _posterior_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [B, Z] and Cholesky factor of the covariance [Z, Z]."""
-        scaled_loading = self.loading / self.scale.square()[:, None]
-        eye = torch.eye(self.latent_dim, dtype=self.loc.dtype, device=self.loc.device)
-        covariance = torch.cholesky_inverse(torch.linalg.cholesky(eye + scaled_loading.mT @ self.loading))
-        return (x - self.loc) @ scaled_loading @ covariance, torch.linalg.cholesky(covariance)
+        gain, scale_tril = factor_posterior(self.loading, self.scale)
+        return (x - self.loc) @ gain.mT, scale_tril
 
     def _set_posterior(self, posterior: ConditionalDistribution | None) -> None:
-        if posterior is not None and posterior.event_shape != (self.latent_dim,):
-            raise PairError(
-                f"site 'z': expected the posterior's event shape to be ({self.latent_dim},), "
-                f"found {posterior.event_shape}"
-            )
+        check_event_shape(posterior, (self.latent_dim,))
         self.encoder = posterior

@@ -72,6 +72,8 @@ class ELBO(pyro.infer.elbo.ELBO):
             of the weights, which does not exist there (see :func:`ppvae.models.bayesianise`).
         serves_scaled_sites: the programs' own scales of local sites (``poutine.scale``) enter the objective, as in
             Pyro's own estimators; the reported bound is without them.
+        serves_all_values: it takes all values of discrete sites that the guide marks ``infer={"enumerate":
+            "parallel"}``, each with its probability, so that these sites need no gradient through a draw.
         module: parameters and buffers of the estimator itself, None for most. A trainer ascends the objective in its
             parameters beside the pair's (see :class:`PairWithEstimator`), and passes ``BoundTerms.buffers`` to the
             next step.
@@ -85,6 +87,7 @@ class ELBO(pyro.infer.elbo.ELBO):
     supports_global_latents: bool = True
     serves_noise_per_datum: bool = False
     serves_scaled_sites: bool = False
+    serves_all_values: bool = False
     module: nn.Module | None = None
 
     def __init__(self, *, num_particles: int = 1) -> None:
@@ -134,6 +137,7 @@ class ELBO(pyro.infer.elbo.ELBO):
                 "a guide of distributions with rsample, or one without auxiliary sites for elbo.ScoreFunctionELBO"
                 if auxiliary
                 else "elbo.ScoreFunctionELBO, elbo.VIMCO or elbo.ReweightedWakeSleep, which need no rsample",
+                enumerates=self.serves_all_values,
             )
         if not self.supports_global_latents:
             structure(pair, x).require_weights_per_datum(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .base import ELBO, BoundTerms
-from .particles import log_mean_exp, pathwise
+from .particles import pathwise
 from ...core import Data, ModelGuidePair
 
 
@@ -28,6 +28,7 @@ class ImportanceWeightedELBO(ELBO):
     zero_variance_when_guide_exact = True
     supports_global_latents = False
     serves_scaled_sites = True
+    serves_all_values = True
 
     def __init__(self, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)
@@ -39,10 +40,10 @@ class ImportanceWeightedELBO(ELBO):
         p = pathwise(pair, x, self.num_particles, num_data)
         global_ = p.joint.global_.mean(0)
         return BoundTerms(
-            local=log_mean_exp(p.log_w),
+            local=p.log_mean_exp(p.log_w),
             global_=global_,
             reconstruction=p.reconstruction,
             kl=p.kl,
-            objective_local=log_mean_exp(p.tempered(kl_weight)),
+            objective_local=p.log_mean_exp(p.tempered(kl_weight)),
             objective_global=global_,
         )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core import Data, LogTerms, ModelGuidePair, draw, log_guide, log_joint, structure
+from ...core import Data, LogTerms, ModelGuidePair, draw, draw_all_values, log_guide, log_joint, structure
 
 
 class Particles(NamedTuple):
@@ -19,12 +19,23 @@ class Particles(NamedTuple):
         log_q: $\log q(z \mid x)$ of the local latents, [K, B].
         global_log_q: $\log q(w)$ of the global latents, [K].
         tilt: contribution of the programs' own scales (``poutine.scale``) to the objective, [K, B]; None for none.
+        log_share: log of each draw's weight in a mean over K, [K, B], where the guide's discrete sites take all of
+            their values (:func:`ppvae.core.draw_all_values`); None where all count alike.
     """
 
     joint: LogTerms
     log_q: Tensor
     global_log_q: Tensor
     tilt: Tensor | None = None
+    log_share: Tensor | None = None
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the draws, [B], of a value [K, B]."""
+        return (value if self.log_share is None else self.log_share.exp() * value).mean(0)
+
+    def log_mean_exp(self, log_value: Tensor) -> Tensor:
+        """The log of the mean over the draws, [B], of the exponential of a value [K, B]."""
+        return log_mean_exp(log_value if self.log_share is None else log_value + self.log_share)
 
     @property
     def log_w(self) -> Tensor:
@@ -45,22 +56,23 @@ class Particles(NamedTuple):
     @property
     def reconstruction(self) -> Tensor:
         r"""Estimate of $\mathrm{E}_q \log p(x \mid z)$, [B]."""
-        return self.joint.observed.mean(0)
+        return self.mean(self.joint.observed)
 
     @property
     def kl(self) -> Tensor:
         r"""Estimate of $\mathrm{KL}(q(z \mid x) \| p(z))$, [B]."""
-        return (self.log_q - (self.joint.local - self.joint.observed)).mean(0)
+        return self.mean(self.log_q - (self.joint.local - self.joint.observed))
 
 
 def pathwise(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
-    """Draws through which gradients flow."""
-    draws = draw(pair, x, num_particles, num_data)
+    """Draws through which gradients flow; all values of discrete sites that the guide marks to be enumerated."""
+    marked = structure(pair, x).guide_enumerated
+    draws = (draw_all_values if marked else draw)(pair, x, num_particles, num_data)
     joint = log_joint(pair, x, draws.latents, num_data, num_draws=num_particles)
     tilt = joint.tilt
     if draws.tilt is not None:
         tilt = -draws.tilt if tilt is None else tilt - draws.tilt
-    return Particles(joint, draws.log_q, draws.global_log_q, tilt)
+    return Particles(joint, draws.log_q, draws.global_log_q, tilt, draws.log_share)
 
 
 def score_particles(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from .base import ELBO, BoundTerms
-from .particles import log_mean_exp, pathwise
+from .particles import pathwise
 from ...core import Data, ModelGuidePair, PpvaeError
 from ...core.errors import try_one_of
 
@@ -34,6 +34,7 @@ class RenyiELBO(ELBO):
     zero_variance_when_guide_exact = True
     supports_global_latents = False
     serves_scaled_sites = True
+    serves_all_values = True
 
     def __init__(self, alpha: float, *, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)
@@ -55,11 +56,11 @@ class RenyiELBO(ELBO):
         order = 1.0 - self.alpha
         global_ = p.joint.global_.mean(0)
         return BoundTerms(
-            local=log_mean_exp(order * p.log_w) / order,
+            local=p.log_mean_exp(order * p.log_w) / order,
             global_=global_,
             reconstruction=p.reconstruction,
             kl=p.kl,
-            objective_local=log_mean_exp(order * p.tempered(kl_weight)) / order,
+            objective_local=p.log_mean_exp(order * p.tempered(kl_weight)) / order,
             objective_global=global_,
         )
 

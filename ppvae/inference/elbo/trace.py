@@ -26,6 +26,7 @@ class TraceELBO(ELBO):
     tight_when_guide_exact = True
     zero_variance_when_guide_exact = True
     serves_scaled_sites = True
+    serves_all_values = True
 
     def terms(
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
@@ -38,6 +39,6 @@ class TraceELBO(ELBO):
             global_=global_,
             reconstruction=p.reconstruction,
             kl=p.kl,
-            objective_local=p.tempered(kl_weight).mean(0),
+            objective_local=p.mean(p.tempered(kl_weight)),
             objective_global=kl_weight * global_,
         )

@@ -37,6 +37,7 @@ class TraceMeanFieldELBO(ELBO):
     zero_variance_when_guide_exact = False
     serves_noise_per_datum = True
     serves_scaled_sites = True
+    serves_all_values = True
 
     def __init__(self, *, num_particles: int = 1, on_missing_kl: Literal["raise", "sample"] = "raise") -> None:
         super().__init__(num_particles=num_particles)
