@@ -20,7 +20,6 @@ VERBS = {
 }
 LACKS = {  # what the suite does not have yet, as the table says it
     "plates": "data plates at other dims, or without a size",
-    "enumeration in the guide": "a guide's site enumerated",
 }
 EXAMPLES = "https://github.com/pyro-ppl/pyro/blob/dev/examples/"
 TUTORIALS = "https://pyro.ai/examples/"
@@ -57,12 +56,14 @@ class Refusal:
         pattern: of the message, with the site's name.
         line: the line to change, as the table says it.
         changed: the program after that change.
+        verb: the verb that refuses it; "check_pair" for all of them, at the first look.
         pending: why the suite does not refuse it yet, or not as it should; empty where it does.
     """
 
     pattern: str
     line: str
     changed: Callable[[], Case]
+    verb: str = "check_pair"
     pending: str = ""
 
 

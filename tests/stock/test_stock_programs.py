@@ -173,8 +173,10 @@ def refusals() -> Iterator[Any]:
 def test_refused_before_work(name: str, refusal: Refusal) -> None:
     """By name and with a remedy."""
     case = PROGRAMS[name].case()
+    pair = case.pair()
+    verb = VERB.get(refusal.verb, lambda stock, case, pair: check_pair(pair, case.data))
     with pytest.raises(PpvaeError, match=refusal.pattern) as caught:
-        check_pair(case.pair(), case.data)
+        verb(PROGRAMS[name], case, pair)
     assert "Try one of" in str(caught.value)
 
 

@@ -303,10 +303,11 @@ PROGRAMS: dict[str, Stock] = {
         TUTORIALS + "gmm.html",
         mixture_drawn,
         ("fit", "evaluate_bound", "log_evidence"),
-        needs="enumeration in the guide",
         enumerates=True,
         whole=True,
         exact=mixture_exact,
+        method=evidence.ImportanceSampling(400),
+        importance=0,
     ),
     "dp-mixture": Stock(
         "Dirichlet process mixture, truncated, assignments drawn by the guide",
