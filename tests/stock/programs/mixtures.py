@@ -345,5 +345,6 @@ PROGRAMS: dict[str, Stock] = {
             lambda: gamma_family(squeezed=True),
         ),
         whole=True,
+        warmup=400,
     ),
 }

@@ -259,7 +259,7 @@ PROGRAMS: dict[str, Stock] = {
         GLOBAL,
         refusal=Refusal(
             "observed site 'obs_0' stands outside the plate over data",
-            '`with pyro.plate("observe_data", len(data)):` for `for i in pyro.plate(...)`',
+            '`with pyro.plate("observe_data", len(data)):` instead of the loop',
             coin_plate,
         ),
         exact=coin_exact,
