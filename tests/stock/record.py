@@ -86,7 +86,7 @@ class Stock:
             none.
         method: of `log_evidence`; the default needs no trained guide.
         importance: draws of importance sampling from the guide, beside it; 0 where it is refused.
-        warmup: of `sample_posterior`.
+        warmup: of `sample_posterior`; with more of it, more draws and longer trajectories.
         note: what the table says beside it.
     """
 
