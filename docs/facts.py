@@ -59,6 +59,25 @@ def idiom_table() -> tuple[Row, list[Row]]:
     return ["idiom", *(VERBS[verb] for verb in idioms.VERBS), ""], rows
 
 
+def stock_table() -> tuple[Row, list[Row]]:
+    """Header and rows: a published program of Pyro's, what runs, what is refused and the line to change."""
+    tests = str(Path(__file__).parents[1] / "tests")
+    if tests not in sys.path:
+        sys.path.append(tests)
+    from stock.programs import PROGRAMS
+    from stock.record import LACKS, VERBS
+
+    rows = []
+    for stock in PROGRAMS.values():
+        runs = f"not yet: {LACKS[stock.needs]}" if stock.needs else ", ".join(VERBS[verb] for verb in stock.serves)
+        refusal = "" if stock.refusal is None else stock.refusal.line
+        if stock.refusal is not None and stock.refusal.pending:
+            refusal += f" (for now: {stock.refusal.pending})"
+        title = stock.title.replace("`", "``")
+        rows.append([title, f"`{Path(stock.origin).name} <{stock.origin}>`__", runs, refusal.replace("`", "``")])
+    return ["program", "published as", "what runs", "what is refused: the line to change"], rows
+
+
 VERBS = {
     "fit": "``fit``",
     "bound": "``evaluate_bound``",

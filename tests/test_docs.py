@@ -145,6 +145,14 @@ def test_every_idiom_stands_in_the_table_with_what_the_tests_hold_it_to() -> Non
     assert found["model and guide as they should be"]["AIS"] == "served"
 
 
+def test_every_stock_program_stands_in_the_table_with_its_line() -> None:
+    header, rows = load_facts().stock_table()
+    found = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert len(found) >= 30
+    assert "HMC" in found["variational auto-encoder"]["what runs"]
+    assert found["eight schools"]["what is refused: the line to change"].startswith("``with pyro.plate")
+
+
 def test_every_verb_and_option_stands_in_the_command_line() -> None:
     found = {path: (usage, rows) for path, usage, _, rows in load_facts().commands()}
     assert {"ppvae demo", "ppvae fit", "ppvae evaluate", "ppvae sample", "ppvae report"} <= set(found)

@@ -127,6 +127,14 @@ class Idioms(Generated):
         return self.table(header, rows, [34, *([9] * (len(header) - 2)), 20])
 
 
+class StockPrograms(Generated):
+    """What runs of Pyro's published examples."""
+
+    def run(self) -> list[nodes.Node]:
+        header, rows = facts.stock_table()
+        return self.table(header, rows, [28, 14, 24, 34])
+
+
 class Measured(Generated):
     """A table of what was measured: the name of a function of ``measured.py``."""
 
@@ -172,5 +180,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("ppvae-evidence-methods", Methods)
     app.add_directive("ppvae-commands", Commands)
     app.add_directive("ppvae-idioms", Idioms)
+    app.add_directive("ppvae-stock-programs", StockPrograms)
     app.add_directive("ppvae-measured", Measured)
     return {"version": "1", "parallel_read_safe": True}

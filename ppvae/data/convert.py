@@ -67,7 +67,11 @@ def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = 
     if x.dim() == 1:
         raise DataError(
             f"{name}: a 1-D vector of shape {tuple(x.shape)} where a batch [N, *event] is meant."
-            + try_one_of("x[None] if it is one datum", "x[:, None] if it holds one number for each datum")
+            + try_one_of(
+                "x[None] if it is one datum",
+                "x[:, None] if it holds one number for each datum",
+                '{"x": x}, a mapping, if the programs take the vector itself: from_callables(..., unpack=True)',
+            )
         )
     picture = picture_shape(tuple(x.shape[1:]))
     known = None if labels is None else labels_of(np.asarray(labels), len(x), name)

@@ -69,14 +69,15 @@ def check_all(pair: ModelGuidePair, x: Data) -> bool:
 
     Returns:
         whether the pair cannot be run on another number of data: it has parameters for every datum, as an automatic
-        guide has, or all the data are one datum.
+        guide has; or all the data are one datum; or there is one, of which this cannot be said.
 
     Raises:
         PairError: the pair breaks its contract, or does not fit the data.
     """
     size = batch_size(x)
     if size <= VALIDATION_CHUNK or waits_for_data(pair):
-        return check_pair(pair, x).one_datum or (size > 1 and bool(size_conflict(pair, x)))
+        # Parameters made for one datum broadcast over any number.
+        return check_pair(pair, x).one_datum or size == 1 or bool(size_conflict(pair, x))
     parts = torch.arange(size).split(VALIDATION_CHUNK)
     try:
         structure(pair, rows_of(x, parts[0]))
