@@ -70,12 +70,14 @@ SAMPLERS = [PriorSampling(6000), ImportanceSampling(1500), PSIS(1500)]
 OTHERS = [AIS(num_temperatures=60), BridgeSampling(), RIS()]
 
 
-def cases() -> Any:
+def cases() -> list[Any]:
     """Every method on every twin; two of them are long."""
+    found = []
     for name in TWINS:
         for method in (*SAMPLERS, *OTHERS):
             marks = [pytest.mark.slow] if method in OTHERS[1:] else []
-            yield pytest.param(name, method, id=f"{name}-{type(method).__name__}", marks=marks)
+            found.append(pytest.param(name, method, id=f"{name}-{type(method).__name__}", marks=marks))
+    return found
 
 
 @pytest.mark.parametrize(("name", "method"), cases())
