@@ -65,11 +65,11 @@ def stock_table() -> tuple[Row, list[Row]]:
     if tests not in sys.path:
         sys.path.append(tests)
     from stock.programs import PROGRAMS
-    from stock.record import LACKS, VERBS
+    from stock.record import VERBS
 
     rows = []
     for stock in PROGRAMS.values():
-        runs = f"not yet: {LACKS[stock.needs]}" if stock.needs else ", ".join(VERBS[verb] for verb in stock.serves)
+        runs = ", ".join(VERBS[verb] for verb in stock.serves)
         refusal = "" if stock.refusal is None else stock.refusal.line
         if stock.refusal is not None and stock.refusal.pending:
             refusal += f" (for now: {stock.refusal.pending})"

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro.ops.indexing import Vindex
 from stock.programs.regressions import noise
-from stock.record import EXAMPLES, Case, Refusal, Stock
+from stock.record import AS_ONE_DATUM, EXAMPLES, Case, Refusal, Stock
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -219,25 +219,34 @@ def music_program(name: str, title: str, model: Any, exact: Any, **options: Any)
             ),
             exact=exact,
             method=evidence.PriorSampling(100),
-            importance=0,
+            importance=100,
             **options,
         )
     }
 
 
-TALL: dict[str, Any] = {"enumerates": True, "needs": "plates"}
-
 PROGRAMS: dict[str, Stock] = {
-    **music_program("hmm-0", "hidden Markov model 0: sequence by sequence", hmm_0, hmm_1_exact, **TALL),
-    **music_program("hmm-1", "hidden Markov model 1: sequences at dim -2", hmm_1, hmm_1_exact, **TALL),
-    **music_program("hmm-2", "hidden Markov model 2: tones that depend on tones", hmm_2, hmm_2_exact, **TALL),
-    **music_program("hmm-3", "hidden Markov model 3: two chains", hmm_3, hmm_3_exact, **TALL),
+    "hmm-0": Stock(
+        "hidden Markov model 0: sequence by sequence",
+        EXAMPLES + "hmm.py",
+        lambda: hidden_markov(hmm_0, AutoDelta),
+        ("fit", "evaluate_bound"),
+        refusal=Refusal(
+            "guide site 'probs_[xy]' is a point",
+            f"`AutoNormal` for `AutoDelta`, and {AS_ONE_DATUM}",
+            lambda: hidden_markov(hmm_0, functools.partial(AutoNormal, init_scale=0.1)).whole(),
+            lines=2,
+        ),
+        enumerates=True,
+    ),
+    **music_program("hmm-1", "hidden Markov model 1: sequences at dim -2", hmm_1, hmm_1_exact, enumerates=True),
+    **music_program("hmm-2", "hidden Markov model 2: tones that depend on tones", hmm_2, hmm_2_exact, enumerates=True),
+    **music_program("hmm-3", "hidden Markov model 3: two chains", hmm_3, hmm_3_exact, enumerates=True),
     "hmm-6": Stock(
         "hidden Markov model 6: second order, nothing left for the guide",
         EXAMPLES + "hmm.py",
         hidden_markov_without_guide,
         ("fit", "evaluate_bound", "log_evidence"),
-        needs="plates",
         enumerates=True,
         exact=hmm_6_exact,
         method=evidence.PriorSampling(100),
