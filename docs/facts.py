@@ -71,8 +71,6 @@ def stock_table() -> tuple[Row, list[Row]]:
     for stock in PROGRAMS.values():
         runs = ", ".join(VERBS[verb] for verb in stock.serves)
         refusal = "" if stock.refusal is None else stock.refusal.line
-        if stock.refusal is not None and stock.refusal.pending:
-            refusal += f" (for now: {stock.refusal.pending})"
         title = stock.title.replace("`", "``")
         rows.append([title, f"`{Path(stock.origin).name} <{stock.origin}>`__", runs, refusal.replace("`", "``")])
     return ["program", "published as", "what runs", "what is refused: the line to change"], rows

@@ -63,16 +63,12 @@ class Refusal:
         pattern: of the message, with the site's name.
         line: the line to change, as the table says it.
         changed: the program after that change.
-        verb: the verb that refuses it; "check_pair" for all of them, at the first look.
-        pending: why the suite does not refuse it yet, or not as it should; empty where it does.
         lines: how many lines the change is.
     """
 
     pattern: str
     line: str
     changed: Callable[[], Case]
-    verb: str = "check_pair"
-    pending: str = ""
     lines: int = 1
 
 

@@ -201,9 +201,8 @@ def collect(
         share: of the method's progress that this is; a test beside the method's own draws is none.
     """
     batch, wanted = run.batch_of(x), num_samples
-    shape = structure(pair, x)
-    if not (pair.noise_per_datum or shape.model_latents or any(info.kind == "auxiliary" for info in shape.guide)):
-        num_samples = 1  # nothing is drawn: every draw has this weight
+    if draws_nothing(pair, x):
+        num_samples = 1  # every draw has the same weight
     size = max(1, run.draws_at_once // batch)
     if not pair.vectorizes:
         size = min(size, _ONE_BY_ONE)  # the graph holds the program once for each
@@ -216,6 +215,13 @@ def collect(
         run.tick(share * batch / steps)
     found = torch.cat(parts)[:num_samples]
     return found if num_samples == wanted else found.expand(wanted, *found.shape[1:])
+
+
+def draws_nothing(pair: ModelGuidePair, x: Data) -> bool:
+    """Whether the pair has no latent, all global sites being held and discrete ones summed out."""
+    shape = structure(pair, x)
+    auxiliary = any(info.kind == "auxiliary" for info in shape.guide)
+    return not (shape.model_latents or auxiliary or pair.noise_per_datum)
 
 
 def guide_weights(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:

@@ -13,7 +13,7 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.ops.indexing import Vindex
 from stock.programs.music import LENGTHS, STEPS, TONES, forward, music
 from stock.programs.regressions import noise
-from stock.record import EXAMPLES, TUTORIALS, Case, Refusal, Stock
+from stock.record import ALL, AS_ONE_DATUM, EXAMPLES, TUTORIALS, Case, Refusal, Stock
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -236,19 +236,6 @@ def level() -> Case:
     return Case(level_model, AutoNormal(level_model), {"data": series()}, unpack=True)
 
 
-def level_of_series() -> Case:
-    """A datum is a series: the drifts are an event."""
-
-    def model(data: Tensor) -> None:
-        steps = data.shape[-1]
-        with pyro.plate("series", len(data)):
-            drift_scale = pyro.sample("drift_scale", dist.LogNormal(-1.0, 0.5))
-            drift = pyro.sample("drift", dist.Normal(torch.zeros(steps), drift_scale[..., None]).to_event(1))
-            pyro.sample("residual", dist.Normal(drift.cumsum(-1), 0.5).to_event(1), obs=data)
-
-    return Case(model, AutoNormal(model), series()[None])
-
-
 def level_exact(_: Case, __: Any) -> Tensor:
     """A normal given the scale; the midpoint rule in the quantiles of the scale."""
     data = series().double()
@@ -266,7 +253,7 @@ PROGRAMS: dict[str, Stock] = {
         "deep Markov model: masks, lengths, an RNN in the guide",
         EXAMPLES + "dmm.py",
         lambda: deep_markov(packs=False),
-        ("fit", "evaluate_bound", "log_evidence", "sample_posterior"),
+        ALL,
         refusal=Refusal(
             "batch member 'mini_batch_reversed'.*found PackedSequence",
             "`pack_padded_sequence` inside the guide, the batch as the padded tensor",
@@ -293,12 +280,11 @@ PROGRAMS: dict[str, Stock] = {
         "local level of one series, as in forecasting",
         TUTORIALS + "forecasting_i.html",
         level,
-        ("fit", "evaluate_bound", "log_evidence", "sample_posterior"),
+        ALL,
         refusal=Refusal(
-            "of a datum is .* by itself",
-            "a datum is a series: `.to_event(1)` over time, a plate over series",
-            level_of_series,
-            pending="with parameters for every datum no datum is run by itself, and nothing else tells",
+            "its terms must not depend on the other data",
+            AS_ONE_DATUM,
+            lambda: level().whole(),
         ),
         whole=True,
         exact=level_exact,
