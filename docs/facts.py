@@ -76,6 +76,18 @@ def stock_table() -> tuple[Row, list[Row]]:
     return ["program", "published as", "what runs", "what is refused: the line to change"], rows
 
 
+def stock_counts() -> str:
+    """How many of the programs run as they are published, with one line changed, and with more."""
+    from stock.programs import PROGRAMS
+
+    lines = [0 if stock.refusal is None else stock.refusal.lines for stock in PROGRAMS.values()]
+    more = ", ".join(stock.title for stock, count in zip(PROGRAMS.values(), lines, strict=True) if count > 1)
+    return (
+        f"Of {len(lines)} programs {lines.count(0)} run as they are published, {lines.count(1)} with one line changed, "
+        f"and {sum(count > 1 for count in lines)} with more ({more}). None is refused altogether."
+    )
+
+
 VERBS = {
     "fit": "``fit``",
     "bound": "``evaluate_bound``",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint
 
+from .audit import audit
 from .density import draw, structure
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair, batch_size, map_tensors, members_of
@@ -215,7 +216,12 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
 
         return run
 
-    return DerivedPair(pair, model=hold(pair.model), guide=untold(hold(pair.guide), frozenset(auxiliaries)))
+    hidden = frozenset(auxiliaries) | {info.name for info in auxiliaries.values()}
+    held = DerivedPair(pair, model=hold(pair.model), guide=untold(hold(pair.guide), hidden))
+    if type(pair).vectorizes and not pair.vectorizes and (shape := structure(held, x)).model_latents:
+        held.vectorizes = True  # what is held has no axis of particles: without it the programs may broadcast
+        audit(held, x, shape)
+    return held
 
 
 def _device_of(x: Data) -> torch.device:

@@ -92,3 +92,29 @@ def test_one_draw_where_nothing_is_drawn(method: evidence.EvidenceMethod) -> Non
     found = log_evidence(pair, {"x": X}, method=method, global_sites=held, progress=False, compile="eager")
     torch.testing.assert_close(found.log_evidence.float(), dist.Normal(0.3, 1.0).log_prob(X))
     assert bool((found.standard_error < 1e-6).all()) and len(runs) < 500
+
+
+def test_programs_that_broadcast_once_their_global_sites_are_held() -> None:
+    """A table that is drawn and looked up by a latent: with particles on the left of both it is another look-up."""
+
+    def table(x: Tensor) -> None:
+        with pyro.plate("components", 2):
+            locs = pyro.sample("locs", dist.Normal(torch.tensor([-1.0, 2.0]), 0.5))
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.tensor([0.3, 0.7])))
+            pyro.sample("x", dist.Normal(locs[y], 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("components", 2):
+            pyro.sample("locs", dist.Normal(torch.tensor([-1.0, 2.0]), 0.4))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(torch.tensor([0.5, 0.5])))
+
+    pair, data = ModelGuidePair.from_callables(table, guide, unpack=True), {"x": X}
+    check_pair(pair, data)
+    values = {"locs": torch.tensor([-1.0, 2.0])}
+    assert not pair.vectorizes and hold_sites(pair, data, values).vectorizes
+    method = evidence.ImportanceSampling(4000)
+    found = log_evidence(pair, data, method=method, global_sites=values, progress=False, compile="eager")
+    exact = dist.Normal(torch.tensor([-1.0, 2.0]), 1.0).log_prob(X[:, None]) + torch.tensor([0.3, 0.7]).log()
+    assert bool(((found.log_evidence - exact.logsumexp(-1)).abs() <= 4 * found.standard_error + 1e-5).all())

@@ -140,7 +140,7 @@ VERB: dict[str, Callable[[Stock, Case, ModelGuidePair], None]] = {
 
 LONG = ("log_evidence_of_data_set", "sample_posterior")  # seconds each: of these programs, in the default suite
 CORE = {"minipyro", "vae"}
-LONG_EVIDENCE = {"lda", "scanvi-labelled", "scanvi-unlabelled", "dp-mixture"}  # five seconds and more
+LONG_EVIDENCE = {"scanvi-labelled", "scanvi-unlabelled"}  # a truth by half a million draws
 
 
 def cases() -> Iterator[Any]:
@@ -178,7 +178,9 @@ def test_refused_before_work(name: str, refusal: Refusal) -> None:
 
 
 def test_the_table_is_whole() -> None:
-    """At least twenty programs, every verb known, a truth beside nearly all of them."""
-    assert len(PROGRAMS) >= 30
+    """Nearly all run as published or with one line changed, every verb known, a truth beside nearly all of them."""
+    assert len(PROGRAMS) >= 35
+    assert sum(stock.refusal is None for stock in PROGRAMS.values()) >= 18
+    assert [name for name, stock in PROGRAMS.items() if stock.refusal and stock.refusal.lines > 1] == ["hmm-0", "lda"]
     assert all(set(stock.serves) <= set(VERBS) == set(VERB) for stock in PROGRAMS.values())
     assert [name for name, stock in PROGRAMS.items() if stock.exact is None] == ["hmm-0", "sparse-gamma"]

@@ -294,8 +294,6 @@ PROGRAMS: dict[str, Stock] = {
         ),
         enumerates=True,
         exact=mixture_exact,
-        method=evidence.PriorSampling(100),
-        importance=100,
     ),
     "gmm-full": Stock(
         "Gaussian mixture, assignments in the guide too",
@@ -332,8 +330,6 @@ PROGRAMS: dict[str, Stock] = {
         ),
         enumerates=True,
         exact=topics_exact,
-        method=evidence.PriorSampling(1000),
-        importance=0,
     ),
     "sparse-gamma": Stock(
         "sparse gamma deep exponential family",

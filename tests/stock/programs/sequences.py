@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ppvae.inference import evidence
-
 # --- a deep Markov model ---
 
 
@@ -273,8 +271,6 @@ PROGRAMS: dict[str, Stock] = {
         ),
         enumerates=True,
         exact=seals_exact,
-        method=evidence.PriorSampling(100),
-        importance=100,
     ),
     "local-level": Stock(
         "local level of one series, as in forecasting",
