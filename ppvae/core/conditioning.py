@@ -8,8 +8,10 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint
 
+from .audit import audit
 from .density import draw, structure
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair, batch_size, map_tensors, members_of
@@ -219,19 +221,31 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
                 f"global latent site {name!r}: expected a value of shape {list(info.shape)}, "
                 f"found {list(values[name].shape)}"
             )
-    data = dict(values)
+    data = {name: value.to(_device_of(x)) for name, value in values.items()}
+    # What an automatic guide computes a held site from is held with it, and neither is told: they are no part of log q.
+    behind = {f"{name}_unconstrained": info for name, info in sites.items()}
+    auxiliaries = {info.name: behind[info.name] for info in shape.guide if info.name in behind}
+    for name, info in auxiliaries.items():
+        data[name] = data[info.name] if info.support is None else biject_to(info.support).inv(data[info.name])
 
     def hold(program: Callable[..., Any]) -> Callable[..., Any]:
         def run(x: Data, num_data: int | None) -> Any:
             # On the device of the data: the pair may be run on another device than its own.
-            first = next(iter(members_of(x).values()))
-            return pyro.condition(program, data={name: value.to(first.device) for name, value in data.items()})(
-                x, num_data
-            )
+            device = _device_of(x)
+            return pyro.condition(program, data={name: value.to(device) for name, value in data.items()})(x, num_data)
 
         return run
 
-    return DerivedPair(pair, model=hold(pair.model), guide=hold(pair.guide))
+    hidden = frozenset(auxiliaries) | {info.name for info in auxiliaries.values()}
+    held = DerivedPair(pair, model=hold(pair.model), guide=untold(hold(pair.guide), hidden))
+    if type(pair).vectorizes and not pair.vectorizes and (shape := structure(held, x)).model_latents:
+        held.vectorizes = True  # what is held has no axis of particles: without it the programs may broadcast
+        audit(held, x, shape)
+    return held
+
+
+def _device_of(x: Data) -> torch.device:
+    return next(iter(members_of(x).values())).device
 
 
 def _guide_mean(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, Tensor]:

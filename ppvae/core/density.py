@@ -27,10 +27,11 @@ from .errors import PairError, try_one_of
 from .fingerprint import differences, fingerprint
 from .pair import DATA_PLATE, Data, ModelGuidePair, rows_of
 from .parameters import local_parameters
-from .plates import data_plate_of, has_rows, unknown_plate
-from .structure import SiteInfo, Structure, entries_present
-from .terms import Draw, LogTerms, Sums, join_sums, sum_log_probs
+from .plates import data_plate_of
+from .structure import SiteInfo, Structure
+from .terms import Draw, LogTerms, Sites, Sums, join_sums, sum_log_probs
 from .tracing import Latents, length_of, run_enumerated, run_program, width_of
+from .wrappers import entries_present
 
 T = TypeVar("T")
 
@@ -83,12 +84,14 @@ def _find_structure(pair: ModelGuidePair, x: Data, num_data: int | None) -> Stru
         if pair.one_datum:
             return Structure.from_sites(model_sites, guide_sites, one_datum=True, summed=pair.summed_out)
         named, batch = pair.find_data_plate(x), length_of(pair, x)
+
+        def rolled() -> Sites:
+            assert batch is not None
+            return run_program(pair, "model", rows_of(x, torch.arange(batch).roll(1)), num_data)
+
         # A batch of another length might not tell the plate that was found from others.
-        plate = data_plate_of(model_sites, guide_sites, (named, pair._found_plate), batch)
-        if named is None and plate not in (None, DATA_PLATE) and batch is not None:
-            rolled = run_program(pair, "model", rows_of(x, torch.arange(batch).roll(1)), num_data)
-            if not has_rows(model_sites, rolled, plate):
-                raise unknown_plate(f"{plate!r} is as long as the batch, but its entries are not the rows")
+        plate = data_plate_of(model_sites, guide_sites, (named, pair._found_plate), batch, rolled)
+        if named is None and plate != DATA_PLATE and batch is not None:
             pair._found_plate = plate
     return Structure.from_sites(model_sites, guide_sites, plate=plate, summed=pair.summed_out)
 
