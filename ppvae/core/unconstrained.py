@@ -189,8 +189,8 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
         start = stop
     if not slots and shape_of_pair.enumerated:
         raise PairError(
-            f"there is nothing to sample: all latents of a datum are summed out, namely "
-            f"{sites_in_words(info.name for info in shape_of_pair.enumerated)}"
+            f"there is nothing to sample: the model sums out "
+            f"{sites_in_words(info.name for info in shape_of_pair.enumerated)}, and a datum has no other latent"
             + try_one_of(
                 "sample_discrete or discrete_posterior, for what is summed out",
                 "log_evidence(method=ImportanceSampling()), which is exact here",

@@ -181,4 +181,5 @@ class DiscretePosterior:
 
 def entropy(probabilities: Tensor) -> Tensor:
     """Of probabilities [*shape, K], in nats, [*shape]."""
-    return torch.special.entr(probabilities).sum(-1)
+    total: Tensor = torch.special.entr(probabilities).sum(-1)
+    return total

@@ -383,7 +383,7 @@ def _at_draws(
 ) -> dict[str, Tensor]:
     """``function(pair, x, latents)`` at all draws, [S, B, ...]: as [N, S, ...], or reduced for each chunk of data."""
     latents = {name: value.flatten(0, 1).movedim(0, 1) for name, value in draws.samples.items()}  # [N, S, *event]
-    beside = to({"z": latents, "good": {"good": draws.ok.mT}}, work.device)
+    beside: dict[str, Any] = {"z": to(latents, work.device), "good": to({"good": draws.ok.mT}, work.device)}
     total = draws.unconstrained.shape[:2].numel()
     size = _blocks(work, total)[0]
     call = work.capture(

@@ -1,4 +1,4 @@
-"""Discrete latents asked for: against exact posteriors, under right and wrong guides and HMC; gaps, plates, refusals."""
+"""Discrete latents asked for: against exact posteriors, under right and wrong guides, HMC; gaps, plates, refusals."""
 
 from __future__ import annotations
 
