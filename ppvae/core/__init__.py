@@ -11,13 +11,14 @@ from .roles import Role, parameter_roles
 from .simulation import predict, simulate, simulate_given
 from .site_terms import site_terms
 from .structure import SiteInfo, Structure
-from .summed import discrete_marginals, draw_discrete
+from .summed import DiscreteSite, discrete_marginals, discrete_sites, draw_discrete
 from .terms import Draw, LogTerms, Simulation, SiteTerm, scaled_total
 from .unconstrained import Unconstrained, unconstrained
 
 __all__ = [
     "Data",
     "DataError",
+    "DiscreteSite",
     "Draw",
     "FitError",
     "LogTerms",
@@ -35,6 +36,7 @@ __all__ = [
     "batch_size",
     "check_pair",
     "discrete_marginals",
+    "discrete_sites",
     "draw",
     "draw_all_values",
     "draw_discrete",
