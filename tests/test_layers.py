@@ -39,7 +39,7 @@ INNER_ROOMS: dict[str, set[str]] = {
     "inference.hmc": {"execution"},
     "inference.evidence": {"execution", "hmc"},
     "inference.training": {"execution", "elbo", "hmc"},
-    "inference.prediction": {"execution", "evidence"},
+    "inference.prediction": {"execution", "evidence", "hmc"},
     "inference.criticism": {"execution", "evidence", "prediction"},
     "inference.comparison": {"execution", "elbo", "evidence", "training"},
     "runs.storage": set(),

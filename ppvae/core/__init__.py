@@ -1,7 +1,7 @@
 """What a pair is, its densities, how a pure function is compiled, what is checked."""
 
 from .checks import check_pair
-from .conditioning import as_one_datum
+from .conditioning import as_one_datum, sum_out
 from .density import draw, log_guide, log_joint, structure
 from .errors import DataError, FitError, PairError, PpvaeError, RunError
 from .guide_sum import draw_all_values
@@ -11,13 +11,14 @@ from .roles import Role, parameter_roles
 from .simulation import predict, simulate, simulate_given
 from .site_terms import site_terms
 from .structure import SiteInfo, Structure
-from .summed import discrete_marginals, draw_discrete
+from .summed import DiscreteSite, discrete_marginals, discrete_sites, draw_discrete
 from .terms import Draw, LogTerms, Simulation, SiteTerm, scaled_total
 from .unconstrained import Unconstrained, unconstrained
 
 __all__ = [
     "Data",
     "DataError",
+    "DiscreteSite",
     "Draw",
     "FitError",
     "LogTerms",
@@ -35,6 +36,7 @@ __all__ = [
     "batch_size",
     "check_pair",
     "discrete_marginals",
+    "discrete_sites",
     "draw",
     "draw_all_values",
     "draw_discrete",
@@ -50,5 +52,6 @@ __all__ = [
     "simulate_given",
     "site_terms",
     "structure",
+    "sum_out",
     "unconstrained",
 ]

@@ -63,7 +63,7 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
             + _remedies_of(error)
         ) from error
     check_guide(shape)
-    _check_sites(shape)
+    _check_sites(pair, shape)
     _check_plate(pair, x, shape, num_data)
     _check_support(pair, x, shape)
     audit(pair, x, shape)
@@ -137,7 +137,7 @@ def _check_parameters(pair: ModelGuidePair) -> None:
             raise PairError(f"parameter {name!r} has a value that is not finite")
 
 
-def _check_sites(shape: Structure) -> None:
+def _check_sites(pair: ModelGuidePair, shape: Structure) -> None:
     model = {info.name: info for info in shape.model_latents}
     guide = {info.name: info for info in shape.guide_latents}
     observed = {info.name for info in shape.observed}
@@ -161,6 +161,13 @@ def _check_sites(shape: Structure) -> None:
                 "correct the spelling",
                 *(['infer={"enumerate": "parallel"} at the site, to sum it out'] if info.is_discrete else []),
             )
+        )
+    served = {info.name for info in shape.guide_summed} & {info.name for info in shape.enumerated}
+    for name in sorted(pair.summed_out - served):
+        known = {info.name for info in (*shape.guide_enumerated, *shape.guide_summed)}
+        raise PairError(
+            f"sum_out: {name!r} is no site that both programs mark to be enumerated: {did_you_mean(name, known)}"
+            + try_one_of('pyro.sample(..., infer={"enumerate": "parallel"}) in the model and in the guide')
         )
     for info in shape.enumerated:
         if info.scope == "global":

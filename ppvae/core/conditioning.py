@@ -39,7 +39,7 @@ class DerivedPair(ModelGuidePair):
             self.__dict__[registry] = pair.__dict__[registry]
         self.vectorizes, self.accepts_num_data = pair.vectorizes, pair.accepts_num_data
         self.parameter_store, self.plate_name = pair.parameter_store, pair.plate_name
-        self.one_datum = pair.one_datum
+        self.one_datum, self.summed_out = pair.one_datum, pair.summed_out
 
     def model(self, x: Any, num_data: int | None = None) -> Any:
         """Run the model."""
@@ -102,6 +102,26 @@ def at_values(pair: ModelGuidePair, values: dict[str, Any]) -> DerivedPair:
 
 def _at(program: Callable[..., Any], values: dict[str, Any]) -> Callable[..., Any]:
     return lambda x, num_data: pyro.condition(program, data=values)(x, num_data)
+
+
+def sum_out(pair: ModelGuidePair, *sites: str) -> DerivedPair:
+    r"""The pair with discrete sites summed out of both programs: what is left are its continuous latents.
+
+    $$p(x, z) = \sum_y p(x, y, z),\qquad q(z \mid x) = \sum_y q(y \mid x)\, q(z \mid x, y)$$
+
+    For the evidence and for sampling, which need coordinates, of a pair that was trained with q(y | x) in its guide.
+    No estimator that differentiates through draws takes it: z is drawn by way of y.
+
+    Args:
+        pair: the pair; its parameters are shared, not copied.
+        sites: names of local sites of both programs, marked ``infer={"enumerate": "parallel"}``.
+
+    Raises:
+        PairError: when it is checked: a site that is not so marked in both programs.
+    """
+    summed = DerivedPair(pair, model=pair.model, guide=pair.guide)
+    summed.summed_out = pair.summed_out | frozenset(sites)
+    return summed
 
 
 def as_one_datum(pair: ModelGuidePair) -> DerivedPair:

@@ -238,7 +238,7 @@ def _batch(site: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
 
 
-def _mask_of(site: Mapping[str, Any]) -> Tensor | None:
+def mask_of(site: Mapping[str, Any]) -> Tensor | None:
     """Which entries of a site count, over its batch axes; None where all do."""
     own = site["fn"]._mask if isinstance(site["fn"], MaskedDistribution) else None
     present: Tensor | None = None
@@ -250,13 +250,13 @@ def _mask_of(site: Mapping[str, Any]) -> Tensor | None:
 
 
 def _masked(log_prob: Tensor, site: Mapping[str, Any]) -> Tensor:
-    present = _mask_of(site)
+    present = mask_of(site)
     return log_prob if present is None else torch.where(present, log_prob, 0.0)
 
 
 def proper_log_prob(log_prob: Tensor, site: Mapping[str, Any], stand_in: int | None = None) -> Tensor:
     """The log probability of an enumerated site, which sums to one where it is masked out as well."""
-    present, size = _mask_of(site), _num_values(site)
+    present, size = mask_of(site), _num_values(site)
     if present is None:
         return log_prob
     if stand_in is None:

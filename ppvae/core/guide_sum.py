@@ -18,7 +18,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from .axes import to_canonical
-from .density import over_groups, structure
+from .density import draw, over_groups, structure
 from .enumeration import proper_log_prob
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
@@ -47,6 +47,8 @@ def draw_all_values(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
     """
     shape = structure(pair, x)
     infos = _require_served(shape)
+    if not infos:
+        return draw(pair, x, num_particles, num_data)
     count = math.prod(info.num_values for info in infos)
 
     def visit(group: slice) -> Draw:

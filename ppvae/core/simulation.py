@@ -52,6 +52,7 @@ def predict(
     given: Latents | None = None,
     sites: Collection[str] | None = None,
     discrete: Literal["data", "given"] | None = None,
+    num_draws: int | None = None,
 ) -> dict[str, Tensor]:
     r"""Mean or variance of, or a draw from, $p(x \mid z)$ at given latents: observed site name to [*S, B, *event].
 
@@ -72,12 +73,13 @@ def predict(
         sites: the observed sites to predict; None for all.
         discrete: whether the posterior of the sites that are summed out is given the "data" in ``x`` or what is
             "given" alone; None for the data where ``given`` is None.
+        num_draws: as for :func:`~ppvae.core.log_joint`.
 
     Raises:
         PairError: a mean or variance that the site's distribution does not have; a value for what is no observed site.
     """
     shape = structure(pair, x)
-    sample_axes, particles, flat = _flatten(latents, shape)
+    sample_axes, particles, flat = _flatten(latents, shape, num_draws)
     observed = _observed(shape, given or {})
     free = frozenset() if given is None else _free_sites(shape, given)
     targets = [i for i in shape.observed if 0 not in i.event_shape and (sites is None or i.name in sites)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -31,9 +31,9 @@ class SiteInfo:
 
     Attributes:
         name: the site.
-        kind: "latent", "observed", "enumerated" (a discrete site of the model that is summed out: it is marked
-            ``infer={"enumerate": "parallel"}``, and the guide lacks it), or "auxiliary" (a guide site that the model
-            does not have by design).
+        kind: "latent", "observed", "enumerated" (a discrete site that is summed out: it is marked
+            ``infer={"enumerate": "parallel"}`` and the guide lacks it, or it is summed out of the guide as well), or
+            "auxiliary" (a guide site that the model does not have by design).
         scope: "local" inside the data plate, "global" outside it.
         batch_shape: Pyro's batch shape without particles, of a local site with B at dim :attr:`data_plate_dim`.
         event_shape: shape of one event of the distribution.
@@ -128,7 +128,12 @@ class Structure:
 
     @staticmethod
     def from_sites(
-        model_sites: Sites, guide_sites: Sites, *, plate: str | None = None, one_datum: bool = False
+        model_sites: Sites,
+        guide_sites: Sites,
+        *,
+        plate: str | None = None,
+        one_datum: bool = False,
+        summed: Collection[str] = (),
     ) -> Structure:
         """Read the structure off the sites of one run without particles.
 
@@ -137,8 +142,9 @@ class Structure:
             guide_sites: the guide's.
             plate: the name of the plate over data.
             one_datum: whether all the data are one datum.
+            summed: discrete sites of both programs that are summed out of both.
         """
-        latent = set(guide_sites) - {n for n, s in guide_sites.items() if s["is_observed"]}
+        latent = set(guide_sites) - {n for n, s in guide_sites.items() if s["is_observed"]} - set(summed)
         model = tuple(_info(site, plate, latent, one_datum) for site in model_sites.values())
         guide = tuple(_info(site, plate, latent, one_datum) for site in guide_sites.values())
         model, guide = _squeezed(model, guide), _squeezed(guide, model)
@@ -195,6 +201,11 @@ class Structure:
     def enumerated(self) -> tuple[SiteInfo, ...]:
         """Discrete sites of the model that are summed out."""
         return tuple(info for info in self.model if info.kind == "enumerated")
+
+    @property
+    def guide_summed(self) -> tuple[SiteInfo, ...]:
+        """Discrete sites that are summed out of the guide as well (:func:`~ppvae.core.sum_out`)."""
+        return tuple(info for info in self.guide if info.kind == "enumerated")
 
     @property
     def guide_enumerated(self) -> tuple[SiteInfo, ...]:
@@ -254,6 +265,11 @@ class Structure:
 
     def require_reparameterized(self, estimator: str, alternatives: str, *, enumerates: bool = False) -> None:
         """Every latent site of the guide has pathwise gradients, or takes all of its values where these are served."""
+        if self.guide_summed:
+            raise PairError(
+                f"{estimator} differentiates through the draws, which depend on {self.guide_summed[0].name!r}, summed "
+                "out of the guide: expected the pair itself" + try_one_of("the pair that was given to sum_out")
+            )
         for info in self.guide_latents:
             if not (info.has_rsample or (enumerates and info.num_values)):
                 mark = ['infer={"enumerate": "parallel"} at the site, with elbo.TraceELBO: all of its values']

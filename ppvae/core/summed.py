@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .axes import to_canonical, to_pyro
-from .density import _flatten, over_groups, structure
+from .density import _flatten, draw, over_groups, structure
 from .elimination import require_sum_fits
-from .enumeration import SummedOut
+from .enumeration import SummedOut, mask_of
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .structure import SiteInfo, Structure
 from .terms import Sites, sum_log_probs, summed_out
-from .tracing import Latents, run_enumerated, run_plain, width_of
+from .tracing import Latents, run_enumerated, run_plain, run_program, width_of
 
 _LARGE = 10**7  # elements above which the memory is asked
 
@@ -39,18 +39,24 @@ def require_summed(shape: Structure) -> tuple[SiteInfo, ...]:
     if not shape.enumerated:
         raise PairError(
             "the model has no discrete site that is summed out"
-            + try_one_of('pyro.sample("y", ..., infer={"enumerate": "parallel"}) in the model, and no "y" in the guide')
+            + try_one_of(
+                'pyro.sample("y", ..., infer={"enumerate": "parallel"}) in the model, and no "y" in the guide',
+                "the same mark at a site of the guide, for q(y | x)",
+            )
         )
     return shape.enumerated
 
 
-def discrete_marginals(pair: ModelGuidePair, x: Data, latents: Latents) -> dict[str, Tensor]:
+def discrete_marginals(
+    pair: ModelGuidePair, x: Data, latents: Latents, *, num_draws: int | None = None
+) -> dict[str, Tensor]:
     r"""The probability of every value of every site that is summed out, $p(y \mid x, z, w)$, at given latents.
 
     Args:
         pair: the pair.
         x: the batch, [B, *event].
         latents: a value for every latent site of the model, local [*S, B, *event], global [*S, *event].
+        num_draws: as for :func:`~ppvae.core.log_joint`.
 
     Returns:
         site to probabilities, [*S, B, *nested, K], in the order of ``enumerate_support``.
@@ -60,7 +66,7 @@ def discrete_marginals(pair: ModelGuidePair, x: Data, latents: Latents) -> dict[
     """
     shape = structure(pair, x)
     infos = require_summed(shape)
-    axes, particles, flat = _flatten(latents, shape)
+    axes, particles, flat = _flatten(latents, shape, num_draws)
 
     def visit(group: slice) -> dict[str, Tensor]:
         width = width_of(group)
@@ -71,13 +77,16 @@ def discrete_marginals(pair: ModelGuidePair, x: Data, latents: Latents) -> dict[
     return _join(over_groups(pair, particles, visit), axes)
 
 
-def draw_discrete(pair: ModelGuidePair, x: Data, latents: Latents) -> dict[str, Tensor]:
+def draw_discrete(
+    pair: ModelGuidePair, x: Data, latents: Latents, *, num_draws: int | None = None
+) -> dict[str, Tensor]:
     r"""A joint draw of the sites that are summed out, $y \sim p(y \mid x, z, w)$, at given latents.
 
     Args:
         pair: the pair.
         x: the batch, [B, *event].
         latents: as for :func:`discrete_marginals`.
+        num_draws: likewise.
 
     Returns:
         site to value, [*S, B, *nested, *event].
@@ -87,7 +96,7 @@ def draw_discrete(pair: ModelGuidePair, x: Data, latents: Latents) -> dict[str, 
     """
     shape = structure(pair, x)
     infos = require_summed(shape)
-    axes, particles, flat = _flatten(latents, shape)
+    axes, particles, flat = _flatten(latents, shape, num_draws)
 
     def visit(group: slice) -> dict[str, Tensor]:
         width = width_of(group)
@@ -97,6 +106,60 @@ def draw_discrete(pair: ModelGuidePair, x: Data, latents: Latents) -> dict[str, 
         return {i.name: _expanded(drawn[i.name], i, shape, width) for i in infos}
 
     return _join(over_groups(pair, particles, visit), axes)
+
+
+class DiscreteSite(NamedTuple):
+    """What there is to say of a site that is marked to be enumerated.
+
+    Attributes:
+        values: all of its values, in the order of ``enumerate_support``, [K, *event].
+        present: where it is not masked out, bool [B, *nested].
+    """
+
+    values: Tensor
+    present: Tensor
+
+
+def discrete_sites(pair: ModelGuidePair, x: Data) -> dict[str, DiscreteSite]:
+    """The values of the local discrete sites that are summed out of the model, or marked in the guide.
+
+    Args:
+        pair: the pair.
+        x: the batch, [B, *event].
+
+    Returns:
+        by site, those of the model first.
+
+    Raises:
+        PairError: there are none.
+    """
+    shape = structure(pair, x)
+    infos = (*shape.enumerated, *(info for info in shape.guide_enumerated if info.scope == "local"))
+    if not infos:
+        require_summed(shape)
+    with local_parameters(pair):
+        sites = dict(run_program(pair, "guide", x, None, nesting=shape.nesting, enumerate=True))
+        if shape.enumerated:
+            latents = draw(pair, x, 1).latents
+            values = {i.name: to_pyro(latents[i.name], i, shape.nesting) for i in shape.model_latents}
+            model = run_enumerated(pair, x, shape, values, 1)
+            sites.update({info.name: model[info.name] for info in shape.enumerated})
+    return {
+        i.name: DiscreteSite(
+            sites[i.name]["value"].reshape(i.num_values, *i.event_shape), _present(sites[i.name], i, shape)
+        )
+        for i in infos
+    }
+
+
+def _present(site: Any, info: SiteInfo, shape: Structure) -> Tensor:
+    mask, rank = mask_of(site), len(info.batch_shape)
+    if mask is None:
+        mask = torch.ones(info.batch_shape, dtype=torch.bool, device=site["value"].device)
+    elif mask.dim() > rank:  # it depends on values of other sites
+        mask = mask.flatten(0, mask.dim() - rank - 1).any(0)
+    mask = mask.expand(info.batch_shape)
+    return to_canonical(mask, replace(info, event_shape=()), shape.nesting, 1)[0]
 
 
 def terms_at_draw(pair: ModelGuidePair, x: Data, latents: Latents) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
 from .density import log_joint, structure
+from .elimination import sites_in_words
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .structure import SiteInfo
@@ -158,7 +159,8 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
             raise PairError(
                 f"latent site {info.name!r} is discrete ({info.family_name}): it has no unconstrained coordinates"
                 + try_one_of(
-                    "sum it out by enumeration inside the model",
+                    f"ppvae.core.sum_out(pair, {info.name!r}), the site marked to be enumerated in both programs",
+                    "the site so marked in the model, and not in the guide: it is summed out",
                     "use a method that needs no gradient in z: PriorSampling, ImportanceSampling",
                 )
             )
@@ -186,6 +188,15 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
         stop = start + math.prod(shape)
         slots.append(_Slot(info, transform, shape, start, stop))
         start = stop
+    if not slots and shape_of_pair.enumerated:
+        raise PairError(
+            f"there is nothing to sample: the model sums out "
+            f"{sites_in_words(info.name for info in shape_of_pair.enumerated)}, and a datum has no other latent"
+            + try_one_of(
+                "sample_discrete or discrete_posterior, for what is summed out",
+                "log_evidence(method=ImportanceSampling()), which is exact here",
+            )
+        )
     if not slots:
         raise PairError("the pair has no latent inside the data plate" + try_one_of("check the plate's name and dim"))
     return Unconstrained(start, tuple(slot.info.name for slot in slots), tuple(slots))

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from .replicates import Parts, Replicator
-from ..execution.arguments import choose_name, require_integer
+from ..execution.arguments import require_integer
 from ..execution.placement import Compile
+from ..prediction.guide_mean import latent_site
 from ...core import Data, ModelGuidePair, PairError, draw, simulate
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
@@ -120,7 +121,7 @@ def aggregate_posterior(
     size = len(replicator)
     num = min(_MOST, -(-_ENOUGH // size)) if num_draws is None else num_draws
     require_integer("num_draws", num, 1)
-    name = choose_name([info.name for info in replicator.shape.local_latents], site, "local latent site")
+    name = latent_site(replicator.shape, site)
     if replicator.shape.site(name).is_a(Categorical):
         raise PairError(
             f"latent site {name!r} is categorical: its numbers are names, which have no mean and no order"

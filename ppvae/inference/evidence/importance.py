@@ -169,8 +169,8 @@ def _defensive(prior: ModelGuidePair, share: float, pair: ModelGuidePair, x: Dat
     num_prior = min(max(1, round(share * num)), max(1, num - 1))
     a, b = draw(prior, x, num_prior).latents, draw(pair, x, max(1, num - num_prior)).latents
     latents = {name: torch.cat([a[name], b[name]])[:num] for name in a}
-    joint = log_joint(pair, x, latents)
-    log_q, share = log_guide(pair, x, latents)[0], num_prior / num
+    joint = log_joint(pair, x, latents, num_draws=num)
+    log_q, share = log_guide(pair, x, latents, num_draws=num)[0], num_prior / num
     if num_prior == num:
         return joint.observed
     return joint.local - torch.logaddexp(log_q + math.log1p(-share), joint.local - joint.observed + math.log(share))

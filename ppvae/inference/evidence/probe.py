@@ -25,6 +25,7 @@ _STRETCH = 2.0
 _CENTRE_DRAWS = 16
 _SIGMAS = 4.0
 _FEWEST = 10  # effective draws, for a standard error to be believed
+_ULPS = 8
 _LARGE = 0.002  # of p(x): mass that matters however small the standard error is
 MARGIN = 0.7  # nats above the largest weight seen, below which a weight is not called new
 _MARKOV = math.log(200.0)
@@ -51,7 +52,7 @@ def from_prior(run: EvidenceRun, x: Data, num_draws: int) -> Probe:
 
     def log_weights(pair: ModelGuidePair, x: Data, num: int) -> Tensor:
         latents = draw(run.prior_pair, x, num).latents
-        joint = log_joint(pair, x, latents)
+        joint = log_joint(pair, x, latents, num_draws=num)
         return torch.stack([joint.observed, _log_ratio(run, x, latents, joint.local)], 1)
 
     return Probe(*collect(run, run.pair, x, "probe prior", log_weights, num_draws, share=0).unbind(1))
@@ -108,7 +109,9 @@ def misses_mass(value: Tensor, error: Tensor, largest: Tensor | None, probe: Pro
     weights, error = probe.log_weights.double().nan_to_num(nan=-math.inf), error.double().nan_to_num()
     total, its_error, ess = log_mean(weights)
     above = total - value.double()
-    low = (ess > _FEWEST) & (above > _SIGMAS * (its_error.square() + error.square()).sqrt() + 1e-6)
+    # Where the guide is exact the weights are equal but for rounding, of many terms' sum, and so is their error.
+    rounding = 1e-6 + _ULPS * torch.finfo(value.dtype).eps * value.double().abs()
+    low = (ess > _FEWEST) & (above > _SIGMAS * (its_error.square() + error.square()).sqrt() + rounding)
     low |= above > _MARKOV
     if largest is not None:
         new = probe.log_ratio.double() > largest.double() + MARGIN  # False for NaN
@@ -150,7 +153,9 @@ def judge_mass(estimate: Estimate, largest: Tensor | None, probes: Sequence[Prob
 
 
 def _log_ratio(run: EvidenceRun, x: Data, latents: dict[str, Tensor], local: Tensor) -> Tensor:
-    return local - log_guide(run.pair, x, latents)[0] if has_guide_density(run) else torch.full_like(local, math.nan)
+    if not has_guide_density(run):
+        return torch.full_like(local, math.nan)
+    return local - log_guide(run.pair, x, latents, num_draws=len(local))[0]
 
 
 def has_guide_density(run: EvidenceRun) -> bool:

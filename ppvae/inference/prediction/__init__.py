@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from .classes import Calibration, DiscretePosterior
 from .conditional import ConditionalPrediction, predict_given
+from .discrete import discrete_posterior, sample_discrete
 from .inpaint import inpaint
 from .moments import PredictiveMoments, predictive_moments
 from .predictive import decode, denoise, embed, generate, reconstruct
 from .weights import prune, signal_to_noise, weight_moments
 
 __all__ = [
+    "Calibration",
     "ConditionalPrediction",
+    "DiscretePosterior",
     "PredictiveMoments",
     "decode",
     "denoise",
+    "discrete_posterior",
     "embed",
     "generate",
     "inpaint",
@@ -20,6 +25,7 @@ __all__ = [
     "predictive_moments",
     "prune",
     "reconstruct",
+    "sample_discrete",
     "signal_to_noise",
     "weight_moments",
 ]

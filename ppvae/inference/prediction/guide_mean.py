@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..execution.arguments import choose_name, require_integer
 from ..execution.over_data import OverData
-from ...core import Data, PairError, draw, predict, structure
+from ...core import Data, PairError, Structure, draw, predict, structure
 from ...core.axes import to_pyro
 from ...core.conditioning import guide_as_model
+from ...core.errors import try_one_of
 
 
 class GuideMean:
@@ -53,3 +54,18 @@ def observed_site(work: OverData, site: str | None, exclude: Collection[str] = (
     observed = structure(work.pair, work.example).observed
     names = [i.name for i in observed if i.scope == "local" and 0 not in i.event_shape and i.name not in exclude]
     return choose_name(names, site, "observed site")
+
+
+def latent_site(shape: Structure, site: str | None) -> str:
+    """The local latent site of this name; for None, the only one.
+
+    Raises:
+        PairError: an unknown site, or one that is summed out; or None, and not exactly one site.
+    """
+    names, summed = [info.name for info in shape.local_latents], [info.name for info in shape.enumerated]
+    if site in summed or (summed and not names):
+        raise PairError(
+            f"latent site {site or summed[0]!r} is summed out: it has probabilities, and no value"
+            + try_one_of("discrete_posterior(pair, data)", "sample_discrete(pair, data), for draws")
+        )
+    return choose_name(names, site, "local latent site")

@@ -87,12 +87,12 @@ def inpaint(
 
     def step(x: Tensor, observed: Tensor, z: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         new = draw(work.pair, x, 1).latents
-        if correction:
+        if correction and new:  # all latents may be summed out
             odds = log_weight(x, new) - log_weight(x, z)
             keep = torch.rand_like(odds).log() > odds
             new = {key: torch.where(_like(keep, z[key][0]), z[key], new[key]) for key in new}
-        sample = predict(work.pair, x, new, kind="sample", given={}, discrete="data")[name][0]
-        mean = predict(work.pair, x, new, given={}, discrete="data")[name][0]
+        sample = predict(work.pair, x, new, kind="sample", given={}, discrete="data", num_draws=1)[name][0]
+        mean = predict(work.pair, x, new, given={}, discrete="data", num_draws=1)[name][0]
         return torch.where(observed, x, sample), mean, new
 
     run = work.capture(step, name="a step of inpainting", calls=num_steps * work.num_chunks)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.distributions import Categorical
 
-from .guide_mean import GuideMean, observed_site
+from .guide_mean import GuideMean, latent_site, observed_site
 from .joint import require_mean, require_simulable
 from ..execution.arguments import choose_name, require_integer, require_literal
 from ..execution.over_data import OverData, rows_like
@@ -66,7 +66,7 @@ def embed(
     """
     work = OverData(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
     shape = structure(work.pair, work.example)
-    name = choose_name([i.name for i in shape.local_latents], site, "local latent site")
+    name = latent_site(shape, site)
     if shape.site(name).is_a(Categorical):
         raise PairError(
             f"site {name!r} is Categorical, and its classes are names: expected a latent that has a mean"
@@ -117,7 +117,7 @@ def reconstruct(
         require_integer("num_samples", num_samples, 1)
 
         def average(x: Data) -> dict[str, Tensor]:
-            return {"x": predict(work.pair, x, draw(work.pair, x, 1).latents, sites=(name,))[name][0]}
+            return {"x": predict(work.pair, x, draw(work.pair, x, 1).latents, sites=(name,), num_draws=1)[name][0]}
 
         return work.average(average, passes=num_samples)["x"]
     for info in shape.model_latents:

@@ -127,7 +127,7 @@ def guide_groups(
             variables["log_likelihood"] = {_label([info.name for info in shape.observed]): joint.observed}
         if posterior_predictive:
             variables["posterior_predictive"] = predict(
-                pair, x, sample.latents, kind="sample", given={}, discrete="data"
+                pair, x, sample.latents, kind="sample", given={}, discrete="data", num_draws=count
             )
         return variables
 
