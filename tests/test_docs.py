@@ -150,7 +150,9 @@ def test_every_stock_program_stands_in_the_table_with_its_line() -> None:
     found = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert len(found) >= 30
     assert "HMC" in found["variational auto-encoder"]["what runs"]
-    assert found["eight schools"]["what is refused: the line to change"].startswith("``with pyro.plate")
+    assert found["eight schools"]["what is refused: the line to change"].startswith("``as_one_datum(pair)``")
+    numbers = [int(word) for word in load_facts().stock_counts().split() if word.isdigit()]
+    assert numbers[0] == sum(numbers[1:]) == len(found) and numbers[1] >= 18 and numbers[3] == 2
 
 
 def test_every_verb_and_option_stands_in_the_command_line() -> None:

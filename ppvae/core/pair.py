@@ -172,7 +172,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         """Wrap an existing Pyro program, unmodified.
 
         The plate over data may stand at any dim and among other plates. It is the one called "data"; else the only one
-        around all observed sites that is as long as the batch, whose rows its entries must be; else ``data_plate``.
+        around all observed sites that is as long as the batch and whose entries are its rows; else ``data_plate``.
 
         Modules are found where the callables carry them (``vae.model``, an ``AutoGuide``, a function's closure and
         globals); parameters made by bare ``pyro.param`` statements are adopted as parameters of the pair when it is

@@ -75,7 +75,10 @@ def test_what_follows_an_auxiliary_site_follows_its_held_value() -> None:
     torch.testing.assert_close(seen, [HELD["tau"].log()])
 
 
-@pytest.mark.parametrize("method", [evidence.PriorSampling(5000), evidence.ImportanceSampling(5000)])
+@pytest.mark.parametrize(
+    "method",
+    [evidence.PriorSampling(5000), evidence.ImportanceSampling(5000), evidence.ImportanceSampling(5000, defensive=0.2)],
+)
 def test_one_draw_where_nothing_is_drawn(method: evidence.EvidenceMethod) -> None:
     """All draws are equal: the programs run for one of them, also where they run particle by particle."""
     runs = []

@@ -140,7 +140,7 @@ VERB: dict[str, Callable[[Stock, Case, ModelGuidePair], None]] = {
 
 LONG = ("log_evidence_of_data_set", "sample_posterior")  # seconds each: of these programs, in the default suite
 CORE = {"minipyro", "vae"}
-LONG_EVIDENCE = {"scanvi-labelled", "scanvi-unlabelled"}  # a truth by half a million draws
+LONG_EVIDENCE = {"scanvi-labelled", "scanvi-unlabelled", "cvae", "prodlda", "hmm-3", "hmm-4"}
 
 
 def cases() -> Iterator[Any]:

@@ -89,13 +89,14 @@ class ImportanceSampling(EvidenceMethod):
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """L_K with its error, effective sample size and Pareto k."""
-        if self.defensive:
+        nothing = draws_nothing(run.pair, x)
+        if self.defensive and not nothing:
             weigh = partial(_defensive, run.prior_pair, self.defensive)
             log_w = collect(run, run.pair, x, "defensive", weigh, self.num_samples)
         else:
             log_w = collect(run, run.pair, x, "importance", guide_weights, self.num_samples)
         estimate = from_weights(log_w, dtype=run.dtype, smooth=self.smooth)
-        if self.num_samples < 2 or draws_nothing(run.pair, x):
+        if self.num_samples < 2 or nothing:
             return estimate
         # Weights of a mixture are not p / q, so the probes' ratios cannot be compared with them.
         largest = None if self.defensive else log_w.amax(0)
