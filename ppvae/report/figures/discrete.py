@@ -56,28 +56,24 @@ def scores(posterior: DiscretePosterior, labels: Tensor | None) -> Scores | None
     """
     if labels is None or labels.dim() != 1:
         return None
-    kinds, places = labels.unique(return_inverse=True)
+    kinds, names = labels.unique(return_inverse=True)
     for name, p in posterior.probabilities.items():
-        seen = name.endswith("_unobserved")
-        if seen and not labels.is_floating_point():
-            kinds, places = torch.arange(p.shape[-1]), labels.long()
-        known = p.isfinite().all(-1)
-        if p.dim() != 2 or p.shape[-1] != len(kinds) or not bool(known.any()) or int(places.max()) >= len(kinds):
+        seen, known, number = name.endswith("_unobserved"), p.isfinite().all(-1), p.shape[-1]
+        fits = int(labels.max()) < number if seen else len(kinds) == number
+        if p.dim() != 2 or not fits or not bool(known.any()):
             continue
+        places = labels if seen else names
         if not seen:
             from scipy.optimize import linear_sum_assignment
 
-            value = posterior.values[name][known]
-            table = torch.zeros(len(kinds), len(kinds))
-            table.index_put_((value, places[known]), torch.ones(()), accumulate=True)
-            label_of = torch.as_tensor(linear_sum_assignment(table.numpy(), maximize=True)[1])
+            counts = torch.zeros(number, number)
+            counts.index_put_((posterior.values[name][known], places[known]), torch.ones(()), accumulate=True)
+            label_of = torch.as_tensor(linear_sum_assignment(counts.numpy(), maximize=True)[1])
             matched = torch.empty_like(p)
             matched[:, label_of] = p
             posterior = replace(posterior, probabilities={**posterior.probabilities, name: matched})
-        accuracy = posterior.accuracy(places, site=name)
-        return Scores(
-            name, not seen, accuracy, posterior.calibration(places, site=name), int((places[known] >= 0).sum())
-        )
+        table = posterior.calibration(places, site=name)
+        return Scores(name, not seen, posterior.accuracy(places, site=name), table, int(table.count.sum()))
     return None
 
 
@@ -174,15 +170,16 @@ def _entropies(report: ReportData, posterior: DiscretePosterior) -> Picture | No
         return None
     per_datum = torch.cat(parts, 1).nanmean(1)
     per_datum = per_datum[per_datum.isfinite()]
+    mean = float(per_datum.mean())
     most = sum(math.log(rows.shape[-1]) * part.shape[1] for rows, part in zip(shown.values(), parts, strict=True))
     most /= sum(part.shape[1] for part in parts)
     several = ", averaged over its discrete latents" if sum(part.shape[1] for part in parts) > 1 else ""
     return chart(
         "discrete_entropy",
         "How sure it is of each datum",
-        f"Histogram of entropies of {len(per_datum)} data: mean {float(per_datum.mean()):.2f} of at most {most:.2f} nats.",
-        f"The entropy of each {report.kind} datum's discrete latents given its x{several}: zero where one value has all "
-        f"probability, {most:.2f} nats where all are alike. The mean is {float(per_datum.mean()):.2f} nats.",
+        f"Histogram of the entropies of {len(per_datum)} data: mean {mean:.2f} of at most {most:.2f} nats.",
+        f"The entropy of each {report.kind} datum's discrete latents given its x{several}: zero where one value has "
+        f"all probability, {most:.2f} nats where all are alike. The mean is {mean:.2f} nats.",
         entropies,
         per_datum,
         most,
