@@ -65,17 +65,27 @@ def stock_table() -> tuple[Row, list[Row]]:
     if tests not in sys.path:
         sys.path.append(tests)
     from stock.programs import PROGRAMS
-    from stock.record import LACKS, VERBS
+    from stock.record import VERBS
 
     rows = []
     for stock in PROGRAMS.values():
-        runs = f"not yet: {LACKS[stock.needs]}" if stock.needs else ", ".join(VERBS[verb] for verb in stock.serves)
+        runs = ", ".join(VERBS[verb] for verb in stock.serves)
         refusal = "" if stock.refusal is None else stock.refusal.line
-        if stock.refusal is not None and stock.refusal.pending:
-            refusal += f" (for now: {stock.refusal.pending})"
         title = stock.title.replace("`", "``")
         rows.append([title, f"`{Path(stock.origin).name} <{stock.origin}>`__", runs, refusal.replace("`", "``")])
     return ["program", "published as", "what runs", "what is refused: the line to change"], rows
+
+
+def stock_counts() -> str:
+    """How many of the programs run as they are published, with one line changed, and with more."""
+    from stock.programs import PROGRAMS
+
+    lines = [0 if stock.refusal is None else stock.refusal.lines for stock in PROGRAMS.values()]
+    more = ", ".join(stock.title for stock, count in zip(PROGRAMS.values(), lines, strict=True) if count > 1)
+    return (
+        f"Of {len(lines)} programs {lines.count(0)} run as they are published, {lines.count(1)} with one line changed, "
+        f"and {sum(count > 1 for count in lines)} with more ({more}). None is refused altogether."
+    )
 
 
 VERBS = {

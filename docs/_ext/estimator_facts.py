@@ -18,6 +18,7 @@ HEADS = {
     "supports_global_latents": "global",
     "serves_noise_per_datum": "per datum",
     "serves_scaled_sites": "scaled",
+    "serves_all_values": "all values",
 }
 """Fact to the head of its column; the page of the estimators says what each means."""
 

@@ -132,7 +132,7 @@ class StockPrograms(Generated):
 
     def run(self) -> list[nodes.Node]:
         header, rows = facts.stock_table()
-        return self.table(header, rows, [28, 14, 24, 34])
+        return [*self.parse_text_to_nodes(facts.stock_counts()), *self.table(header, rows, [28, 14, 24, 34])]
 
 
 class Measured(Generated):

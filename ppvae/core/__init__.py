@@ -1,7 +1,7 @@
 """What a pair is, its densities, how a pure function is compiled, what is checked."""
 
 from .checks import check_pair
-from .conditioning import as_one_datum
+from .conditioning import as_one_datum, sum_out
 from .density import draw, log_guide, log_joint, structure
 from .errors import DataError, FitError, PairError, PpvaeError, RunError
 from .guide_sum import draw_all_values
@@ -52,5 +52,6 @@ __all__ = [
     "simulate_given",
     "site_terms",
     "structure",
+    "sum_out",
     "unconstrained",
 ]

@@ -58,8 +58,8 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             few, draws = _few_draws(pair, x)
             apart = _densities(pair, few, draws)
             _check_noise(pair, few, draws, apart)
-            if few is not x and batch_size(few) > 1:
-                _check_rows(pair, few, draws)
+            if not shape.one_datum and not (few is not x and _check_rows(pair, few, draws)):
+                _check_others(pair, few, draws)
         if pair.vectorizes:
             _check_particles(pair, few, draws, apart)
     pair._audits.add(sites)
@@ -169,11 +169,13 @@ def _check_noise(pair: ModelGuidePair, few: Data, draws: Draw, before: dict[str,
             )
 
 
-def _check_rows(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
-    """A datum by itself has the densities that it has among others, in any place.
+def _check_rows(pair: ModelGuidePair, few: Data, draws: Draw) -> bool:
+    """A datum by itself has the densities that it has among others, in any place; False where none can be run so.
 
     The parameters are perturbed, entry by entry: those of single data are often all equal at the start.
     """
+    if batch_size(few) == 1:
+        return True
     state = {**state_of(pair), **{name: _perturb(value.detach()) for name, value in pair.named_parameters()}}
     densities = bind(pair, _densities)
     together = densities(state, few, draws)
@@ -183,7 +185,7 @@ def _check_rows(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
     for row in (0, last):
         x = rows_of(few, torch.tensor([row]))
         if _draws(pair, x) is None:
-            return
+            return False
         _check_shared(shape, structure(pair, x), batch_size(few))
 
         def of_row(values: Mapping[str, Tensor], row: int = row) -> dict[str, Tensor]:
@@ -201,6 +203,32 @@ def _check_rows(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
                         "a network of x instead of a parameter for every datum",
                     )
                 )
+    return True
+
+
+def _check_others(pair: ModelGuidePair, x: Data, draws: Draw) -> None:
+    """Where no datum can be run by itself: another value and other latents of one leave the terms of the others."""
+    shape = structure(pair, x)
+    before = log_joint(pair, x, draws.latents).local[0]
+    for row in {0, shape.batch - 1} if shape.batch > 1 else ():
+        rows = torch.arange(shape.batch)
+        rows[row] = shape.batch - 1 - row
+        latents = {info.name: draws.latents[info.name].clone() for info in shape.model_latents}
+        for info in shape.local_latents:
+            latents[info.name][0, row] = latents[info.name][1, row]
+        after = log_joint(pair, rows_of(x, rows), latents).local[0]
+        others = rows != -1
+        others[row] = False
+        if not _close(after[others], before[others]):
+            moved = int((~torch.isclose(after, before, rtol=1e-3, atol=1e-3) & others).nonzero()[0])
+            raise PairError(
+                f"log p(x, z) of datum {moved} is {float(before[moved]):.6g}, and {float(after[moved]):.6g} once datum "
+                f"{row} and its latents are other ones: its terms must not depend on the other data"
+                + try_one_of(
+                    "no cumsum, mean, sum or normalisation over the axis of the data in the model",
+                    ONE_DATUM,
+                )
+            )
 
 
 def _check_shared(shape: Structure, of_one: Structure, size: int) -> None:

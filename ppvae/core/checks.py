@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,7 +63,7 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
             + _remedies_of(error)
         ) from error
     check_guide(shape)
-    _check_sites(shape)
+    _check_sites(pair, shape)
     _check_plate(pair, x, shape, num_data)
     _check_support(pair, x, shape)
     audit(pair, x, shape)
@@ -72,9 +73,15 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
 def _remedies_of(error: Exception) -> str:
     if "object is not callable" in str(error):
         return PYRO_DISTRIBUTIONS
+    if re.search("used as indices|dtype int|Long", str(error)):
+        return _IDS
     return _ARGUMENTS if isinstance(error, TypeError) and "argument" in str(error) else ""
 
 
+_IDS = try_one_of(
+    "x.long() inside the programs: whole numbers, too, arrive in a float dtype",
+    "a mapping whose first member is of floats, or called x: the others keep whole numbers",
+)
 _ARGUMENTS = try_one_of(
     "data that are a tuple (x, y), for programs called as model(x, y)",
     "from_callables(..., unpack=True) and data that are a mapping, for programs called as model(x=..., y=...)",
@@ -91,17 +98,37 @@ def _check_batch(x: Data) -> None:
     members: Mapping[str, Any] = members_of(x) if isinstance(x, Mapping | tuple | list) else {"x": x}
     for name, value in members.items():
         if not isinstance(value, Tensor):
+            packed = ["the padded tensor and its lengths; pack_padded_sequence inside the program"]
             raise PairError(
                 f"batch member {name!r}: expected a tensor, found {type(value).__name__}"
-                + try_one_of("functools.partial(model, flag=...) for arguments that are no data")
+                + try_one_of(
+                    *(packed if isinstance(value, PackedSequence) else ()),
+                    "functools.partial(model, flag=...) for arguments that are no data",
+                )
             )
         if value.dim() == 0 or value.shape[0] == 0:
-            raise PairError(f"batch member {name!r}: expected at least one datum on axis 0, found {list(value.shape)}")
+            raise PairError(
+                f"batch member {name!r}: expected at least one datum on axis 0, found {list(value.shape)}"
+                + try_one_of(
+                    "functools.partial(model, flag=...) for arguments that are no data", "x[None] for one datum"
+                )
+            )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             place = torch.nonzero(~torch.isfinite(value))[0].tolist()
-            raise PairError(f"batch member {name!r}: value at {place} is not finite")
+            raise PairError(
+                f"batch member {name!r}: value at {place} is not finite"
+                + try_one_of(
+                    "leave such data out", "torch.nan_to_num(x), and where there were none a mask in the batch"
+                )
+            )
     if len({value.shape[0] for value in members.values()}) > 1:
-        raise PairError(f"batch members differ in length: {_shapes(x)}")
+        raise PairError(
+            f"batch members differ in length: {_shapes(x)}"
+            + try_one_of(
+                "members with one row for each datum on axis 0",
+                "functools.partial(model, flag=...) for arguments that are no data",
+            )
+        )
 
 
 def _check_parameters(pair: ModelGuidePair) -> None:
@@ -110,7 +137,7 @@ def _check_parameters(pair: ModelGuidePair) -> None:
             raise PairError(f"parameter {name!r} has a value that is not finite")
 
 
-def _check_sites(shape: Structure) -> None:
+def _check_sites(pair: ModelGuidePair, shape: Structure) -> None:
     model = {info.name: info for info in shape.model_latents}
     guide = {info.name: info for info in shape.guide_latents}
     observed = {info.name for info in shape.observed}
@@ -134,6 +161,13 @@ def _check_sites(shape: Structure) -> None:
                 "correct the spelling",
                 *(['infer={"enumerate": "parallel"} at the site, to sum it out'] if info.is_discrete else []),
             )
+        )
+    served = {info.name for info in shape.guide_summed} & {info.name for info in shape.enumerated}
+    for name in sorted(pair.summed_out - served):
+        known = {info.name for info in (*shape.guide_enumerated, *shape.guide_summed)}
+        raise PairError(
+            f"sum_out: {name!r} is no site that both programs mark to be enumerated: {did_you_mean(name, known)}"
+            + try_one_of('pyro.sample(..., infer={"enumerate": "parallel"}) in the model and in the guide')
         )
     for info in shape.enumerated:
         if info.scope == "global":

@@ -8,8 +8,10 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint
 
+from .audit import audit
 from .density import draw, structure
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair, batch_size, map_tensors, members_of
@@ -37,7 +39,7 @@ class DerivedPair(ModelGuidePair):
             self.__dict__[registry] = pair.__dict__[registry]
         self.vectorizes, self.accepts_num_data = pair.vectorizes, pair.accepts_num_data
         self.parameter_store, self.plate_name = pair.parameter_store, pair.plate_name
-        self.one_datum = pair.one_datum
+        self.one_datum, self.summed_out = pair.one_datum, pair.summed_out
 
     def model(self, x: Any, num_data: int | None = None) -> Any:
         """Run the model."""
@@ -100,6 +102,26 @@ def at_values(pair: ModelGuidePair, values: dict[str, Any]) -> DerivedPair:
 
 def _at(program: Callable[..., Any], values: dict[str, Any]) -> Callable[..., Any]:
     return lambda x, num_data: pyro.condition(program, data=values)(x, num_data)
+
+
+def sum_out(pair: ModelGuidePair, *sites: str) -> DerivedPair:
+    r"""The pair with discrete sites summed out of both programs: what is left are its continuous latents.
+
+    $$p(x, z) = \sum_y p(x, y, z),\qquad q(z \mid x) = \sum_y q(y \mid x)\, q(z \mid x, y)$$
+
+    For the evidence and for sampling, which need coordinates, of a pair that was trained with q(y | x) in its guide.
+    No estimator that differentiates through draws takes it: z is drawn by way of y.
+
+    Args:
+        pair: the pair; its parameters are shared, not copied.
+        sites: names of local sites of both programs, marked ``infer={"enumerate": "parallel"}``.
+
+    Raises:
+        PairError: when it is checked: a site that is not so marked in both programs.
+    """
+    summed = DerivedPair(pair, model=pair.model, guide=pair.guide)
+    summed.summed_out = pair.summed_out | frozenset(sites)
+    return summed
 
 
 def as_one_datum(pair: ModelGuidePair) -> DerivedPair:
@@ -199,19 +221,31 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
                 f"global latent site {name!r}: expected a value of shape {list(info.shape)}, "
                 f"found {list(values[name].shape)}"
             )
-    data = dict(values)
+    data = {name: value.to(_device_of(x)) for name, value in values.items()}
+    # What an automatic guide computes a held site from is held with it, and neither is told: they are no part of log q.
+    behind = {f"{name}_unconstrained": info for name, info in sites.items()}
+    auxiliaries = {info.name: behind[info.name] for info in shape.guide if info.name in behind}
+    for name, info in auxiliaries.items():
+        data[name] = data[info.name] if info.support is None else biject_to(info.support).inv(data[info.name])
 
     def hold(program: Callable[..., Any]) -> Callable[..., Any]:
         def run(x: Data, num_data: int | None) -> Any:
             # On the device of the data: the pair may be run on another device than its own.
-            first = next(iter(members_of(x).values()))
-            return pyro.condition(program, data={name: value.to(first.device) for name, value in data.items()})(
-                x, num_data
-            )
+            device = _device_of(x)
+            return pyro.condition(program, data={name: value.to(device) for name, value in data.items()})(x, num_data)
 
         return run
 
-    return DerivedPair(pair, model=hold(pair.model), guide=hold(pair.guide))
+    hidden = frozenset(auxiliaries) | {info.name for info in auxiliaries.values()}
+    held = DerivedPair(pair, model=hold(pair.model), guide=untold(hold(pair.guide), hidden))
+    if type(pair).vectorizes and not pair.vectorizes and (shape := structure(held, x)).model_latents:
+        held.vectorizes = True  # what is held has no axis of particles: without it the programs may broadcast
+        audit(held, x, shape)
+    return held
+
+
+def _device_of(x: Data) -> torch.device:
+    return next(iter(members_of(x).values())).device
 
 
 def _guide_mean(pair: ModelGuidePair, x: Data, names: list[str]) -> dict[str, Tensor]:

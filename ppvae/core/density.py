@@ -27,10 +27,11 @@ from .errors import PairError, try_one_of
 from .fingerprint import differences, fingerprint
 from .pair import DATA_PLATE, Data, ModelGuidePair, rows_of
 from .parameters import local_parameters
-from .plates import data_plate_of, has_rows, unknown_plate
-from .structure import SiteInfo, Structure, entries_present
-from .terms import Draw, LogTerms, Sums, join_sums, sum_log_probs
+from .plates import data_plate_of
+from .structure import SiteInfo, Structure
+from .terms import Draw, LogTerms, Sites, Sums, join_sums, sum_log_probs
 from .tracing import Latents, length_of, run_enumerated, run_program, width_of
+from .wrappers import entries_present
 
 T = TypeVar("T")
 
@@ -77,19 +78,22 @@ def structure(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Str
 def _find_structure(pair: ModelGuidePair, x: Data, num_data: int | None) -> Structure:
     with torch.no_grad(), local_parameters(pair, adopt=True):
         guide_sites = run_program(pair, "guide", x, num_data)
-        values = {name: site["value"] for name, site in guide_sites.items() if not site["is_observed"]}
+        told = {name: site for name, site in guide_sites.items() if name not in pair.summed_out}
+        values = {name: site["value"] for name, site in told.items() if not site["is_observed"]}
         model_sites = run_program(pair, "model", x, num_data, substitute=values)
         if pair.one_datum:
-            return Structure.from_sites(model_sites, guide_sites, one_datum=True)
+            return Structure.from_sites(model_sites, guide_sites, one_datum=True, summed=pair.summed_out)
         named, batch = pair.find_data_plate(x), length_of(pair, x)
+
+        def rolled() -> Sites:
+            assert batch is not None
+            return run_program(pair, "model", rows_of(x, torch.arange(batch).roll(1)), num_data)
+
         # A batch of another length might not tell the plate that was found from others.
-        plate = data_plate_of(model_sites, guide_sites, (named, pair._found_plate), batch)
-        if named is None and plate not in (None, DATA_PLATE) and batch is not None:
-            rolled = run_program(pair, "model", rows_of(x, torch.arange(batch).roll(1)), num_data)
-            if not has_rows(model_sites, rolled, plate):
-                raise unknown_plate(f"{plate!r} is as long as the batch, but its entries are not the rows")
+        plate = data_plate_of(model_sites, guide_sites, (named, pair._found_plate), batch, rolled)
+        if named is None and plate != DATA_PLATE and batch is not None:
             pair._found_plate = plate
-    return Structure.from_sites(model_sites, guide_sites, plate=plate)
+    return Structure.from_sites(model_sites, guide_sites, plate=plate, summed=pair.summed_out)
 
 
 def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None = None) -> Draw:
@@ -102,13 +106,16 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
         num_data: N, handed to the programs; the result is not scaled by it.
     """
     shape = structure(pair, x)
-    latent_infos = [info for info in shape.guide if info.kind != "observed"]
+    latent_infos = [info for info in shape.guide if info.kind in ("latent", "auxiliary")]
 
     def visit(group: slice) -> tuple[dict[str, Tensor], dict[str, Tensor], Sums]:
         particles = width_of(group)
         sites = run_program(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
         values = {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, particles) for i in latent_infos}
         present = {i.name: _present(sites[i.name], i, shape, particles) for i in shape.guide_latents if i.masked}
+        if shape.guide_summed:  # log q of what was drawn, whatever discrete values it was drawn with
+            drawn = {info.name: sites[info.name]["value"] for info in latent_infos}
+            sites = run_program(pair, "guide", x, num_data, particles, shape.nesting, drawn, enumerate=True)
         return values, present, sum_log_probs(sites, shape, particles)
 
     values, present, sums = zip(*over_groups(pair, num_particles, visit), strict=True)
@@ -216,7 +223,8 @@ def log_guide(
             if info.name in auxiliaries:
                 value = auxiliaries[info.name].reshape(total, *auxiliaries[info.name].shape[len(sample_axes) :])
                 values[info.name] = to_pyro(value[group], info, shape.nesting)
-        sites = run_program(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting, substitute=values)
+        enumerate = bool(shape.guide_summed)
+        sites = run_program(pair, "guide", x, num_data, particles, shape.nesting, values, enumerate=enumerate)
         return sum_log_probs(sites, shape, particles)
 
     sums = over_groups(pair, total, visit)

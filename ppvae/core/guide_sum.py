@@ -23,7 +23,7 @@ from .enumeration import proper_log_prob
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .structure import SiteInfo, Structure
-from .terms import Draw, reduce_term
+from .terms import Draw, own_weight, reduce_term
 from .tracing import run_program, width_of
 
 _MOST_VALUES = 10_000  # of all sites together, for each datum
@@ -43,8 +43,7 @@ def draw_all_values(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
         As :func:`~ppvae.core.draw` where the guide marks no site.
 
     Raises:
-        PairError: a marked site that is global or in another plate than that over data, too many combinations, or a
-            guide that weights its sites (``poutine.scale``).
+        PairError: a marked site that is global or in another plate than that over data, or too many combinations.
     """
     shape = structure(pair, x)
     infos = _require_served(shape)
@@ -63,6 +62,7 @@ def draw_all_values(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
         rows = _Rows(sites, infos, shape, particles)
         local: list[Tensor] = []
         global_: list[Tensor] = []
+        tilt: list[Tensor] = []
         share = torch.zeros(count * particles, *(1,) * shape.nesting)
         latents: dict[str, Tensor] = {}
         auxiliary: dict[str, Tensor] = {}
@@ -72,6 +72,9 @@ def draw_all_values(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
             term = rows.flat(scale_and_mask(log_prob, 1.0, site["mask"]), info.batch_shape)
             term = reduce_term(term, {**site, "mask": None}, shape, count * particles)
             (global_ if info.scope == "global" else local).append(term)
+            if (weight := own_weight(site)) is not None:
+                extra = rows.flat(scale_and_mask((weight - 1) * log_prob, 1.0, site["mask"]), info.batch_shape)
+                tilt.append(reduce_term(extra, {**site, "mask": None}, shape, count * particles))
             if info in infos:
                 share = share + rows.flat(proper_log_prob(log_prob, site), info.batch_shape)
             if info.kind != "observed":
@@ -83,6 +86,7 @@ def draw_all_values(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
             latents,
             functools.reduce(torch.add, local) if local else torch.zeros_like(share),
             functools.reduce(torch.add, global_) if global_ else share.new_zeros(count * particles),
+            functools.reduce(torch.add, tilt) if tilt else None,
             auxiliary=auxiliary,
             log_share=share + math.log(count),
         )
@@ -94,6 +98,7 @@ def draw_all_values(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
         {name: torch.cat([g.latents[name] for g in groups]) for name in groups[0].latents},
         torch.cat([g.log_q for g in groups]),
         torch.cat([g.global_log_q for g in groups]),
+        None if groups[0].tilt is None else torch.cat([g.tilt for g in groups if g.tilt is not None]),
         auxiliary={name: torch.cat([g.auxiliary[name] for g in groups]) for name in groups[0].auxiliary},
         log_share=torch.cat([g.log_share for g in groups if g.log_share is not None]),
     )
@@ -138,10 +143,5 @@ def _require_served(shape: Structure) -> tuple[SiteInfo, ...]:
             f"guide sites {[info.name for info in infos]} are marked to be enumerated: expected at most "
             f"{_MOST_VALUES:,} values together, found {count:,}"
             + try_one_of("fewer marked sites", "elbo.ScoreFunctionELBO or elbo.VIMCO, which draw them")
-        )
-    if infos and any(info.scaled for info in shape.guide):
-        raise PairError(
-            f"the guide weights a site (poutine.scale) beside {infos[0].name!r}, of which all values are taken: such a "
-            "weight is not served there" + try_one_of("fit(kl_warmup=KLWarmup(...)) instead of poutine.scale")
         )
     return infos

@@ -91,6 +91,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
             reparameterisation), so that log q is undefined at the values that the likelihood used.
         plate_name: the name of the plate over data, where it is another than "data"; None to find it.
         one_datum: whether all the data are one datum: see :func:`ppvae.core.as_one_datum`.
+        summed_out: discrete sites that are summed out of both programs: see :func:`ppvae.core.sum_out`.
     """
 
     vectorizes: bool = True
@@ -99,6 +100,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
     parameter_store: str = "local"
     plate_name: str | None = None
     one_datum: bool = False
+    summed_out: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         # Created under local parameters, so that Pyro gives its context the state that the waist's runs need.

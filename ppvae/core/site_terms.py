@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .axes import to_pyro
 from .density import over_groups, structure
+from .errors import PairError, try_one_of
 from .guide_sum import draw_all_values
 from .pair import Data, ModelGuidePair
 from .terms import SiteTerm, join_particles, terms_of
@@ -39,6 +40,11 @@ def site_terms(
         analytic: False to sample every KL.
     """
     shape = structure(pair, x)
+    if shape.guide_summed:
+        raise PairError(
+            f"site {shape.guide_summed[0].name!r} is summed out of the guide as well: no site has a term of its own"
+            + try_one_of("the pair that was given to sum_out")
+        )
     draws = draw_all_values(pair, x, num_particles, num_data) if shape.guide_enumerated else None
 
     def visit(group: slice) -> dict[str, SiteTerm]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import pyro.distributions as dist
 import torch
 import torch.distributions as td
-from pyro.distributions import MaskedDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import constraints
@@ -17,6 +16,7 @@ from torch.distributions.constraints import Constraint
 
 from .errors import PairError, did_you_mean, try_one_of
 from .plates import Sites
+from .wrappers import entries_present, unwrap
 
 PYRO_DISTRIBUTIONS = try_one_of(
     "the distribution of that name in pyro.distributions",
@@ -31,9 +31,9 @@ class SiteInfo:
 
     Attributes:
         name: the site.
-        kind: "latent", "observed", "enumerated" (a discrete site of the model that is summed out: it is marked
-            ``infer={"enumerate": "parallel"}``, and the guide lacks it), or "auxiliary" (a guide site that the model
-            does not have by design).
+        kind: "latent", "observed", "enumerated" (a discrete site that is summed out: it is marked
+            ``infer={"enumerate": "parallel"}`` and the guide lacks it, or it is summed out of the guide as well), or
+            "auxiliary" (a guide site that the model does not have by design).
         scope: "local" inside the data plate, "global" outside it.
         batch_shape: Pyro's batch shape without particles, of a local site with B at dim :attr:`data_plate_dim`.
         event_shape: shape of one event of the distribution.
@@ -128,7 +128,12 @@ class Structure:
 
     @staticmethod
     def from_sites(
-        model_sites: Sites, guide_sites: Sites, *, plate: str | None = None, one_datum: bool = False
+        model_sites: Sites,
+        guide_sites: Sites,
+        *,
+        plate: str | None = None,
+        one_datum: bool = False,
+        summed: Collection[str] = (),
     ) -> Structure:
         """Read the structure off the sites of one run without particles.
 
@@ -137,10 +142,12 @@ class Structure:
             guide_sites: the guide's.
             plate: the name of the plate over data.
             one_datum: whether all the data are one datum.
+            summed: discrete sites of both programs that are summed out of both.
         """
-        latent = set(guide_sites) - {n for n, s in guide_sites.items() if s["is_observed"]}
+        latent = set(guide_sites) - {n for n, s in guide_sites.items() if s["is_observed"]} - set(summed)
         model = tuple(_info(site, plate, latent, one_datum) for site in model_sites.values())
         guide = tuple(_info(site, plate, latent, one_datum) for site in guide_sites.values())
+        model, guide = _squeezed(model, guide), _squeezed(guide, model)
         frames = [f for site in (*model_sites.values(), *guide_sites.values()) for f in site["cond_indep_stack"]]
         ranks = [len(info.batch_shape) for info in (*model, *guide)] + [-f.dim for f in frames if f.dim is not None]
         sizes = [1] if one_datum else [int(frame.size) for frame in frames if frame.name == plate]
@@ -194,6 +201,11 @@ class Structure:
     def enumerated(self) -> tuple[SiteInfo, ...]:
         """Discrete sites of the model that are summed out."""
         return tuple(info for info in self.model if info.kind == "enumerated")
+
+    @property
+    def guide_summed(self) -> tuple[SiteInfo, ...]:
+        """Discrete sites that are summed out of the guide as well (:func:`~ppvae.core.sum_out`)."""
+        return tuple(info for info in self.guide if info.kind == "enumerated")
 
     @property
     def guide_enumerated(self) -> tuple[SiteInfo, ...]:
@@ -253,6 +265,11 @@ class Structure:
 
     def require_reparameterized(self, estimator: str, alternatives: str, *, enumerates: bool = False) -> None:
         """Every latent site of the guide has pathwise gradients, or takes all of its values where these are served."""
+        if self.guide_summed:
+            raise PairError(
+                f"{estimator} differentiates through the draws, which depend on {self.guide_summed[0].name!r}, summed "
+                "out of the guide: expected the pair itself" + try_one_of("the pair that was given to sum_out")
+            )
         for info in self.guide_latents:
             if not (info.has_rsample or (enumerates and info.num_values)):
                 mark = ['infer={"enumerate": "parallel"} at the site, with elbo.TraceELBO: all of its values']
@@ -307,6 +324,19 @@ def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str], one
     )
 
 
+def _squeezed(infos: tuple[SiteInfo, ...], others: tuple[SiteInfo, ...]) -> tuple[SiteInfo, ...]:
+    """Local sites without leading axes of one that no plate claims: data, and latents that have these here alone."""
+    others_shape = {info.name: info.batch_shape for info in others}
+    found = []
+    for info in infos:
+        shape = info.batch_shape
+        mine = info.kind == "observed" or (info.kind == "latent" and others_shape.get(info.name, shape) != shape)
+        while mine and info.data_axis is not None and shape[:1] == (1,) and -len(shape) not in info.plate_dims:
+            shape = shape[1:]
+        found.append(replace(info, batch_shape=shape))
+    return tuple(found)
+
+
 def _num_values(site: Mapping[str, Any]) -> int:
     """How many values a site has that is marked to be enumerated; 0 where it is not."""
     infer, fn = site["infer"], site["fn"]
@@ -345,24 +375,6 @@ def _is_scaled(site: Mapping[str, Any]) -> bool:
     return bool(((scale - plates).abs() > 1e-6 * plates).any())
 
 
-def entries_present(site: Mapping[str, Any]) -> Tensor | None:
-    """Which entries of a site's value are not masked out, broadcasting to it; None where all are, or a plain True."""
-    fn, mask = site["fn"], site["mask"]
-    present: Tensor | None = None
-    if mask is not None and mask is not True:
-        present = _with_axes(torch.as_tensor(mask), fn.event_dim)
-    while hasattr(fn, "base_dist") and isinstance(fn, _WRAPPERS):
-        if isinstance(fn, MaskedDistribution) and fn._mask is not True:
-            own = _with_axes(torch.as_tensor(fn._mask), fn.event_dim)
-            present = own if present is None else present & own
-        fn = fn.base_dist
-    return present
-
-
-def _with_axes(mask: Tensor, count: int) -> Tensor:
-    return mask.bool().reshape(*mask.shape, *(1,) * count)
-
-
 def _support(fn: Any) -> Constraint | None:
     """Where a latent's values lie; None where its distribution does not say."""
     try:
@@ -372,16 +384,6 @@ def _support(fn: Any) -> Constraint | None:
     while isinstance(support, constraints.MixtureSameFamilyConstraint):
         support = support.base_constraint  # the components' own, which a bijection is registered for
     return cast("Constraint | None", support)
-
-
-def unwrap(fn: Any) -> Any:
-    """A distribution without the wrappers that add axes to it or mask it."""
-    while isinstance(fn, _WRAPPERS):
-        fn = fn.base_dist
-    return fn
-
-
-_WRAPPERS = (td.Independent, dist.ExpandedDistribution, MaskedDistribution)
 
 
 def _bounds(support: Any) -> list[Tensor]:

@@ -17,7 +17,8 @@ from torch.distributions import Independent, kl_divergence
 from .axes import to_canonical
 from .enumeration import SummedOut, is_enumerated
 from .errors import PairError, try_one_of
-from .structure import Structure, unwrap
+from .structure import Structure
+from .wrappers import unwrap
 
 Sites = dict[str, dict[str, Any]]
 

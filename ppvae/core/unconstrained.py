@@ -159,7 +159,8 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
             raise PairError(
                 f"latent site {info.name!r} is discrete ({info.family_name}): it has no unconstrained coordinates"
                 + try_one_of(
-                    "sum it out by enumeration inside the model",
+                    f"ppvae.core.sum_out(pair, {info.name!r}), the site marked to be enumerated in both programs",
+                    "the site so marked in the model, and not in the guide: it is summed out",
                     "use a method that needs no gradient in z: PriorSampling, ImportanceSampling",
                 )
             )

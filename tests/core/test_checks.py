@@ -157,14 +157,14 @@ def test_one_dimensional_batch() -> None:
 def test_values_that_are_not_finite(bad: float) -> None:
     x = torch.zeros(4, 6)
     x[2, 5] = bad
-    with pytest.raises(PairError, match=r"value at \[2, 5\] is not finite"):
+    with pytest.raises(PairError, match=r"value at \[2, 5\] is not finite(?s:.*)Try one of"):
         check_pair(gaussian_vae(6, latent_dim=2, hidden=(3,)), x)
 
 
 def test_empty_and_unequal_batches() -> None:
-    with pytest.raises(PairError, match="at least one datum"):
+    with pytest.raises(PairError, match=r"at least one datum(?s:.*)Try one of"):
         check_pair(bernoulli_vae(6, latent_dim=2, hidden=(3,)), torch.zeros(0, 6))
-    with pytest.raises(PairError, match="differ in length"):
+    with pytest.raises(PairError, match=r"differ in length(?s:.*)Try one of"):
         check_pair(Regression(), {"y": torch.zeros(3), "covariates": torch.zeros(4, 2)})
 
 
@@ -311,3 +311,28 @@ def test_a_distribution_that_is_not_pyros_is_named(role: str) -> None:
 
     with pytest.raises(PairError, match=r"Normal(?s:.*)the distribution of that name in pyro\.distributions"):
         check_pair(Foreign(), torch.randn(4))
+
+
+def test_whole_numbers_that_arrive_as_floats() -> None:
+    """A table that is looked up by the data: the message says what makes them whole numbers again."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            logits = torch.eye(2)[x[:, 0]] + z
+            pyro.sample("x", dist.Categorical(logits=logits), obs=x[:, 0])
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    pair = ModelGuidePair.from_callables(model, guide)
+    check_pair(pair, torch.tensor([[0], [1]]))
+    with pytest.raises(PairError, match=r"x\.long\(\) inside the programs"):
+        check_pair(pair, torch.tensor([[0.0], [1.0]]))
+
+
+def test_a_packed_member() -> None:
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(2, 2)])
+    with pytest.raises(PairError, match=r"'x': expected a tensor, found PackedSequence(?s:.*)the padded tensor"):
+        check_pair(bernoulli_vae(6, latent_dim=2, hidden=(3,)), {"x": packed})  # type: ignore[dict-item]

@@ -25,15 +25,18 @@ from ppvae.core import (
     draw_all_values,
     draw_discrete,
     local_parameters,
+    log_guide,
     log_joint,
     predict,
     simulate,
     site_terms,
     structure,
+    sum_out,
+    unconstrained,
 )
 from ppvae.core.compile import bind, capture, state_of
 from ppvae.distributions import draw_gaps, observe_with_gaps
-from ppvae.inference import elbo
+from ppvae.inference import elbo, evidence, log_evidence
 
 PARALLEL: Any = {"enumerate": "parallel"}
 K, D = 3, 2
@@ -455,10 +458,7 @@ def test_estimators_that_take_all_values(estimator: Any) -> None:
     """On average estimator B is A; the others stay below the evidence."""
     pair, x = ClassAndStyle(), torch.randn(4, D)
     estimator.check(pair, x)
-    grid = torch.linspace(-9, 9, 2001)
-    table = pair.loc[:, None, None] + grid[:, None, None]
-    joint = dist.Normal(table, 0.7).log_prob(x).sum(-1) + dist.Normal(0.0, 1.0).log_prob(grid)[:, None]
-    truth = (joint + torch.arange(3.0).log_softmax(0)[:, None, None]).flatten(0, 1).logsumexp(0) + math.log(18 / 2000)
+    truth = truth_of(pair, x)
     values = torch.stack([estimator.terms(pair, x).local.detach() for _ in range(300)])
     error = values.std(0) / 300**0.5
     assert bool((values.mean(0) < truth + 4 * error).all())
@@ -471,6 +471,45 @@ def test_estimators_that_take_all_values(estimator: Any) -> None:
 def test_other_estimators_say_which_take_all_values() -> None:
     with pytest.raises(PairError, match=r"guide site 'y'(?s:.*)TraceELBO"):
         elbo.StickingTheLandingELBO().check(ClassAndStyle(), torch.randn(4, D))
+
+
+# --- summed out of both programs ------------------------------------------------------------------
+
+
+def truth_of(pair: ClassAndStyle, x: Tensor) -> Tensor:
+    """log p(x), by a fine grid of z."""
+    grid = torch.linspace(-9, 9, 2001)
+    table = pair.loc[:, None, None] + grid[:, None, None]
+    joint = dist.Normal(table, 0.7).log_prob(x).sum(-1) + dist.Normal(0.0, 1.0).log_prob(grid)[:, None]
+    total = (joint + torch.arange(3.0).log_softmax(0)[:, None, None]).flatten(0, 1).logsumexp(0)
+    return (total + math.log(18 / 2000)).detach()
+
+
+def test_site_of_both_programs_is_summed_out_of_both() -> None:
+    pair, x = ClassAndStyle(), torch.randn(4, D)
+    summed = sum_out(pair, "y")
+    check_pair(summed, x)
+    draws = draw(summed, x, 5)
+    assert set(draws.latents) == {"z"}
+    probability, z = pair.classifier(x).softmax(-1), draws.latents["z"]
+    density = dist.Normal(pair.shift(x), 0.8).log_prob(z[..., None]) + probability.log()
+    torch.testing.assert_close(draws.log_q, density.logsumexp(-1))
+    torch.testing.assert_close(log_guide(summed, x, {"z": z})[0], density.logsumexp(-1))
+    for method in (evidence.ImportanceSampling(4000), evidence.AIS(num_temperatures=40)):
+        found = log_evidence(summed, x, method=method, progress=False, compile="eager")
+        assert float(((found.log_evidence - truth_of(pair, x)) / found.standard_error).abs().max()) < 4
+
+
+def test_summed_pair_says_what_it_does_not_serve() -> None:
+    pair, x = ClassAndStyle(), torch.randn(4, D)
+    with pytest.raises(PairError, match=r"summed out of the guide(?s:.*)given to sum_out"):
+        elbo.TraceELBO().check(sum_out(pair, "y"), x)
+    with pytest.raises(PairError, match="given to sum_out"):
+        site_terms(sum_out(pair, "y"), x)
+    with pytest.raises(PairError, match=r"sum_out: 'z' is no site(?s:.*)enumerate"):
+        check_pair(sum_out(pair, "z"), x)
+    with pytest.raises(PairError, match=r"sum_out\(pair, 'y'\)"):
+        unconstrained(pair, x)
 
 
 # --- what is refused, by name ---------------------------------------------------------------------

@@ -123,10 +123,12 @@ def test_captured_equals_eager() -> None:
 SQUARE = X[:3]
 
 
-def test_as_many_columns_as_data_are_refused_until_named() -> None:
+def test_as_many_columns_as_data_are_told_by_their_rows() -> None:
+    """Rows that are rolled move in the plate over data alone; where they all are equal, it has to be named."""
     pair = ModelGuidePair.from_callables(*rows_outside())
     with pytest.raises(PairError, match=r"2 plates of the length of the batch .* 'sequences' of 3, 'tones' of 3"):
-        check_pair(pair, SQUARE)
+        check_pair(pair, torch.ones(3, 3))
+    require_truth(pair, SQUARE, evidence_of(SQUARE))
     pair = ModelGuidePair.from_callables(*rows_outside(), data_plate="sequences")
     require_truth(pair, SQUARE, evidence_of(SQUARE))
     require_truth(ModelGuidePair.from_callables(*rows_outside("data")), SQUARE, evidence_of(SQUARE))

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
-from ppvae.core import ModelGuidePair
+from ppvae.core import ModelGuidePair, as_one_datum
+from ppvae.core.pair import map_tensors
 from ppvae.inference import elbo, evidence
 
+ALL = ("fit", "evaluate_bound", "log_evidence", "sample_posterior")  # that local latents allow
+AS_ONE_DATUM = "`as_one_datum(pair)`, the data with an axis of one before the others"
 VERBS = {
     "fit": "``fit``",
     "evaluate_bound": "bound",
     "log_evidence": "evidence of a datum",
     "log_evidence_of_data_set": "evidence of all data",
     "sample_posterior": "HMC",
-}
-LACKS = {  # what the suite does not have yet, as the table says it
-    "plates": "data plates at other dims, or without a size",
 }
 EXAMPLES = "https://github.com/pyro-ppl/pyro/blob/dev/examples/"
 TUTORIALS = "https://pyro.ai/examples/"
@@ -34,6 +34,7 @@ class Case:
         guide: the guide.
         data: the batch, as `from_callables` hands it on.
         unpack: the members of a mapping are keyword arguments.
+        one_datum: all the data are one datum, `as_one_datum(pair)`.
         about: what the truth needs to know besides, such as the networks.
     """
 
@@ -41,11 +42,17 @@ class Case:
     guide: Callable[..., Any]
     data: Any
     unpack: bool = False
+    one_datum: bool = False
     about: Any = None
 
     def pair(self) -> ModelGuidePair:
         """The pair."""
-        return ModelGuidePair.from_callables(self.model, self.guide, unpack=self.unpack)
+        pair = ModelGuidePair.from_callables(self.model, self.guide, unpack=self.unpack)
+        return as_one_datum(pair) if self.one_datum else pair
+
+    def whole(self) -> Case:
+        """The same with all its data as one datum."""
+        return replace(self, data=map_tensors(lambda value: value[None], self.data), one_datum=True)
 
 
 @dataclass(frozen=True)
@@ -56,15 +63,13 @@ class Refusal:
         pattern: of the message, with the site's name.
         line: the line to change, as the table says it.
         changed: the program after that change.
-        verb: the verb that refuses it; "check_pair" for all of them, at the first look.
-        pending: why the suite does not refuse it yet, or not as it should; empty where it does.
+        lines: how many lines the change is.
     """
 
     pattern: str
     line: str
     changed: Callable[[], Case]
-    verb: str = "check_pair"
-    pending: str = ""
+    lines: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,6 @@ class Stock:
         case: the program.
         serves: the verbs that run, after the change where there is a refusal.
         refusal: what is refused as it stands, or None.
-        needs: what the suite does not have yet; empty where it has all.
         enumerates: there are sites marked infer={"enumerate": "parallel"}.
         estimator: of `fit` and of the bound.
         whole: all data at every step, since there are parameters for every datum.
@@ -95,7 +99,6 @@ class Stock:
     case: Callable[[], Case]
     serves: tuple[str, ...]
     refusal: Refusal | None = None
-    needs: str = ""
     enumerates: bool = False
     estimator: Callable[..., elbo.ELBO] = elbo.TraceELBO
     whole: bool = False

@@ -11,7 +11,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
 from stock.programs import PROGRAMS
-from stock.record import LACKS, VERBS, Case, Refusal, Stock
+from stock.record import VERBS, Case, Refusal, Stock
 from torch import Tensor
 
 from ppvae.core import ModelGuidePair, PpvaeError, check_pair, draw
@@ -139,7 +139,8 @@ VERB: dict[str, Callable[[Stock, Case, ModelGuidePair], None]] = {
 
 
 LONG = ("log_evidence_of_data_set", "sample_posterior")  # seconds each: of these programs, in the default suite
-CORE = {"minipyro", "vae", "schools"}
+CORE = {"minipyro", "vae"}
+LONG_EVIDENCE = {"scanvi-labelled", "scanvi-unlabelled"}  # a truth by half a million draws
 
 
 def cases() -> Iterator[Any]:
@@ -147,10 +148,8 @@ def cases() -> Iterator[Any]:
     for name, stock in PROGRAMS.items():
         for verb in stock.serves:
             marks: list[Any] = []
-            if verb in LONG and name not in CORE:
+            if (verb in LONG and name not in CORE) or (verb == "log_evidence" and name in LONG_EVIDENCE):
                 marks.append(pytest.mark.slow)
-            if stock.needs in LACKS:
-                marks.append(pytest.mark.skip(reason=f"needs {LACKS[stock.needs]}"))
             yield pytest.param(name, verb, marks=marks, id=f"{name}-{verb}")
 
 
@@ -165,8 +164,7 @@ def refusals() -> Iterator[Any]:
     """Every program that is refused as it stands."""
     for name, stock in PROGRAMS.items():
         if stock.refusal is not None:
-            why = stock.refusal.pending
-            yield pytest.param(name, stock.refusal, marks=pytest.mark.xfail(reason=why) if why else (), id=name)
+            yield pytest.param(name, stock.refusal, id=name)
 
 
 @pytest.mark.parametrize(("name", "refusal"), list(refusals()))
@@ -174,15 +172,15 @@ def test_refused_before_work(name: str, refusal: Refusal) -> None:
     """By name and with a remedy."""
     case = PROGRAMS[name].case()
     pair = case.pair()
-    verb = VERB.get(refusal.verb, lambda stock, case, pair: check_pair(pair, case.data))
     with pytest.raises(PpvaeError, match=refusal.pattern) as caught:
-        verb(PROGRAMS[name], case, pair)
+        check_pair(pair, case.data)
     assert "Try one of" in str(caught.value)
 
 
 def test_the_table_is_whole() -> None:
-    """At least twenty programs, every verb known, a truth beside nearly all of them."""
-    assert len(PROGRAMS) >= 30
+    """Nearly all run as published or with one line changed, every verb known, a truth beside nearly all of them."""
+    assert len(PROGRAMS) >= 35
+    assert sum(stock.refusal is None for stock in PROGRAMS.values()) >= 18
+    assert [name for name, stock in PROGRAMS.items() if stock.refusal and stock.refusal.lines > 1] == ["hmm-0", "lda"]
     assert all(set(stock.serves) <= set(VERBS) == set(VERB) for stock in PROGRAMS.values())
-    assert all(stock.needs in ("", *LACKS) for stock in PROGRAMS.values())
-    assert [name for name, stock in PROGRAMS.items() if stock.exact is None] == ["sparse-gamma"]
+    assert [name for name, stock in PROGRAMS.items() if stock.exact is None] == ["hmm-0", "sparse-gamma"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .base import Bound, Estimate, EvidenceMethod, Memory
 from .probe import FROM_GUIDE, FROM_PRIOR, from_prior, from_wide_guide, has_guide_density, judge_mass
-from .run import EvidenceRun, collect, guide_weights, sampling_memory
+from .run import EvidenceRun, collect, draws_nothing, guide_weights, sampling_memory
 from .weights import from_weights
 from ..execution.arguments import require_integer
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_guide, log_joint, structure
@@ -95,7 +95,7 @@ class ImportanceSampling(EvidenceMethod):
         else:
             log_w = collect(run, run.pair, x, "importance", guide_weights, self.num_samples)
         estimate = from_weights(log_w, dtype=run.dtype, smooth=self.smooth)
-        if self.num_samples < 2:
+        if self.num_samples < 2 or draws_nothing(run.pair, x):
             return estimate
         # Weights of a mixture are not p / q, so the probes' ratios cannot be compared with them.
         largest = None if self.defensive else log_w.amax(0)

@@ -15,7 +15,7 @@ from .base import Memory
 from ..execution.execution import Execution, OnState
 from ..execution.placement import Compile, choose_device, dtype_of, home_of, to
 from ..execution.readiness import check_all
-from ...core import Data, ModelGuidePair, batch_size, draw, log_joint, rows_of
+from ...core import Data, ModelGuidePair, batch_size, draw, log_joint, rows_of, structure
 from ...core.conditioning import hold_sites, prior_as_guide
 from ...data import Dataset, as_dataset
 from ...data.convert import require_finite
@@ -200,7 +200,9 @@ def collect(
         keep: reduces the result of ``log_weights`` for a group of samples to [k, *, B].
         share: of the method's progress that this is; a test beside the method's own draws is none.
     """
-    batch = run.batch_of(x)
+    batch, wanted = run.batch_of(x), num_samples
+    if draws_nothing(pair, x):
+        num_samples = 1  # every draw has the same weight
     size = max(1, run.draws_at_once // batch)
     if not pair.vectorizes:
         size = min(size, _ONE_BY_ONE)  # the graph holds the program once for each
@@ -211,7 +213,15 @@ def collect(
     for _ in range(steps):
         parts.append(keep(call(x)))
         run.tick(share * batch / steps)
-    return torch.cat(parts)[:num_samples]
+    found = torch.cat(parts)[:num_samples]
+    return found if num_samples == wanted else found.expand(wanted, *found.shape[1:])
+
+
+def draws_nothing(pair: ModelGuidePair, x: Data) -> bool:
+    """Whether the pair has no latent, all global sites being held and discrete ones summed out."""
+    shape = structure(pair, x)
+    auxiliary = any(info.kind == "auxiliary" for info in shape.guide)
+    return not (shape.model_latents or auxiliary or pair.noise_per_datum)
 
 
 def guide_weights(pair: ModelGuidePair, x: Data, num_samples: int) -> Tensor:

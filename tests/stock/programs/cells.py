@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 from pyro.infer import config_enumerate
-from stock.programs.autoencoders import ALL, joined, one_hot
+from stock.programs.autoencoders import joined, one_hot
 from stock.programs.regressions import average, noise
-from stock.record import EXAMPLES, Case, Refusal, Stock
+from stock.record import ALL, EXAMPLES, Case, Refusal, Stock
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -78,9 +78,9 @@ def spread(network: nn.Module, value: Tensor) -> Any:
     return dist.Normal(loc, F.softplus(scale)).to_event(1)
 
 
-def scanvi(labelled: bool, alpha: float = 0.1, scale_factor: float = 0.1) -> Case:
+def scanvi(labelled: bool, alpha: float = 0.1) -> Case:
     """Six cells; `config_enumerate` of the guide."""
-    program = SCANVI(alpha=alpha, scale_factor=scale_factor)
+    program = SCANVI(alpha=alpha)
     guide = config_enumerate(program.guide, "parallel", expand=True)
     counts = torch.poisson(torch.full((6, 3), 2.0), generator=noise(35))
     data: Any = {"x": counts, "y": one_hot([0, 1, 1, 0, 1, 0], 2)} if labelled else counts
@@ -125,12 +125,6 @@ PROGRAMS: dict[str, Stock] = {
         EXAMPLES + "scanvi/scanvi.py",
         lambda: scanvi(labelled=False),
         ALL[:3],
-        refusal=Refusal(
-            "the guide weights a site .* beside 'y', of which all values are taken",
-            "without `poutine.scale`: scale_factor = 1",
-            lambda: scanvi(labelled=False, scale_factor=1.0),
-            verb="fit",
-        ),
         enumerates=True,
         exact=scanvi_exact,
     ),

@@ -12,11 +12,9 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from stock.programs.regressions import GLOBAL, average, midpoints
-from stock.record import EXAMPLES, Case, Refusal, Stock
+from stock.record import ALL, AS_ONE_DATUM, EXAMPLES, Case, Refusal, Stock
 from torch import Tensor
 from torch.distributions import constraints
-
-LOCAL = ("fit", "evaluate_bound", "log_evidence", "sample_posterior")
 
 # --- eight schools ---
 
@@ -51,22 +49,12 @@ def schools() -> Case:
     return Case(schools_model, schools_guide, SCHOOLS)
 
 
-def schools_in_plate() -> Case:
-    """Schools in a plate, the rest outside it."""
-
-    def model(data: Tensor) -> None:
-        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
-        tau = pyro.sample("tau", dist.HalfCauchy(scale=torch.tensor(25.0)))
-        with pyro.plate("schools", len(data)):
-            eta = pyro.sample("eta", dist.Normal(0.0, 1.0))
-            pyro.sample("obs", dist.Normal(mu + tau * eta, data[:, 1]), obs=data[:, 0])
-
-    return Case(model, AutoNormal(model), SCHOOLS)
-
-
-def schools_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
-    """Given mu and tau every school is a normal."""
-    return dist.Normal(held["mu"], (held["tau"] ** 2 + case.data[:, 1] ** 2).sqrt()).log_prob(case.data[:, 0])
+def schools_exact(case: Case, _: Any) -> Tensor:
+    """A normal given tau; the midpoint rule in the quantiles of tau."""
+    y, sigma = case.data[0].double().unbind(-1)
+    tau = 25 * (torch.pi / 2 * midpoints(20_000)).tan()
+    covariance = 100 + torch.diag_embed(tau[:, None] ** 2 + sigma**2)
+    return average(dist.MultivariateNormal(0 * y, covariance).log_prob(y), 1).reshape(1)
 
 
 # --- baseball ---
@@ -103,13 +91,6 @@ def partially_pooled_logit(at_bats: Tensor, hits: Tensor) -> Any:
     with pyro.plate("num_players", at_bats.shape[0]):
         alpha = pyro.sample("alpha", dist.Normal(loc, scale))
         return pyro.sample("obs", dist.Binomial(at_bats, logits=alpha), obs=hits)
-
-
-def fully_pooled_in_plate(at_bats: Tensor, hits: Tensor) -> Any:
-    """One probability, the players in a plate."""
-    phi = pyro.sample("phi", dist.Uniform(at_bats.new_tensor(0), at_bats.new_tensor(1)))
-    with pyro.plate("num_players", at_bats.shape[0]):
-        return pyro.sample("obs", dist.Binomial(at_bats, phi), obs=hits)
 
 
 def baseball(model: Any) -> Case:
@@ -239,25 +220,21 @@ PROGRAMS: dict[str, Stock] = {
         "eight schools",
         EXAMPLES + "eight_schools/svi.py",
         schools,
-        LOCAL,
+        ALL,
         refusal=Refusal(
-            "observed site 'obs' stands outside the plate over data",
-            '`with pyro.plate("schools", len(data)):` around `eta` and `obs`',
-            schools_in_plate,
+            "observed site 'obs' stands outside the plate over data", AS_ONE_DATUM, lambda: schools().whole()
         ),
-        whole=True,
         exact=schools_exact,
-        importance=0,
     ),
     "fully-pooled": Stock(
         "baseball, fully pooled",
         EXAMPLES + "baseball.py",
         lambda: baseball(fully_pooled),
-        GLOBAL,
+        ALL,
         refusal=Refusal(
             "observed site 'obs' stands outside the plate over data",
-            '`with pyro.plate("num_players", len(at_bats)):` around `obs`',
-            lambda: baseball(fully_pooled_in_plate),
+            AS_ONE_DATUM,
+            lambda: baseball(fully_pooled).whole(),
         ),
         exact=fully_pooled_exact,
     ),
@@ -265,7 +242,7 @@ PROGRAMS: dict[str, Stock] = {
         "baseball, not pooled",
         EXAMPLES + "baseball.py",
         lambda: baseball(not_pooled),
-        LOCAL,
+        ALL,
         whole=True,
         exact=not_pooled_exact,
     ),
@@ -273,19 +250,17 @@ PROGRAMS: dict[str, Stock] = {
         "baseball, partially pooled",
         EXAMPLES + "baseball.py",
         lambda: baseball(partially_pooled),
-        LOCAL,
+        ALL,
         whole=True,
         exact=partially_pooled_exact,
-        importance=0,
     ),
     "partially-pooled-logit": Stock(
         "baseball, partially pooled logits",
         EXAMPLES + "baseball.py",
         lambda: baseball(partially_pooled_logit),
-        LOCAL,
+        ALL,
         whole=True,
         exact=logit_exact,
-        importance=0,
     ),
     "captures-1": Stock(
         "capture and recapture, model 1",

@@ -227,8 +227,7 @@ def topics_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
 class SparseGammaDEF:
     """Three layers of gamma latents, global gamma weights, counts."""
 
-    def __init__(self, squeezed: bool = False) -> None:
-        self.squeezed = squeezed  # whether the weights get no leading axis of one
+    def __init__(self) -> None:
         self.top_width, self.mid_width, self.bottom_width, self.image_size = 3, 2, 2, 4
         self.alpha_z, self.beta_z = torch.tensor(0.5), torch.tensor(0.5)
         self.alpha_w, self.beta_w = torch.tensor(0.5), torch.tensor(0.5)
@@ -254,7 +253,7 @@ class SparseGammaDEF:
 
     def matrices(self, weights: Tensor, rows: int, columns: int) -> Tensor:
         """Weights of a plate as a matrix, or as one for every particle."""
-        return weights.reshape(*(weights.shape[:-1] if self.squeezed else (-1,)), rows, columns)
+        return weights.reshape(-1, rows, columns)
 
     def guide(self, x: Tensor) -> None:
         """Mean field, with parameters for every datum."""
@@ -276,9 +275,9 @@ class SparseGammaDEF:
                 pyro.sample(f"z_{name}", gamma(f"z_{name}", (x.size(0), width)).to_event(1))
 
 
-def gamma_family(squeezed: bool) -> Case:
+def gamma_family() -> Case:
     """Five counts of four numbers."""
-    family = SparseGammaDEF(squeezed)
+    family = SparseGammaDEF()
     return Case(family.model, family.guide, torch.poisson(torch.full((5, 4), 2.0), generator=noise(13)))
 
 
@@ -295,8 +294,6 @@ PROGRAMS: dict[str, Stock] = {
         ),
         enumerates=True,
         exact=mixture_exact,
-        method=evidence.PriorSampling(100),
-        importance=0,
     ),
     "gmm-full": Stock(
         "Gaussian mixture, assignments in the guide too",
@@ -329,21 +326,16 @@ PROGRAMS: dict[str, Stock] = {
             "doc_topics.* is a point|plate 'documents': expected",
             "documents on axis 0 of the batch, and a Dirichlet for the Delta of `doc_topics`",
             topics_by_document,
+            lines=2,
         ),
-        needs="plates",
         enumerates=True,
         exact=topics_exact,
     ),
     "sparse-gamma": Stock(
         "sparse gamma deep exponential family",
         EXAMPLES + "sparse_gamma_def.py",
-        lambda: gamma_family(squeezed=False),
+        gamma_family,
         ("fit", "evaluate_bound", "log_evidence", "sample_posterior"),
-        refusal=Refusal(
-            r"site 'z_mid': expected batch shape \(1, 5\)",
-            "`w.reshape(*w.shape[:-1], rows, columns)` for `w.reshape(-1, rows, columns)`, which adds an axis of one",
-            lambda: gamma_family(squeezed=True),
-        ),
         whole=True,
         warmup=400,
     ),

@@ -14,11 +14,9 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro.ops.indexing import Vindex
 from stock.programs.regressions import noise
-from stock.record import EXAMPLES, Case, Refusal, Stock
-from torch import Tensor
+from stock.record import AS_ONE_DATUM, EXAMPLES, Case, Refusal, Stock
+from torch import Tensor, nn
 from torch.distributions import constraints
-
-from ppvae.inference import evidence
 
 LENGTHS = torch.tensor([4, 4, 3, 2, 1])
 STEPS, TONES = 4, 3
@@ -106,6 +104,68 @@ def hmm_3(sequences: Tensor, lengths: Tensor, args: Any, batch_size: int | None 
                     pyro.sample(f"y_{t}", dist.Bernoulli(probs_y[w, x, each]), obs=sequences[batch, t])
 
 
+def hmm_4(sequences: Tensor, lengths: Tensor, args: Any, batch_size: int | None = None, prior: bool = True) -> None:
+    """Two chains, of which one drives the other."""
+    size, longest, tones = sequences.shape
+    hidden = int(args.hidden_dim**0.5)
+    with poutine.mask(mask=prior):
+        probs_w = pyro.sample("probs_w", dist.Dirichlet(0.9 * torch.eye(hidden) + 0.1).to_event(1))
+        probs_x = pyro.sample("probs_x", dist.Dirichlet(0.9 * torch.eye(hidden) + 0.1).expand_by([hidden]).to_event(2))
+        probs_y = pyro.sample("probs_y", dist.Beta(0.1, 0.9).expand([hidden, hidden, tones]).to_event(3))
+    tones_plate = pyro.plate("tones", tones, dim=-1)
+    with pyro.plate("sequences", size, batch_size, dim=-2) as batch:
+        lengths = lengths[batch]
+        w = x = torch.tensor(0)
+        for t in pyro.markov(range(longest if args.jit else lengths.max())):
+            with poutine.mask(mask=(t < lengths).unsqueeze(-1)):
+                w = pyro.sample(f"w_{t}", dist.Categorical(probs_w[w]), infer={"enumerate": "parallel"})
+                x = pyro.sample(f"x_{t}", dist.Categorical(Vindex(probs_x)[w, x]), infer={"enumerate": "parallel"})
+                with tones_plate as each:
+                    pyro.sample(f"y_{t}", dist.Bernoulli(probs_y[w, x, each]), obs=sequences[batch, t])
+
+
+class TonesGenerator(nn.Module):
+    """Logits of the tones from the state and the tones before."""
+
+    def __init__(self, hidden: int, tones: int) -> None:
+        super().__init__()
+        self.hidden, self.tones = hidden, tones
+        self.x_to_hidden, self.y_to_hidden = nn.Linear(hidden, 4), nn.Linear(2 * tones, 4)
+        self.conv = nn.Conv1d(1, 2, 3, padding=1)
+        self.hidden_to_logits = nn.Linear(4, tones)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The state as one of so many, the tones through a convolution."""
+        one_hot = y.new_zeros((*x.shape[:-1], self.hidden)).scatter_(-1, x, 1)
+        y_conv = self.conv(y.reshape(-1, 1, self.tones)).relu().reshape((*y.shape[:-1], -1))
+        logits: Tensor = self.hidden_to_logits((self.x_to_hidden(one_hot) + self.y_to_hidden(y_conv)).relu())
+        return logits
+
+
+def hmm_5(
+    sequences: Tensor,
+    lengths: Tensor,
+    args: Any,
+    generator: TonesGenerator,
+    batch_size: int | None = None,
+    prior: bool = True,
+) -> None:
+    """The tones by a network of the state and all tones before, in a plate of their own at every step."""
+    size, longest, tones = sequences.shape
+    pyro.module("tones_generator", generator)
+    with poutine.mask(mask=prior):
+        probs_x = pyro.sample("probs_x", dist.Dirichlet(0.9 * torch.eye(args.hidden_dim) + 0.1).to_event(1))
+    with pyro.plate("sequences", size, batch_size, dim=-2) as batch:
+        lengths = lengths[batch]
+        y = sequences.new_zeros(tones)
+        x = torch.tensor(0)
+        for t in pyro.markov(range(longest if args.jit else lengths.max())):
+            with poutine.mask(mask=(t < lengths).unsqueeze(-1)):
+                x = pyro.sample(f"x_{t}", dist.Categorical(probs_x[x]), infer={"enumerate": "parallel"})
+                with pyro.plate(f"tones_{t}", tones, dim=-1):
+                    y = pyro.sample(f"y_{t}", dist.Bernoulli(logits=generator(x, y)), obs=sequences[batch, t])
+
+
 def hmm_6(sequences: Tensor, lengths: Tensor, args: Any, batch_size: int | None = None) -> None:
     """Second order; the probabilities are parameters, so that nothing is left for the guide."""
     size, _, tones = sequences.shape
@@ -144,9 +204,10 @@ def hmm_7(sequences: Tensor, lengths: Tensor, args: Any, batch_size: int | None 
 
 def hidden_markov(model: Any, auto: Any) -> Case:
     """The guide sees the probabilities alone."""
-    model = functools.partial(model, args=ARGS)
+    generator = TonesGenerator(ARGS.hidden_dim, TONES) if model is hmm_5 else None
+    model = functools.partial(model, args=ARGS, **({"generator": generator} if generator else {}))
     guide = auto(poutine.block(model, expose_fn=lambda msg: msg["name"].startswith("probs_")))
-    return Case(model, guide, {"sequences": music(), "lengths": LENGTHS}, unpack=True)
+    return Case(model, guide, {"sequences": music(), "lengths": LENGTHS}, unpack=True, about=generator)
 
 
 def hidden_markov_without_guide() -> Case:
@@ -190,6 +251,23 @@ def hmm_3_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
     return hmm_1_exact(case, {"probs_x": step, "probs_y": held["probs_y"].flatten(0, 1)})
 
 
+def hmm_4_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
+    """The same over pairs of states, of which the second follows the new first."""
+    step = torch.einsum("ab,bcd->acbd", held["probs_w"], held["probs_x"]).reshape(4, 4)
+    return hmm_1_exact(case, {"probs_x": step, "probs_y": held["probs_y"].flatten(0, 1)})
+
+
+def hmm_5_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
+    """By the forward recursion, the network at every state."""
+    found, generator = [], case.about
+    states = torch.arange(ARGS.hidden_dim)[:, None]
+    for one, n in zip(case.data["sequences"], case.data["lengths"].tolist(), strict=True):
+        before = torch.cat([torch.zeros(1, TONES), one[: n - 1]])
+        logits = torch.stack([generator(states, y.expand(len(states), -1)) for y in before])
+        found.append(forward(held["probs_x"], dist.Bernoulli(logits=logits).to_event(1).log_prob(one[:n, None])))
+    return torch.stack(found)
+
+
 def hmm_6_exact(case: Case, held: dict[str, Tensor]) -> Tensor:
     """Over all sequences of states."""
     found = []
@@ -218,30 +296,37 @@ def music_program(name: str, title: str, model: Any, exact: Any, **options: Any)
                 lambda: hidden_markov(model, functools.partial(AutoNormal, init_scale=0.1)),
             ),
             exact=exact,
-            method=evidence.PriorSampling(100),
-            importance=0,
             **options,
         )
     }
 
 
-TALL: dict[str, Any] = {"enumerates": True, "needs": "plates"}
-
 PROGRAMS: dict[str, Stock] = {
-    **music_program("hmm-0", "hidden Markov model 0: sequence by sequence", hmm_0, hmm_1_exact, **TALL),
-    **music_program("hmm-1", "hidden Markov model 1: sequences at dim -2", hmm_1, hmm_1_exact, **TALL),
-    **music_program("hmm-2", "hidden Markov model 2: tones that depend on tones", hmm_2, hmm_2_exact, **TALL),
-    **music_program("hmm-3", "hidden Markov model 3: two chains", hmm_3, hmm_3_exact, **TALL),
+    "hmm-0": Stock(
+        "hidden Markov model 0: sequence by sequence",
+        EXAMPLES + "hmm.py",
+        lambda: hidden_markov(hmm_0, AutoDelta),
+        ("fit", "evaluate_bound"),
+        refusal=Refusal(
+            "guide site 'probs_[xy]' is a point",
+            f"`AutoNormal` for `AutoDelta`, and {AS_ONE_DATUM}",
+            lambda: hidden_markov(hmm_0, functools.partial(AutoNormal, init_scale=0.1)).whole(),
+            lines=2,
+        ),
+        enumerates=True,
+    ),
+    **music_program("hmm-1", "hidden Markov model 1: sequences at dim -2", hmm_1, hmm_1_exact, enumerates=True),
+    **music_program("hmm-2", "hidden Markov model 2: tones that depend on tones", hmm_2, hmm_2_exact, enumerates=True),
+    **music_program("hmm-3", "hidden Markov model 3: two chains", hmm_3, hmm_3_exact, enumerates=True),
+    **music_program("hmm-4", "hidden Markov model 4: one chain drives the other", hmm_4, hmm_4_exact, enumerates=True),
+    **music_program("hmm-5", "hidden Markov model 5: tones by a network", hmm_5, hmm_5_exact, enumerates=True),
     "hmm-6": Stock(
         "hidden Markov model 6: second order, nothing left for the guide",
         EXAMPLES + "hmm.py",
         hidden_markov_without_guide,
         ("fit", "evaluate_bound", "log_evidence"),
-        needs="plates",
         enumerates=True,
         exact=hmm_6_exact,
-        method=evidence.PriorSampling(100),
-        importance=100,
     ),
     **music_program("hmm-7", "hidden Markov model 7: one `DiscreteHMM` site", hmm_7, hmm_1_exact),
 }

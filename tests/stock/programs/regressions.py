@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule, PyroSample
-from stock.record import EXAMPLES, TUTORIALS, Case, Refusal, Stock
+from stock.record import ALL, AS_ONE_DATUM, EXAMPLES, TUTORIALS, Case, Refusal, Stock
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -115,7 +115,7 @@ def coin_plate() -> Case:
 
 def coin_exact(case: Case, _: Any) -> Tensor:
     """A ratio of Beta functions."""
-    heads, size = float(case.data["data"].sum()), len(case.data["data"])
+    heads, size = float(case.data["data"].sum()), case.data["data"].numel()
 
     def log_beta(a: float, b: float) -> float:
         return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
@@ -215,24 +215,10 @@ def process() -> Case:
     return Case(process_model, AutoNormal(process_model), {"x": x, "y": y}, unpack=True)
 
 
-def process_as_datum() -> Case:
-    """The data set as the one datum of a batch."""
-    x = torch.linspace(-2, 2, 7)
-    y = x.sin() + 0.3 * torch.randn(7, generator=noise(6))
-
-    def model(y: Tensor) -> None:
-        length = pyro.sample("lengthscale", dist.LogNormal(torch.tensor(0.0), 1.0))
-        variance = pyro.sample("variance", dist.LogNormal(torch.tensor(0.0), 1.0))
-        with pyro.plate("data", len(y)):
-            pyro.sample("y", dist.MultivariateNormal(torch.zeros(7), kernel(x, length, variance)), obs=y)
-
-    return Case(model, AutoNormal(model), y[None])
-
-
 def process_exact(case: Case, _: Any) -> Tensor:
     """The midpoint rule in the priors' quantiles."""
     x = torch.linspace(-2, 2, 7).double()
-    y = (case.data["y"] if isinstance(case.data, dict) else case.data[0]).double()
+    y = case.data["y"][0].double()
     grid = dist.Normal(torch.zeros((), dtype=torch.float64), 1.0).icdf(midpoints(200)).exp()
     covariance = kernel(x, grid[:, None].expand(200, 200), grid.expand(200, 200))
     return average(dist.MultivariateNormal(0 * y, covariance).log_prob(y), 2).reshape(1)
@@ -244,11 +230,9 @@ PROGRAMS: dict[str, Stock] = {
         "SVI part I: a coin, a site for every toss",
         TUTORIALS + "svi_part_i.html",
         coin,
-        GLOBAL,
+        ALL,
         refusal=Refusal(
-            "observed site 'obs_0' stands outside the plate over data",
-            '`with pyro.plate("observe_data", len(data)):` around one site for all tosses',
-            coin_plate,
+            "observed site 'obs_0' stands outside the plate over data", AS_ONE_DATUM, lambda: coin().whole()
         ),
         exact=coin_exact,
     ),
@@ -256,12 +240,15 @@ PROGRAMS: dict[str, Stock] = {
         "SVI part II: the coin in a sequential plate",
         TUTORIALS + "svi_part_ii.html",
         coin_loop,
+        ALL,
+        refusal=Refusal("site 'obs_0' stands in a sequential plate", AS_ONE_DATUM, lambda: coin_loop().whole()),
+        exact=coin_exact,
+    ),
+    "coin-plate": Stock(
+        "SVI part II: the coin in a vectorised plate",
+        TUTORIALS + "svi_part_ii.html",
+        coin_plate,
         GLOBAL,
-        refusal=Refusal(
-            "observed site 'obs_0' stands outside the plate over data",
-            '`with pyro.plate("observe_data", len(data)):` instead of the loop',
-            coin_plate,
-        ),
         exact=coin_exact,
     ),
     "regression": Stock(
@@ -282,11 +269,9 @@ PROGRAMS: dict[str, Stock] = {
         "a Gaussian process whose one observation is the data set",
         TUTORIALS + "gp.html",
         process,
-        GLOBAL,
+        ALL,
         refusal=Refusal(
-            "observed site 'y' stands outside the plate over data",
-            "the data set as the one datum of a batch: `y[None]` inside `pyro.plate`",
-            process_as_datum,
+            "observed site 'y' stands outside the plate over data", AS_ONE_DATUM, lambda: process().whole()
         ),
         exact=process_exact,
     ),

@@ -13,12 +13,10 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.ops.indexing import Vindex
 from stock.programs.music import LENGTHS, STEPS, TONES, forward, music
 from stock.programs.regressions import noise
-from stock.record import EXAMPLES, TUTORIALS, Case, Refusal, Stock
+from stock.record import ALL, AS_ONE_DATUM, EXAMPLES, TUTORIALS, Case, Refusal, Stock
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
-from ppvae.inference import evidence
 
 # --- a deep Markov model ---
 
@@ -236,19 +234,6 @@ def level() -> Case:
     return Case(level_model, AutoNormal(level_model), {"data": series()}, unpack=True)
 
 
-def level_of_series() -> Case:
-    """A datum is a series: the drifts are an event."""
-
-    def model(data: Tensor) -> None:
-        steps = data.shape[-1]
-        with pyro.plate("series", len(data)):
-            drift_scale = pyro.sample("drift_scale", dist.LogNormal(-1.0, 0.5))
-            drift = pyro.sample("drift", dist.Normal(torch.zeros(steps), drift_scale[..., None]).to_event(1))
-            pyro.sample("residual", dist.Normal(drift.cumsum(-1), 0.5).to_event(1), obs=data)
-
-    return Case(model, AutoNormal(model), series()[None])
-
-
 def level_exact(_: Case, __: Any) -> Tensor:
     """A normal given the scale; the midpoint rule in the quantiles of the scale."""
     data = series().double()
@@ -261,20 +246,16 @@ def level_exact(_: Case, __: Any) -> Tensor:
     return (logs.logsumexp(0) - torch.tensor(2000.0).double().log()).reshape(1)
 
 
-NO_REMEDY = "the message of a batch member that is no tensor has no remedy"
-
-
 PROGRAMS: dict[str, Stock] = {
     "dmm": Stock(
         "deep Markov model: masks, lengths, an RNN in the guide",
         EXAMPLES + "dmm.py",
         lambda: deep_markov(packs=False),
-        ("fit", "evaluate_bound", "log_evidence", "sample_posterior"),
+        ALL,
         refusal=Refusal(
             "batch member 'mini_batch_reversed'.*found PackedSequence",
             "`pack_padded_sequence` inside the guide, the batch as the padded tensor",
             lambda: deep_markov(packs=True),
-            pending=NO_REMEDY,
         ),
         exact=deep_markov_exact,
     ),
@@ -287,23 +268,19 @@ PROGRAMS: dict[str, Stock] = {
             "batch member 'MISSING': expected a tensor",
             "groups on axis 0 of a tensor, the configuration made inside the program",
             seals_by_group,
-            pending=NO_REMEDY,
         ),
         enumerates=True,
         exact=seals_exact,
-        method=evidence.PriorSampling(100),
-        importance=100,
     ),
     "local-level": Stock(
         "local level of one series, as in forecasting",
         TUTORIALS + "forecasting_i.html",
         level,
-        ("fit", "evaluate_bound", "log_evidence", "sample_posterior"),
+        ALL,
         refusal=Refusal(
-            "of a datum is .* by itself",
-            "a datum is a series: `.to_event(1)` over time, a plate over series",
-            level_of_series,
-            pending="with parameters for every datum no datum is run by itself, and nothing else tells",
+            "its terms must not depend on the other data",
+            AS_ONE_DATUM,
+            lambda: level().whole(),
         ),
         whole=True,
         exact=level_exact,

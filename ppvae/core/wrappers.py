@@ -1,0 +1,39 @@
+"""What is wrapped around a distribution: axes that are added to it, and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+import torch.distributions as td
+from pyro.distributions import MaskedDistribution
+from torch import Tensor
+
+_WRAPPERS = (td.Independent, dist.ExpandedDistribution, MaskedDistribution)
+
+
+def unwrap(fn: Any) -> Any:
+    """A distribution without the wrappers that add axes to it or mask it."""
+    while isinstance(fn, _WRAPPERS):
+        fn = fn.base_dist
+    return fn
+
+
+def entries_present(site: Mapping[str, Any]) -> Tensor | None:
+    """Which entries of a site's value are not masked out, broadcasting to it; None where all are, or a plain True."""
+    fn, mask = site["fn"], site["mask"]
+    present: Tensor | None = None
+    if mask is not None and mask is not True:
+        present = _with_axes(torch.as_tensor(mask), fn.event_dim)
+    while hasattr(fn, "base_dist") and isinstance(fn, _WRAPPERS):
+        if isinstance(fn, MaskedDistribution) and fn._mask is not True:
+            own = _with_axes(torch.as_tensor(fn._mask), fn.event_dim)
+            present = own if present is None else present & own
+        fn = fn.base_dist
+    return present
+
+
+def _with_axes(mask: Tensor, count: int) -> Tensor:
+    return mask.bool().reshape(*mask.shape, *(1,) * count)
