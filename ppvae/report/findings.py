@@ -16,9 +16,11 @@ from ..core.modes import in_evaluation_mode
 from ..data import Dataset, chunks
 from ..inference import (
     AggregatePosterior,
+    DiscretePosterior,
     PosteriorChecks,
     PosteriorDraws,
     PredictiveMoments,
+    discrete_posterior,
     predictive_moments,
     sample_posterior,
     signal_to_noise,
@@ -74,6 +76,7 @@ class ReportData:
         moments: mean and variance of new data under that posterior, for the first data; None where none has.
         checks: the data against data sets that the model generates.
         latent_checks: the same against data generated from each datum's own latents.
+        discrete: the probabilities of the discrete latents that are summed out or marked; None where there are none.
         aggregate: the latents of all data against the prior; None unless there is exactly one latent site.
         notes: the quantities that could not be computed, and why.
         seed: of all draws.
@@ -109,6 +112,7 @@ class ReportData:
     moments: PredictiveMoments | None = None
     checks: PosteriorChecks | None = None
     latent_checks: PosteriorChecks | None = None
+    discrete: DiscretePosterior | None = None
     aggregate: AggregatePosterior | None = None
     notes: tuple[str, ...] = ()
     seed: int = 0
@@ -171,6 +175,8 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     if shape.global_latents:
         attempt("signal_to_noise", lambda: signal_to_noise(pair, data))
         attempt("moments", lambda: predictive_moments(pair, data.take(min(20, len(data))), **options))
+    if shape.enumerated or shape.guide_enumerated:
+        attempt("discrete", lambda: discrete_posterior(pair, data, **options))
     _find_checks(attempt, pair, data, options)
     # The numbers of categories are names: they have neither a mean nor a distance.
     nominal = [info.name for info in shape.local_latents if info.is_a(Categorical)]

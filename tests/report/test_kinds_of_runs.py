@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from ppvae.cli.evaluate import show
+from ppvae.inference import DiscretePosterior
 from ppvae.report import write_comparison, write_report
 from ppvae.report.common_data import on_common_data, tightest
+from ppvae.report.figures.discrete import scores
 from ppvae.report.findings import ReportData, find
 from ppvae.runs import Recipe, Run, member_of, train
 from ppvae.runs.evaluation.evaluation import Evaluation, Method, evaluate
@@ -65,6 +67,22 @@ class Weights(ModelGuidePair):
 
     def guide(self, x, num_data=None):
         pyro.sample("w", dist.Normal(self.loc, 0.1))
+
+
+class Prototypes(ModelGuidePair):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.logits = nn.Parameter(0.5 * torch.randn(10, 64))
+
+    def model(self, x, num_data=None):
+        with self.data_plate(x, num_data):
+            y = pyro.sample("y", dist.Categorical(logits=x.new_zeros(10)), infer={"enumerate": "parallel"})
+            logits = self.logits[y].reshape(*y.shape, *x.shape[1:])
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(x.dim() - 1), obs=x)
+
+    def guide(self, x, num_data=None):
+        pass
 """
 
 
@@ -107,6 +125,41 @@ def test_a_category_has_a_report_and_no_mean(tmp_path: Path) -> None:
     assert "latents: site 'z' is a category, which has no place in a plane" in found.notes
     assert found.checks is not None
     write_report(run)
+
+
+def test_discrete_latents_have_a_section(tmp_path: Path) -> None:
+    """Ten prototypes of digits, all latents summed out: labels are matched, which the page says."""
+    file = tmp_path / "pairs.py"
+    file.write_text(PAIRS)
+    spec = f"{file}:Prototypes"
+    training = {"num_epochs": 15, "batch_size": 50, "learning_rate": 0.1, "compile": "eager"}
+    data = {"source": "digits", "num_train": 500, "binarize": "static"}
+    values = {"model": {"pair": spec}, "data": data, "training": training, "device": "cpu"}
+    run = train(Recipe.from_dict(values), tmp_path / "run", pair=member_of(spec), progress=False)
+    found = find(run)
+    assert found.discrete is not None and found.labels is not None
+    score = scores(found.discrete, found.labels)
+    assert score is not None and score.matched
+    assert 0.5 < score.accuracy <= 1
+    assert found.discrete.accuracy(found.labels) < score.accuracy  # before its values have their names
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "Discrete latents" in text and "matched with them one to one" in text
+    assert f"is the label for {score.accuracy:.1%}" in text
+
+
+def test_labels_that_the_model_has_seen_are_not_matched() -> None:
+    p = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [torch.nan, torch.nan]])
+    labels, zeros = torch.tensor([0, 1, 0, 1]), torch.zeros(4)
+
+    def of(name: str) -> DiscretePosterior:
+        return DiscretePosterior({name: p}, {name: 0 * p}, {name: torch.eye(2)}, "guide", zeros, zeros.long())
+
+    seen, unseen = scores(of("y_unobserved"), labels), scores(of("y"), labels)
+    assert seen is not None and unseen is not None
+    assert (seen.accuracy, seen.matched, seen.num_labels) == (0, False, 3)
+    assert (unseen.accuracy, unseen.matched, unseen.num_labels) == (1, True, 3)
+    assert scores(of("y"), torch.tensor([0, 1, 2, 1])) is None
+    assert scores(of("y"), None) is None
 
 
 @pytest.mark.parametrize("modules", [pytest.param(["likelihood"], marks=pytest.mark.slow), None])

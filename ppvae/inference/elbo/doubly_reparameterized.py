@@ -43,9 +43,9 @@ class DoublyReparameterizedELBO(ELBO):
         weights: list[Tensor] = []
         latents = {name: _scale_gradient(value, weights) for name, value in draws.latents.items()}
         constants = {name: value.detach() for name, value in draws.latents.items()}
-        joint = log_joint(pair, x, latents, num_data)
-        log_q, global_log_q = log_guide(pair, x, latents, num_data)
-        score, _ = log_guide(pair, x, constants, num_data)
+        joint = log_joint(pair, x, latents, num_data, num_draws=self.num_particles)
+        log_q, global_log_q = log_guide(pair, x, latents, num_data, num_draws=self.num_particles)
+        score, _ = log_guide(pair, x, constants, num_data, num_draws=self.num_particles)
         # As in sticking the landing: the remaining gradient of log q goes through the draws.
         p = Particles(joint, log_q - (score - score.detach()), global_log_q)
         objective = p.tempered(kl_weight)

@@ -32,11 +32,11 @@ class StickingTheLandingELBO(ELBO):
     ) -> BoundTerms:
         """The terms of estimator A with the path derivative alone; see :meth:`ELBO.terms`."""
         draws = draw(pair, x, self.num_particles, num_data)
-        joint = log_joint(pair, x, draws.latents, num_data)
+        joint = log_joint(pair, x, draws.latents, num_data, num_draws=self.num_particles)
         # log q at detached draws has the score as its gradient: subtracting it leaves the path derivative. The value
         # does not change, and the guide's parameters need not be known.
         constants = {name: value.detach() for name, value in draws.latents.items()}
-        score, global_score = log_guide(pair, x, constants, num_data)
+        score, global_score = log_guide(pair, x, constants, num_data, num_draws=self.num_particles)
         log_q = draws.log_q - (score - score.detach())
         global_log_q = draws.global_log_q - (global_score - global_score.detach())
         reconstruction = joint.observed.mean(0)

@@ -159,6 +159,7 @@ class DiscretePosterior:
         """The probability of the most probable value, and whether it is the label, of all that count, [n]."""
         name = choose_name(list(self.probabilities), site, "discrete site")
         p, labels = self.probabilities[name], torch.as_tensor(labels).cpu()
+        labels = labels.long() if labels.dtype is torch.bool else labels
         if labels.shape != p.shape[:-1]:
             raise PpvaeError(
                 f"labels: expected one for each value of {name!r}, {list(p.shape[:-1])}, found {list(labels.shape)}"

@@ -19,6 +19,7 @@ from ..common_data import on_common_data, tightest
 from ..figures.checks import CHECK_NAMES, check_pictures
 from ..figures.comparison import COMPARISON_NAMES, comparison_pictures
 from ..figures.decoded import decoded_pictures
+from ..figures.discrete import DISCRETE_NAMES, discrete_pictures
 from ..figures.images import as_images
 from ..figures.picture import Picture
 from ..figures.pictures import pictures_of
@@ -58,6 +59,7 @@ def write_report(
         pictures = {
             **pictures_of(report),
             **decoded_pictures(report),
+            **discrete_pictures(report),
             **check_pictures(report),
             **comparison_pictures(report),
         }
@@ -104,6 +106,7 @@ def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None
         date=time.strftime("%Y-%m-%d"),
         CHECKED=CHECK_NAMES,
         COMPARED=COMPARISON_NAMES,
+        DISCRETE=DISCRETE_NAMES,
     )
 
 

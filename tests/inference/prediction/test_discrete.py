@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -14,7 +15,6 @@ from ppvae.core import ModelGuidePair, PairError, PpvaeError
 from ppvae.distributions import DiagonalNormal, draw_gaps, observe_with_gaps
 from ppvae.inference import (
     DiscretePosterior,
-    PosteriorDraws,
     discrete_posterior,
     sample_discrete,
     sample_posterior,
@@ -112,22 +112,16 @@ def test_draws_of_failed_chains_do_not_count() -> None:
     pair, x = mixture(), data_of((3, 2))
     draws = sample_posterior(pair, x, num_samples=50, num_warmup=50, num_chains=2, progress=False)
     alone = discrete_posterior(
-        pair, x, draws=_replace(draws, unconstrained=draws.unconstrained[:1], outcome=draws.outcome[:1])
+        pair, x, draws=replace(draws, unconstrained=draws.unconstrained[:1], outcome=draws.outcome[:1])
     )
     draws.unconstrained[1] = 30.0
     outcome = draws.outcome.clone()
     outcome[1] = 2
     outcome[0, 2] = 2
-    found = discrete_posterior(pair, x, draws=_replace(draws, outcome=outcome))
+    found = discrete_posterior(pair, x, draws=replace(draws, outcome=outcome))
     torch.testing.assert_close(found.probabilities["y"][:2], alone.probabilities["y"][:2])
     assert bool(found.probabilities["y"][2].isnan().all())
     assert found.trusted.tolist() == [True, True, False]
-
-
-def _replace(draws: PosteriorDraws, **changes: Any) -> PosteriorDraws:
-    from dataclasses import replace
-
-    return replace(draws, **changes)
 
 
 @MODES
@@ -328,6 +322,7 @@ def test_accuracy_and_calibration_by_hand() -> None:
     labels = torch.tensor([0, 0, 1, 0, 0, -1])
     assert found.values["y"].tolist() == [0, 1, 0, 0, -1, 0]
     assert found.accuracy(labels) == 0.5
+    assert of_probabilities(p[:4]).accuracy(torch.tensor([False, False, True, False])) == 0.5
     table = found.calibration(labels, bins=2)
     assert table.count.tolist() == [0, 4]
     assert table.error == pytest.approx(abs(0.5 - (0.95 + 0.85 + 0.55 + 0.58) / 4))
