@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-MODELS = ("bernoulli-vae", "factor-analysis", "gaussian-vae")
+MODELS = (
+    "bernoulli-vae",
+    "factor-analysis",
+    "gaussian-vae",
+    "hidden-markov-model",
+    "mixture-of-factor-analysers",
+)
 
 ELBOS = (
     "doubly-reparameterized",

@@ -734,9 +734,8 @@ IDIOMS: dict[str, Idiom] = {
     "same-size": Idiom(
         "two plates of the length of the batch around all observations",
         _four_by_four,
-        {**everywhere("2 plates of the length of the batch"), "fit": "served"},
         evidence=evidence_of_four,
-        note="`from_callables(..., data_plate=...)` names the one over data; batches of another length tell them apart",
+        note="the one over data is that whose entries follow the rows of x, or `from_callables(..., data_plate=...)`",
     ),
     "crossed": Idiom(
         "crossed plates: a latent for each column beside one for each datum",

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, get_type_hints
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from torch import Tensor
+from pyro.ops.indexing import Vindex
+from torch import Tensor, nn
 
 from ppvae.core import ModelGuidePair, PairError, parameter_roles
 from ppvae.core.compile import Mode, bind, capture, state_of
@@ -253,6 +255,30 @@ class ELBOContract:
         # Power: without the weight it is another gradient.
         assert self.distance(gradient, self.gradient(self.seeded(elbo, plain, x), plain)) > 1e-3
 
+    @proves("serves_all_values")
+    def test_all_values_of_a_discrete_guide_are_taken_or_one_is_drawn(self) -> None:
+        """Where the class is the only latent, an estimate over all of its values has no noise."""
+        pair, x, elbo = _Classes(), some_data(), self.make()
+        if not elbo.serves_all_values:
+            try:
+                elbo.check(pair, x)
+            except PairError:
+                with pytest.raises(PairError, match="'y'"):
+                    elbo.check(pair, x)
+                return
+        values = []
+        for seed in range(2):
+            torch.manual_seed(seed)
+            values.append(elbo.terms(pair, x).local.detach())
+        if not elbo.serves_all_values:
+            assert self.distance(*values) > 1e-6
+            return
+        elbo.check(pair, x)
+        torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
+        exact = pair.log_joint(x).logsumexp(-1)
+        if elbo.is_lower_bound:
+            assert bool((values[0] < exact + 1e-9).all())
+
     @proves("serves_noise_per_datum")
     def test_noise_per_datum_is_refused_or_right(self) -> None:
         elbo, (layer, x) = self.make(), linear()
@@ -370,6 +396,31 @@ class ELBOContract:
         sample = torch.stack(found)
         error = (sample.std(0) / len(sample) ** 0.5).clamp_min(1e-12)
         return (sample.mean(0) - exact).abs() / error
+
+
+class _Classes(ModelGuidePair):
+    """A class y of three, and nothing else; the guide knows little of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits, self.loc = (
+            nn.Parameter(torch.tensor([0.3, -0.2, 0.0])),
+            nn.Parameter(torch.tensor([-1.0, 0.0, 2.0])),
+        )
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            y = pyro.sample("y", dist.Categorical(logits=torch.zeros(3)), infer={"enumerate": "parallel"})
+            loc = Vindex(self.loc)[y].unsqueeze(-1)
+            pyro.sample("x", dist.Normal(loc, 1.0).expand((*loc.shape[:-1], x.shape[-1])).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            pyro.sample("y", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log p(x, y) of every class, [B, 3]."""
+        return dist.Normal(self.loc, 1.0).log_prob(x[..., None]).sum(-2).detach() - math.log(3)
 
 
 class _Weighted(ModelGuidePair):

@@ -138,6 +138,7 @@ FALSE_FACTS: dict[str, tuple[type[ELBOContract], bool]] = {
     "supports_global_latents": (TestImportanceWeighted, True),
     "serves_noise_per_datum": (TestTrace, True),
     "serves_scaled_sites": (TestVIMCO, True),
+    "serves_all_values": (TestVIMCO, True),
 }
 """Of every fact, an estimator and a value that is false of it."""
 

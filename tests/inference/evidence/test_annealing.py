@@ -257,7 +257,7 @@ def test_options(method: Any) -> None:
 
 
 def test_discrete_latents_name_the_site() -> None:
-    with pytest.raises(PairError, match=r"latent site 'k' is discrete(?s:.*)enumeration(?s:.*)ImportanceSampling"):
+    with pytest.raises(PairError, match=r"latent site 'k' is discrete(?s:.*)sum_out(?s:.*)ImportanceSampling"):
         log_evidence(DiscreteLatent(), torch.randn(3, 1), method=AIS(), progress=False)
 
 
