@@ -16,7 +16,7 @@ from ..core.errors import PpvaeError
 class JoinedMLP(nn.Module):
     r"""The :class:`MLP` of several inputs side by side, each of which stays as small as it is.
 
-    $$h_1 = a\Big(\sum_i W_i x_i + b\Big),\qquad [W_1, W_2, \ldots] = W$$
+    $$h_1 = a\left(\sum_i W_i x_i + b\right),\qquad [W_1, W_2, \ldots] = W$$
 
     equals the MLP of the concatenation with the same parameters. Where inputs broadcast against each other (data
     [B, D] beside all K values of a class, [K, 1, K]), each product is taken at the input's own size, and the product

@@ -179,11 +179,14 @@ def test_options_come_from_the_signature() -> None:
     ]
 
 
+NEEDED = {"hidden-markov-model": {"num_states": 3}, "mixture-of-factor-analysers": {"num_components": 3}}
+
+
 @pytest.mark.parametrize("name", model_entries())
 def test_a_model_is_counted_without_being_built(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The count is that of the model; nothing is drawn for it; the limit is met exactly."""
     data = load("digits")
-    table = complete_table(model_entries(), {"name": name, "latent_dim": 3}, "model", "model")
+    table = complete_table(model_entries(), {"name": name, "latent_dim": 3, **NEEDED.get(name, {})}, "model", "model")
     parameters = inspect.signature(model_entries()[name].build).parameters
     arguments = {key: value for key, value in from_data(data).items() if key in parameters}
     state = torch.get_rng_state()
