@@ -36,7 +36,7 @@ from ppvae.inference.comparison.statistics import seconds_of
 from ppvae.inference.training.objective import Objective
 from ppvae.networks import JoinedMLP
 
-RESULTS = Path(__file__).parent / "results" / "semi_supervised.json"
+RESULTS = Path(__file__).parent / "results"
 D, H, Z, K = 784, 500, 50, 10
 
 
@@ -227,6 +227,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("semi_supervised_runs"))
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the results")
     parser.add_argument("--only", choices=("y drawn", "y summed out"))
     options = parser.parse_args()
     if options.what == "speed":
@@ -235,8 +236,10 @@ def main() -> None:
         options.folder.mkdir(parents=True, exist_ok=True)
         which = (options.only,) if options.only else ("y drawn", "y summed out")
         result = accuracy(options.epochs, options.labels, options.seed, options.folder, which)
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps({**kept, options.what: result}, indent=1) + "\n")
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = options.out / "semi_supervised.json"
+    kept = json.loads(results.read_text()) if results.exists() else {}
+    results.write_text(json.dumps({**kept, options.what: result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
