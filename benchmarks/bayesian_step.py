@@ -9,48 +9,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from svi_step import fit_step
 
-from ppvae.core import ModelGuidePair, structure
 from ppvae.core.compile import Mode
 from ppvae.inference import elbo
 from ppvae.inference.comparison.statistics import seconds_of
-from ppvae.inference.training.objective import Objective
 from ppvae.models import bayesianise, bernoulli_vae
 
 RESULTS = Path(__file__).parent / "results"
 SCHEMES = ("shared", "local-reparameterization", "flipout")
-
-
-def step_of(pair: ModelGuidePair, x: Tensor, mode: Mode) -> Callable[[], None]:
-    """The step of ``fit``: value, gradient, the check for numbers that are not finite, Adam."""
-    structure(pair, x)
-    objective = Objective(
-        pair,
-        elbo.TraceMeanFieldELBO(),
-        num_data=60_000,
-        weight_prior=None,
-        prior_names=frozenset(),
-        clip_norm=None,
-        mode=mode,
-    )
-    optimizer = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
-    named, one = list(pair.named_parameters()), torch.ones(())
-
-    def step() -> None:
-        found = objective(x, one)
-        if not math.isfinite(float(found.check)):
-            raise RuntimeError("not finite")
-        for name, parameter in named:
-            parameter.grad = found.gradients[name]
-        optimizer.step()
-
-    return step
 
 
 def main() -> None:
@@ -63,15 +33,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    base = bernoulli_vae(784, latent_dim=20, hidden=(500,))
     results: dict[str, object] = {}
     modes: tuple[Mode, ...] = ("graph", "compiled")
     for batch in (100, 500):
         x = torch.bernoulli(torch.full((batch, 784), 0.2))
         for mode in modes:
-            steps = {"plain": step_of(bernoulli_vae(784, latent_dim=20, hidden=(500,)), x, mode)}
-            for scheme in SCHEMES:
-                steps[scheme] = step_of(bayesianise(base, weight_noise=scheme), x, mode)  # type: ignore[arg-type]
+            plain = bernoulli_vae(784, latent_dim=20, hidden=(500,))
+            pairs = {"plain": plain, **{scheme: bayesianise(plain, weight_noise=scheme) for scheme in SCHEMES}}
+            steps = {
+                name: fit_step(pair, x, elbo.TraceMeanFieldELBO(), num_data=60_000, learning_rate=1e-3, mode=mode)
+                for name, pair in pairs.items()
+            }
             taken = seconds_of(steps, options.rounds, calls=options.steps, warm_up=1)
             best = {name: 1e3 * min(times) for name, times in taken.items()}
             print(f"M = {batch}, {mode}")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +25,15 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer import SVI, TraceEnum_ELBO
+from svi_step import fit_step
 from torch import Tensor, nn
 
-from ppvae.core import ModelGuidePair, structure
+from ppvae.core import ModelGuidePair
+from ppvae.core.compile import Mode
 from ppvae.data import Dataset, load
 from ppvae.distributions import draw_gaps, observe_with_gaps
 from ppvae.inference import elbo, fit
 from ppvae.inference.comparison.statistics import seconds_of
-from ppvae.inference.training.objective import Objective
 from ppvae.networks import JoinedMLP
 
 RESULTS = Path(__file__).parent / "results"
@@ -96,32 +96,6 @@ class StockM2(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
-def our_step(pair: ModelGuidePair, x: Any, mode: str) -> Callable[[], None]:
-    """The step of ``fit``."""
-    structure(pair, x)
-    objective = Objective(
-        pair,
-        elbo.TraceELBO(),
-        num_data=200,
-        weight_prior=None,
-        prior_names=frozenset(),
-        clip_norm=None,
-        mode=mode,  # type: ignore[arg-type]
-    )
-    optimizer = torch.optim.Adam(pair.parameters(), lr=4.2e-4, fused=True)
-    named, one = list(pair.named_parameters()), torch.ones(())
-
-    def step() -> None:
-        found = objective(x, one)
-        if not math.isfinite(float(found.check)):
-            raise RuntimeError("not finite")
-        for name, parameter in named:
-            parameter.grad = found.gradients[name]
-        optimizer.step()
-
-    return step
-
-
 def pyro_step(x: Tensor) -> Callable[[], None]:
     """Pyro's SVI with TraceEnum_ELBO."""
     pyro.clear_param_store()
@@ -140,18 +114,20 @@ def speed(rounds: int, steps: int) -> dict[str, Any]:
     x = torch.rand(200, D)
     contestants = {"Pyro TraceEnum_ELBO": pyro_step(x)}
     unlabelled = {"x": x, "label": torch.full((200,), -1)}
-    for mode in ("graph", "compiled"):
+    modes: tuple[Mode, ...] = ("graph", "compiled")
+    for mode in modes:
         program = StockM2()
-        pair = ModelGuidePair.from_callables(program.model, program.guide)
-        contestants[f"the same program, {mode}"] = our_step(pair, x, mode)
-        contestants[f"M2 of JoinedMLP, {mode}"] = our_step(M2(), unlabelled, mode)
+        stock = ModelGuidePair.from_callables(program.model, program.guide)
+        for name, pair, data in (("the same program", stock, x), ("M2 of JoinedMLP", M2(), unlabelled)):
+            step = fit_step(pair, data, elbo.TraceELBO(), num_data=200, learning_rate=4.2e-4, mode=mode)
+            contestants[f"{name}, {mode}"] = step
     best = {name: min(times) for name, times in seconds_of(contestants, rounds, calls=steps).items()}
-    stock = best["Pyro TraceEnum_ELBO"]
+    pyros = best["Pyro TraceEnum_ELBO"]
     for name, seconds in best.items():
-        print(f"{name:<28} {1e3 * seconds:8.2f} ms a step   {seconds / stock:.2f} of Pyro's")
+        print(f"{name:<28} {1e3 * seconds:8.2f} ms a step   {seconds / pyros:.2f} of Pyro's")
     return {
         "milliseconds": {name: round(1e3 * seconds, 3) for name, seconds in best.items()},
-        "ratio": {name: round(seconds / stock, 3) for name, seconds in best.items() if name != "Pyro TraceEnum_ELBO"},
+        "ratio": {name: round(seconds / pyros, 3) for name, seconds in best.items() if name != "Pyro TraceEnum_ELBO"},
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pyro.optim
@@ -20,7 +21,8 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
-from ppvae.core import structure
+from ppvae.core import ModelGuidePair, structure
+from ppvae.core.compile import Mode
 from ppvae.inference import elbo
 from ppvae.inference.comparison.statistics import seconds_of
 from ppvae.inference.training.objective import Objective
@@ -30,20 +32,21 @@ RESULTS = Path(__file__).parent / "results"
 D, H, Z = 784, 500, 20
 
 
-def ours(x: Tensor, mode: str) -> Callable[[], None]:
-    """The step of ``fit``, estimator A."""
-    pair = bernoulli_vae(D, latent_dim=Z, hidden=(H,))
+def fit_step(
+    pair: ModelGuidePair, x: Any, estimator: elbo.ELBO, *, num_data: int, learning_rate: float, mode: Mode
+) -> Callable[[], None]:
+    """The step of ``fit``: value, gradient, the check for numbers that are not finite, Adam."""
     structure(pair, x)
     objective = Objective(
         pair,
-        elbo.TraceELBO(),
-        num_data=len(x),
+        estimator,
+        num_data=num_data,
         weight_prior=None,
         prior_names=frozenset(),
         clip_norm=None,
-        mode=mode,  # type: ignore[arg-type]
+        mode=mode,
     )
-    optimizer = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(pair.parameters(), lr=learning_rate, fused=True)
     named, one = list(pair.named_parameters()), torch.ones(())
 
     def step() -> None:
@@ -55,6 +58,12 @@ def ours(x: Tensor, mode: str) -> Callable[[], None]:
         optimizer.step()
 
     return step
+
+
+def ours(x: Tensor, mode: Mode) -> Callable[[], None]:
+    """The step of ``fit``, estimator A."""
+    pair = bernoulli_vae(D, latent_dim=Z, hidden=(H,))
+    return fit_step(pair, x, elbo.TraceELBO(), num_data=len(x), learning_rate=1e-3, mode=mode)
 
 
 class HandWritten(nn.Module):

@@ -46,7 +46,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     if shape.enumerated and sites not in pair._audits:  # first of all: it sees what does not fit into memory
         with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
             _check_sum(pair, *_few_draws(pair, x))
-    if any(info.masked for info in (*shape.model_latents, *shape.guide_latents)):
+    if any(info.masked for info in (*shape.model_latents, *shape.enumerated, *shape.guide_latents)):
         # On all data, at every call: the masks depend on the data.
         with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
             _check_masks(pair, x, draw(pair, x, 2))
@@ -256,7 +256,7 @@ def _check_sum(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
     """At drawn values of the sites that are summed out, the model run as it stands agrees with the terms of the sum.
 
     Then it reads an enumerated site, whose axis of values stands far left and whose plates have one entry, as it reads
-    a drawn one. And where such a site is masked out, nothing depends on it.
+    a drawn one.
     """
     shape = structure(pair, few)
     try:
@@ -268,24 +268,12 @@ def _check_sum(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
             f"{_names(shape)}: the model fails where it has an axis for its values, to the left of all plates: "
             f"{type(error).__name__}: {error}" + place_of(error) + try_one_of(*_READ_VALUES)
         ) from error
-    masked = [info for info in shape.enumerated if info.masked]
-    if not masked and not _close(inside, alone):
+    if not _close(inside, alone):
         raise PairError(
             f"{_names(shape)}: with one value for each datum the model's log p is {float(alone[0, 0]):.6g}, and "
             f"{float(inside[0, 0]):.6g} as a term of the sum over all values: the program reads values in another way "
             "when they have an axis on the left" + try_one_of(*_READ_VALUES)
         )
-    for info in masked:
-        ends = [log_joint(pair, few, draws.latents, stand_in=value).local for value in (0, info.num_values - 1)]
-        if not _close(*ends):
-            raise PairError(
-                f"latent site {info.name!r} is masked out in part, and the rest of the model depends on what is "
-                "masked: log p(x, z) is no density there"
-                + try_one_of(
-                    "mask the sites that depend on it too",
-                    "obs=..., obs_mask=... at the site, where some of its values are observed",
-                )
-            )
 
 
 _READ_VALUES = (
@@ -312,15 +300,20 @@ def _check_masks(pair: ModelGuidePair, few: Data, draws: Draw) -> None:
     for name, present in terms.present.items():
         value = draws.latents[name]
         latents = {**draws.latents, name: torch.where(present, value, value.flip(0))}
-        other = log_joint(pair, few, latents).local
-        if not _close(terms.local, other):
-            raise PairError(
-                f"latent site {name!r} is masked out in part, and the rest of the model depends on what is masked: "
-                "log p(x, z) is no density there"
-                + try_one_of(
-                    "mask the sites that depend on it too", "leave the prior unmasked and mask the observations alone"
-                )
-            )
+        if not _close(terms.local, log_joint(pair, few, latents).local):
+            raise _depends_on_masked(name, "leave the prior unmasked and mask the observations alone")
+    for info in structure(pair, few).enumerated:
+        if info.masked:
+            ends = [log_joint(pair, few, draws.latents, stand_in=value).local for value in (0, info.num_values - 1)]
+            if not _close(*ends):
+                raise _depends_on_masked(info.name, "obs=..., obs_mask=... at the site, where some values are observed")
+
+
+def _depends_on_masked(name: str, remedy: str) -> PairError:
+    return PairError(
+        f"latent site {name!r} is masked out in part, and the rest of the model depends on what is masked: "
+        "log p(x, z) is no density there" + try_one_of("mask the sites that depend on it too", remedy)
+    )
 
 
 def _check_particles(pair: ModelGuidePair, few: Data, draws: Draw, apart: dict[str, Tensor]) -> None:

@@ -30,7 +30,7 @@ from .parameters import local_parameters
 from .plates import data_plate_of
 from .structure import SiteInfo, Structure
 from .terms import Draw, LogTerms, Sites, Sums, join_sums, sum_log_probs
-from .tracing import Latents, length_of, run_enumerated, run_program, width_of
+from .tracing import Latents, length_of, run_model, run_program, width_of
 from .wrappers import entries_present
 
 T = TypeVar("T")
@@ -119,9 +119,9 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
         return values, present, sum_log_probs(sites, shape, particles)
 
     values, present, sums = zip(*over_groups(pair, num_particles, visit), strict=True)
-    latents, total = _join(values), join_sums(sums)
+    latents, total = join_groups(values), join_sums(sums)
     auxiliary = {info.name: latents.pop(info.name) for info in shape.guide if info.kind == "auxiliary"}
-    return Draw(latents, total.local, total.global_, total.tilt, auxiliary, _join(present))
+    return Draw(latents, total.local, total.global_, total.tilt, auxiliary, join_groups(present))
 
 
 def log_joint(
@@ -156,7 +156,7 @@ def log_joint(
     def visit(group: slice) -> tuple[dict[str, Tensor], Sums]:
         particles = width_of(group)
         values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
-        sites = run_enumerated(pair, x, shape, values, particles, num_data)
+        sites = run_model(pair, x, shape, values, particles, num_data)
         present = {info.name: _present(sites[info.name], info, shape, particles) for info in shape.masked_latents}
         return present, sum_log_probs(sites, shape, particles, values, stand_in)
 
@@ -171,7 +171,7 @@ def log_joint(
         unflatten(global_),
         unflatten(observed),
         None if tilt is None else unflatten(tilt),
-        {name: unflatten(value) for name, value in _join(present).items()},
+        {name: unflatten(value) for name, value in join_groups(present).items()},
     )
 
 
@@ -280,7 +280,7 @@ def _flatten(
     return sample_axes, particles, flat
 
 
-def _join(groups: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def join_groups(groups: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Values of groups of particles, one group after another."""
     if len(groups) == 1:
         return groups[0]

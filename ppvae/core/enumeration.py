@@ -12,11 +12,12 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from .elimination import Elimination, Factor
 from .errors import PairError, try_one_of
+from .wrappers import entries_present
 
 PARTICLES = "_particles"
 """The plate of particles, which the waist adds."""
@@ -70,7 +71,7 @@ class SummedOut:
             if is_enumerated(site):
                 self._factors[name] = self._factor(site, proper_log_prob(log_probs[name], site, stand_in))
             elif self._dims_of(site, log_probs[name]):
-                self._factors[name] = self._factor(site, _masked(log_probs[name], site))
+                self._factors[name] = self._factor(site, scale_and_mask(log_probs[name], 1.0, site["mask"]))
         self._check_plates()
 
     @property
@@ -105,14 +106,9 @@ class SummedOut:
         """Enumerated site to its value at an index, with Pyro's axes of batch and event."""
         values = {}
         for symbol, name in self.variables.items():
-            site, chosen = self.sites[name], index[symbol]
-            places = _places(site)
-            order = tuple(sorted(chosen.dims, key=lambda dim: places[dim]))
-            shape = [1] * -min((places[dim] for dim in order), default=0)
-            for dim in order:
-                shape[places[dim]] = self._sizes[dim]
+            site = self.sites[name]
             support = site["value"].reshape(-1, *site["fn"].event_shape)
-            values[name] = support[chosen.aligned(order).reshape(shape)]
+            values[name] = support[self._placed(index[symbol], site)]
         return values
 
     def log_joint_at(self, index: Mapping[str, Factor]) -> Tensor:
@@ -129,7 +125,8 @@ class SummedOut:
         """
         site = self.sites[name]
         symbol = site["infer"]["_enumerate_symbol"]
-        return self._posterior(site, (symbol,), names).reshape(self._sizes[symbol], *_batch(site))
+        probability = self._placed(self._posterior(site, (symbol,), names), site)
+        return probability.reshape(self._sizes[symbol], *_batch(site))
 
     def average(self, site: Mapping[str, Any], value: Tensor, event_dim: int, names: Container[str]) -> Tensor:
         """The posterior mean of a value that was computed at a site for every value of the variables.
@@ -143,18 +140,14 @@ class SummedOut:
         Returns:
             [*batch, *event].
         """
-        places = _places(site)
-        dims = tuple(sorted(self._dims_of(site, value, event_dim), key=lambda symbol: places[symbol]))
+        dims = self._dims_of(site, value, event_dim)
         if not dims:
             return value
-        batch = _batch(site)
-        shape = [1] * -places[dims[0]]
-        for dim in dims:
-            shape[places[dim]] = self._sizes[dim]
-        shape[len(shape) - len(batch) :] = batch
-        weight = self._posterior(site, dims, names).reshape(*shape, *(1,) * event_dim)
-        mean = (weight * value).sum([places[dim] - event_dim for dim in dims], keepdim=True)
-        return mean.reshape(mean.shape[mean.dim() - len(batch) - event_dim :])
+        weight = self._placed(self._posterior(site, dims, names), site)
+        mean = (weight.reshape(*weight.shape, *(1,) * event_dim) * value).sum(
+            [_places(site)[dim] - event_dim for dim in dims], keepdim=True
+        )
+        return mean.reshape(mean.shape[mean.dim() - len(_batch(site)) - event_dim :])
 
     # --- below: from sites to factors and back ---------------------------------------------------------------------
 
@@ -195,19 +188,27 @@ class SummedOut:
     def _chosen(self, names: Container[str]) -> list[Factor]:
         return [f for name, f in self._factors.items() if name in self.enumerated or name in names]
 
-    def _posterior(self, site: Mapping[str, Any], dims: tuple[str, ...], names: Container[str]) -> Tensor:
-        r"""The posterior probability of some variables, for every entry of a site's plates, [*variables, *plates].
+    def _posterior(self, site: Mapping[str, Any], dims: tuple[str, ...], names: Container[str]) -> Factor:
+        r"""The posterior probability of some variables, for every entry of a site's plates.
 
         It is the derivative of the log of the sum with respect to a factor over these variables that is zero.
         """
-        symbols = site["infer"]["_dim_to_symbol"]
-        plates = [symbols[dim] for dim in sorted(f.dim for f in site["cond_indep_stack"] if f.vectorized)]
+        plates = [site["infer"]["_dim_to_symbol"][f.dim] for f in site["cond_indep_stack"] if f.vectorized]
         dims = (*dims, *plates)
         with torch.enable_grad():
             probe = self._like.new_zeros([self._sizes[dim] for dim in dims]).requires_grad_()
             total, _ = self._elimination.total([*self._chosen(names), Factor(probe, dims, frozenset(plates))])
             (probability,) = torch.autograd.grad(self._per_datum(total).sum(), [probe])
-        return probability.detach()
+        return Factor(probability.detach(), dims, frozenset(plates))
+
+    def _placed(self, factor: Factor, site: Mapping[str, Any]) -> Tensor:
+        """A factor's tensor with Pyro's batch axes at a site, of length one where it has none."""
+        places = _places(site)
+        order = tuple(sorted(factor.dims, key=lambda dim: places[dim]))
+        shape = [1] * -min((places[dim] for dim in order), default=0)
+        for dim in order:
+            shape[places[dim]] = self._sizes[dim]
+        return factor.aligned(order).reshape(shape)
 
     def _per_datum(self, total: Factor) -> Tensor:
         """[L, B]."""
@@ -239,19 +240,9 @@ def _batch(site: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def mask_of(site: Mapping[str, Any]) -> Tensor | None:
-    """Which entries of a site count, over its batch axes; None where all do."""
-    own = site["fn"]._mask if isinstance(site["fn"], MaskedDistribution) else None
-    present: Tensor | None = None
-    for mask in (site["mask"], own):
-        if mask is not None and mask is not True:
-            mask = torch.as_tensor(mask).bool()
-            present = mask if present is None else present & mask
-    return present
-
-
-def _masked(log_prob: Tensor, site: Mapping[str, Any]) -> Tensor:
-    present = mask_of(site)
-    return log_prob if present is None else torch.where(present, log_prob, 0.0)
+    """Which entries of an enumerated site count, over its batch axes; None where all do."""
+    present = entries_present(site)
+    return None if present is None else present.reshape(present.shape[: present.dim() - site["fn"].event_dim])
 
 
 def proper_log_prob(log_prob: Tensor, site: Mapping[str, Any], stand_in: int | None = None) -> Tensor:

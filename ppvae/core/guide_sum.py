@@ -18,12 +18,12 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from .axes import to_canonical
-from .density import draw, over_groups, structure
+from .density import draw, join_groups, over_groups, structure
 from .enumeration import proper_log_prob
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .structure import SiteInfo, Structure
-from .terms import Draw, own_weight, reduce_term
+from .terms import Draw, Sums, join_sums, own_weight, reduce_term
 from .tracing import run_program, width_of
 
 _MOST_VALUES = 10_000  # of all sites together, for each datum
@@ -51,7 +51,7 @@ def draw_all_values(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
         return draw(pair, x, num_particles, num_data)
     count = math.prod(info.num_values for info in infos)
 
-    def visit(group: slice) -> Draw:
+    def visit(group: slice) -> tuple[dict[str, Tensor], Sums, Tensor]:
         particles = width_of(group)
         sites = run_program(pair, "guide", x, num_data, particles, shape.nesting, enumerate=True)
         if len({sites[i.name]["infer"]["_enumerate_dim"] for i in infos}) < len(infos):
@@ -64,8 +64,7 @@ def draw_all_values(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
         global_: list[Tensor] = []
         tilt: list[Tensor] = []
         share = torch.zeros(count * particles, *(1,) * shape.nesting)
-        latents: dict[str, Tensor] = {}
-        auxiliary: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         for info in shape.guide:
             site = sites[info.name]
             log_prob = site["fn"].log_prob(site["value"])
@@ -79,29 +78,17 @@ def draw_all_values(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
                 share = share + rows.flat(proper_log_prob(log_prob, site), info.batch_shape)
             if info.kind != "observed":
                 value = rows.flat(site["value"], info.batch_shape, info.event_shape)
-                value = to_canonical(value, info, shape.nesting, count * particles)
-                (auxiliary if info.kind == "auxiliary" else latents)[info.name] = value
+                values[info.name] = to_canonical(value, info, shape.nesting, count * particles)
         share = share.reshape(count * particles, shape.batch)
-        return Draw(
-            latents,
-            functools.reduce(torch.add, local) if local else torch.zeros_like(share),
-            functools.reduce(torch.add, global_) if global_ else share.new_zeros(count * particles),
-            functools.reduce(torch.add, tilt) if tilt else None,
-            auxiliary=auxiliary,
-            log_share=share + math.log(count),
-        )
+        log_q = functools.reduce(torch.add, local)
+        of_global = functools.reduce(torch.add, global_) if global_ else share.new_zeros(count * particles)
+        return values, Sums(log_q, of_global, log_q, functools.reduce(torch.add, tilt) if tilt else None), share
 
-    groups = over_groups(pair, num_particles, visit)
-    if len(groups) == 1:
-        return groups[0]
-    return Draw(
-        {name: torch.cat([g.latents[name] for g in groups]) for name in groups[0].latents},
-        torch.cat([g.log_q for g in groups]),
-        torch.cat([g.global_log_q for g in groups]),
-        None if groups[0].tilt is None else torch.cat([g.tilt for g in groups if g.tilt is not None]),
-        auxiliary={name: torch.cat([g.auxiliary[name] for g in groups]) for name in groups[0].auxiliary},
-        log_share=torch.cat([g.log_share for g in groups if g.log_share is not None]),
-    )
+    values, sums, shares = zip(*over_groups(pair, num_particles, visit), strict=True)
+    latents, total = join_groups(values), join_sums(sums)
+    auxiliary = {info.name: latents.pop(info.name) for info in shape.guide if info.kind == "auxiliary"}
+    log_share = torch.cat(shares) + math.log(count)
+    return Draw(latents, total.local, total.global_, total.tilt, auxiliary, log_share=log_share)
 
 
 class _Rows:

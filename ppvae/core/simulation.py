@@ -18,7 +18,7 @@ from .parameters import local_parameters
 from .structure import SiteInfo, Structure
 from .summed import summed_of
 from .terms import Simulation, sum_log_probs
-from .tracing import Latents, run_enumerated, run_plain, run_program, width_of
+from .tracing import Latents, run_model, run_program, width_of
 
 
 def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simulation:
@@ -93,12 +93,11 @@ def predict(
         values |= _site_values(given or {}, observed, shape, width)
         summed = None
         if shape.enumerated:
-            run = run_enumerated(pair, x, shape, values, width, free=() if by_data else free)
+            run = run_model(pair, x, shape, values, width, free=() if by_data else free)
             summed = summed_of(run, shape, width)
             if kind == "sample":
                 values |= summed.values(summed.sample(evidence))
-        run_model = run_enumerated if summed is not None and kind != "sample" else run_plain
-        sites = run_model(pair, x, shape, values, width, free=free)
+        sites = run_model(pair, x, shape, values, width, free=free, enumerate=kind != "sample")
         outcome = {}
         for info in targets:
             site = sites[info.name]
@@ -156,7 +155,7 @@ def simulate_given(
     def visit(group: slice) -> tuple[Tensor, Tensor]:
         width = width_of(group)
         site_values = _site_values(given, observed, shape, width)
-        sites = run_plain(pair, x, shape, site_values, width, free=free)
+        sites = run_model(pair, x, shape, site_values, width, free=free, enumerate=False)
         terms = {name: term for name, term in sites.items() if name in weight_sites}
         value = sites[site]["value"] if kind == "sample" else _moment(sites[site]["fn"], kind, observed[site])
         if draw_first:

@@ -10,7 +10,7 @@ from .errors import PairError, try_one_of
 from .guide_sum import draw_all_values
 from .pair import Data, ModelGuidePair
 from .terms import SiteTerm, join_particles, terms_of
-from .tracing import run_enumerated, run_program, width_of
+from .tracing import run_model, run_program, width_of
 
 
 def site_terms(
@@ -54,7 +54,7 @@ def site_terms(
             values = {i.name: to_pyro(given[i.name][group], i, shape.nesting) for i in shape.guide if i.name in given}
         guide_sites = run_program(pair, "guide", x, num_data, particles, shape.nesting, values)
         values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
-        model_sites = run_enumerated(pair, x, shape, values, particles, num_data)
+        model_sites = run_model(pair, x, shape, values, particles, num_data)
         return terms_of(guide_sites, model_sites, shape, particles, analytic)
 
     groups = over_groups(pair, num_particles if draws is None else len(draws.log_q), visit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .axes import to_canonical, to_pyro
-from .density import _flatten, draw, over_groups, structure
+from .density import _flatten, draw, join_groups, over_groups, structure
 from .elimination import require_sum_fits
 from .enumeration import SummedOut, mask_of
 from .errors import PairError, try_one_of
@@ -18,14 +19,15 @@ from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .structure import SiteInfo, Structure
 from .terms import Sites, sum_log_probs, summed_out
-from .tracing import Latents, run_enumerated, run_plain, run_program, width_of
+from .tracing import Latents, run_model, run_program, width_of
 
 _LARGE = 10**7  # elements above which the memory is asked
 
 
-def summed_of(sites: Sites, shape: Structure, particles: int) -> SummedOut:
+def summed_of(sites: Sites, shape: Structure, particles: int, stand_in: int | None = None) -> SummedOut:
     """What is summed out of an enumerated run."""
-    summed = summed_out(sites, {n: s["fn"].log_prob(s["value"]) for n, s in sites.items()}, shape, particles)
+    log_probs = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
+    summed = summed_out(sites, log_probs, shape, particles, stand_in)
     assert summed is not None
     return summed
 
@@ -64,17 +66,12 @@ def discrete_marginals(
     Raises:
         PairError: nothing is summed out; or as :func:`~ppvae.core.log_joint`.
     """
-    shape = structure(pair, x)
-    infos = require_summed(shape)
-    axes, particles, flat = _flatten(latents, shape, num_draws)
 
-    def visit(group: slice) -> dict[str, Tensor]:
-        width = width_of(group)
-        values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
-        summed = summed_of(run_enumerated(pair, x, shape, values, width), shape, width)
-        return {i.name: _canonical(summed.probabilities(i.name, summed.names), i, shape, width) for i in infos}
+    def probabilities(summed: SummedOut, infos: Sequence[SiteInfo]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+        found = {info.name: summed.probabilities(info.name, summed.names).movedim(0, -1) for info in infos}
+        return {info.name: (found[info.name], (info.num_values,)) for info in infos}
 
-    return _join(over_groups(pair, particles, visit), axes)
+    return _of_each(pair, x, latents, num_draws, probabilities)
 
 
 def draw_discrete(
@@ -94,18 +91,40 @@ def draw_discrete(
     Raises:
         PairError: as :func:`discrete_marginals`.
     """
+
+    def values(summed: SummedOut, infos: Sequence[SiteInfo]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+        drawn = summed.values(summed.sample(summed.names))
+        return {info.name: (drawn[info.name], info.event_shape) for info in infos}
+
+    return _of_each(pair, x, latents, num_draws, values)
+
+
+def _of_each(
+    pair: ModelGuidePair,
+    x: Data,
+    latents: Latents,
+    num_draws: int | None,
+    find: Callable[[SummedOut, Sequence[SiteInfo]], dict[str, tuple[Tensor, tuple[int, ...]]]],
+) -> dict[str, Tensor]:
+    """Of each site that is summed out what ``find`` gives, Pyro's [*batch, *event] and the shape of its event:
+    [*S, B, *nested, *event]."""
     shape = structure(pair, x)
     infos = require_summed(shape)
     axes, particles, flat = _flatten(latents, shape, num_draws)
 
     def visit(group: slice) -> dict[str, Tensor]:
-        width = width_of(group)
+        width, found = width_of(group), {}
         values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
-        summed = summed_of(run_enumerated(pair, x, shape, values, width), shape, width)
-        drawn = summed.values(summed.sample(summed.names))
-        return {i.name: _expanded(drawn[i.name], i, shape, width) for i in infos}
+        given = find(summed_of(run_model(pair, x, shape, values, width), shape, width), infos)
+        lead = (width,) if width > 1 else ()
+        for info in infos:
+            value, event = given[info.name]
+            value = value.expand(*lead, *(1,) * (shape.nesting - len(info.batch_shape)), *info.batch_shape, *event)
+            found[info.name] = to_canonical(value, replace(info, event_shape=event), shape.nesting, width)
+        return found
 
-    return _join(over_groups(pair, particles, visit), axes)
+    joined = join_groups(over_groups(pair, particles, visit))
+    return {name: value.reshape(*axes, *value.shape[1:]) for name, value in joined.items()}
 
 
 class DiscreteSite(NamedTuple):
@@ -142,7 +161,7 @@ def discrete_sites(pair: ModelGuidePair, x: Data) -> dict[str, DiscreteSite]:
         if shape.enumerated:
             latents = draw(pair, x, 1).latents
             values = {i.name: to_pyro(latents[i.name], i, shape.nesting) for i in shape.model_latents}
-            model = run_enumerated(pair, x, shape, values, 1)
+            model = run_model(pair, x, shape, values, 1)
             sites.update({info.name: model[info.name] for info in shape.enumerated})
     return {
         i.name: DiscreteSite(
@@ -172,17 +191,16 @@ def terms_at_draw(pair: ModelGuidePair, x: Data, latents: Latents) -> tuple[Tens
 
     Returns:
         as a term of the sum, from the run with all values of y at once, and from a run with the drawn value alone, both
-        [1, B]. They differ where y is masked out (:class:`~ppvae.core.enumeration.SummedOut`), and else only if the
-        program is wrong.
+        [1, B]. They differ only if the program is wrong.
     """
     shape = structure(pair, x)
     with local_parameters(pair), _RefuseLarge(shape):
         values = {i.name: to_pyro(latents[i.name][None], i, shape.nesting) for i in shape.model_latents}
-        sites = run_enumerated(pair, x, shape, values, 1)
-        summed = summed_of(sites, shape, 1)
+        sites = run_model(pair, x, shape, values, 1)
+        summed = summed_of(sites, shape, 1, stand_in=0)  # what is masked out then has probability one, as in a run
         index = summed.sample(summed.names)
         rest = sum_log_probs({n: s for n, s in sites.items() if n not in summed.names}, shape, 1).local
-        plain = run_plain(pair, x, shape, {**values, **summed.values(index)}, 1)
+        plain = run_model(pair, x, shape, {**values, **summed.values(index)}, 1, enumerate=False)
     return summed.log_joint_at(index) + rest, sum_log_probs(plain, shape, 1).local
 
 
@@ -203,23 +221,3 @@ class _RefuseLarge(TorchDispatchMode):
             if elements > _LARGE:
                 require_sum_fits(self.names, elements // self.batch, elements * tensors[0].element_size())
         return func(*args, **(kwargs or {}))
-
-
-def _canonical(probability: Tensor, info: SiteInfo, shape: Structure, particles: int) -> Tensor:
-    """From [K, *Pyro's batch] to [L, B, *nested, K]."""
-    values = probability.movedim(0, -1)
-    batch = (*((particles,) if particles > 1 else ()), *(1,) * (shape.nesting - len(info.batch_shape)))
-    values = values.expand(*batch, *info.batch_shape, info.num_values)
-    return to_canonical(values, replace(info, event_shape=(info.num_values,)), shape.nesting, particles)
-
-
-def _expanded(value: Tensor, info: SiteInfo, shape: Structure, particles: int) -> Tensor:
-    batch = (*((particles,) if particles > 1 else ()), *(1,) * (shape.nesting - len(info.batch_shape)))
-    return to_canonical(value.expand(*batch, *info.batch_shape, *info.event_shape), info, shape.nesting, particles)
-
-
-def _join(groups: list[dict[str, Tensor]], axes: torch.Size) -> dict[str, Tensor]:
-    return {
-        name: torch.cat([group[name] for group in groups]).reshape(*axes, *groups[0][name].shape[1:])
-        for name in groups[0]
-    }

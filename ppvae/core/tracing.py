@@ -71,31 +71,20 @@ def length_of(pair: ModelGuidePair, x: Data) -> int | None:
     return batch_size(x) if pair.parameter_store != "pyro" else None
 
 
-def run_enumerated(
+def run_model(
     pair: ModelGuidePair,
     x: Data,
     shape: Structure,
     values: Latents,
     particles: int,
     num_data: int | None = None,
+    *,
     free: Collection[str] = (),
+    enumerate: bool = True,
 ) -> Sites:
-    """The model at given values, in Pyro's order of axes, with what is summed out enumerated."""
-    enumerate = bool(shape.enumerated)
+    """The model at given values, in Pyro's order of axes; what is summed out is enumerated, or else drawn."""
+    enumerate = enumerate and bool(shape.enumerated)
     return run_program(pair, "model", x, num_data, particles, shape.nesting, values, free, enumerate)
-
-
-def run_plain(
-    pair: ModelGuidePair,
-    x: Data,
-    shape: Structure,
-    values: Latents,
-    particles: int,
-    num_data: int | None = None,
-    free: Collection[str] = (),
-) -> Sites:
-    """The model at given values, with what is summed out drawn where it has none."""
-    return run_program(pair, "model", x, num_data, particles, shape.nesting, values, free)
 
 
 def untold(program: Callable[..., Any], names: Collection[str]) -> Callable[..., Any]:

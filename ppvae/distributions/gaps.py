@@ -32,19 +32,10 @@ def observe_with_gaps(name: str, fn: Any, labels: Tensor) -> Tensor:
 
     Raises:
         DataError: labels that are not of one axis.
-
-    >>> import pyro.distributions as dist
-    >>> from pyro import poutine
-    >>> model = lambda: observe_with_gaps("y", dist.Categorical(torch.ones(3) / 3).expand([2]), torch.tensor([2, -1]))
-    >>> poutine.trace(model).get_trace().nodes["y_observed"]["value"].tolist()
-    [2, 0]
     """
     present, values = _split(fn, labels)
     observed = pyro.sample(f"{name}_observed", fn.mask(present), obs=values)
-    drawn = pyro.sample(
-        f"{name}_unobserved", fn.mask(~present), infer={"enumerate": "parallel"}
-    )  # which obs_mask forgets
-    return _choose(fn, present, observed, drawn)
+    return _choose(fn, present, observed, _drawn(name, fn, present))
 
 
 def draw_gaps(name: str, fn: Any, labels: Tensor) -> Tensor:
@@ -59,10 +50,20 @@ def draw_gaps(name: str, fn: Any, labels: Tensor) -> Tensor:
 
     Returns:
         the label where it is given, the draw elsewhere.
+
+    Raises:
+        DataError: labels that are not of one axis.
+
+    >>> import pyro.distributions as dist
+    >>> draw_gaps("y", dist.OneHotCategorical(torch.tensor([[0.5, 0.5], [0.0, 1.0]])), torch.tensor([0, -1])).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     present, values = _split(fn, labels)
-    drawn = pyro.sample(f"{name}_unobserved", fn.mask(~present), infer={"enumerate": "parallel"})
-    return _choose(fn, present, values, drawn)
+    return _choose(fn, present, values, _drawn(name, fn, present))
+
+
+def _drawn(name: str, fn: Any, present: Tensor) -> Tensor:
+    return pyro.sample(f"{name}_unobserved", fn.mask(~present), infer={"enumerate": "parallel"})
 
 
 def _choose(fn: Any, present: Tensor, given: Tensor, drawn: Tensor) -> Tensor:

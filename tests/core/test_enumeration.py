@@ -618,6 +618,23 @@ def masked_and_used(self: Base, x: Tensor) -> None:
         pyro.sample("x", self.emission(y, latent()), obs=x)
 
 
+def masked_in_the_end(self: Base, x: Tensor) -> None:
+    """The mask leaves out the last data alone: what a look at the first few does not see."""
+    with self.data_plate(x):
+        with poutine.mask(mask=torch.arange(len(x)) < 20):
+            y = pyro.sample("y", dist.Categorical(logits=self.initial), infer=PARALLEL)
+        pyro.sample("x", self.emission(y, latent()), obs=x)
+
+
+def masked_and_read_by_shape(self: Base, x: Tensor) -> None:
+    mask = x[:, 0] > x[:, 0].mean()
+    with self.data_plate(x):
+        with poutine.mask(mask=mask):
+            y = pyro.sample("y", dist.Categorical(logits=self.initial), infer=PARALLEL)
+        mean = Vindex(self.loc)[y] * mask[:, None] + latent().unsqueeze(-1)
+        pyro.sample("x", dist.Normal(mean, 0.7 if y.dim() > 1 else 0.9).to_event(1), obs=x)
+
+
 def unequal_weights(self: Base, x: Tensor) -> None:
     with self.data_plate(x):
         with poutine.scale(scale=0.5):
@@ -643,6 +660,8 @@ REFUSED = {
     table_without_vindex: r"'y': the model fails where it has an axis for its values(?s:.*)Vindex",
     axis_without_plate: r"'x' depends on a site that is summed out and has a batch axis of 2 entries in no plate",
     masked_and_used: r"'y' is masked out in part, and the rest of the model depends on",
+    masked_in_the_end: r"'y' is masked out in part, and the rest of the model depends on",
+    masked_and_read_by_shape: r"'y': with one value for each datum the model's log p is",
     unequal_weights: r"is weighted \(poutine\.scale\) otherwise than other sites under the same sum",
     unmarked: r"'y' of the model is not in the guide(?s:.*)enumerate",
 }
@@ -652,7 +671,7 @@ REFUSED = {
 def test_refused_by_name(program: Callable[[Any, Tensor], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PPVAE_MEMORY", "2GB")
     with pytest.raises(PairError, match=REFUSED[program]):
-        check_pair(pair_of(program), torch.randn(4, D))
+        check_pair(pair_of(program), torch.randn(24, D))
 
 
 def test_config_enumerate_marks_what_the_guide_lacks() -> None:
