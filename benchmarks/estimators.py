@@ -134,7 +134,7 @@ class Coins(ConditionalDistribution):
         super().__init__(event_shape)
         self.logits = nn.Parameter(torch.zeros(event_shape))
 
-    def forward(self, context: Tensor | None = None) -> Any:
+    def forward(self, *context: Tensor) -> Any:
         """The coins."""
         return dist.Bernoulli(logits=self.logits).to_event(1)
 

@@ -28,6 +28,7 @@ from .fingerprint import differences, fingerprint
 from .pair import DATA_PLATE, Data, ModelGuidePair, rows_of
 from .parameters import local_parameters
 from .plates import data_plate_of
+from .rewriting import find_places
 from .structure import SiteInfo, Structure
 from .terms import Draw, LogTerms, Sites, Sums, join_sums, sum_log_probs
 from .tracing import Latents, length_of, run_model, run_program, width_of
@@ -82,7 +83,8 @@ def _find_structure(pair: ModelGuidePair, x: Data, num_data: int | None) -> Stru
         values = {name: site["value"] for name, site in told.items() if not site["is_observed"]}
         model_sites = run_program(pair, "model", x, num_data, substitute=values)
         if pair.one_datum:
-            return Structure.from_sites(model_sites, guide_sites, one_datum=True, summed=pair.summed_out)
+            shape = Structure.from_sites(model_sites, guide_sites, one_datum=True, summed=pair.summed_out)
+            return _with_places(shape, x, model_sites)
         named, batch = pair.find_data_plate(x), length_of(pair, x)
 
         def rolled() -> Sites:
@@ -93,7 +95,12 @@ def _find_structure(pair: ModelGuidePair, x: Data, num_data: int | None) -> Stru
         plate = data_plate_of(model_sites, guide_sites, (named, pair._found_plate), batch, rolled)
         if named is None and plate != DATA_PLATE and batch is not None:
             pair._found_plate = plate
-    return Structure.from_sites(model_sites, guide_sites, plate=plate, summed=pair.summed_out)
+    shape = Structure.from_sites(model_sites, guide_sites, plate=plate, summed=pair.summed_out)
+    return _with_places(shape, x, model_sites)
+
+
+def _with_places(shape: Structure, x: Data, sites: Sites) -> Structure:
+    return replace(shape, places=find_places(x, {info.name: sites[info.name]["value"] for info in shape.observed}))
 
 
 def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None = None) -> Draw:

@@ -68,6 +68,11 @@ def try_one_of(*remedies: str) -> str:
     return f"\n{_TRY}\n" + "\n".join(f"{_ITEM}{remedy}" for remedy in remedies)
 
 
+def also_try(error: Exception, *remedies: str) -> str:
+    """The message of an error that ends with remedies, and more of them."""
+    return "\n".join([str(error), *(_ITEM + remedy for remedy in remedies)])
+
+
 def prefix_lines(message: str, prefix: str) -> str:
     """A message with every line of it, but not its remedies, after a prefix."""
     head, heading, remedies = message.partition(f"\n{_TRY}\n")

@@ -15,6 +15,7 @@ from .enumeration import SummedOut
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
+from .rewriting import not_in_batch, rewritten
 from .structure import SiteInfo, Structure
 from .summed import summed_of
 from .terms import Simulation, sum_log_probs
@@ -41,6 +42,77 @@ def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simu
         {info.name: value[info.name] for info in shape.model_latents},
         {info.name: value[info.name] for info in shape.observed if info.name in value},
     )
+
+
+def simulate_batch(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> tuple[Simulation, Data]:
+    """As :func:`simulate`, and the batch with these data in the place of those that the model observed.
+
+    Covariates stay, as does whatever else the model does not observe.
+
+    Raises:
+        PairError: an observed site has a value that the model computes from the batch.
+    """
+    made, shape = simulate(pair, x, num_data), structure(pair, x, num_data)
+    local = {info.name for info in shape.observed if info.scope == "local"}
+    return made, rewritten(x, shape, {name: value for name, value in made.observed.items() if name in local})
+
+
+def require_simulable(pair: ModelGuidePair, few: Data, *, batches: bool = False) -> None:
+    """Check that draws of the model follow its density, and reach every site that depends on them.
+
+    Args:
+        pair: the pair, its global sites at fixed values.
+        few: some data.
+        batches: whether data are drawn to be observed, by :func:`simulate_batch`.
+
+    Raises:
+        PairError: the model has a ``pyro.factor``, reads observed values from x instead of from the sites, or computes
+            from x what it observes, where that matters.
+    """
+    shape = structure(pair, few)
+    for info in shape.observed:
+        if 0 in info.event_shape:
+            raise PairError(
+                f"site {info.name!r} is a pyro.factor: expected a model that can be drawn from, found a density that "
+                "no draw knows of"
+                + try_one_of("reconstruct, which looks at data", "a pyro.sample with a distribution instead")
+            )
+    places = {place.site for place in shape.places}
+    with torch.no_grad():
+        found = _observed_values(pair, few, shape)
+        others = {n: (v <= 0.5).to(v.dtype) for n, v in found.items() if batches or n in places}
+        other = rewritten(few, shape, others)
+        before, after = (_simulation(pair, x) for x in (few, other))
+        seen = _observed_values(pair, other, shape)
+    for name, value in before.items():
+        if not torch.equal(value, after[name]):
+            raise PairError(
+                f"site {name!r} depends on observed values that the model reads from x: a value that is simulated "
+                "never reaches it"
+                + try_one_of(
+                    "use what pyro.sample returns: y = pyro.sample('y', ..., obs=x['y'])",
+                    "reconstruct or denoise, which are about the data themselves",
+                )
+            )
+    for name, value in others.items():
+        if batches and not torch.equal(value, seen[name]):
+            raise not_in_batch(name)
+
+
+def _simulation(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return simulate(pair, x).observed
+
+
+def _observed_values(pair: ModelGuidePair, x: Data, shape: Structure) -> dict[str, Tensor]:
+    """What the model observes of each local site, [B, *event]."""
+    with torch.random.fork_rng(), local_parameters(pair):
+        guide_sites = run_program(pair, "guide", x, None)
+        values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
+        sites = run_program(pair, "model", x, None, substitute=values)
+    local = [info for info in shape.observed if info.scope == "local"]
+    return {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0] for i in local}
 
 
 def predict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import pyro.distributions as dist
 import torch
@@ -104,6 +104,24 @@ class SiteInfo:
         return (*self.nested, *self.event_shape)
 
 
+class Place(NamedTuple):
+    """Where the value of an observed site stands in a batch.
+
+    Attributes:
+        site: the observed site.
+        leaf: which tensor of the batch.
+        size: the value's shape.
+        stride: its strides in that tensor, which is contiguous.
+        offset: where it begins there.
+    """
+
+    site: str
+    leaf: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
 @dataclass(frozen=True)
 class Structure:
     """The sites of model and guide, in the order in which they are met.
@@ -116,6 +134,7 @@ class Structure:
         data_plate: the name of the plate over data; None where there is none.
         moving: latents of the model whose support has bounds that another latent sets: they move with its value.
         one_datum: whether all the data are one datum, whatever the plates (:func:`~ppvae.core.as_one_datum`).
+        places: where what the model observes stands in the batch (:mod:`ppvae.core.rewriting`).
     """
 
     model: tuple[SiteInfo, ...]
@@ -125,6 +144,7 @@ class Structure:
     data_plate: str | None
     moving: frozenset[str] = frozenset()
     one_datum: bool = False
+    places: tuple[Place, ...] = ()
 
     @staticmethod
     def from_sites(

@@ -1,6 +1,6 @@
 """Conditional distributions: modules whose forward returns a distribution."""
 
-from .conditional import ConditionalDistribution, Head, independent, require_context
+from .conditional import ConditionalDistribution, Given, Head, independent, require_context
 from .gaps import draw_gaps, observe_with_gaps
 from .likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Normal
 from .normals import DiagonalNormal, FullCovarianceNormal, StandardNormal
@@ -15,6 +15,7 @@ __all__ = [
     "DiagonalNormal",
     "FixedPrior",
     "FullCovarianceNormal",
+    "Given",
     "Head",
     "Normal",
     "Reparameterized",

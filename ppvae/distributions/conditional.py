@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pyro.distributions import TorchDistribution
@@ -18,6 +19,9 @@ from ..core.errors import PpvaeError
 
 class ConditionalDistribution(nn.Module, ABC):
     """$c \\mapsto p(\\cdot \\mid c)$: a module whose forward returns a Pyro distribution.
+
+    The context is what stands behind the bar: nothing, one tensor, or several, which the trunk then takes side by side
+    (:class:`ppvae.networks.JoinedMLP`).
 
     Attributes:
         event_shape: shape of one draw.
@@ -34,8 +38,30 @@ class ConditionalDistribution(nn.Module, ABC):
             )
 
     @abstractmethod
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        """The distribution given a context [*S, *context event]; its batch shape is [*S]."""
+    def forward(self, *context: Tensor) -> TorchDistribution:
+        """The distribution given a context [*S, *context event] or several; its batch shape is [*S]."""
+
+    def given(self, *parents: str) -> Given:
+        """This distribution with the names of what stands behind its bar, for :class:`ppvae.models.LatentModel`.
+
+        >>> from ppvae.distributions import StandardNormal
+        >>> StandardNormal(2).given("y").parents
+        ('y',)
+        """
+        return Given(self, parents)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A conditional distribution and its parents by name: p(. | parents).
+
+    Attributes:
+        distribution: takes the values of the parents, in their order.
+        parents: their names.
+    """
+
+    distribution: ConditionalDistribution
+    parents: tuple[str, ...]
 
 
 class Head(nn.Module):
@@ -76,9 +102,9 @@ class Head(nn.Module):
                 for layer in self.layers:
                     init(layer)
 
-    def forward(self, context: Tensor) -> tuple[Tensor, ...]:
-        """The parameters, each [*S, *event_shape], at a context [*S, *context event]."""
-        return self.read(self.trunk(context))
+    def forward(self, *context: Tensor) -> tuple[Tensor, ...]:
+        """The parameters, each [*S, *event_shape], at a context [*S, *context event] or several."""
+        return self.read(self.trunk(*context))
 
     def read(self, features: Tensor) -> tuple[Tensor, ...]:
         """The parameters, each [*S, *event_shape], from the trunk's features."""
@@ -89,10 +115,10 @@ class Head(nn.Module):
         return tuple(value.reshape(*value.shape[:-1], *self.event_shape) for value in values)
 
 
-def require_context(context: Tensor | None, owner: nn.Module) -> Tensor:
+def require_context(context: tuple[Tensor, ...], owner: nn.Module) -> tuple[Tensor, ...]:
     """The context of a conditional distribution; an error where there is none."""
-    if context is None:
-        raise PpvaeError(f"{type(owner).__name__} is conditional: expected a context tensor, found None")
+    if not context:
+        raise PpvaeError(f"{type(owner).__name__} is conditional: expected a context tensor, found none")
     return context
 
 

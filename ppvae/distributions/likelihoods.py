@@ -29,9 +29,9 @@ class Bernoulli(ConditionalDistribution):
         self.head = Head(trunk, self.event_shape, 1)
         self.allow_grey = allow_grey
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""
-        (logits,) = self.head(require_context(context, self))
+        (logits,) = self.head(*require_context(context, self))
         validate = False if self.allow_grey else None
         return independent(dist.Bernoulli(logits=logits, validate_args=validate), self.event_shape)
 
@@ -48,9 +48,9 @@ class ContinuousBernoulli(ConditionalDistribution):
         super().__init__(event_shape)
         self.head = Head(trunk, self.event_shape, 1)
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""
-        (logits,) = self.head(require_context(context, self))
+        (logits,) = self.head(*require_context(context, self))
         return independent(dist.ContinuousBernoulli(logits=logits), self.event_shape)
 
 
@@ -97,9 +97,9 @@ class Normal(ConditionalDistribution):
         else:
             raise PpvaeError(f"Normal: expected a positive scale (a standard deviation), found {scale}")
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""
-        parameters = self.head(require_context(context, self))
+        parameters = self.head(*require_context(context, self))
         loc = parameters[0].sigmoid() if self.mean == "sigmoid" else parameters[0]
         log_scale = parameters[1] if self.conditional else self.log_scale
         return independent(dist.Normal(loc, log_scale.exp().expand_as(loc)), self.event_shape)
@@ -120,7 +120,7 @@ class Categorical(ConditionalDistribution):
             raise PpvaeError(f"Categorical: expected num_categories of at least 2, found {num_categories}")
         self.head = Head(trunk, (*self.event_shape, num_categories), 1)
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""
-        (logits,) = self.head(require_context(context, self))
+        (logits,) = self.head(*require_context(context, self))
         return independent(dist.Categorical(logits=logits), self.event_shape)

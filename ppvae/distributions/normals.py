@@ -27,7 +27,7 @@ class StandardNormal(ConditionalDistribution):
         super().__init__(event_shape)
         self.register_buffer("zero", torch.zeros(self.event_shape), persistent=False)
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The standard normal, whatever the context."""
         return independent(dist.Normal(self.zero, torch.ones_like(self.zero)), self.event_shape)
 
@@ -44,9 +44,9 @@ class DiagonalNormal(ConditionalDistribution):
         super().__init__(event_shape)
         self.head = Head(trunk, self.event_shape, 2)
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
-        loc, log_scale = self.head(require_context(context, self))
+        loc, log_scale = self.head(*require_context(context, self))
         return independent(dist.Normal(loc, log_scale.exp()), self.event_shape)
 
 
@@ -67,9 +67,9 @@ class FullCovarianceNormal(ConditionalDistribution):
         self.head = Head(trunk, self.event_shape, 2)
         self.below = nn.Linear(int(getattr(trunk, "out_features", 0)), below.shape[1]) if event_shape > 1 else None
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
-        features: Tensor = self.head.trunk(require_context(context, self))
+        features: Tensor = self.head.trunk(*require_context(context, self))
         loc, log_diagonal = self.head.read(features)
         scale_tril = torch.diag_embed(log_diagonal.exp())
         if self.below is not None:

@@ -244,9 +244,9 @@ class Reparameterized(ConditionalDistribution):
             for layer in self.layers.values():
                 init(layer)
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
-        features: Tensor = self.trunk(require_context(context, self))
+        features: Tensor = self.trunk(*require_context(context, self))
         values = {}
         for name, constraint in self.family.parameters.items():
             free: Tensor = self.layers[name](features)
@@ -286,7 +286,7 @@ class FixedPrior(ConditionalDistribution):
                 raise PpvaeError(f"FixedPrior: parameter {name!r} of {family!r}: expected {constraint}, found {value}")
             self.register_buffer(f"parameter_{name}", value)
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution, whatever the context."""
         values = {name: getattr(self, f"parameter_{name}") for name in self.family.parameters}
         return _as_event(self.family, values, self.event_shape)

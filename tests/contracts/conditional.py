@@ -62,6 +62,10 @@ class ConditionalContract(ABC):
         context = torch.randn(*batch_shape, CONTEXT, dtype=torch.float64)
         return made(context) if self.conditional else made().expand(batch_shape)
 
+    def context(self) -> tuple[Tensor, ...]:
+        """Five contexts; none for a prior."""
+        return (torch.randn(5, CONTEXT, dtype=torch.float64),) if self.conditional else ()
+
     # --- what it is ---
 
     def test_event_and_batch_shapes(self) -> None:
@@ -132,11 +136,11 @@ class ConditionalContract(ABC):
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
     def test_dtype_follows(self, dtype: torch.dtype) -> None:
         for made in self.each():
-            context = torch.randn(5, CONTEXT, dtype=torch.float64) if self.conditional else None
-            value = made(context).sample()
-            expected = made(context).log_prob(value)
+            context = self.context()
+            value = made(*context).sample()
+            expected = made(*context).log_prob(value)
             made = made.to(dtype)
-            found = made(context if context is None else context.to(dtype))
+            found = made(*(part.to(dtype) for part in context))
             draws = found.sample()
             assert draws.dtype == dtype or not value.is_floating_point()
             log_prob = found.log_prob(draws if dtype == torch.float32 else value)
@@ -149,27 +153,27 @@ class ConditionalContract(ABC):
         """On the device "meta", which has shapes and no numbers, a tensor left behind on the CPU is an error too."""
         for made in self.each():
             value = self.given(made, 5).sample().to(device)
-            context = torch.randn(5, CONTEXT, dtype=torch.float64).to(device) if self.conditional else None
+            context = tuple(part.to(device) for part in self.context())
             with pyro.validation_enabled(device != "meta"):
-                found = made.to(device)(context)
+                found = made.to(device)(*context)
                 assert found.log_prob(value).device.type == device
                 if device != "meta":
                     assert found.sample().device.type == device
 
     def test_state_round_trip(self) -> None:
         for made, other in zip(self.each(), self.each(), strict=True):
-            context = torch.randn(5, CONTEXT, dtype=torch.float64) if self.conditional else None
-            value = made(context).sample()
-            expected = made(context).log_prob(value)
+            context = self.context()
+            value = made(*context).sample()
+            expected = made(*context).log_prob(value)
             with pyro.validation_enabled(False):  # other parameters may have another support
-                before = other(context).log_prob(value)
+                before = other(*context).log_prob(value)
             assert not list(made.parameters()) or not torch.equal(before, expected)
             other.load_state_dict(made.state_dict())
-            assert torch.equal(other(context).log_prob(value), expected)
+            assert torch.equal(other(*context).log_prob(value), expected)
 
     def test_captured_equals_eager(self) -> None:
         def both(made: ConditionalDistribution, context: Tensor) -> tuple[Tensor, Tensor]:
-            found = made(context if self.conditional else None)
+            found = made(*([context] if self.conditional else []))
             draws = found.sample((3,))
             return draws, found.log_prob(draws)
 

@@ -117,7 +117,7 @@ class BernoulliPrior(ConditionalDistribution):
         super().__init__(event_shape)
         self.logits = nn.Parameter(torch.linspace(-0.5, 0.8, event_shape))
 
-    def forward(self, context: Tensor | None = None) -> Any:
+    def forward(self, *context: Tensor) -> Any:
         return dist.Bernoulli(logits=self.logits).to_event(1)
 
 

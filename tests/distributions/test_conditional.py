@@ -168,8 +168,8 @@ def test_every_conditional_distribution_keeps_the_contract(monkeypatch: pytest.M
 class Undeclared(DiagonalNormal):
     """Forgets to declare its event."""
 
-    def forward(self, context: Tensor | None = None) -> Any:
-        return super().forward(context).base_dist
+    def forward(self, *context: Tensor) -> Any:
+        return super().forward(*context).base_dist
 
 
 class LeftBehind(DiagonalNormal):
@@ -179,8 +179,8 @@ class LeftBehind(DiagonalNormal):
         super().__init__(trunk, event_shape)
         self.offset = torch.ones(event_shape)
 
-    def forward(self, context: Tensor | None = None) -> Any:
-        loc, log_scale = self.head(require_context(context, self))
+    def forward(self, *context: Tensor) -> Any:
+        loc, log_scale = self.head(*require_context(context, self))
         return independent(dist.Normal(loc + self.offset, log_scale.exp()), self.event_shape)
 
 
@@ -195,24 +195,24 @@ class Idle(DiagonalNormal):
 class Joined(DiagonalNormal):
     """Mixes the data of a batch."""
 
-    def forward(self, context: Tensor | None = None) -> Any:
-        context = require_context(context, self)
-        return super().forward(context - context.mean(0))
+    def forward(self, *context: Tensor) -> Any:
+        (value,) = require_context(context, self)
+        return super().forward(value - value.mean(0))
 
 
 class Branching(DiagonalNormal):
     """Branches on the value of a tensor."""
 
-    def forward(self, context: Tensor | None = None) -> Any:
-        context = require_context(context, self)
-        return super().forward(context if context.sum() > 0 else 2 * context)
+    def forward(self, *context: Tensor) -> Any:
+        (value,) = require_context(context, self)
+        return super().forward(value if value.sum() > 0 else 2 * value)
 
 
 class Forgetful(DiagonalNormal):
     """Does without a context, unasked."""
 
-    def forward(self, context: Tensor | None = None) -> Any:
-        return super().forward(torch.zeros(CONTEXT).double() if context is None else context)
+    def forward(self, *context: Tensor) -> Any:
+        return super().forward(*(context or (torch.zeros(CONTEXT).double(),)))
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ from torch.distributions import Bernoulli, Categorical
 from .quantities import Quantity, default_quantities, evaluate_quantities
 from .replicates import Parts, Replicator
 from ..execution.placement import Compile
-from ..prediction.joint import require_simulable
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, draw, log_joint, predict, simulate, structure
 from ...core.axes import to_pyro
 from ...core.conditioning import DerivedPair
 from ...core.errors import did_you_mean
 from ...core.modes import in_evaluation_mode
+from ...core.simulation import require_simulable
 
 Source = Literal["prior", "posterior"]
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from .base import ELBO, BoundTerms
 from .particles import log_mean_exp, score_particles
-from ...core import Data, ModelGuidePair, PairError, PpvaeError, log_guide, simulate, structure
-from ...core.errors import try_one_of
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, log_guide, structure
+from ...core.errors import also_try, try_one_of
 from ...core.modes import in_evaluation_mode
+from ...core.simulation import require_simulable, simulate_batch
+
+_NO_DREAMS = ("sleep=0, which needs no dreams", "elbo.VIMCO")
 
 
 class ReweightedWakeSleep(ELBO):
@@ -50,10 +49,20 @@ class ReweightedWakeSleep(ELBO):
 
     @in_evaluation_mode
     def check(self, pair: ModelGuidePair, x: Data) -> None:
-        """As :meth:`ELBO.check`; with a sleep update, each observed site must match an entry of the batch."""
-        super().check(pair, x)
+        """As :meth:`ELBO.check`; with a sleep update, the model must observe what it could have drawn."""
         if self.sleep:
-            _places(pair, x)
+            for info in structure(pair, x).observed:
+                if info.scope == "global":
+                    raise PairError(
+                        f"ReweightedWakeSleep dreams of data, but observed site {info.name!r} stands outside the plate "
+                        "over data, where no dream of a datum reaches it" + try_one_of(*_NO_DREAMS)
+                    )
+            try:
+                require_simulable(pair, x, batches=True)
+            except PairError as error:
+                message = also_try(error, *_NO_DREAMS)
+                raise PairError(f"ReweightedWakeSleep dreams of data: {message}") from error
+        super().check(pair, x)
 
     def terms(
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
@@ -78,48 +87,9 @@ class ReweightedWakeSleep(ELBO):
     def _dream(self, pair: ModelGuidePair, x: Data, num_data: int | None) -> Tensor:
         r"""$\log q_\phi(z' \mid x')$ of one dream for every datum, [B]."""
         with torch.no_grad():
-            dream = simulate(pair, x, num_data)
-        leaves, spec = pytree.tree_flatten(_plain(x))
-        for name, index in _places(pair, x).items():
-            leaves[index] = dream.observed[name].to(leaves[index].dtype).reshape(leaves[index].shape)
-        log_q, _ = log_guide(pair, pytree.tree_unflatten(leaves, spec), dream.latents, num_data)
+            dream, batch = simulate_batch(pair, x, num_data)
+        log_q, _ = log_guide(pair, batch, dream.latents, num_data)
         return log_q
 
     def __repr__(self) -> str:
         return f"ReweightedWakeSleep({self.num_particles}, sleep={self.sleep:g})"
-
-
-def _plain(x: Any) -> Any:
-    return dict(x) if isinstance(x, Mapping) else x
-
-
-def _places(pair: ModelGuidePair, x: Data) -> dict[str, int]:
-    """The entry of the batch for each observed site: the one of its name, else the only one of its shape.
-
-    Raises:
-        PairError: no entry fits, or several do.
-    """
-    shape = structure(pair, x)
-    paths, _ = pytree.tree_flatten_with_path(_plain(x))
-    places = {}
-    for info in shape.observed:
-        size = (shape.batch, *info.shape)
-        by_name = [i for i, (path, _) in enumerate(paths) if path and getattr(path[-1], "key", None) == info.name]
-        by_shape = [i for i, (_, v) in enumerate(paths) if isinstance(v, Tensor) and tuple(v.shape) == size]
-        if not by_name and not by_shape:
-            by_shape = [i for i, (_, v) in enumerate(paths) if isinstance(v, Tensor) and v.shape.numel() == _size(size)]
-        matches = by_name or by_shape
-        if len(matches) != 1:
-            raise PairError(
-                f"ReweightedWakeSleep dreams of observed site {info.name!r}, of shape {list(size)}, but "
-                f"{len(matches) or 'no'} entries of the batch fit"
-                + try_one_of(
-                    f"a mapping batch with a key {info.name!r}", "sleep=0, which needs no dreams", "elbo.VIMCO"
-                )
-            )
-        places[info.name] = matches[0]
-    return places
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .run import first_rows, model_ready
 from ..execution.placement import dtype_of, home_of, to
-from ...core import Data, DataError, ModelGuidePair, batch_size, rows_of, simulate, structure
+from ...core import Data, DataError, ModelGuidePair, batch_size, rows_of, structure
 from ...core.conditioning import hold_sites
-from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
+from ...core.simulation import require_simulable, simulate_batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,9 @@ def simulate_data(
         global_sites: as for :func:`log_evidence`, and the same there.
 
     Raises:
-        DataError: a mapping in which an observed site has no member of its name.
+        DataError: num_data below 1.
+        PairError: the model computes from the data what it observes, reads observed values from x instead of from the
+            sites, or has a ``pyro.factor``.
     """
     if num_data < 1:
         raise DataError(f"simulate_data: expected num_data of at least 1, found {num_data}")
@@ -62,22 +64,7 @@ def simulate_data(
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         conditioned = hold_sites(pair, first_rows(like, 4), global_sites)
+        require_simulable(conditioned, first_rows(like, 4), batches=True)
+        made, x = simulate_batch(conditioned, like)
         shape = structure(conditioned, like)
-        draws = simulate(conditioned, like)
-    names = [info.name for info in shape.observed if info.scope == "local"]
-    if isinstance(like, Tensor):
-        if len(names) != 1 or draws.observed[names[0]].numel() != like.numel():
-            raise DataError(
-                f"simulate_data: the observed sites {names} do not make up a tensor of shape {list(like.shape)}"
-                + try_one_of("data as a mapping, with a member for every observed site")
-            )
-        x: Data = draws.observed[names[0]].reshape(like.shape)
-    else:
-        missing = [name for name in names if name not in like]
-        if missing:
-            raise DataError(
-                f"simulate_data: observed site {missing[0]!r} has no member of that name among {sorted(like)}"
-                + try_one_of("name the members after the observed sites")
-            )
-        x = {key: draws.observed[key].reshape(value.shape) if key in names else value for key, value in like.items()}
-    return SimulatedData(x, {info.name: draws.latents[info.name] for info in shape.local_latents})
+    return SimulatedData(x, {info.name: made.latents[info.name] for info in shape.local_latents})

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .guide_mean import observed_site
-from .joint import require_simulable
 from ..evidence.outcome import Outcome
 from ..evidence.weights import from_weights
 from ..execution.arguments import require_integer
@@ -18,6 +17,7 @@ from ..execution.over_data import OverData, rows_like
 from ..execution.placement import Compile, to
 from ...core import Data, ModelGuidePair, PpvaeError, simulate_given
 from ...core.errors import try_one_of
+from ...core.simulation import require_simulable
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from .guide_mean import observed_site
-from .joint import require_mean, require_simulable
+from .joint import require_mean
 from ..execution.over_data import OverData
 from ..execution.placement import Compile
 from ..execution.progress import progress_bar
 from ...core import DataError, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate
 from ...core.conditioning import guide_as_model
 from ...core.modes import in_evaluation_mode
+from ...core.simulation import require_simulable
 from ...data import Dataset
 
 

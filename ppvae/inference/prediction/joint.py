@@ -1,4 +1,4 @@
-"""Checks for several observed sites: whether data can be simulated, and whether a site has a mean."""
+"""A check for several observed sites: whether one has a mean."""
 
 from __future__ import annotations
 
@@ -11,55 +11,13 @@ from ...core import (
     Data,
     ModelGuidePair,
     PairError,
-    batch_size,
     draw,
-    members_of,
     predict,
-    rows_of,
-    simulate,
     structure,
 )
-from ...core.density import observed_support
 from ...core.errors import try_one_of
 
 _REPEATS = 12
-
-
-def require_simulable(pair: ModelGuidePair, few: Data) -> None:
-    """Check that draws of the model follow its density, and reach every site that depends on them.
-
-    Args:
-        pair: the pair, its global sites at fixed values.
-        few: some data.
-
-    Raises:
-        PairError: the model has a ``pyro.factor``, or reads observed values from x instead of from the sites.
-    """
-    for info in structure(pair, few).observed:
-        if 0 in info.event_shape:
-            raise PairError(
-                f"site {info.name!r} is a pyro.factor: expected a model that can be drawn from, found a density that "
-                "no draw knows of"
-                + try_one_of("reconstruct, which looks at data", "a pyro.sample with a distribution instead")
-            )
-    other = _clone(few)
-    storages = {t.untyped_storage().data_ptr() for t in members_of(other).values()}
-    with torch.no_grad():
-        for _, _, value in observed_support(pair, other).values():
-            # A view of x that does not broadcast it: replace its values.
-            if value.untyped_storage().data_ptr() in storages and 0 not in value.stride():
-                value.copy_((value <= 0.5).to(value.dtype))
-    before, after = (_simulation(pair, x) for x in (few, other))
-    for name, value in before.items():
-        if not torch.equal(value, after[name]):
-            raise PairError(
-                f"site {name!r} depends on observed values that the model reads from x: a value that is simulated "
-                "never reaches it"
-                + try_one_of(
-                    "use what pyro.sample returns: y = pyro.sample('y', ..., obs=x['y'])",
-                    "reconstruct or denoise, which are about the data themselves",
-                )
-            )
 
 
 def require_mean(pair: ModelGuidePair, few: Data, site: str, given: Mapping[str, Tensor] | None) -> None:
@@ -98,13 +56,3 @@ def require_mean(pair: ModelGuidePair, few: Data, site: str, given: Mapping[str,
                 f"predict_given(pair, {{{sorted(others)[0]!r}: values}}, like=...), its mean given those alone",
             )
         )
-
-
-def _clone(x: Data) -> Data:
-    return rows_of(x, torch.arange(batch_size(x)))
-
-
-def _simulation(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(0)
-        return simulate(pair, x).observed

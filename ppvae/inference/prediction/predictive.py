@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from .guide_mean import GuideMean, latent_site, observed_site
-from .joint import require_mean, require_simulable
+from .joint import require_mean
 from ..execution.arguments import choose_name, require_integer, require_literal
 from ..execution.over_data import OverData, rows_like
 from ..execution.placement import Compile, to
@@ -24,6 +24,7 @@ from ...core import (
 )
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
+from ...core.simulation import require_simulable
 
 Kind = Literal["mean", "sample"]
 

@@ -279,8 +279,8 @@ def test_score_function_options() -> None:
 class StudentPosterior(DiagonalNormal):
     """A Student posterior: no KL between it and a normal is registered."""
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        loc, log_scale = self.head(context)
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
+        loc, log_scale = self.head(*context)
         return dist.StudentT(5.0, loc, log_scale.exp()).to_event(1)
 
 
@@ -314,15 +314,15 @@ def test_auxiliary_sites_under_sticking_the_landing() -> None:
 class LabelledPair(ModelGuidePair):
     """A batch with two tensors of one shape, of which one is a covariate."""
 
-    def __init__(self, site: str) -> None:
+    def __init__(self, site: str, copies: bool = False) -> None:
         super().__init__()
-        self.site = site
+        self.site, self.copies = site, copies
         self.gain = nn.Parameter(torch.tensor(0.4, dtype=torch.float64))
 
     def model(self, x: dict[str, Tensor], num_data: int | None = None) -> None:
         with self.data_plate(x, num_data):
             z = pyro.sample("z", dist.Normal(x["covariate"], 1.0))
-            pyro.sample(self.site, dist.Normal(z, 1.0), obs=x["seen"])
+            pyro.sample(self.site, dist.Normal(z, 1.0), obs=x["seen"] + 0 if self.copies else x["seen"])
 
     def guide(self, x: dict[str, Tensor], num_data: int | None = None) -> None:
         with self.data_plate(x, num_data):
@@ -330,17 +330,17 @@ class LabelledPair(ModelGuidePair):
 
 
 def test_dreams_keep_the_covariates() -> None:
-    """Sleep with a mapping batch: the site's own entry is dreamt of, the covariate stays; else it is refused."""
+    """Sleep with a mapping batch: what the site observes is dreamt of, the covariate stays; else it is refused."""
     x = {"seen": torch.zeros(40_000, dtype=torch.float64), "covariate": torch.full((40_000,), 3.0, dtype=torch.float64)}
-    pair = LabelledPair("seen")
     estimator = elbo.ReweightedWakeSleep(1, sleep=1.0)
-    estimator.check(pair, x)
-    (found,) = torch.autograd.grad(estimator.terms(pair, x).objective(), [pair.gain])
-    # d/dg E[-(z - g x' - c)^2 / 2] = E[(z - c) x'] - g E[x'^2] - ... with z = c + e, x' = c + e + f.
-    per_datum = float(found) / 40_000
-    assert per_datum == pytest.approx(1.0 - 0.4 * (9.0 + 2.0), abs=0.1)
-    with pytest.raises(PairError, match=r"2 entries of the batch fit[\s\S]*key 'other'"):
-        estimator.check(LabelledPair("other"), x)
+    for pair in (LabelledPair("seen"), LabelledPair("other"), LabelledPair("seen", copies=True)):
+        estimator.check(pair, x)
+        (found,) = torch.autograd.grad(estimator.terms(pair, x).objective(), [pair.gain])
+        # d/dg E[-(z - g x' - c)^2 / 2] = E[(z - c) x'] - g E[x'^2] - ... with z = c + e, x' = c + e + f.
+        per_datum = float(found) / 40_000
+        assert per_datum == pytest.approx(1.0 - 0.4 * (9.0 + 2.0), abs=0.1)
+    with pytest.raises(PairError, match=r"'other': expected a value that stands in the batch(?s:.*)sleep=0"):
+        estimator.check(LabelledPair("other", copies=True), x)
 
 
 def test_wake_sleep_finds_the_exact_guide() -> None:

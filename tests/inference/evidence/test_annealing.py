@@ -171,8 +171,8 @@ def test_simulated_mappings() -> None:
     for same in (Dataset(like), {key: value.double().numpy() for key, value in like.items()}, data):
         assert torch.equal(simulate_data(pair, same, 6).latents["z"], data.latents["z"])
     assert float((data.x["y"] - data.latents["z"] * data.x["covariate"]).abs().max()) < 1
-    with pytest.raises(DataError, match=r"observed site 'y' has no member of that name"):
-        simulate_data(ModelGuidePair.from_callables(_site_y, _no_latent), {"u": torch.zeros(2, 1)})
+    with pytest.raises(PairError, match=r"observed site 'y': expected a value that stands in the batch"):
+        simulate_data(ModelGuidePair.from_callables(_log_of_u, _no_latent), {"u": torch.ones(2, 1)})
     with pytest.raises(DataError, match=r"num_data of at least 1"):
         simulate_data(pair, like, 0)
 
@@ -181,9 +181,40 @@ def _no_latent(x: dict[str, Tensor]) -> None:
     pass
 
 
-def _site_y(x: dict[str, Tensor]) -> None:
+def _log_of_u(x: dict[str, Tensor]) -> None:
     with pyro.plate("data", len(x["u"]), dim=-1):
-        pyro.sample("y", dist.Normal(x["u"], 1.0).to_event(1), obs=x["u"])
+        pyro.sample("y", dist.Normal(0.0, torch.ones(1)).to_event(1), obs=x["u"].log())
+
+
+def _last_step_alone(x: Tensor) -> None:
+    """A walk that reads its last step from x, where nothing that is drawn arrives."""
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x_0", dist.Normal(z, 1.0), obs=x[:, 0])
+        pyro.sample("x_1", dist.Normal(x[:, 0] + z, 1.0), obs=x[:, 1])
+
+
+def _walk(x: Tensor) -> None:
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        first = pyro.sample("x_0", dist.Normal(z, 1.0), obs=x[:, 0])
+        pyro.sample("x_1", dist.Normal(first + z, 1.0), obs=x[:, 1])
+
+
+def _of_walk(x: Tensor) -> None:
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x)), 0.7))
+
+
+def test_simulated_steps() -> None:
+    """Sites that observe columns of the data: each draw stands where its site reads it, and reaches the next."""
+    data = simulate_data(ModelGuidePair.from_callables(_walk, _of_walk), torch.full((3, 2), 50.0), 4000)
+    assert isinstance(data.x, Tensor)
+    z, x = data.latents["z"], data.x
+    for step in (x[:, 0] - z, x[:, 1] - x[:, 0] - z):
+        assert abs(float(step.mean())) < 4 / 4000**0.5 and abs(float(step.std()) - 1) < 0.05
+    with pytest.raises(PairError, match=r"'x_1' depends on observed values that the model reads from x"):
+        simulate_data(ModelGuidePair.from_callables(_last_step_alone, _of_walk), torch.zeros(3, 2))
 
 
 @pytest.mark.parametrize("schedule", ["sigmoid", "linear", "geometric"])

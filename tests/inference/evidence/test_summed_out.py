@@ -93,8 +93,9 @@ def test_every_method_gives_the_exact_evidence(name: str, method: Any) -> None:
 
 
 @pytest.mark.slow
-def test_bounds_on_simulated_data_enclose_the_exact_evidence() -> None:
-    twin, x = mixture()
+@pytest.mark.parametrize("name", TWINS)
+def test_bounds_on_simulated_data_enclose_the_exact_evidence(name: str) -> None:
+    twin, x = TWINS[name]()
     pair = Wide(twin)
     data = simulate_from(pair, like=x, num_data=12, seed=0)
     found = log_evidence(pair, data, method=BDMC(), seed=1, progress=False)
