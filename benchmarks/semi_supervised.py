@@ -55,6 +55,9 @@ class M2(ModelGuidePair):
         self.classifier = nn.Sequential(nn.Linear(D, H), nn.Softplus(), nn.Linear(H, K))
         self.encoder = nn.ModuleList([JoinedMLP([D, K], [H], activation="softplus"), nn.Linear(H, 2 * Z)])
         self.decoder = nn.ModuleList([JoinedMLP([Z, K], [H], activation="softplus"), nn.Linear(H, D)])
+        # As there: at first no class differs from another, so that the labels, and no accident, name them.
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=1e-3)
 
     def model(self, batch: Any, num_data: int | None = None) -> None:
         x = batch["x"]

@@ -50,7 +50,7 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
             f"expected a ModelGuidePair, found {type(pair).__name__}"
             + try_one_of("ModelGuidePair.from_callables(model, guide)", "subclass ModelGuidePair")
         )
-    _check_batch(x)
+    _check_batch(pair, x)
     _check_parameters(pair)
     try:
         shape = structure(pair, x)
@@ -89,7 +89,7 @@ _ARGUMENTS = try_one_of(
 )
 
 
-def _check_batch(x: Data) -> None:
+def _check_batch(pair: ModelGuidePair, x: Data) -> None:
     if isinstance(x, PackedSequence):
         raise PairError(
             "the batch is a PackedSequence, whose rows are not the data"
@@ -113,8 +113,11 @@ def _check_batch(x: Data) -> None:
                     "functools.partial(model, flag=...) for arguments that are no data", "x[None] for one datum"
                 )
             )
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            place = torch.nonzero(~torch.isfinite(value))[0].tolist()
+        bad = ~torch.isfinite(value)
+        if bool(bad.any()) and name in (gaps := pair.gaps(x)):
+            bad &= gaps[name]
+        if bool(bad.any()):
+            place = torch.nonzero(bad)[0].tolist()
             raise PairError(
                 f"batch member {name!r}: value at {place} is not finite"
                 + try_one_of(

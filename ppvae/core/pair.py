@@ -160,6 +160,13 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         # An explicit subsample: without one the plate would draw randperm(N) at every step.
         return pyro.plate(DATA_PLATE, num_data or size, subsample=torch.arange(size), dim=-1)
 
+    def gaps(self, x: Data) -> dict[str, Tensor]:
+        """Which entries of a batch are there, member to a mask of its shape; none where all are.
+
+        What stands in a gap, NaN included, changes no density: the programs see to that.
+        """
+        return {}
+
     @staticmethod
     def from_callables(
         model: Callable[..., Any],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = 
             raise DataError(f"{name}: an empty mapping holds no data.")
         places = {key: f"{name}[{key!r}]" for key in data}
         values = {key: native(value, places[key], labels=False).x for key, value in data.items()}
+        values = _without_gaps(values, places)
         members = {str(key): to_tensor(value, places[key], dtype=dtype) for key, value in values.items()}
         main = Dataset(members, name=name).main  # refuses members of different lengths before looking at values
         return Dataset(members, name=name, value_space=_log_space(members[main], f"{name}[{main!r}]"))
@@ -76,6 +78,25 @@ def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = 
     picture = picture_shape(tuple(x.shape[1:]))
     known = None if labels is None else labels_of(np.asarray(labels), len(x), name)
     return Dataset(x, labels=known, name=name, value_space=_log_space(x, name), image_shape=picture)
+
+
+def _without_gaps(values: Mapping[Any, Any], places: Mapping[Any, str]) -> dict[Any, Any]:
+    """The members with 0 where one is not finite and another, of 0 and 1 and of its shape, says that it is missing."""
+    tensors = {k: v.detach() if isinstance(v, Tensor) else _from_numpy(v, places[k]) for k, v in values.items()}
+    found = dict(values)
+    for key, x in tensors.items():
+        bad = ~torch.isfinite(x) if x.is_floating_point() else torch.zeros((), dtype=torch.bool)
+        if not bool(bad.any()):
+            continue
+        for other, mask in tensors.items():
+            if (
+                mask.shape == x.shape
+                and bool(((mask == 0) | (mask == 1)).all())
+                and not bool((bad & (mask != 0)).any())
+            ):
+                found[key] = x.masked_fill(bad, 0.0)
+                _log.info("%s: %d missing entries, by %s.", places[key], int(bad.sum()), places[other])
+    return found
 
 
 def _log_space(x: Tensor, name: str) -> ValueSpace:

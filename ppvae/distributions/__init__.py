@@ -2,8 +2,8 @@
 
 from .conditional import ConditionalDistribution, Given, Head, independent, require_context
 from .gaps import draw_gaps, observe_with_gaps
-from .likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Normal
-from .normals import DiagonalNormal, FullCovarianceNormal, StandardNormal
+from .likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Normal, OneHotCategorical
+from .normals import DiagonalNormal, FullCovarianceNormal, LinearNormal, StandardNormal
 from .reparameterization import FAMILIES, FixedPrior, Reparameterized
 
 __all__ = [
@@ -17,7 +17,9 @@ __all__ = [
     "FullCovarianceNormal",
     "Given",
     "Head",
+    "LinearNormal",
     "Normal",
+    "OneHotCategorical",
     "Reparameterized",
     "StandardNormal",
     "draw_gaps",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
@@ -115,9 +116,31 @@ class Head(nn.Module):
         return tuple(value.reshape(*value.shape[:-1], *self.event_shape) for value in values)
 
 
+class Free(nn.Module):
+    """Parameters of a distribution that depend on nothing: what stands in the place of a :class:`Head` of a prior.
+
+    Args:
+        event_shape: shape of each parameter.
+        parameters: how many; each is free, and zero at first.
+    """
+
+    def __init__(self, event_shape: Sequence[int], parameters: int) -> None:
+        super().__init__()
+        self.free = nn.ParameterList(nn.Parameter(torch.zeros(*event_shape)) for _ in range(parameters))
+
+    def forward(self, *context: Tensor) -> tuple[Tensor, ...]:
+        """The parameters, whatever the context."""
+        return tuple(self.free)
+
+
+def head_of(trunk: nn.Module | None, event_shape: Sequence[int], parameters: int) -> Head | Free:
+    """A head on a trunk; without a trunk, free parameters."""
+    return Free(event_shape, parameters) if trunk is None else Head(trunk, event_shape, parameters)
+
+
 def require_context(context: tuple[Tensor, ...], owner: nn.Module) -> tuple[Tensor, ...]:
     """The context of a conditional distribution; an error where there is none."""
-    if not context:
+    if not context and not isinstance(getattr(owner, "head", None), Free):
         raise PpvaeError(f"{type(owner).__name__} is conditional: expected a context tensor, found none")
     return context
 

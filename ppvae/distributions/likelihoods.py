@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .conditional import ConditionalDistribution, Head, independent, require_context
+from .conditional import ConditionalDistribution, Head, head_of, independent, require_context
 from ..core.errors import PpvaeError
 
 
@@ -18,15 +18,15 @@ class Bernoulli(ConditionalDistribution):
     r"""$\log p(x \mid z) = \sum_i x_i \log y_i + (1 - x_i) \log(1 - y_i)$ (AEVB appendix C.1).
 
     Args:
-        trunk: a network from the latent to features, with ``out_features``.
+        trunk: a network from the latent to features, with ``out_features``; None for free logits, as a prior has.
         event_shape: the number of pixels, or a shape.
         allow_grey: accept grey values in [0, 1], as the paper's experiments do. The result is then a cross-entropy
             and no normalised density of x; :class:`ContinuousBernoulli` is the density.
     """
 
-    def __init__(self, trunk: nn.Module, event_shape: int | Sequence[int], *, allow_grey: bool = False) -> None:
+    def __init__(self, trunk: nn.Module | None, event_shape: int | Sequence[int], *, allow_grey: bool = False) -> None:
         super().__init__(event_shape)
-        self.head = Head(trunk, self.event_shape, 1)
+        self.head = head_of(trunk, self.event_shape, 1)
         self.allow_grey = allow_grey
 
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
@@ -103,6 +103,27 @@ class Normal(ConditionalDistribution):
         loc = parameters[0].sigmoid() if self.mean == "sigmoid" else parameters[0]
         log_scale = parameters[1] if self.conditional else self.log_scale
         return independent(dist.Normal(loc, log_scale.exp().expand_as(loc)), self.event_shape)
+
+
+class OneHotCategorical(ConditionalDistribution):
+    r"""$p(y = k \mid x) = \pi_k(x)$, where y is a row of 0 with one 1: a class, as networks take it.
+
+    Args:
+        trunk: a network from the context to features, with ``out_features``; None for free logits, as a prior has
+            (``.requires_grad_(False)`` keeps them uniform).
+        num_categories: K.
+    """
+
+    def __init__(self, trunk: nn.Module | None, num_categories: int) -> None:
+        super().__init__(num_categories)
+        if num_categories < 2:
+            raise PpvaeError(f"OneHotCategorical: expected num_categories of at least 2, found {num_categories}")
+        self.head = head_of(trunk, self.event_shape, 1)
+
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
+        """The distribution given a context [*S, *context event]."""
+        (logits,) = self.head(*require_context(context, self))
+        return dist.OneHotCategorical(logits=logits)
 
 
 class Categorical(ConditionalDistribution):

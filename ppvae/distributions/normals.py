@@ -8,7 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .conditional import ConditionalDistribution, Head, independent, require_context
+from .conditional import ConditionalDistribution, Head, head_of, independent, require_context
+from ..core.errors import PpvaeError
 
 
 class StandardNormal(ConditionalDistribution):
@@ -36,18 +37,53 @@ class DiagonalNormal(ConditionalDistribution):
     r"""$q(z \mid x) = \mathcal{N}(z; \mu(x), \mathrm{diag}\,\sigma^2(x))$ (AEVB eq. 9).
 
     Args:
-        trunk: a network from the context to features, with ``out_features``.
+        trunk: a network from the context to features, with ``out_features``; None for a free mean and scale, as a
+            prior has.
         event_shape: the number of dimensions, or a shape.
     """
 
-    def __init__(self, trunk: nn.Module, event_shape: int | Sequence[int]) -> None:
+    def __init__(self, trunk: nn.Module | None, event_shape: int | Sequence[int]) -> None:
         super().__init__(event_shape)
-        self.head = Head(trunk, self.event_shape, 2)
+        self.head = head_of(trunk, self.event_shape, 2)
 
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
         loc, log_scale = self.head(*require_context(context, self))
         return independent(dist.Normal(loc, log_scale.exp()), self.event_shape)
+
+
+class LinearNormal(ConditionalDistribution):
+    r"""$p(v \mid c_1, c_2, \ldots) = \mathcal{N}(v; b + \sum_i W_i c_i, \mathrm{diag}\,\sigma^2)$, all of it free.
+
+    Args:
+        in_features: dimensions of each context, in their order.
+        event_shape: D, the number of dimensions.
+
+    Raises:
+        PpvaeError: no context, or one without dimensions.
+    """
+
+    def __init__(self, in_features: Sequence[int], event_shape: int) -> None:
+        super().__init__(event_shape)
+        if not in_features or min(in_features) < 1:
+            raise PpvaeError(f"LinearNormal: expected dimensions of each context, found {list(in_features)}")
+        total = sum(in_features)
+        self.weights = nn.ParameterList(nn.Parameter(torch.randn(event_shape, n) / total**0.5) for n in in_features)
+        self.bias = nn.Parameter(torch.zeros(event_shape))
+        self.log_scale = nn.Parameter(torch.zeros(event_shape))
+
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
+        """The distribution given contexts [*S, in_features_i].
+
+        Raises:
+            PpvaeError: another number of contexts.
+        """
+        values = require_context(context, self)
+        if len(values) != len(self.weights):
+            raise PpvaeError(f"LinearNormal: expected {len(self.weights)} contexts, found {len(values)}")
+        terms = [value @ weight.mT for value, weight in zip(values, self.weights, strict=True)]
+        loc = sum(terms[1:], terms[0] + self.bias)
+        return independent(dist.Normal(loc, self.log_scale.exp().expand_as(loc)), self.event_shape)
 
 
 class FullCovarianceNormal(ConditionalDistribution):

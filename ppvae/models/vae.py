@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pyro
-from torch import Tensor
-
-from ..core.errors import PairError
-from ..core.pair import ModelGuidePair
+from .latent_model import LatentModel
+from .variables import Latent, Observed
 from ..distributions.conditional import ConditionalDistribution
 
 
-class VAE(ModelGuidePair):
-    r"""A variational auto-encoder (Kingma & Welling 2013, arXiv 1312.6114), composed of three distributions.
+class VAE(LatentModel):
+    r"""A variational auto-encoder (Kingma & Welling 2013, arXiv 1312.6114), composed of three distributions:
+    the simplest :class:`LatentModel`.
 
     $$z_b \sim p_\theta(z),\qquad x_b \sim p_\theta(x \mid z_b),\qquad q_\phi(z_b \mid x_b)$$
 
@@ -34,8 +32,12 @@ class VAE(ModelGuidePair):
         posterior: a distribution given x, of the prior's event shape.
 
     Raises:
-        PairError: prior and posterior differ in event shape.
+        PairError: prior and posterior differ in event shape, or a network does not fit.
     """
+
+    prior: ConditionalDistribution
+    likelihood: ConditionalDistribution
+    posterior: ConditionalDistribution
 
     def __init__(
         self,
@@ -43,23 +45,9 @@ class VAE(ModelGuidePair):
         likelihood: ConditionalDistribution,
         posterior: ConditionalDistribution,
     ) -> None:
-        super().__init__()
-        if prior.event_shape != posterior.event_shape:
-            raise PairError(
-                f"site 'z': expected the posterior's event shape to be the prior's {prior.event_shape}, "
-                f"found {posterior.event_shape}"
-            )
-        self.prior = prior
-        self.likelihood = likelihood
-        self.posterior = posterior
+        z = Latent(prior, posterior=posterior.given("x"))
+        super().__init__(z=z, x=Observed(likelihood.given("z")))
 
-    def model(self, x: Tensor, num_data: int | None = None) -> None:
-        """p(z) p(x | z) of a batch x [B, *event]."""
-        with self.data_plate(x, num_data):
-            z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z), obs=x)
-
-    def guide(self, x: Tensor, num_data: int | None = None) -> None:
-        """q(z | x) of a batch x [B, *event]."""
-        with self.data_plate(x, num_data):
-            pyro.sample("z", self.posterior(x))
+    @staticmethod
+    def _attribute(name: str, role: str) -> str:
+        return role

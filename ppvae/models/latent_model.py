@@ -1,0 +1,305 @@
+"""A latent-variable model from one description: each variable declared once, with its parents by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+import torch.distributions as td
+from torch import Tensor
+from torch.distributions import transform_to
+
+from .description import Description, Program
+from .variables import Covariate, Features, Label, Latent, Lengths, Mask, Observed, Variable, edges_of, gaps_of
+from ..core.errors import PairError, PpvaeError, did_you_mean, try_one_of
+from ..core.modes import evaluation_mode
+from ..core.pair import Data, ModelGuidePair, batch_size
+from ..distributions.gaps import draw_gaps, observe_with_gaps
+
+
+class LatentModel(ModelGuidePair):
+    r"""Both programs of a latent-variable model from one description.
+
+    $$p(x, z) = \prod_v p(v \mid \mathrm{parents}(v)),\qquad
+      q(z \mid x) = \prod_{v\ \mathrm{latent}} q(v \mid \mathrm{parents}_q(v))$$
+
+    Every variable is declared once, in any order, with the names of what stands behind its bar::
+
+        pair = LatentModel(
+            z2=Latent(StandardNormal(20), posterior=DiagonalNormal(MLP(784, [200]), 20).given("x")),
+            z1=Latent(
+                DiagonalNormal(MLP(20, [100]), 40).given("z2"),
+                posterior=DiagonalNormal(JoinedMLP([784, 20], [200]), 40).given("x", "z2"),
+            ),
+            x=Observed(Bernoulli(MLP(40, [200]), 784).given("z1")),
+        )
+
+    and ``print(pair)`` begins with::
+
+        p(x, z2, z1) = p(z2) p(z1 | z2) p(x | z1)
+        q(z2, z1 | x) = q(z2 | x) q(z1 | x, z2)
+
+    A batch is a mapping with a member for each variable that is data (observed, label, covariate, mask, lengths,
+    exposure), or a tensor where there is one. Every site is in the plate over data, and has the variable's name; a
+    label has two, ``"y_observed"`` and ``"y_unobserved"``.
+
+    Limitations: every latent belongs to one datum; weights that all data share are :func:`~ppvae.models.bayesianise`'s.
+    A variable with gaps is no parent in the model, which would have to integrate them out. What cannot be said here,
+    a pair with two programs of its own says.
+
+    Args:
+        variables: name to :class:`Latent`, :class:`Label`, :class:`Observed`, :class:`Features`, :class:`Covariate`,
+            :class:`Exposure`, :class:`Mask` or :class:`Lengths`.
+
+    Attributes:
+        description: the variables, their factorisations and their order.
+
+    Raises:
+        PairError: an unknown parent, a circle, shapes that disagree, a role that does not fit, by name; shapes are
+            found by one run of both programs on two made-up data.
+
+    >>> from ppvae.distributions import Bernoulli, DiagonalNormal, StandardNormal
+    >>> from ppvae.networks import MLP
+    >>> pair = LatentModel(
+    ...     z=Latent(StandardNormal(2), posterior=DiagonalNormal(MLP(6, [4]), 2).given("x")),
+    ...     x=Observed(Bernoulli(MLP(2, [4]), 6).given("z")),
+    ... )
+    >>> print(pair)
+    p(x, z) = p(z) p(x | z)
+    q(z | x) = q(z | x)
+    <BLANKLINE>
+    z: latent [2], prior StandardNormal, posterior DiagonalNormal
+    x: observed [6], likelihood Bernoulli
+    """
+
+    def __init__(self, **variables: Variable) -> None:
+        super().__init__()
+        self.description = Description(variables)
+        self._fill: dict[str, float] = {}
+        for name, variable in variables.items():
+            for role, edge in edges_of(variable).items():
+                setattr(self, self._attribute(name, role), edge.module)
+        self._probe()
+
+    def _sums_out(self, prior: Any) -> bool:
+        """Whether a latent of this prior needs no posterior."""
+        return bool(prior.has_enumerate_support)
+
+    @staticmethod
+    def _attribute(name: str, role: str) -> str:
+        """What a part of a variable is called among the modules: ``prior_z``, ``likelihood_x``, ..."""
+        return f"{role}_{name}"
+
+    def __str__(self) -> str:
+        """Both factorisations, and what each variable is."""
+        return str(self.description)
+
+    # --- the programs -----------------------------------------------------------------------------
+
+    def model(self, x: Data, num_data: int | None = None) -> None:
+        """p(x, z) of a batch."""
+        batch = self._members(x)
+        present = self._present(batch)
+        values = self._given(batch, present)
+        with self.data_plate(batch, num_data):
+            for name in self.description.orders["model"]:
+                variable, found = self.description.variables[name], self._computed(name, "model", values)
+                if isinstance(variable, Observed):
+                    seen = batch[name]
+                    if name in present:
+                        found = _with_gaps(found, present[name])
+                        seen = torch.where(present[name], seen, torch.full_like(seen, self._fill[name]))
+                    found = pyro.sample(name, found, obs=seen)
+                elif isinstance(variable, Label):
+                    found = observe_with_gaps(name, found.expand((batch_size(batch),)), batch[name])
+                values[name] = _drawn(name, found) if isinstance(variable, Latent) else found
+
+    def guide(self, x: Data, num_data: int | None = None) -> None:
+        """q(z | x) of a batch."""
+        batch = self._members(x)
+        values = self._given(batch, self._present(batch))
+        with self.data_plate(batch, num_data):
+            for name in self.description.orders["guide"]:
+                variable, found = self.description.variables[name], self._computed(name, "guide", values)
+                if isinstance(variable, Label):
+                    found = draw_gaps(name, found, batch[name])
+                values[name] = _drawn(name, found) if isinstance(variable, Latent) else found
+
+    def _computed(self, name: str, program: Program, values: Mapping[str, Tensor]) -> Any:
+        """A variable's distribution in a program, or its features."""
+        role = self.description.role(name, program)
+        assert role is not None
+        parents = self.description.parents(name, program)
+        return getattr(self, self._attribute(name, role))(*(values[parent] for parent in parents))
+
+    # --- data -------------------------------------------------------------------------------------
+
+    def gaps(self, x: Data) -> dict[str, Tensor]:
+        """Which entries of each observed variable with gaps are there: name to a mask of its shape."""
+        return self._present(self._members(x))
+
+    def _members(self, x: Data) -> dict[str, Tensor]:
+        """The batch by name.
+
+        Raises:
+            PairError: a variable that is data is missing.
+        """
+        expected = self.description.data
+        if isinstance(x, Tensor) and len(expected) == 1:
+            return {expected[0]: x}
+        names = ", ".join(map(repr, expected))
+        if not isinstance(x, Mapping):
+            found = "one tensor" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise PairError(
+                f"{type(self).__name__}: expected a batch with the members {names}, found {found}"
+                + try_one_of(f"a mapping: {{{', '.join(f'{name!r}: ...' for name in expected)}}}")
+            )
+        for name in expected:
+            if name not in x:
+                role = type(self.description.variables[name]).__name__
+                gaps = [f"{name!r}: torch.full((B,), -1), gaps alone"] if role == "Label" else []
+                raise PairError(
+                    f"{type(self).__name__}: the batch has no member {name!r} ({role}): expected {names}, found "
+                    f"{', '.join(map(repr, x)) or 'none'}" + try_one_of(did_you_mean(name, list(x)), *gaps)
+                )
+        return {name: x[name] for name in expected}
+
+    def _given(self, batch: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is given, as what depends on it sees it: 0 in the gaps, and numbers for a mask."""
+        values = {}
+        for name, value in batch.items():
+            variable = self.description.variables[name]
+            if isinstance(variable, Mask):
+                value = value.to(self._floating(batch))
+            elif name in present:
+                value = torch.where(present[name], value, torch.zeros_like(value))
+            if not isinstance(variable, Label):
+                values[name] = value
+        return values
+
+    @staticmethod
+    def _floating(batch: Mapping[str, Tensor]) -> torch.dtype:
+        return next((v.dtype for v in batch.values() if v.is_floating_point()), torch.get_default_dtype())
+
+    def _present(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which entries of each observed variable with gaps are there."""
+        found: dict[str, Tensor] = {}
+        for name in self.description.named(Observed):
+            x = batch[name]
+            for gap, kind in gaps_of(self.description.variables[name]).items():
+                here = _within(batch[gap], x) if kind is Lengths else batch[gap] != 0
+                if here.shape != x.shape:
+                    raise PairError(
+                        f"member {gap!r}: expected the shape of {name!r}, {list(x.shape)}, found {list(here.shape)}"
+                        + try_one_of(f"{gap}.expand_as({name})")
+                    )
+                found[name] = found[name] & here if name in found else here
+        return found
+
+    # --- checks -----------------------------------------------------------------------------------
+
+    def _probe(self) -> None:
+        """Run both programs on two made-up data, for their shapes."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluation_mode(self):
+            values = self._made_up()
+            for name in self.description.orders["model"]:
+                values[name] = self._probed(name, "model", values)
+            for name in self.description.orders["guide"]:
+                values[name] = self._probed(name, "guide", values)
+
+    def _made_up(self) -> dict[str, Tensor]:
+        like = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
+        data = {}
+        for name, variable in self.description.variables.items():
+            if isinstance(variable, Covariate):
+                data[name] = like.new_ones(2, *variable.shape)
+            if isinstance(variable, Observed):
+                shape = edges_of(variable)["likelihood"].module.event_shape
+                for gap, kind in gaps_of(variable).items():
+                    data[gap] = like.new_ones(2, *shape) if kind is Mask else torch.full((2,), shape[0])
+        return data
+
+    def _probed(self, name: str, program: Program, values: Mapping[str, Tensor]) -> Tensor:
+        """A value of a variable, whose shapes were checked."""
+        variable = self.description.variables[name]
+        role, parents = self.description.role(name, program), self.description.parents(name, program)
+        what = f"{name!r}, its {role}{' given ' if parents else ''}{', '.join(map(repr, parents))}"
+        try:
+            found = self._computed(name, program, values)
+        except PpvaeError as error:
+            raise PairError(f"{what}: {error}") from error
+        except Exception as error:
+            shapes = ", ".join(f"{parent!r} {list(values[parent].shape)}" for parent in parents)
+            raise PairError(
+                f"{what}, fails at {shapes or 'no context'}: {type(error).__name__}: {error}"
+                + try_one_of(
+                    "a trunk whose first layer has as many features as the parents' values",
+                    "JoinedMLP([...], [...]), a trunk of several parents, side by side",
+                )
+            ) from error
+        if isinstance(variable, Features):
+            return found  # type: ignore[no-any-return]
+        stated = edges_of(variable)[str(role)].module.event_shape
+        priors = next(iter(edges_of(variable).values())).module.event_shape
+        if stated != priors:
+            raise PairError(
+                f"site {name!r}: expected the {role}'s event shape to be the prior's {priors}, found {stated}"
+            )
+        if tuple(found.event_shape) != stated or tuple(found.batch_shape) not in ((), (2,)):
+            raise PairError(
+                f"{what}: expected event shape {stated} for each of 2 data, found batch shape "
+                f"{tuple(found.batch_shape)} and event shape {tuple(found.event_shape)}"
+                + try_one_of(".to_event(...) of the distribution", "a network that keeps the axis of the data")
+            )
+        if isinstance(variable, Latent | Label) and variable.posterior is None and not self._sums_out(found):
+            raise PairError(
+                f"{name!r} has no posterior, and its prior no list of values that could be summed out: found "
+                f"{type(found).__name__}" + try_one_of("Latent(prior, posterior=...)", "OneHotCategorical, Categorical")
+            )
+        if gaps_of(variable):
+            _with_gaps(found, torch.ones(2, *stated, dtype=torch.bool))
+            self._fill[name] = _inside(found.support)
+        value: Tensor = found.expand((2,)).sample()
+        return value
+
+
+# --- below: values and gaps -----------------------------------------------------------------------
+
+
+def _drawn(name: str, fn: Any) -> Tensor:
+    """A draw at a site; a discrete one is marked, for those that can take all of its values."""
+    value: Tensor = pyro.sample(name, fn, infer={"enumerate": "parallel"} if fn.has_enumerate_support else {})
+    return value
+
+
+def _within(lengths: Tensor, x: Tensor) -> Tensor:
+    """Which steps of sequences [B, T, ...] lie within their lengths, of the same shape."""
+    within = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(-1)
+    return within.reshape(*within.shape, *(1,) * (x.dim() - 2)).expand(x.shape)
+
+
+def _with_gaps(fn: Any, present: Tensor) -> Any:
+    """The likelihood of the entries that are there.
+
+    Raises:
+        PairError: the entries are no independent factors.
+    """
+    base, depth = fn, 0
+    while isinstance(base, td.Independent):
+        base, depth = base.base_dist, depth + base.reinterpreted_batch_ndims
+    if base.event_shape:
+        raise PairError(
+            f"{type(base).__name__} has one density for several entries: expected one for each, where some are gaps"
+            + try_one_of("a likelihood of independent entries")
+        )
+    return base.mask(present).to_event(depth)
+
+
+def _inside(support: Any) -> float:
+    """A number in a support."""
+    support = getattr(support, "base_constraint", support)
+    if bool(support.check(torch.zeros(()))):
+        return 0.0
+    return float(transform_to(support)(torch.zeros(())))
