@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
-from .conditional import ConditionalDistribution, Head, independent, require_context
+from .conditional import ConditionalDistribution, Head, declare_positive, independent, require_context
 from ..core.errors import PpvaeError
 
 
@@ -68,6 +66,8 @@ class Normal(ConditionalDistribution):
         PpvaeError: an unknown scale or mean, or a scale that is not positive.
     """
 
+    log_scale: Tensor
+
     def __init__(
         self,
         trunk: nn.Module,
@@ -83,19 +83,7 @@ class Normal(ConditionalDistribution):
         self.mean_range = (0.0, 1.0) if mean == "sigmoid" else None
         self.conditional = scale == "conditional"
         self.head = Head(trunk, self.event_shape, 2 if self.conditional else 1)
-        if isinstance(scale, str):
-            if scale == "per-dimension":
-                self.log_scale = nn.Parameter(torch.zeros(self.event_shape))
-            elif scale == "shared":
-                self.log_scale = nn.Parameter(torch.zeros(()))
-            elif scale != "conditional":
-                raise PpvaeError(
-                    f"Normal: expected scale 'conditional', 'per-dimension', 'shared' or a number, found {scale!r}"
-                )
-        elif scale > 0:
-            self.register_buffer("log_scale", torch.tensor(math.log(scale)))
-        else:
-            raise PpvaeError(f"Normal: expected a positive scale (a standard deviation), found {scale}")
+        declare_positive(self, "scale", scale, self.event_shape)
 
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""

@@ -2,6 +2,7 @@
 
 from .bayesian import BayesianPair, bayesianise
 from .factor_analysis import FactorAnalysis
+from .gamma_poisson import GammaPoisson
 from .hidden_markov_model import HiddenMarkovModel
 from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
 from .presets import bernoulli_vae, gaussian_vae
@@ -11,6 +12,7 @@ __all__ = [
     "VAE",
     "BayesianPair",
     "FactorAnalysis",
+    "GammaPoisson",
     "HiddenMarkovModel",
     "MixtureOfFactorAnalysers",
     "bayesianise",
