@@ -122,6 +122,9 @@ class _Divided(constraints.Constraint):
     def __init__(self, total: Tensor) -> None:
         self.total = total
 
+    def __repr__(self) -> str:
+        return "whole numbers from 0 on that sum to the total of their datum"
+
     def check(self, value: Tensor) -> Tensor:
         whole = ((value >= 0) & (value == value.floor())).all(-1)
         return whole & (value.sum(-1) == self.total)

@@ -56,6 +56,10 @@ class _Levels(constraints.Constraint):
     def __init__(self, num_levels: int, step: float) -> None:
         self.num_levels, self.step = num_levels, step
 
+    def __repr__(self) -> str:
+        last = self.num_levels - 1
+        return f"levels 0, 1, ..., {last}" if self.step == 1 else f"levels 0, 1/{last}, ..., 1"
+
     def check(self, value: Tensor) -> Tensor:
         place = value / self.step
         level = place.round()

@@ -6,6 +6,7 @@ from .gamma_poisson import GammaPoisson
 from .hidden_markov_model import HiddenMarkovModel
 from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
 from .presets import bernoulli_vae, gaussian_vae
+from .presets_by_value import discretised_logistic_vae, negative_binomial_vae, poisson_vae, student_t_vae
 from .vae import VAE
 
 __all__ = [
@@ -17,5 +18,9 @@ __all__ = [
     "MixtureOfFactorAnalysers",
     "bayesianise",
     "bernoulli_vae",
+    "discretised_logistic_vae",
     "gaussian_vae",
+    "negative_binomial_vae",
+    "poisson_vae",
+    "student_t_vae",
 ]
