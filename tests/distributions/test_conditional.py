@@ -81,6 +81,14 @@ class TestCategorical(ConditionalContract):
         return Categorical(trunk(), event_shape, 3)
 
 
+class TestCategoricalOfIndicators(ConditionalContract):
+    event_shapes = ((4, 3), (2, 3, 3))
+    reparameterized = False
+
+    def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
+        return Categorical(trunk(), event_shape[:-1], 3, one_hot=True)
+
+
 # --- priors and posteriors ---
 
 
