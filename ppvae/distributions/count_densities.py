@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+_HALF_LOG = 0.5 * math.log(2 * math.pi)
+
 
 def stirling_remainder(x: Tensor) -> Tensor:
     r"""$s(x) = \log\Gamma(x) - (x - \tfrac12) \log x + x - \tfrac12 \log 2\pi$ for x > 0, about 1 / (12 x)."""
-    small, large = x.clamp_max(8.0), x.clamp_min(8.0)
-    exact = torch.lgamma(small) - (small - 0.5) * small.log() + small - 0.5 * math.log(2 * math.pi)
-    square = large.reciprocal().square()
-    series = (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square * (1 / 1680 - square / 1188)))) / large
+    exact = torch.lgamma(x) - (x - 0.5) * x.log() + x - _HALF_LOG
+    inverse = x.clamp_min(8.0).reciprocal()
+    square = inverse.square()
+    series = inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square * (1 / 1680 - square / 1188))))
     return torch.where(x < 8, exact, series)
 
 
@@ -34,8 +36,9 @@ def poisson_log_prob(x: Tensor, log_rate: Tensor) -> Tensor:
         log_rate: $\log\lambda$, [*S]; minus infinity for a rate of zero.
     """
     positive = x.clamp_min(1.0)
-    u = log_rate - positive.log()
-    log_prob = positive * (u - torch.expm1(u)) - 0.5 * (2 * math.pi * positive).log() - stirling_remainder(positive)
+    log_x = positive.log()
+    u = log_rate - log_x
+    log_prob = positive * (u - torch.expm1(u)) - (0.5 * log_x + _HALF_LOG + stirling_remainder(positive))
     return torch.where(x == 0, -log_rate.exp(), log_prob)
 
 

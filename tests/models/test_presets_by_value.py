@@ -84,6 +84,7 @@ def test_a_recipe_trains_it_on_a_file_of_such_data(name: str, tmp_path: Path) ->
             r"0, 1/255, ..., 1\), found 12 values",
         ),
         (lambda: check_pair(poisson_vae(3), torch.full((4, 3), 0.5)), "whole numbers from 0 on"),
+        (lambda: check_pair(poisson_vae(3), torch.full((4, 3), 2 / 255)), "uint8 values are read as bytes"),
     ],
 )
 def test_what_does_not_fit_is_refused(make: Any, match: str) -> None:
