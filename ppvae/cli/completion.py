@@ -9,10 +9,15 @@ from collections.abc import Callable
 
 MODELS = (
     "bernoulli-vae",
+    "discretised-logistic-vae",
     "factor-analysis",
+    "gamma-poisson",
     "gaussian-vae",
     "hidden-markov-model",
     "mixture-of-factor-analysers",
+    "negative-binomial-vae",
+    "poisson-vae",
+    "student-t-vae",
 )
 
 ELBOS = (

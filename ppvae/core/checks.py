@@ -321,7 +321,11 @@ _BINARY = (
     "a likelihood for these values: ContinuousBernoulli or Normal for grey values",
     "Bernoulli(..., allow_grey=True) for the paper's cross-entropy on grey values",
 )
-_COUNTS = ("whole numbers from 0 on: x.round()", "a likelihood for these values: Normal, or LogNormal above zero")
+_COUNTS = (
+    "whole numbers from 0 on: x.round()",
+    "counts as int32 or floats: uint8 values are read as bytes, and divided by 255",
+    "a likelihood for these values: Normal, or LogNormal above zero",
+)
 _REMEDIES: dict[Constraint, tuple[str, ...]] = {
     constraints.boolean: _BINARY,
     constraints.unit_interval: ("values scaled to [0, 1]: x / x.max()", *_BINARY[:2]),

@@ -285,7 +285,8 @@ def _moment(fn: Any, kind: str, info: SiteInfo) -> Tensor:
             + (", whose classes are names and no numbers" if info.is_a(Categorical) else "")
             + try_one_of(
                 'kind="sample", where the verb has a kind: generate, decode',
-                "OneHotCategorical, whose mean is the classes' probabilities"
+                "OneHotCategorical, whose mean is the classes' probabilities: Categorical(..., one_hot=True) of "
+                "ppvae.distributions"
                 if info.is_a(Categorical)
                 else "a likelihood with a closed form, such as Normal, Beta or LogNormal",
             )

@@ -145,6 +145,41 @@ def require_context(context: tuple[Tensor, ...], owner: nn.Module) -> tuple[Tens
     return context
 
 
+def declare_positive(
+    owner: nn.Module,
+    name: str,
+    choice: str | float,
+    event_shape: Sequence[int],
+    *,
+    words: Sequence[str] = ("conditional", "per-dimension", "shared"),
+) -> None:
+    """Register ``log_<name>`` with a conditional distribution: a positive parameter that its head may give instead.
+
+    Args:
+        owner: the distribution.
+        name: of the parameter, such as "scale".
+        choice: "conditional" (nothing is registered: the head gives it), "per-dimension" (free, one an element),
+            "shared" (free, one for all), or a number (fixed).
+        event_shape: of the distribution.
+        words: the choices that this parameter has.
+
+    Raises:
+        PpvaeError: another choice, or a number that is not positive.
+    """
+    kind, log_name = type(owner).__name__, f"log_{name}"
+    if isinstance(choice, str):
+        if choice not in words:
+            listed = ", ".join(map(repr, words))
+            raise PpvaeError(f"{kind}: expected {name} {listed} or a number, found {choice!r}")
+        if choice != "conditional":
+            shape = tuple(event_shape) if choice == "per-dimension" else ()
+            owner.register_parameter(log_name, nn.Parameter(torch.zeros(shape)))
+    elif 0 < choice < math.inf:
+        owner.register_buffer(log_name, torch.tensor(math.log(choice)))
+    else:
+        raise PpvaeError(f"{kind}: expected a positive {name}, found {choice}")
+
+
 def independent(distribution: Any, event_shape: Sequence[int]) -> TorchDistribution:
     """The distribution with its rightmost axes declared to be one event."""
     return cast(TorchDistribution, distribution.to_event(len(event_shape)))

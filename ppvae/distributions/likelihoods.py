@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .conditional import ConditionalDistribution, Head, head_of, independent, require_context
+from .conditional import ConditionalDistribution, Head, declare_positive, head_of, independent, require_context
 from ..core.errors import PpvaeError
 
 
@@ -68,6 +67,8 @@ class Normal(ConditionalDistribution):
         PpvaeError: an unknown scale or mean, or a scale that is not positive.
     """
 
+    log_scale: Tensor
+
     def __init__(
         self,
         trunk: nn.Module,
@@ -83,19 +84,7 @@ class Normal(ConditionalDistribution):
         self.mean_range = (0.0, 1.0) if mean == "sigmoid" else None
         self.conditional = scale == "conditional"
         self.head = Head(trunk, self.event_shape, 2 if self.conditional else 1)
-        if isinstance(scale, str):
-            if scale == "per-dimension":
-                self.log_scale = nn.Parameter(torch.zeros(self.event_shape))
-            elif scale == "shared":
-                self.log_scale = nn.Parameter(torch.zeros(()))
-            elif scale != "conditional":
-                raise PpvaeError(
-                    f"Normal: expected scale 'conditional', 'per-dimension', 'shared' or a number, found {scale!r}"
-                )
-        elif scale > 0:
-            self.register_buffer("log_scale", torch.tensor(math.log(scale)))
-        else:
-            raise PpvaeError(f"Normal: expected a positive scale (a standard deviation), found {scale}")
+        declare_positive(self, "scale", scale, self.event_shape)
 
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""
@@ -103,6 +92,15 @@ class Normal(ConditionalDistribution):
         loc = parameters[0].sigmoid() if self.mean == "sigmoid" else parameters[0]
         log_scale = parameters[1] if self.conditional else self.log_scale
         return independent(dist.Normal(loc, log_scale.exp().expand_as(loc)), self.event_shape)
+
+
+class _Indicators(dist.OneHotCategorical):
+    """Pyro's, with draws that a graph can hold: PyTorch's one_hot looks at values."""
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws [*sample_shape, *batch_shape, C]."""
+        indicators = torch.eye(self.event_shape[-1], dtype=self.logits.dtype, device=self.logits.device)
+        return indicators[self._categorical.sample(torch.Size(sample_shape))]
 
 
 class OneHotCategorical(ConditionalDistribution):
@@ -123,25 +121,35 @@ class OneHotCategorical(ConditionalDistribution):
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
         (logits,) = self.head(*require_context(context, self))
-        return dist.OneHotCategorical(logits=logits)
+        return _Indicators(logits=logits)
 
 
 class Categorical(ConditionalDistribution):
     r"""$\log p(x \mid z) = \sum_i \log \pi_{i, x_i}(z)$: every element one of ``num_categories`` classes 0, 1, ...
 
+    Classes are names and have no mean. As indicators they have: it is their probability, which is then what
+    ``reconstruct``, ``decode`` and the report show.
+
     Args:
         trunk: a network from the latent to features, with ``out_features``.
         event_shape: the number of elements, or a shape.
         num_categories: C.
+        one_hot: the data are indicators of the classes, [*event_shape, C], instead of their numbers.
     """
 
-    def __init__(self, trunk: nn.Module, event_shape: int | Sequence[int], num_categories: int) -> None:
+    def __init__(
+        self, trunk: nn.Module, event_shape: int | Sequence[int], num_categories: int, *, one_hot: bool = False
+    ) -> None:
         super().__init__(event_shape)
         if num_categories < 2:
             raise PpvaeError(f"Categorical: expected num_categories of at least 2, found {num_categories}")
         self.head = Head(trunk, (*self.event_shape, num_categories), 1)
+        self.one_hot, self.elements = one_hot, self.event_shape
+        if one_hot:
+            self.event_shape = (*self.event_shape, num_categories)
 
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given latents [*S, *latent event]."""
         (logits,) = self.head(*require_context(context, self))
-        return independent(dist.Categorical(logits=logits), self.event_shape)
+        family = _Indicators if self.one_hot else dist.Categorical
+        return independent(family(logits=logits), self.elements)

@@ -2,11 +2,13 @@
 
 from .bayesian import BayesianPair, bayesianise
 from .factor_analysis import FactorAnalysis
+from .gamma_poisson import GammaPoisson
 from .hidden_markov_model import HiddenMarkovModel
 from .latent_model import LatentModel
 from .linear_gaussian import LinearGaussian
 from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
 from .presets import bernoulli_vae, gaussian_vae
+from .presets_by_value import discretised_logistic_vae, negative_binomial_vae, poisson_vae, student_t_vae
 from .vae import VAE
 from .variables import Covariate, Exposure, Features, Label, Latent, Lengths, Mask, Observed
 
@@ -17,6 +19,7 @@ __all__ = [
     "Exposure",
     "FactorAnalysis",
     "Features",
+    "GammaPoisson",
     "HiddenMarkovModel",
     "Label",
     "Latent",
@@ -28,5 +31,9 @@ __all__ = [
     "Observed",
     "bayesianise",
     "bernoulli_vae",
+    "discretised_logistic_vae",
     "gaussian_vae",
+    "negative_binomial_vae",
+    "poisson_vae",
+    "student_t_vae",
 ]

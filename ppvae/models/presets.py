@@ -33,7 +33,7 @@ def bernoulli_vae(
     Raises:
         PpvaeError: fewer than one latent dimension.
     """
-    trunk, decoder = _trunks(event_shape, latent_dim, hidden, activation, init)
+    trunk, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
     return VAE(
         prior=StandardNormal(latent_dim),
         likelihood=Bernoulli(decoder, event_shape, allow_grey=allow_grey),
@@ -65,7 +65,7 @@ def gaussian_vae(
     Raises:
         PpvaeError: fewer than one latent dimension.
     """
-    trunk, decoder = _trunks(event_shape, latent_dim, hidden, activation, init)
+    trunk, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
     return VAE(
         prior=StandardNormal(latent_dim),
         likelihood=Normal(decoder, event_shape, scale=scale, mean=mean),
@@ -73,13 +73,14 @@ def gaussian_vae(
     )
 
 
-def _trunks(
+def trunks(
     event_shape: int | Sequence[int],
     latent_dim: int,
     hidden: Sequence[int],
     activation: str,
     init: Initializer | None,
 ) -> tuple[MLP, MLP]:
+    """The networks of an encoder and of a decoder, each other's mirror image, for the arguments of a preset."""
     if latent_dim < 1:
         raise PpvaeError(f"latent_dim: expected at least one latent dimension, found {latent_dim}")
     init = init or paper()

@@ -3,6 +3,7 @@
 from .convolutional import ConvDecoder, ConvEncoder
 from .initialization import Initializer, glorot, paper
 from .joined import JoinedMLP
+from .log_counts import LogCounts
 from .mlp import MLP
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Initializer", "JoinedMLP", "glorot", "paper"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Initializer", "JoinedMLP", "LogCounts", "glorot", "paper"]

@@ -57,14 +57,19 @@ class ConditionalContract(ABC):
                     parameter.add_(0.3 * torch.randn_like(parameter))
             yield made
 
-    def given(self, made: ConditionalDistribution, *batch_shape: int) -> Any:
-        """The distribution at contexts [*batch_shape, CONTEXT]; a prior's is the same for all data."""
-        context = torch.randn(*batch_shape, CONTEXT, dtype=torch.float64)
-        return made(context) if self.conditional else made().expand(batch_shape)
+    def beside(self, *batch_shape: int) -> tuple[Tensor, ...]:
+        """What it is given beside the context of its trunk, such as an exposure [*batch_shape]."""
+        return ()
 
-    def context(self) -> tuple[Tensor, ...]:
-        """Five contexts; none for a prior."""
-        return (torch.randn(5, CONTEXT, dtype=torch.float64),) if self.conditional else ()
+    def context(self, *batch_shape: int) -> tuple[Tensor, ...]:
+        """Contexts [*batch_shape, CONTEXT] and what stands beside them; none for a prior."""
+        if not self.conditional:
+            return ()
+        return (torch.randn(*batch_shape, CONTEXT, dtype=torch.float64), *self.beside(*batch_shape))
+
+    def given(self, made: ConditionalDistribution, *batch_shape: int) -> Any:
+        """The distribution at such contexts; a prior's is the same for all data."""
+        return made(*self.context(*batch_shape)) if self.conditional else made().expand(batch_shape)
 
     # --- what it is ---
 
@@ -92,12 +97,13 @@ class ConditionalContract(ABC):
         if not self.conditional:
             return
         for made in self.each():
-            contexts = torch.randn(2, 5, CONTEXT, dtype=torch.float64)
-            value = made(contexts).sample()
-            together = made(contexts).log_prob(value)
+            contexts = self.context(2, 5)
+            value = made(*contexts).sample()
+            together = made(*contexts).log_prob(value)
             for k in range(2):
                 for b in range(5):
-                    torch.testing.assert_close(made(contexts[k, b]).log_prob(value[k, b]), together[k, b])
+                    alone = made(*(context[k, b] for context in contexts))
+                    torch.testing.assert_close(alone.log_prob(value[k, b]), together[k, b])
             assert together.std() > 1e-3  # the context matters
 
     # --- draws and density ---
@@ -136,7 +142,7 @@ class ConditionalContract(ABC):
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
     def test_dtype_follows(self, dtype: torch.dtype) -> None:
         for made in self.each():
-            context = self.context()
+            context = self.context(5)
             value = made(*context).sample()
             expected = made(*context).log_prob(value)
             made = made.to(dtype)
@@ -153,7 +159,7 @@ class ConditionalContract(ABC):
         """On the device "meta", which has shapes and no numbers, a tensor left behind on the CPU is an error too."""
         for made in self.each():
             value = self.given(made, 5).sample().to(device)
-            context = tuple(part.to(device) for part in self.context())
+            context = tuple(part.to(device) for part in self.context(5))
             with pyro.validation_enabled(device != "meta"):
                 found = made.to(device)(*context)
                 assert found.log_prob(value).device.type == device
@@ -162,7 +168,7 @@ class ConditionalContract(ABC):
 
     def test_state_round_trip(self) -> None:
         for made, other in zip(self.each(), self.each(), strict=True):
-            context = self.context()
+            context = self.context(5)
             value = made(*context).sample()
             expected = made(*context).log_prob(value)
             with pyro.validation_enabled(False):  # other parameters may have another support
@@ -172,18 +178,18 @@ class ConditionalContract(ABC):
             assert torch.equal(other(*context).log_prob(value), expected)
 
     def test_captured_equals_eager(self) -> None:
-        def both(made: ConditionalDistribution, context: Tensor) -> tuple[Tensor, Tensor]:
-            found = made(*([context] if self.conditional else []))
+        def both(made: ConditionalDistribution, *context: Tensor) -> tuple[Tensor, Tensor]:
+            found = made(*context)
             draws = found.sample((3,))
             return draws, found.log_prob(draws)
 
         for made in self.each():
-            context, results = torch.randn(5, CONTEXT, dtype=torch.float64), []
+            context, results = self.context(5), []
             for mode in ("eager", "graph"):
                 run = capture(bind(made, both), mode=mode)  # type: ignore[arg-type]
                 torch.manual_seed(3)
                 with pyro.validation_enabled(False):  # as the waist runs it: validation looks at values
-                    results.append(run(state_of(made), context))
+                    results.append(run(state_of(made), *context))
                 assert run.fallback == ""
             torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-12)
 
@@ -192,13 +198,16 @@ class ConditionalContract(ABC):
         if not self.fixed_support:
             return  # data may lie outside
         for made in self.each():
-            pair, x = _Observed(made, self.conditional), self.given(made, 5).sample()
+            pair, (_, *beside) = _Observed(made, self.conditional), self.context(5) or (None,)
+            given = made(torch.randn(5, CONTEXT, dtype=torch.float64), *beside) if self.conditional else made()
+            value = given.expand((5,)).sample()
+            x = {"x": value, **{str(place): part for place, part in enumerate(beside)}}
             check_pair(pair, x, num_data=50)
             latents = draw(pair, x, 3).latents
             joint = log_joint(pair, x, latents)
             assert joint.local.shape == joint.observed.shape == (3, 5)
-            expected = made(latents["c"]).log_prob(x) if self.conditional else made().log_prob(x).expand(3, 5)
-            torch.testing.assert_close(joint.observed, expected)
+            at = (latents["c"], *beside) if self.conditional else ()
+            torch.testing.assert_close(joint.observed, made(*at).log_prob(value).expand(3, 5))
 
     # --- errors ---
 
@@ -223,11 +232,12 @@ class _Observed(ModelGuidePair):
         self.made, self.conditional = made, conditional
         self.loc = torch.nn.Parameter(torch.zeros(CONTEXT))
 
-    def model(self, x: Tensor, num_data: int | None = None) -> None:
+    def model(self, x: dict[str, Tensor], num_data: int | None = None) -> None:
         with self.data_plate(x, num_data):
             c = pyro.sample("c", dist.Normal(torch.zeros(CONTEXT), 1.0).to_event(1))
-            pyro.sample("x", self.made(c if self.conditional else None), obs=x)
+            beside = [part for name, part in x.items() if name != "x"]
+            pyro.sample("x", self.made(c, *beside) if self.conditional else self.made(), obs=x["x"])
 
-    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+    def guide(self, x: dict[str, Tensor], num_data: int | None = None) -> None:
         with self.data_plate(x, num_data):
             pyro.sample("c", dist.Normal(self.loc, 1.0).to_event(1))

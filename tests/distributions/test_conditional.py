@@ -25,7 +25,9 @@ from ppvae.distributions import (
     DiagonalNormal,
     FixedPrior,
     FullCovarianceNormal,
+    LinearNormal,
     Normal,
+    OneHotCategorical,
     Reparameterized,
     StandardNormal,
     independent,
@@ -81,7 +83,51 @@ class TestCategorical(ConditionalContract):
         return Categorical(trunk(), event_shape, 3)
 
 
+class TestCategoricalOfIndicators(ConditionalContract):
+    event_shapes = ((4, 3), (2, 3, 3))
+    reparameterized = False
+
+    def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
+        return Categorical(trunk(), event_shape[:-1], 3, one_hot=True)
+
+
+class TestOneHotCategorical(ConditionalContract):
+    reparameterized = False
+    event_shapes = ((4,), (2,))
+
+    def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
+        return OneHotCategorical(trunk(), event_shape[0])
+
+
 # --- priors and posteriors ---
+
+
+class TestFreeOneHotCategorical(TestOneHotCategorical):
+    conditional = False
+
+    def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
+        return OneHotCategorical(None, event_shape[0])
+
+
+class TestFreeBernoulli(ConditionalContract):
+    reparameterized = conditional = False
+
+    def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
+        return Bernoulli(None, event_shape)
+
+
+class TestFreeDiagonalNormal(ConditionalContract):
+    conditional = False
+
+    def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
+        return DiagonalNormal(None, event_shape)
+
+
+class TestLinearNormal(ConditionalContract):
+    event_shapes = ((4,), (1,))
+
+    def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
+        return LinearNormal([CONTEXT], event_shape[0])
 
 
 class TestStandardNormal(ConditionalContract):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ppvae.core import PpvaeError
-from ppvae.networks import MLP, ConvDecoder, ConvEncoder, glorot, paper
+from ppvae.networks import MLP, ConvDecoder, ConvEncoder, JoinedMLP, LogCounts, glorot, paper
 
 
 def test_mlp_is_the_formula() -> None:
@@ -75,3 +75,12 @@ def test_every_layer_has_units(make: Callable[[int], object], name: str) -> None
     for size in (0, -3):
         with pytest.raises(PpvaeError, match=rf"{name}: expected at least one unit in every layer, found \[.*{size}"):
             make(size)
+
+
+def test_counts_reach_a_trunk_by_their_logarithm() -> None:
+    counts, covariate = torch.tensor([[0.0, 3.0, 1e6]]), torch.randn(1, 2)
+    plain, joined = MLP(3, [4], init=paper()), JoinedMLP([3, 2], [5])
+    torch.testing.assert_close(LogCounts(plain)(counts), plain(torch.log(1 + counts)))
+    torch.testing.assert_close(LogCounts(joined)(counts, covariate), joined(torch.log(1 + counts), covariate))
+    assert (LogCounts(plain).out_features, LogCounts(joined).out_features) == (4, 5)
+    assert LogCounts(plain).init is plain.init and LogCounts(joined).init is None

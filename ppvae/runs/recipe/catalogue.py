@@ -154,7 +154,7 @@ def _require_memory(table: Mapping[str, Any], arguments: Mapping[str, Any]) -> N
         remedies.append(memory_remedy(COPIES * size))
     except OverflowError:
         number = "more parameters than 64 bits can count"
-    options = ", ".join(f"model.{key}={value}" for key, value in sizes.items())
+    options = ", ".join(f"model.{key}={value}" for key, value in (sizes or {"name": table["name"]}).items())
     raise RunError(
         f"{options}: such a {table['name']} has {number}; with gradients and the averages of Adam, {COPIES} times as "
         f"much, that is more than the memory limit of {in_words(limit)}" + try_one_of(*remedies)

@@ -1,0 +1,92 @@
+"""The presets for counts, heavy tails and levels: the contract of a pair, and what the command line trains."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contracts.pair import PairContract
+from torch import Tensor
+
+from ppvae.core import ModelGuidePair, PpvaeError, check_pair
+from ppvae.models import discretised_logistic_vae, negative_binomial_vae, poisson_vae, student_t_vae
+from ppvae.runs import Recipe, load_run, train
+
+
+class TestPoissonVAE(PairContract):
+    def make_pair(self) -> ModelGuidePair:
+        return poisson_vae(7, latent_dim=2, hidden=(5,))
+
+    def make_data(self) -> Tensor:
+        return torch.poisson(torch.full((6, 7), 3.0))
+
+
+class TestNegativeBinomialVAE(PairContract):
+    def make_pair(self) -> ModelGuidePair:
+        return negative_binomial_vae(7, latent_dim=2, hidden=(5,), zero_inflated=True)
+
+    def make_data(self) -> Tensor:
+        return torch.poisson(torch.full((6, 7), 3.0))
+
+
+class TestStudentTVAE(PairContract):
+    def make_pair(self) -> ModelGuidePair:
+        return student_t_vae(7, latent_dim=2, hidden=(5,), df="shared", scale="per-dimension")
+
+    def make_data(self) -> Tensor:
+        return torch.randn(6, 7)
+
+
+class TestDiscretisedLogisticVAE(PairContract):
+    def make_pair(self) -> ModelGuidePair:
+        return discretised_logistic_vae(7, latent_dim=2, hidden=(5,))
+
+    def make_data(self) -> Tensor:
+        return torch.randint(0, 256, (6, 7)) / 255
+
+
+DATA: dict[str, Any] = {
+    "poisson-vae": lambda draw: draw.poisson(4.0, (80, 6)),
+    "negative-binomial-vae": lambda draw: draw.negative_binomial(2, 0.3, (80, 6)),
+    "student-t-vae": lambda draw: draw.standard_t(3, (80, 6)).astype(np.float32),
+    "discretised-logistic-vae": lambda draw: draw.integers(0, 256, (80, 6)).astype(np.uint8),
+    "gamma-poisson": lambda draw: draw.poisson(draw.gamma(2.0, 2.0, (80, 1)) * np.ones(6)),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_recipe_trains_it_on_a_file_of_such_data(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "data.npy"
+    np.save(file, DATA[name](np.random.default_rng(0)))
+    sizes = {} if name == "gamma-poisson" else {"latent_dim": 2, "hidden": [8]}
+    training = {"num_epochs": 8, "batch_size": 20, "learning_rate": 0.01}
+    recipe = Recipe.from_dict(
+        {"model": {"name": name, **sizes}, "data": {"source": str(file)}, "training": training, "device": "cpu"}
+    )
+    train(recipe, tmp_path / "run")
+    history = load_run(tmp_path / "run").history
+    assert history[-1]["elbo_train"] > history[0]["elbo_train"] and math.isfinite(history[-1]["elbo_train"])
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: poisson_vae(5, latent_dim=0), "latent_dim: expected at least one"),
+        (lambda: negative_binomial_vae(5, dispersion=-1.0), "positive dispersion"),
+        (lambda: student_t_vae(5, df=0.0), "positive df"),
+        (lambda: discretised_logistic_vae(5, num_levels=1), "num_levels of at least 2"),
+        (
+            lambda: check_pair(discretised_logistic_vae(3), torch.full((4, 3), 7.0)),
+            r"0, 1/255, ..., 1\), found 12 values",
+        ),
+        (lambda: check_pair(poisson_vae(3), torch.full((4, 3), 0.5)), "whole numbers from 0 on"),
+        (lambda: check_pair(poisson_vae(3), torch.full((4, 3), 2 / 255)), "uint8 values are read as bytes"),
+    ],
+)
+def test_what_does_not_fit_is_refused(make: Any, match: str) -> None:
+    with pytest.raises(PpvaeError, match=match):
+        make()
