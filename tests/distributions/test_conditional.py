@@ -124,7 +124,7 @@ class TestFreeDiagonalNormal(ConditionalContract):
 
 
 class TestLinearNormal(ConditionalContract):
-    event_shapes = ((4,), (1,))
+    event_shapes = ((4,), (2,))
 
     def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
         return LinearNormal([CONTEXT], event_shape[0])
