@@ -4,5 +4,6 @@ from .convolutional import ConvDecoder, ConvEncoder
 from .initialization import Initializer, glorot, paper
 from .joined import JoinedMLP
 from .mlp import MLP
+from .recurrent import Combiner, Recurrent
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Initializer", "JoinedMLP", "glorot", "paper"]
+__all__ = ["MLP", "Combiner", "ConvDecoder", "ConvEncoder", "Initializer", "JoinedMLP", "Recurrent", "glorot", "paper"]
