@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
@@ -31,9 +31,10 @@ class NormalChain(TorchDistribution):
 
     $$p(z) = p(z_1) \prod_{t=2}^{L} p(z_t \mid z_{t-1}) \prod_{t=L+1}^{T} \mathcal{N}(z_t; 0, I)$$
 
-    The padding, from step L + 1 on, is standard normal and independent of all else: p is a density over [T, Z] for every
-    length, and two chains with the same lengths, a prior and a guide, say the same about the padding, which adds nothing
-    to their divergence, to a bound or to the evidence. The density runs ``step`` once, for all steps; draws loop.
+    The padding, from step L + 1 on, is standard normal and independent of all else: p is a density over [T, Z] for
+    every length, and two chains with the same lengths, a prior and a guide, say the same about the padding, which adds
+    nothing to their divergence, to a bound or to the evidence. The density runs ``step`` once, for all steps; draws
+    loop.
 
     Args:
         initial: p(z_1), batch shape [*S], event shape [Z]: multivariate, or normals that are independent.
@@ -45,7 +46,7 @@ class NormalChain(TorchDistribution):
         PpvaeError: another kind of distribution, or no step.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
@@ -65,7 +66,7 @@ class NormalChain(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NormalChain:
         """The same chain for a batch of this shape."""
-        new: NormalChain = self._get_checked_instance(NormalChain, _instance)
+        new: NormalChain = self._get_checked_instance(NormalChain, _instance)  # type: ignore[no-untyped-call]
         shape = torch.Size(batch_shape)
         new.initial, new.step, new.present = self.initial.expand(shape), self.step, self.present
         super(NormalChain, new).__init__(shape, self.event_shape, validate_args=False)
@@ -88,9 +89,10 @@ class NormalChain(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         value = value.expand(torch.broadcast_shapes(value.shape[:-2], self.batch_shape) + value.shape[-2:])
-        first = self.initial.log_prob(value[..., 0, :])[..., None]
-        rest = self.step(value[..., :-1, :], slice(1, None)).log_prob(value[..., 1:, :])
-        terms = torch.cat([first, rest], -1)
+        terms = self.initial.log_prob(value[..., 0, :])[..., None]
+        if value.shape[-2] > 1:
+            rest = self.step(value[..., :-1, :], slice(1, None)).log_prob(value[..., 1:, :])
+            terms = torch.cat([terms, rest], -1)
         if self.present is not None:
             padding = Normal(torch.zeros_like(value), 1.0).log_prob(value).sum(-1)
             terms = terms.where(self.present, padding)
@@ -107,7 +109,8 @@ def _parameters(normal: TorchDistribution) -> tuple[Tensor, Tensor]:
         return base.loc, base.scale
     raise PpvaeError(
         f"expected a normal distribution of event shape [Z] for a step of a chain, found {type(base).__name__} of "
-        f"event shape {list(normal.event_shape)}" + try_one_of("DiagonalNormal(trunk, Z)", "FullCovarianceNormal(trunk, Z)")
+        f"event shape {list(normal.event_shape)}"
+        + try_one_of("DiagonalNormal(trunk, Z)", "FullCovarianceNormal(trunk, Z)")
     )
 
 

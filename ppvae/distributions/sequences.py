@@ -87,7 +87,8 @@ class MarkovNormal(ConditionalDistribution):
             initial = initial.expand(torch.broadcast_shapes(initial.batch_shape, first[0].shape[:-1]))
 
         def step(previous: Tensor, index: int | slice) -> dist.TorchDistribution:
-            return self.transition(previous, *(feature[..., index, :] for feature in features))
+            following = self.transition(previous, *(feature[..., index, :] for feature in features))
+            return cast(dist.TorchDistribution, following)
 
         return NormalChain(initial, step, self.num_steps, present=inside)
 
@@ -147,19 +148,9 @@ class EachStep(ConditionalDistribution):
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given latents [*S, T, Z], and lengths [*S] where these are asked for."""
         inside = _present(self, context) if self.lengths else None
-        steps = self.likelihood(*(_of_steps(part, self) for part in require_context(context, self)[: -1 if self.lengths else None]))
-        return independent(steps if inside is None else _Padded(steps, inside), (self.num_steps,))
-
-
-class _Padded(dist.MaskedDistribution):
-    """Steps [*S, T] some of which are padding, whose values may lie outside the support, or be NaN."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        inside = self._mask.reshape(*self._mask.shape, *(1,) * self.event_dim)
-        # The first step is data: a value that the likelihood takes. Its density there is then left out.
-        time = -1 - self.event_dim
-        log_prob: Tensor = super().log_prob(value.where(inside, value.narrow(time, 0, 1)))
-        return log_prob
+        of_steps = require_context(context, self)[: -1 if self.lengths else None]
+        steps: dist.TorchDistribution = self.likelihood(*(_of_steps(part, self) for part in of_steps))
+        return independent(steps if inside is None else padded(steps, inside), (self.num_steps,))
 
 
 class LinearTransition(ConditionalDistribution):
@@ -225,6 +216,27 @@ class GatedTransition(ConditionalDistribution):
         loc = torch.lerp(self.linear(previous), proposal, gate)
         scale = functional.softplus(self.scale_layer(proposal.relu()))
         return independent(dist.Normal(loc, scale), self.event_shape)
+
+
+def padded(steps: dist.TorchDistribution, inside: Tensor) -> dist.TorchDistribution:
+    """Steps some of which are padding: without density, whatever their values, NaN among them.
+
+    Args:
+        steps: the distribution of every step, of batch shape [*S, T].
+        inside: which steps are no padding, bool [*S, T], the first always.
+    """
+    return _Padded(steps, inside)  # type: ignore[no-untyped-call]
+
+
+class _Padded(dist.MaskedDistribution):
+    """Its base under a mask, given values that the base takes."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        mask = torch.as_tensor(self._mask)
+        inside = mask.reshape(*mask.shape, *(1,) * self.event_dim)
+        # The first step is data, hence such a value; its density is then left out.
+        first = value.narrow(-1 - self.event_dim, 0, 1)
+        return cast(Tensor, super().log_prob(value.where(inside, first)))  # type: ignore[no-untyped-call]
 
 
 def _of_steps(value: Tensor, owner: MarkovNormal | StepwiseNormal | EachStep) -> Tensor:

@@ -52,9 +52,7 @@ class Recurrent(nn.Module):
     torch.Size([2, 7, 10])
     """
 
-    def __init__(
-        self, in_features: int, hidden: int, *, cell: Cell = "gru", direction: Direction = "forward"
-    ) -> None:
+    def __init__(self, in_features: int, hidden: int, *, cell: Cell = "gru", direction: Direction = "forward") -> None:
         super().__init__()
         require_units("in_features", [in_features])
         require_units("hidden", [hidden])
@@ -67,16 +65,14 @@ class Recurrent(nn.Module):
         # PyTorch's own for their parameters and start; their forward would be recorded step by step.
         self.layers = nn.ModuleDict(
             {
-                way: nn.GRU(in_features, hidden)
-                if cell == "gru"
-                else nn.RNN(in_features, hidden, nonlinearity=cell)
+                way: nn.GRU(in_features, hidden) if cell == "gru" else nn.RNN(in_features, hidden, nonlinearity=cell)
                 for way in ways
             }
         )
         self.out_features = hidden * len(ways)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Features [*S, T, out_features] of x [*S, T, D], whose padding may hold anything, and lengths [*S] from 1 to T.
+        """Features [*S, T, out_features] of x [*S, T, D], and of lengths [*S] from 1 to T where there is padding.
 
         Raises:
             PpvaeError: x of other axes, or lengths that do not fit it.
@@ -133,7 +129,8 @@ class Combiner(nn.Module):
 
     def forward(self, previous: Tensor, features: Tensor) -> Tensor:
         """[*S, H] of the state before [*S, Z] and what was read [*S, H]."""
-        return 0.5 * (self.layer(previous).tanh() + features)
+        before: Tensor = self.layer(previous).tanh()
+        return 0.5 * (before + features)
 
 
 def _turn(x: Tensor, order: Tensor | None) -> Tensor:
@@ -147,7 +144,7 @@ def _run(layer: nn.Module, x: Tensor, cell: Cell) -> Tensor:
     """States [*S, T, H] of one direction at inputs [*S, T, D]."""
     parameters: list[Any] = [getattr(layer, f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
     states: Tensor = _recurrence(x.reshape(-1, *x.shape[-2:]), *parameters, cell)
-    return states.reshape(*x.shape[:-1], states.shape[-1])
+    return states.unflatten(0, x.shape[:-2]) if x.dim() > 2 else states[0]
 
 
 # --- one operation for all steps: PyTorch's own would be recorded step by step, some 30 nodes for each ---
@@ -165,7 +162,8 @@ def _recurrence(x: Tensor, w_in: Tensor, w_state: Tensor, b_in: Tensor, b_state:
     start = x.new_zeros(1, len(x), w_state.shape[1])
     weights = [w_in, w_state, b_in, b_state]
     # has_biases, num_layers, dropout, train, bidirectional, batch_first
-    return _RUN[cell](x, start, weights, True, 1, 0.0, False, False, True)[0].clone()
+    states, _ = _RUN[cell](x, start, weights, True, 1, 0.0, False, False, True)
+    return states.contiguous()
 
 
 @torch.library.custom_op("ppvae::recurrence_backward", mutates_args=(), schema=_BACKWARD)
@@ -174,8 +172,8 @@ def _recurrence_backward(
 ) -> tuple[Tensor, ...]:
     """Gradients by x and the parameters, from grad [N, T, H] by the states.
 
-    With $\\delta_t$ the gradient by $h_t$, every gate's pre-activation has $\\delta_t$ times a factor of known values, so
-    that only $\\delta_{t-1} = g_{t-1} + c_t \\delta_t + (f_t \\delta_t) U$ is a loop.
+    With $\\delta_t$ the gradient by $h_t$, every gate's pre-activation has $\\delta_t$ times a factor of known values,
+    so that only $\\delta_{t-1} = g_{t-1} + c_t \\delta_t + (f_t \\delta_t) U$ is a loop.
     """
     hidden = states.shape[-1]
     before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1)
@@ -218,7 +216,7 @@ def _(x: Tensor, w_in: Tensor, w_state: Tensor, b_in: Tensor, b_state: Tensor, c
 
 @_recurrence_backward.register_fake
 def _(grad: Tensor, states: Tensor, x: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(tensor) for tensor in (x, *parameters[:4]))
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (x, *parameters[:4]))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
