@@ -34,12 +34,14 @@ class ConditionalContract(ABC):
 
     Attributes:
         event_shapes: what it is tried with.
+        context_shape: the event shape of what stands behind the bar.
         conditional: it needs a context; False for a prior.
         reparameterized: its draws carry gradients.
         fixed_support: the support is the same for every context.
     """
 
     event_shapes: ClassVar[tuple[tuple[int, ...], ...]] = ((4,), (2, 3))
+    context_shape: ClassVar[tuple[int, ...]] = (CONTEXT,)
     conditional: ClassVar[bool] = True
     reparameterized: ClassVar[bool] = True
     fixed_support: ClassVar[bool] = True
@@ -58,13 +60,13 @@ class ConditionalContract(ABC):
             yield made
 
     def given(self, made: ConditionalDistribution, *batch_shape: int) -> Any:
-        """The distribution at contexts [*batch_shape, CONTEXT]; a prior's is the same for all data."""
-        context = torch.randn(*batch_shape, CONTEXT, dtype=torch.float64)
+        """The distribution at contexts [*batch_shape, *context_shape]; a prior's is the same for all data."""
+        context = torch.randn(*batch_shape, *self.context_shape, dtype=torch.float64)
         return made(context) if self.conditional else made().expand(batch_shape)
 
     def context(self) -> tuple[Tensor, ...]:
         """Five contexts; none for a prior."""
-        return (torch.randn(5, CONTEXT, dtype=torch.float64),) if self.conditional else ()
+        return (torch.randn(5, *self.context_shape, dtype=torch.float64),) if self.conditional else ()
 
     # --- what it is ---
 
@@ -83,7 +85,7 @@ class ConditionalContract(ABC):
         if self.conditional:
             return
         for made in self.each():
-            bare, given = made(), made(torch.randn(5, CONTEXT, dtype=torch.float64))
+            bare, given = made(), made(torch.randn(5, *self.context_shape, dtype=torch.float64))
             assert bare.batch_shape == given.batch_shape == ()
             value = bare.sample()
             assert torch.equal(bare.log_prob(value), given.log_prob(value))
@@ -92,7 +94,7 @@ class ConditionalContract(ABC):
         if not self.conditional:
             return
         for made in self.each():
-            contexts = torch.randn(2, 5, CONTEXT, dtype=torch.float64)
+            contexts = torch.randn(2, 5, *self.context_shape, dtype=torch.float64)
             value = made(contexts).sample()
             together = made(contexts).log_prob(value)
             for k in range(2):
@@ -178,7 +180,7 @@ class ConditionalContract(ABC):
             return draws, found.log_prob(draws)
 
         for made in self.each():
-            context, results = torch.randn(5, CONTEXT, dtype=torch.float64), []
+            context, results = torch.randn(5, *self.context_shape, dtype=torch.float64), []
             for mode in ("eager", "graph"):
                 run = capture(bind(made, both), mode=mode)  # type: ignore[arg-type]
                 torch.manual_seed(3)
@@ -192,7 +194,7 @@ class ConditionalContract(ABC):
         if not self.fixed_support:
             return  # data may lie outside
         for made in self.each():
-            pair, x = _Observed(made, self.conditional), self.given(made, 5).sample()
+            pair, x = _Observed(made, self.conditional, self.context_shape), self.given(made, 5).sample()
             check_pair(pair, x, num_data=50)
             latents = draw(pair, x, 3).latents
             joint = log_joint(pair, x, latents)
@@ -218,16 +220,16 @@ class ConditionalContract(ABC):
 class _Observed(ModelGuidePair):
     """A latent context, and one site observed given it."""
 
-    def __init__(self, made: ConditionalDistribution, conditional: bool) -> None:
+    def __init__(self, made: ConditionalDistribution, conditional: bool, context_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.made, self.conditional = made, conditional
-        self.loc = torch.nn.Parameter(torch.zeros(CONTEXT))
+        self.loc = torch.nn.Parameter(torch.zeros(context_shape))
 
     def model(self, x: Tensor, num_data: int | None = None) -> None:
         with self.data_plate(x, num_data):
-            c = pyro.sample("c", dist.Normal(torch.zeros(CONTEXT), 1.0).to_event(1))
+            c = pyro.sample("c", dist.Normal(torch.zeros_like(self.loc), 1.0).to_event(self.loc.dim()))
             pyro.sample("x", self.made(c if self.conditional else None), obs=x)
 
     def guide(self, x: Tensor, num_data: int | None = None) -> None:
         with self.data_plate(x, num_data):
-            pyro.sample("c", dist.Normal(self.loc, 1.0).to_event(1))
+            pyro.sample("c", dist.Normal(self.loc, 1.0).to_event(self.loc.dim()))
