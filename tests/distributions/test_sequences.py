@@ -163,9 +163,7 @@ def test_density_and_gradient_of_a_prior_are_those_of_a_loop(
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize("initial", [False, True], ids=["from-start", "initial"])
 @pytest.mark.parametrize("reader", READERS)
-def test_density_of_a_guide_is_that_of_a_loop(
-    reader: str, initial: bool, padded: bool, float64: torch.dtype
-) -> None:
+def test_density_of_a_guide_is_that_of_a_loop(reader: str, initial: bool, padded: bool, float64: torch.dtype) -> None:
     made, x = guide(reader, initial=initial, lengths=padded), torch.randn(3, T, D)
     context = (x, LENGTHS) if padded else (x,)
     assert made.trunk is not None
@@ -233,9 +231,7 @@ def test_what_is_padding_is_independent_and_standard_normal_on_both_sides(float6
     z = torch.randn(3, T, Z)
     padding = dist.Normal(0.0, 1.0).log_prob(z[:, 4:]).sum((-1, -2))
     fours = torch.full((3,), 4)
-    torch.testing.assert_close(
-        made(x, fours).log_prob(z), short(x[:, :4], fours).log_prob(z[:, :4]) + padding, **EXACT
-    )
+    torch.testing.assert_close(made(x, fours).log_prob(z), short(x[:, :4], fours).log_prob(z[:, :4]) + padding, **EXACT)
     other = prior(lengths=True)
     moved = z.clone()
     moved[:, 4:] += 1
@@ -353,7 +349,10 @@ def test_the_recorded_step_does_not_grow_but_where_sampling_loops(kind: str, per
 def test_refusals() -> None:
     wide = StandardNormal(Z + 1)
     for make, message in (
-        (lambda: MarkovNormal(LinearTransition(Z), T, initial=wide), r"one event shape \(Z,\), found \(2,\) and \(3,\)"),
+        (
+            lambda: MarkovNormal(LinearTransition(Z), T, initial=wide),
+            r"one event shape \(Z,\), found \(2,\) and \(3,\)",
+        ),
         (lambda: MarkovNormal(StandardNormal((Z, 1)), T), r"found \(2, 1\) and no initial state"),
         (lambda: StepwiseNormal(Recurrent(D, H), (T, Z, 1)), r"expected an event shape \(T, Z\), found \(6, 2, 1\)"),
         (lambda: GatedTransition(Z, hidden=0), "expected at least one hidden unit, found 0"),

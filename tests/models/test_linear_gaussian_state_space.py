@@ -54,7 +54,9 @@ def by_kalman(pair: LinearGaussianStateSpace, x: Tensor) -> Tensor:
         if t:
             mean = mean @ step.matrix.T + step.loc
             covariance = step.matrix @ covariance @ step.matrix.T + torch.diag(step.log_scale.exp().square())
-        predicted = MultivariateNormal(mean @ pair.loading.T + pair.loc, pair.loading @ covariance @ pair.loading.T + noise)
+        predicted = MultivariateNormal(
+            mean @ pair.loading.T + pair.loc, pair.loading @ covariance @ pair.loading.T + noise
+        )
         total = total + predicted.log_prob(x[:, t])
         gain = covariance @ pair.loading.T @ predicted.precision_matrix.reshape(-1, D, D)[0]
         mean = mean + (x[:, t] - mean @ pair.loading.T - pair.loc) @ gain.T
@@ -173,7 +175,7 @@ def test_programs_say_what_the_closed_forms_say(float64: torch.dtype) -> None:
 
 ESTIMATORS = [
     elbo.TraceELBO(num_particles=2),
-    elbo.TraceMeanFieldELBO(num_particles=2),
+    elbo.TraceMeanFieldELBO(num_particles=2, on_missing_kl="sample"),
     elbo.ImportanceWeightedELBO(3),
     elbo.RenyiELBO(0.5, num_particles=3),
     elbo.StickingTheLandingELBO(),
@@ -205,20 +207,19 @@ def test_a_wrong_guide_is_wrong_by_what_it_says(float64: torch.dtype) -> None:
 
 
 METHODS = {
-    "importance": evidence.ImportanceSampling(2000),
-    "ais": evidence.AIS(num_temperatures=30),
-    "bridge": evidence.BridgeSampling(),
+    "importance": evidence.ImportanceSampling(1000),
+    "ais": evidence.AIS(num_temperatures=20),
+    "bridge": evidence.BridgeSampling(800, 3, num_warmup=60),
     "exact": evidence.Exact(),
 }
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
-def test_every_evidence_method_is_within_its_error(method: str, padded: bool, float64: torch.dtype) -> None:
+def test_every_evidence_method_is_within_its_error(method: str, float64: torch.dtype) -> None:
     """With a guide that is too wide: 4 standard errors for each datum."""
     pair = state_space().with_wrong_guide(shift=0.2, stretch=1.2)
     x = pair.marginal(3).sample((4,)).detach()
-    batch: Any = {"x": x, "lengths": torch.tensor([3, 1, 2, 3])} if padded else x
+    batch = {"x": x, "lengths": torch.tensor([3, 1, 2, 3])}
     found = log_evidence(pair, batch, method=METHODS[method], seed=1, progress=False, compile="eager")
     error = (found.log_evidence - pair.log_evidence(batch).detach()).abs()
     assert bool((error <= 4 * found.standard_error + 1e-9).all()), (error, found.standard_error)
