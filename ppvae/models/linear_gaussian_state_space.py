@@ -76,7 +76,7 @@ class LinearGaussianStateSpace(ModelGuidePair):
     ... )
     >>> x = torch.tensor([[[0.5, -0.2], [0.1, 0.3], [0.0, 0.0]]])
     >>> [round(v, 3) for v in pair.log_evidence(x).tolist()]
-    [-2.842]
+    [-3.186]
     >>> pair.posterior(x).event_shape
     torch.Size([3, 1])
     """

@@ -314,7 +314,7 @@ def test_evidence_and_hmc_of_a_deep_markov_model(float64: torch.dtype) -> None:
     pair, x = scramble(deep_markov_model(3)), torch.bernoulli(torch.full((4, 3, D), 0.3))
     options: Any = {"progress": False, "compile": "eager"}
     first = log_evidence(pair, x, method=evidence.ImportanceSampling(2000), seed=1, **options)
-    second = log_evidence(pair, x, method=evidence.AIS(num_temperatures=20), seed=2, **options)
+    second = log_evidence(pair, x, method=evidence.PriorSampling(20000), seed=2, **options)
     error = (first.standard_error.square() + second.standard_error.square()).sqrt()
     assert bool(((first.log_evidence - second.log_evidence).abs() < 4 * error).all())
     draws = sample_posterior(pair, x[:2], num_samples=5, num_warmup=60, num_chains=2, seed=1, **options)
