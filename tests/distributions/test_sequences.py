@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from contracts.conditional import ConditionalContract
 from torch import Tensor, nn
 
-from ppvae.core import PairError, PpvaeError, check_pair
+from ppvae.core import ModelGuidePair, PairError, PpvaeError, check_pair
 from ppvae.core.compile import bind, record, state_of
 from ppvae.distributions import (
     Bernoulli,
@@ -285,17 +286,11 @@ def test_each_step_is_the_likelihood_of_every_step() -> None:
 
 
 def deep_markov_model(num_steps: int, kind: str = "backward") -> VAE:
-    if kind == "backward":
-        posterior: ConditionalDistribution = MarkovNormal(
-            DiagonalNormal(Combiner(Z, H), Z), num_steps, trunk=Recurrent(D, H, direction="backward")
-        )
-    else:
-        posterior = StepwiseNormal(Recurrent(D, H, direction="both"), (num_steps, Z))
-    return VAE(
-        MarkovNormal(GatedTransition(Z, hidden=4), num_steps),
-        EachStep(Bernoulli(MLP(Z, [4]), D), num_steps),
-        posterior,
-    )
+    chain = MarkovNormal(DiagonalNormal(Combiner(Z, H), Z), num_steps, trunk=Recurrent(D, H, direction="backward"))
+    field = StepwiseNormal(Recurrent(D, H, direction="both"), (num_steps, Z))
+    prior = MarkovNormal(GatedTransition(Z, hidden=4), num_steps)
+    likelihood = EachStep(Bernoulli(MLP(Z, [4]), D), num_steps)
+    return VAE(prior, likelihood, chain if kind == "backward" else field)
 
 
 @pytest.mark.parametrize("kind", ["backward", "both"])
@@ -319,6 +314,38 @@ def test_evidence_and_hmc_of_a_deep_markov_model(float64: torch.dtype) -> None:
     assert bool(((first.log_evidence - second.log_evidence).abs() < 4 * error).all())
     draws = sample_posterior(pair, x[:2], num_samples=5, num_warmup=60, num_chains=2, seed=1, **options)
     assert draws.samples["z"].shape == (2, 5, 2, 3, Z)
+
+
+class Padded(ModelGuidePair):
+    """A deep Markov model of sequences with lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior, self.posterior = prior(lengths=True), guide(lengths=True)
+        self.likelihood = scramble(EachStep(Bernoulli(MLP(Z, [4]), D), T, lengths=True))
+
+    def model(self, x: Any, num_data: int | None = None) -> None:
+        with self.data_plate(x["x"], num_data):
+            z = pyro.sample("z", self.prior(x["lengths"]))
+            pyro.sample("x", self.likelihood(z, x["lengths"]), obs=x["x"])
+
+    def guide(self, x: Any, num_data: int | None = None) -> None:
+        with self.data_plate(x["x"], num_data):
+            pyro.sample("z", self.posterior(x["x"], x["lengths"]))
+
+
+def test_padding_changes_neither_the_bound_nor_a_gradient(float64: torch.dtype) -> None:
+    pair, x = Padded(), torch.bernoulli(torch.full((3, T, D), 0.3))
+    check_pair(pair, {"x": x, "lengths": LENGTHS})
+    assert pair.vectorizes
+    inside, found = torch.arange(T) < LENGTHS[:, None], []
+    for junk in (0.0, torch.nan, 1e3):
+        torch.manual_seed(1)
+        terms = elbo.TraceELBO(num_particles=2).terms(pair, {"x": x.where(inside[..., None], junk), "lengths": LENGTHS})
+        found.append([terms.local, *torch.autograd.grad(terms.objective(), list(pair.parameters()))])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    assert all(bool(value.isfinite().all()) and bool(value.any()) for value in found[0])
 
 
 @pytest.mark.parametrize(("kind", "per_step"), [("both", 0), ("backward", 70)])
