@@ -20,8 +20,8 @@ import ppvae
 # What each room may import of the other rooms: a room, or one file of it.
 ROOMS: dict[str, set[str]] = {
     "core": set(),
-    "networks": {"core.errors"},
-    "distributions": {"core.errors"},
+    "networks": {"core.errors", "core.lengths"},
+    "distributions": {"core.errors", "core.lengths", "core.wrappers"},
     "data": {"core.bounds", "core.errors"},
     "models": {"core", "networks", "distributions"},
     "inference_data": set(),  # from plain arrays to ArviZ: it serves alone too

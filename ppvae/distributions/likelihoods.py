@@ -103,6 +103,9 @@ class _Indicators(dist.OneHotCategorical):
         return indicators[self._categorical.sample(torch.Size(sample_shape))]
 
 
+_Indicators.__name__ = "OneHotCategorical"  # as messages call it
+
+
 class OneHotCategorical(ConditionalDistribution):
     r"""$p(y = k \mid x) = \pi_k(x)$, where y is a row of 0 with one 1: a class, as networks take it.
 

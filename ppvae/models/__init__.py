@@ -6,6 +6,7 @@ from .gamma_poisson import GammaPoisson
 from .hidden_markov_model import HiddenMarkovModel
 from .latent_model import LatentModel
 from .linear_gaussian import LinearGaussian
+from .linear_gaussian_state_space import LinearGaussianStateSpace
 from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
 from .presets import bernoulli_vae, gaussian_vae
 from .presets_by_value import discretised_logistic_vae, negative_binomial_vae, poisson_vae, student_t_vae
@@ -27,6 +28,7 @@ __all__ = [
     "Lengths",
     "LinearGaussian",
     "Mask",
+    "LinearGaussianStateSpace",
     "MixtureOfFactorAnalysers",
     "Observed",
     "bayesianise",

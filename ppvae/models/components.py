@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyro.distributions as dist
@@ -236,3 +236,30 @@ def check_event_shape(posterior: ConditionalDistribution | None, expected: Seque
         raise PairError(
             f"site 'z': expected the posterior's event shape to be {tuple(expected)}, found {posterior.event_shape}"
         )
+
+
+def unpack_sequences(x: Any) -> tuple[Tensor, Tensor | None]:
+    """Sequences [B, T, ...] and their lengths [B], None where all are whole, of a tensor or a mapping.
+
+    Raises:
+        DataError: a mapping without "x", or lengths that are not [B].
+    """
+    if isinstance(x, Tensor):
+        return x, None
+    if "x" not in x:
+        raise DataError(f"expected sequences under the name 'x', found {sorted(x)}")
+    sequences, lengths = x["x"], x.get("lengths")
+    if lengths is not None and lengths.shape != sequences.shape[:1]:
+        raise DataError(f"expected lengths [B] with B = {len(sequences)}, found {list(lengths.shape)}")
+    return sequences, lengths
+
+
+def check_lengths(sequences: Tensor, lengths: Tensor | None) -> None:
+    """Lengths [B] of sequences [B, T, ...] are from 1 to T.
+
+    Raises:
+        DataError: one is not.
+    """
+    num_steps = sequences.shape[1]
+    if lengths is not None and not bool(((lengths >= 1) & (lengths <= num_steps)).all()):
+        raise DataError(f"expected lengths from 1 to T = {num_steps}, found {lengths.min():g} to {lengths.max():g}")

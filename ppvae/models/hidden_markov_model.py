@@ -10,8 +10,18 @@ import torch
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
-from .components import Categories, FactorAnalysers, Values, as_floats, check_event_shape, log_probabilities
-from ..core.errors import DataError, PairError, try_one_of
+from .components import (
+    Categories,
+    FactorAnalysers,
+    Values,
+    as_floats,
+    check_event_shape,
+    check_lengths,
+    log_probabilities,
+    unpack_sequences,
+)
+from ..core.errors import PairError, try_one_of
+from ..core.lengths import present
 from ..core.pair import ModelGuidePair
 from ..distributions.conditional import ConditionalDistribution
 
@@ -185,11 +195,8 @@ class HiddenMarkovModel(ModelGuidePair):
         Raises:
             DataError: another shape, a category outside, or a length that is not 1, ..., T.
         """
-        sequences, lengths = _unpack(x)
-        if lengths is not None and not bool(((lengths >= 1) & (lengths <= sequences.shape[1])).all()):
-            raise DataError(
-                f"expected lengths from 1 to T = {sequences.shape[1]}, found {lengths.min():g} to {lengths.max():g}"
-            )
+        sequences, lengths = unpack_sequences(x)
+        check_lengths(sequences, lengths)
         return self._log_normaliser(self._potentials(x))
 
     def log_joint(self, x: Any, z: Tensor) -> Tensor:
@@ -249,7 +256,7 @@ class HiddenMarkovModel(ModelGuidePair):
 
     def model(self, x: Any, num_data: int | None = None) -> None:
         """p(y) p(z) p(x | y, z) of a batch x."""
-        x, lengths = _unpack(x)
+        x, lengths = unpack_sequences(x)
         steps = x.shape[1]
         with self.data_plate(x, num_data):
             z, y = None, None
@@ -271,7 +278,7 @@ class HiddenMarkovModel(ModelGuidePair):
             return
         with self.data_plate(x, num_data):
             if self.encoder is not None:
-                pyro.sample("z", self.encoder(_unpack(x)[0]))
+                pyro.sample("z", self.encoder(unpack_sequences(x)[0]))
             elif self.factorised:
                 pyro.sample("z", self.marginal_posterior(x).to_event(1))
             else:
@@ -279,10 +286,10 @@ class HiddenMarkovModel(ModelGuidePair):
 
     def _potentials(self, x: Any, z: Tensor | None = None) -> Tensor:
         """log p(x_t | y_t), or log p(x_t | y_t, z_t), of every state, zero where padded: [*S, B, T, K]."""
-        x, lengths = _unpack(x)
+        x, lengths = unpack_sequences(x)
         self.emission.check(x, "[B, T, D]" if self.emission.event_shape else "[B, T]")
         potentials = self.emission.log_marginal(x) if z is None else self.emission.log_given(x, z)
-        return potentials if lengths is None else potentials.where(_present(x, lengths)[..., None], 0.0)
+        return potentials if lengths is None else potentials.where(present(lengths, x.shape[1])[..., None], 0.0)
 
     def _latent_components(self, x: Any) -> dist.TorchDistribution:
         """p(z_t | y_t, x_t) of every state, the prior where padded: batch shape [B, T, K], event shape [Z]."""
@@ -291,15 +298,15 @@ class HiddenMarkovModel(ModelGuidePair):
                 f"{type(self).__name__} without a continuous latent has no posterior of it"
                 + try_one_of("discrete_posterior(x), for the states", "latent_dim above 0")
             )
-        x, lengths = _unpack(x)
+        x, lengths = unpack_sequences(x)
         self.emission.check(x, "[B, T, D]")
         components = self.emission.posterior(x)
         if lengths is None:
             return components
-        present = _present(x, lengths)[..., None, None]
+        inside = present(lengths, x.shape[1])[..., None, None]
         eye = torch.eye(self.latent_dim, dtype=components.loc.dtype, device=components.loc.device)
         loc, scale_tril = components.loc, components.scale_tril
-        return dist.MultivariateNormal(loc.where(present, 0.0), scale_tril=scale_tril.where(present[..., None], eye))
+        return dist.MultivariateNormal(loc.where(inside, 0.0), scale_tril=scale_tril.where(inside[..., None], eye))
 
     def _backward(self, potentials: Tensor) -> Tensor:
         """log beta, [*S, B, T, K]: what comes after a time step, given its state."""
@@ -337,20 +344,3 @@ def _chain(first: Tensor, transitions: Tensor, steps: dist.TorchDistribution) ->
     rows = first[..., None, None, :].expand(*first.shape[:-1], 1, *transitions.shape[-2:])
     logits = torch.cat([rows, transitions], -3)
     return dist.DiscreteHMM(torch.zeros_like(first), logits, steps, duration=logits.shape[-3])
-
-
-def _unpack(x: Any) -> tuple[Tensor, Tensor | None]:
-    """The sequences and their lengths, None where all are whole."""
-    if isinstance(x, Tensor):
-        return x, None
-    if "x" not in x:
-        raise DataError(f"expected sequences under the name 'x', found {sorted(x)}")
-    sequences, lengths = x["x"], x.get("lengths")
-    if lengths is not None and lengths.shape != sequences.shape[:1]:
-        raise DataError(f"expected lengths [B] with B = {len(sequences)}, found {list(lengths.shape)}")
-    return sequences, lengths
-
-
-def _present(x: Tensor, lengths: Tensor) -> Tensor:
-    """Which time steps are no padding, [B, T]."""
-    return torch.arange(x.shape[1], device=x.device) < lengths[:, None]

@@ -5,5 +5,17 @@ from .initialization import Initializer, glorot, paper
 from .joined import JoinedMLP
 from .log_counts import LogCounts
 from .mlp import MLP
+from .recurrent import Combiner, Recurrent
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Initializer", "JoinedMLP", "LogCounts", "glorot", "paper"]
+__all__ = [
+    "MLP",
+    "Combiner",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Initializer",
+    "JoinedMLP",
+    "LogCounts",
+    "Recurrent",
+    "glorot",
+    "paper",
+]

@@ -34,12 +34,14 @@ class ConditionalContract(ABC):
 
     Attributes:
         event_shapes: what it is tried with.
+        context_shape: the event shape of what stands behind the bar.
         conditional: it needs a context; False for a prior.
         reparameterized: its draws carry gradients.
         fixed_support: the support is the same for every context.
     """
 
     event_shapes: ClassVar[tuple[tuple[int, ...], ...]] = ((4,), (2, 3))
+    context_shape: ClassVar[tuple[int, ...]] = (CONTEXT,)
     conditional: ClassVar[bool] = True
     reparameterized: ClassVar[bool] = True
     fixed_support: ClassVar[bool] = True
@@ -62,10 +64,10 @@ class ConditionalContract(ABC):
         return ()
 
     def context(self, *batch_shape: int) -> tuple[Tensor, ...]:
-        """Contexts [*batch_shape, CONTEXT] and what stands beside them; none for a prior."""
+        """Contexts [*batch_shape, *context_shape] and what stands beside them; none for a prior."""
         if not self.conditional:
             return ()
-        return (torch.randn(*batch_shape, CONTEXT, dtype=torch.float64), *self.beside(*batch_shape))
+        return (torch.randn(*batch_shape, *self.context_shape, dtype=torch.float64), *self.beside(*batch_shape))
 
     def given(self, made: ConditionalDistribution, *batch_shape: int) -> Any:
         """The distribution at such contexts; a prior's is the same for all data."""
@@ -88,7 +90,7 @@ class ConditionalContract(ABC):
         if self.conditional:
             return
         for made in self.each():
-            bare, given = made(), made(torch.randn(5, CONTEXT, dtype=torch.float64))
+            bare, given = made(), made(torch.randn(5, *self.context_shape, dtype=torch.float64))
             assert bare.batch_shape == given.batch_shape == ()
             value = bare.sample()
             assert torch.equal(bare.log_prob(value), given.log_prob(value))
@@ -198,8 +200,10 @@ class ConditionalContract(ABC):
         if not self.fixed_support:
             return  # data may lie outside
         for made in self.each():
-            pair, (_, *beside) = _Observed(made, self.conditional), self.context(5) or (None,)
-            given = made(torch.randn(5, CONTEXT, dtype=torch.float64), *beside) if self.conditional else made()
+            pair, (_, *beside) = _Observed(made, self.conditional, self.context_shape), self.context(5) or (None,)
+            given = (
+                made(torch.randn(5, *self.context_shape, dtype=torch.float64), *beside) if self.conditional else made()
+            )
             value = given.expand((5,)).sample()
             x = {"x": value, **{str(place): part for place, part in enumerate(beside)}}
             check_pair(pair, x, num_data=50)
@@ -227,17 +231,17 @@ class ConditionalContract(ABC):
 class _Observed(ModelGuidePair):
     """A latent context, and one site observed given it."""
 
-    def __init__(self, made: ConditionalDistribution, conditional: bool) -> None:
+    def __init__(self, made: ConditionalDistribution, conditional: bool, context_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.made, self.conditional = made, conditional
-        self.loc = torch.nn.Parameter(torch.zeros(CONTEXT))
+        self.loc = torch.nn.Parameter(torch.zeros(context_shape))
 
     def model(self, x: dict[str, Tensor], num_data: int | None = None) -> None:
         with self.data_plate(x, num_data):
-            c = pyro.sample("c", dist.Normal(torch.zeros(CONTEXT), 1.0).to_event(1))
+            c = pyro.sample("c", dist.Normal(torch.zeros_like(self.loc), 1.0).to_event(self.loc.dim()))
             beside = [part for name, part in x.items() if name != "x"]
             pyro.sample("x", self.made(c, *beside) if self.conditional else self.made(), obs=x["x"])
 
     def guide(self, x: dict[str, Tensor], num_data: int | None = None) -> None:
         with self.data_plate(x, num_data):
-            pyro.sample("c", dist.Normal(self.loc, 1.0).to_event(1))
+            pyro.sample("c", dist.Normal(self.loc, 1.0).to_event(self.loc.dim()))
