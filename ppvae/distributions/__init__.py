@@ -3,8 +3,10 @@
 from .conditional import ConditionalDistribution, Given, Head, independent, require_context
 from .gaps import draw_gaps, observe_with_gaps
 from .likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Normal
+from .mixtures import DiagonalNormalMixture, MixtureOfNormals
 from .normals import DiagonalNormal, FullCovarianceNormal, StandardNormal
 from .reparameterization import FAMILIES, FixedPrior, Reparameterized
+from .vamp import VampPrior
 
 __all__ = [
     "FAMILIES",
@@ -13,13 +15,16 @@ __all__ = [
     "ConditionalDistribution",
     "ContinuousBernoulli",
     "DiagonalNormal",
+    "DiagonalNormalMixture",
     "FixedPrior",
     "FullCovarianceNormal",
     "Given",
     "Head",
+    "MixtureOfNormals",
     "Normal",
     "Reparameterized",
     "StandardNormal",
+    "VampPrior",
     "draw_gaps",
     "independent",
     "observe_with_gaps",
