@@ -1,6 +1,7 @@
 """Conditional distributions: modules whose forward returns a distribution."""
 
 from .conditional import ConditionalDistribution, Given, Head, independent, require_context
+from .flows import Flow, FlowPosterior, FlowPrior
 from .gaps import draw_gaps, observe_with_gaps
 from .likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Normal
 from .mixtures import DiagonalNormalMixture, MixtureOfNormals
@@ -17,6 +18,9 @@ __all__ = [
     "DiagonalNormal",
     "DiagonalNormalMixture",
     "FixedPrior",
+    "Flow",
+    "FlowPosterior",
+    "FlowPrior",
     "FullCovarianceNormal",
     "Given",
     "Head",

@@ -58,7 +58,7 @@ class DiagonalNormalMixture(dist.TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """The same mixture for every entry of a batch."""
-        new = self._get_checked_instance(DiagonalNormalMixture, _instance)
+        new: Any = self._get_checked_instance(DiagonalNormalMixture, _instance)  # type: ignore[no-untyped-call]
         new.logits, new.loc, new.scale = self.logits, self.loc, self.scale
         super(DiagonalNormalMixture, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args

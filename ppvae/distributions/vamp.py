@@ -21,9 +21,9 @@ class VampPrior(ConditionalDistribution):
     posterior, whose parameters stay the posterior's: they are saved, trained and counted once, and a copy of the pair
     has a prior that reads the copy's posterior. The K encodings are computed once a call, whatever the number of draws.
 
-    The paper keeps the pseudo-inputs in [0, 1] by a Hardtanh of free numbers drawn from N(-0.05, 0.01), of which next
-    to none has a gradient. Here free numbers that leave the bounds are reflected at them: the same range, and a gradient
-    everywhere. It has no closed-form KL: use ``TraceELBO`` or ``TraceMeanFieldELBO(on_missing_kl="sample")``.
+    The paper keeps the pseudo-inputs in [0, 1] by a Hardtanh, which has no gradient at the bounds and beyond, where
+    binary data stand. Here free numbers that leave the bounds are reflected at them: the same range, and a gradient
+    everywhere. There is no closed-form KL: use ``TraceELBO`` or ``TraceMeanFieldELBO(on_missing_kl="sample")``.
 
     Args:
         posterior: the posterior of the same pair, whose distribution is a diagonal normal over a vector.
@@ -121,7 +121,6 @@ class VampPrior(ConditionalDistribution):
             raise PpvaeError(
                 f"VampPrior: expected a posterior that is a diagonal normal over {self.event_shape}, found "
                 f"{type(self.posterior).__name__}, whose distribution is a {type(base).__name__} over "
-                f"{tuple(encoded.event_shape)}"
-                + try_one_of("DiagonalNormal", "MixtureOfNormals, which reads no posterior")
+                f"{tuple(encoded.event_shape)}" + try_one_of("DiagonalNormal", "MixtureOfNormals as prior")
             )
         return base.loc, base.scale
