@@ -1,11 +1,13 @@
 """Conditional distributions: modules whose forward returns a distribution."""
 
 from .conditional import ConditionalDistribution, Given, Head, independent, require_context
+from .experts import ProductOfExperts
 from .flows import Flow, FlowPosterior, FlowPrior
 from .gaps import draw_gaps, observe_with_gaps
 from .likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Normal
 from .mixtures import DiagonalNormalMixture, MixtureOfNormals
-from .normals import DiagonalNormal, FullCovarianceNormal, StandardNormal
+from .normals import DiagonalNormal, FullCovarianceNormal, LowRankNormal, StandardNormal
+from .relaxed import RelaxedBernoulli, RelaxedOneHotCategorical
 from .reparameterization import FAMILIES, FixedPrior, Reparameterized
 from .vamp import VampPrior
 
@@ -24,8 +26,12 @@ __all__ = [
     "FullCovarianceNormal",
     "Given",
     "Head",
+    "LowRankNormal",
     "MixtureOfNormals",
     "Normal",
+    "ProductOfExperts",
+    "RelaxedBernoulli",
+    "RelaxedOneHotCategorical",
     "Reparameterized",
     "StandardNormal",
     "VampPrior",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
 
 from .conditional import ConditionalDistribution
 from .mixtures import DiagonalNormalMixture, require_vector
+from .normals import mean_and_scale
 from ..core.errors import PpvaeError, try_one_of
 
 
@@ -115,12 +115,4 @@ class VampPrior(ConditionalDistribution):
 
     def _encode(self) -> tuple[Tensor, Tensor]:
         """Mean and scale of q(z | u_k), each [K, Z]."""
-        encoded = self.posterior(self.pseudo_inputs)
-        base = encoded.base_dist if isinstance(encoded, Independent) else encoded
-        if not isinstance(base, Normal) or encoded.event_shape != self.event_shape:
-            raise PpvaeError(
-                f"VampPrior: expected a posterior that is a diagonal normal over {self.event_shape}, found "
-                f"{type(self.posterior).__name__}, whose distribution is a {type(base).__name__} over "
-                f"{tuple(encoded.event_shape)}" + try_one_of("DiagonalNormal", "MixtureOfNormals as prior")
-            )
-        return base.loc, base.scale
+        return mean_and_scale(self, self.posterior, self.pseudo_inputs)

@@ -154,5 +154,8 @@ def test_a_vamp_prior_that_cannot_be_is_refused(options: dict[str, Any], message
 
 
 def test_a_posterior_that_is_no_diagonal_normal_is_refused() -> None:
-    with pytest.raises(PpvaeError, match="found FullCovarianceNormal, whose distribution is a MultivariateNormal"):
+    with pytest.raises(
+        PpvaeError,
+        match="expected a diagonal normal, found FullCovarianceNormal, whose",
+    ):
         VampPrior(FullCovarianceNormal(MLP(6, [8]), 2), 3, 6)
