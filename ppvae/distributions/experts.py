@@ -16,10 +16,9 @@ from ..core.errors import PpvaeError, try_one_of
 class ProductOfExperts(ConditionalDistribution):
     r"""A product of normals, $q(z \mid x_1, \dots, x_M) \propto p(z) \prod_m \mathcal{N}(z; \mu_m, \sigma_m^2)^{r_m}$.
 
-    Wu & Goodman 2018 (arXiv 1802.05335, section 2.2): with $p(z) = \mathcal{N}(0, I)$ and $\mu_m, \sigma_m$ functions of
-    $x_m$, a normal whose precision is $1 + \sum_m r_m \sigma_m^{-2}$ and
-    whose mean is the precision-weighted one, with $r_m \in \{0, 1\}$ for a modality that is missing or there. The one
-    in the precision is the expert of the prior; with nothing there it is the whole posterior.
+    Wu & Goodman 2018 (arXiv 1802.05335, section 2.2), with $p(z) = \mathcal{N}(0, I)$, and $\mu_m$ and $\sigma_m$ those
+    of $x_m$: a normal of precision $1 + \sum_m r_m \sigma_m^{-2}$ whose mean is the precision-weighted one, where $r_m$
+    is 0 for a modality that is missing and 1 for one that is there. With nothing there it is the prior.
 
     The contexts are the modalities in the order of the experts, and after them, if any may be missing, one
     mask [*S] each: ``ProductOfExperts([q1, q2]).given("image", "label", "has_image", "has_label")``. What stands in the

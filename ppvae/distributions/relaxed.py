@@ -44,8 +44,8 @@ class RelaxedBernoulli(_Relaxed):
 
     The binary Concrete of Maddison, Mnih & Teh 2016 (arXiv 1611.00712). Model and guide must both be relaxed for the
     bound to be one, of the relaxed model; that of the discrete model is another number. In float32 a draw nearer than
-    1e-7 to 0 or 1 is moved there, where its density is not that of the draw: one in 20 000 at $\tau = 2/3$, one in 60 at
-    0.3; lower temperatures are for float64.
+    1e-7 to 0 or 1 is moved there, where its density is not that of the draw: at even logits one in 20 000 for
+    $\tau = 2/3$, one in 60 for 0.3; lower temperatures are for float64.
 
     Args:
         trunk: a network from the context to features; None for a prior, whose logits are zero.
