@@ -15,6 +15,10 @@ MODELS = (
     "mixture-of-factor-analysers",
 )
 
+PRIORS = ("flow", "mixture", "standard", "vamp")
+
+POSTERIORS = ("coupling", "diagonal", "full", "iaf", "low-rank", "planar", "spline")
+
 ELBOS = (
     "doubly-reparameterized",
     "importance-weighted",

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions.transforms.planar import ConditionedPlanar
 from torch import Tensor, nn
 
-_STEPS = 60
+_STEPS = 24
 
 
 class InvertiblePlanar(ConditionedPlanar):
@@ -21,15 +21,21 @@ class InvertiblePlanar(ConditionedPlanar):
         bias, u, w = self._params
         u_hat: Tensor = self.u_hat(u, w)  # type: ignore[no-untyped-call]
         gain, target = (w * u_hat).sum(-1, keepdim=True), (w * y).sum(-1, keepdim=True)
-        with torch.no_grad():  # bisection, then one step of Newton, through which the gradient of the root flows
+
+        def newton(root: Tensor) -> Tensor:
+            height = torch.tanh(root + bias)
+            slope = (1 + gain * (1 - height.square())).detach()
+            improved: Tensor = root - (root + gain * height - target) / slope
+            return improved
+
+        with torch.no_grad():
             low, high = target - gain.abs(), target + gain.abs()
             for _ in range(_STEPS):
                 middle = 0.5 * (low + high)
                 below = middle + gain * torch.tanh(middle + bias) < target
                 low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-            root = 0.5 * (low + high)
-            slope = 1 + gain * (1 - torch.tanh(root + bias).square())
-        root = root - (root + gain * torch.tanh(root + bias) - target) / slope
+            root = newton(0.5 * (low + high))
+        root = newton(root)  # through which the gradient of the root flows
         x = y - u_hat * torch.tanh(root + bias)
         self._call(x)  # type: ignore[no-untyped-call] # which keeps its log-determinant
         return x
