@@ -61,7 +61,10 @@ def trained(prior: str, posterior: str) -> tuple[VAE, Tensor]:
     return pair, x
 
 
-PAIRS = [*((name, "diagonal") for name in PRIORS), *(("standard", name) for name in POSTERIORS)]
+PAIRS = [
+    pytest.param(prior, posterior, marks=[pytest.mark.slow] if {"spline", "maf"} & {prior, posterior} else [])
+    for prior, posterior in (*((name, "diagonal") for name in PRIORS), *(("standard", name) for name in POSTERIORS))
+]
 
 
 @pytest.mark.parametrize(("prior", "posterior"), PAIRS)
@@ -75,7 +78,7 @@ def test_evidence_methods_agree(prior: str, posterior: str) -> None:
     assert bool((gap < 4.5 * error + 1e-6).all()), (gap / error).max()
 
 
-@pytest.mark.parametrize("prior", ["mixture", "vamp", "coupling"])
+@pytest.mark.parametrize("prior", ["mixture", "vamp", pytest.param("coupling", marks=pytest.mark.slow)])
 def test_chains_have_the_moments_of_quadrature(prior: str) -> None:
     """HMC with the prior in its target: posterior means against a grid."""
     pair, x = trained(prior, "diagonal")
