@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class VampPrior(ConditionalDistribution):
         self.bounds = bounds
         self.free = nn.Parameter(self._start(num_components, input_shape, pseudo_inputs))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), pyro.validation_enabled(False):  # validation looks at values; here it is shapes
                 self._encode()
         except (RuntimeError, TypeError) as error:
             raise PpvaeError(
