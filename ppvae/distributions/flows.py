@@ -167,6 +167,12 @@ class FlowPosterior(ConditionalDistribution):
         return Flow(base, [transform(features) for transform in self.transforms])
 
 
+class _Transforms(nn.ModuleList):
+    def __repr__(self) -> str:
+        with torch.random.fork_rng(devices=[]):  # zuko draws random numbers to print a transform
+            return super().__repr__()
+
+
 def _transforms(
     owner: ConditionalDistribution,
     known: Sequence[str],
@@ -195,7 +201,7 @@ def _transforms(
         options["shapes"] = ([_BINS], [_BINS], [_BINS - 1])
     ascending = torch.arange(dim)
     orders = (ascending, ascending.flip(0))
-    return nn.ModuleList(make(dim, context, order=orders[place % 2], **options) for place in range(count))
+    return _Transforms(make(dim, context, order=orders[place % 2], **options) for place in range(count))
 
 
 def _zuko() -> Any:

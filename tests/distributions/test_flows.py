@@ -250,3 +250,9 @@ def test_a_diagonal_normal_is_the_start_of_every_flow() -> None:
     plain.load_state_dict(made.state_dict())
     context, z = torch.randn(5, 3), torch.randn(5, 2)
     torch.testing.assert_close(made(context).log_prob(z), plain(context).log_prob(z))
+
+
+def test_printing_a_flow_uses_up_no_random_numbers() -> None:
+    made, before = FlowPrior(3), torch.get_rng_state()
+    assert "MaskedAutoregressiveTransform" in repr(made)
+    assert torch.equal(torch.get_rng_state(), before)
