@@ -20,6 +20,10 @@ MODELS = (
     "student-t-vae",
 )
 
+PRIORS = ("flow", "mixture", "standard", "vamp")
+
+POSTERIORS = ("coupling", "diagonal", "full", "iaf", "low-rank", "planar", "spline")
+
 ELBOS = (
     "doubly-reparameterized",
     "importance-weighted",

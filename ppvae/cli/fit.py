@@ -21,7 +21,7 @@ from .common import (
     threads,
     verb,
 )
-from .completion import DATA_SETS, ELBOS, MODELS, among
+from .completion import DATA_SETS, ELBOS, MODELS, POSTERIORS, PRIORS, among
 from .listing import list_entries
 
 if TYPE_CHECKING:
@@ -41,6 +41,24 @@ def fit(
         typer.Option(
             help="A model by name, for instance bernoulli-vae; list shows all.",
             autocompletion=among(*MODELS, "list"),
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="The prior of an auto-encoder with its options, for instance vamp:num_components=500; list shows all.",
+            metavar="NAME[:OPTIONS]",
+            autocompletion=among(*PRIORS, "list"),
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    posterior: Annotated[
+        str | None,
+        typer.Option(
+            help="Its posterior with its options, for instance iaf:num_transforms=4; list shows all.",
+            metavar="NAME[:OPTIONS]",
+            autocompletion=among(*POSTERIORS, "list"),
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -115,21 +133,27 @@ def fit(
     """
     from ..runs import Recipe, loggers_again, loggers_of, model_for_data, train
     from ..runs import resume as go_on
-    from ..runs.recipe.catalogue import elbo_entries, model_entries, parse_table
+    from ..runs.recipe.catalogue import elbo_entries, model_entries, parse_table, part_entries
     from ..runs.recipe.recipe import merge
 
     if recipe is not None and data is None and _is_data(recipe):
         data, recipe = str(recipe), None
-    if "list" in (model, elbo):
-        list_entries(model_entries() if model == "list" else elbo_entries(), json)
-        return
+    parts = _without_none(prior=prior, posterior=posterior)
+    catalogues = {"model": model_entries(), "elbo": elbo_entries(), **part_entries()}
+    for name, asked in {"model": model, "elbo": elbo, **parts}.items():
+        if asked == "list":
+            list_entries(catalogues[name], json)
+            return
     training = _without_none(batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate)
     if epochs is not None and resume is None:
         training["num_epochs"] = epochs
     if elbo is not None:
         training["elbo"] = parse_table(elbo_entries(), elbo, "--elbo", "estimator")
     changes: dict[str, Any] = {
-        "model": _without_none(name=model),
+        "model": {
+            **_without_none(name=model),
+            **{part: parse_table(part_entries()[part], text, f"--{part}", part) for part, text in parts.items()},
+        },
         "data": _without_none(source=data, binarize=binarize),
         "training": training,
         "bayesian": _without_none(modules=list(bayesian) if bayesian else None),

@@ -52,6 +52,7 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
         )
     _check_batch(pair, x)
     _check_parameters(pair)
+    _check_borrowed(pair)
     try:
         shape = structure(pair, x)
     except PairError:
@@ -132,6 +133,18 @@ def _check_batch(pair: ModelGuidePair, x: Data) -> None:
                 "functools.partial(model, flag=...) for arguments that are no data",
             )
         )
+
+
+def _check_borrowed(pair: ModelGuidePair) -> None:
+    """What a module reads without holding it is held by the pair: else nothing would train it or save it."""
+    held = {id(module) for module in pair.modules()}
+    for name, module in pair.named_modules():
+        for other in getattr(module, "borrowed", ()):
+            if id(other) not in held:
+                raise PairError(
+                    f"{name} reads a {type(other).__name__} that is no module of the pair"
+                    + try_one_of("give it the pair's own posterior", "make that module an attribute of the pair")
+                )
 
 
 def _check_parameters(pair: ModelGuidePair) -> None:

@@ -42,6 +42,11 @@ class ConditionalDistribution(nn.Module, ABC):
     def forward(self, *context: Tensor) -> TorchDistribution:
         """The distribution given a context [*S, *context event] or several; its batch shape is [*S]."""
 
+    @property
+    def borrowed(self) -> tuple[nn.Module, ...]:
+        """Modules of the pair that it reads without holding them: none, but for a prior that reads the posterior."""
+        return ()
+
     def given(self, *parents: str) -> Given:
         """This distribution with the names of what stands behind its bar, for :class:`ppvae.models.LatentModel`.
 

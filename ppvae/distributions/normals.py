@@ -1,15 +1,17 @@
-"""Normal priors and posteriors: standard, diagonal, full covariance."""
+"""Normal priors and posteriors: standard, diagonal, low rank plus diagonal, full covariance."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import Independent
 
 from .conditional import ConditionalDistribution, Head, head_of, independent, require_context
-from ..core.errors import PpvaeError
+from ..core.errors import PpvaeError, try_one_of
 
 
 class StandardNormal(ConditionalDistribution):
@@ -86,6 +88,33 @@ class LinearNormal(ConditionalDistribution):
         return independent(dist.Normal(loc, self.log_scale.exp().expand_as(loc)), self.event_shape)
 
 
+class LowRankNormal(ConditionalDistribution):
+    r"""$q(z \mid x) = \mathcal{N}(z; \mu(x), U(x) U(x)^\top + \mathrm{diag}\,\sigma^2(x))$.
+
+    Args:
+        trunk: a network from the context to features, with ``out_features``.
+        event_shape: d, the number of dimensions.
+        rank: R, the number of columns of U; correlations beyond the diagonal cost d R numbers a datum, not d^2 / 2.
+
+    Raises:
+        PpvaeError: a rank below 1.
+    """
+
+    def __init__(self, trunk: nn.Module, event_shape: int, *, rank: int = 2) -> None:
+        super().__init__(event_shape)
+        if rank < 1:
+            raise PpvaeError(f"LowRankNormal: expected a rank of at least 1, found {rank}")
+        self.head = Head(trunk, self.event_shape, 2)
+        self.factor = nn.Linear(int(getattr(trunk, "out_features", 0)), math.prod(self.event_shape) * rank)
+
+    def forward(self, *context: Tensor) -> dist.TorchDistribution:
+        """The distribution given a context [*S, *context event]."""
+        features: Tensor = self.head.trunk(*require_context(context, self))
+        loc, log_scale = self.head.read(features)
+        factor = self.factor(features).unflatten(-1, (*self.event_shape, -1))
+        return dist.LowRankMultivariateNormal(loc, factor, (2 * log_scale).exp())
+
+
 class FullCovarianceNormal(ConditionalDistribution):
     r"""$q(z \mid x) = \mathcal{N}(z; \mu(x), L(x) L(x)^\top)$ with $L$ lower triangular, $\log \mathrm{diag}\,L$ free.
 
@@ -113,3 +142,19 @@ class FullCovarianceNormal(ConditionalDistribution):
             below: Tensor = self.below(features)
             scale_tril = scale_tril.flatten(-2).index_add(-1, self.flat_index, below).unflatten(-1, (dim, dim))
         return dist.MultivariateNormal(loc, scale_tril=scale_tril)
+
+
+def mean_and_scale(owner: nn.Module, posterior: nn.Module, *context: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, [*S, *event], of a posterior at its context, where it is a diagonal normal.
+
+    Raises:
+        PpvaeError: it is another distribution; the message is the owner's.
+    """
+    found = posterior(*context)
+    base = found.base_dist if isinstance(found, Independent) else found
+    if not isinstance(base, dist.Normal):
+        raise PpvaeError(
+            f"{type(owner).__name__}: expected a diagonal normal, found {type(posterior).__name__}, whose distribution "
+            f"is a {type(base).__name__}" + try_one_of("DiagonalNormal")
+        )
+    return base.loc, base.scale

@@ -51,7 +51,7 @@ class MeanNormal(WeightNormal):
         return _mark(mean.expand(self._extended_shape(sample_shape)))
 
 
-class LowRankNormal(dist.TorchDistribution):
+class WeightLowRankNormal(dist.TorchDistribution):
     r"""$\mathcal{N}(\mu,\ U U^\top + \mathrm{diag}\,\sigma^2)$ over a tensor of any shape.
 
     Args:
@@ -86,7 +86,7 @@ class LowRankNormal(dist.TorchDistribution):
         """[*batch, *event]."""
         return self.scale.square() + self.factor.square().sum(-1)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> LowRankNormal:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> WeightLowRankNormal:
         """The same with another batch shape."""
         shape = torch.Size(batch_shape) + self.event_shape
         return type(self)(
@@ -135,7 +135,7 @@ class LowRankNormal(dist.TorchDistribution):
         return log_density
 
 
-class MeanLowRankNormal(LowRankNormal):
+class MeanLowRankNormal(WeightLowRankNormal):
     """A low-rank normal that draws its mean, see :class:`MeanNormal`."""
 
     def rsample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
@@ -143,8 +143,8 @@ class MeanLowRankNormal(LowRankNormal):
         return _mark(self.loc.expand(self._extended_shape(sample_shape)))
 
 
-@register_kl(LowRankNormal, Independent)
-def _kl_low_rank_independent(q: LowRankNormal, p: Any) -> Tensor:
+@register_kl(WeightLowRankNormal, Independent)
+def _kl_low_rank_independent(q: WeightLowRankNormal, p: Any) -> Tensor:
     base = p.base_dist
     while isinstance(base, Independent):
         base = base.base_dist
@@ -211,7 +211,7 @@ class LowRankWeight(WeightPosterior):
 
     def forward(self, sample: bool = True) -> Any:
         """A low-rank normal with marked draws."""
-        family = LowRankNormal if sample else MeanLowRankNormal
+        family = WeightLowRankNormal if sample else MeanLowRankNormal
         return family(self.loc, self.factor, self.log_scale.exp(), self.loc.dim())
 
     def gaussian(self) -> GaussianWeight:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from .posteriors import PosteriorMaker, diagonal
+from .priors import PriorMaker, standard
 from .vae import VAE
 from ..core.errors import PpvaeError
-from ..distributions import Bernoulli, DiagonalNormal, Normal, StandardNormal
+from ..distributions import Bernoulli, Normal
 from ..networks import MLP, Initializer, paper
 
 
@@ -19,6 +21,8 @@ def bernoulli_vae(
     activation: str = "tanh",
     init: Initializer | None = None,
     allow_grey: bool = False,
+    prior: PriorMaker | None = None,
+    posterior: PosteriorMaker | None = None,
 ) -> VAE:
     """A VAE for binary data: Gaussian encoder, Bernoulli decoder, both MLPs (AEVB appendix C).
 
@@ -29,15 +33,18 @@ def bernoulli_vae(
         activation: see :class:`ppvae.networks.MLP`.
         init: an initializer; None for the paper's N(0, 0.01).
         allow_grey: accept grey values in [0, 1], as the paper does (a cross-entropy, not a density of x).
+        prior: one of :mod:`ppvae.models.priors`, such as ``priors.vamp(500)``; None for the standard normal.
+        posterior: one of :mod:`ppvae.models.posteriors`, such as ``posteriors.iaf()``; None for a diagonal normal.
 
     Raises:
         PpvaeError: fewer than one latent dimension.
     """
     trunk, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
+    encoder = (posterior or diagonal())(trunk, latent_dim)
     return VAE(
-        prior=StandardNormal(latent_dim),
+        prior=(prior or standard())(encoder, event_shape, (0.0, 1.0)),
         likelihood=Bernoulli(decoder, event_shape, allow_grey=allow_grey),
-        posterior=DiagonalNormal(trunk, latent_dim),
+        posterior=encoder,
     )
 
 
@@ -50,6 +57,8 @@ def gaussian_vae(
     init: Initializer | None = None,
     scale: Literal["conditional", "per-dimension", "shared"] | float = "conditional",
     mean: Literal["identity", "sigmoid"] = "sigmoid",
+    prior: PriorMaker | None = None,
+    posterior: PosteriorMaker | None = None,
 ) -> VAE:
     """A VAE for real data: Gaussian encoder, Gaussian decoder, both MLPs (AEVB appendix C; Frey faces).
 
@@ -61,15 +70,18 @@ def gaussian_vae(
         init: an initializer; None for the paper's N(0, 0.01).
         scale: the likelihood's standard deviation, see :class:`ppvae.distributions.Normal`.
         mean: "sigmoid" for data in (0, 1), as the paper; "identity" for any real data.
+        prior: see :func:`bernoulli_vae`.
+        posterior: see :func:`bernoulli_vae`.
 
     Raises:
         PpvaeError: fewer than one latent dimension.
     """
     trunk, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
+    encoder = (posterior or diagonal())(trunk, latent_dim)
     return VAE(
-        prior=StandardNormal(latent_dim),
+        prior=(prior or standard())(encoder, event_shape, (0.0, 1.0) if mean == "sigmoid" else None),
         likelihood=Normal(decoder, event_shape, scale=scale, mean=mean),
-        posterior=DiagonalNormal(trunk, latent_dim),
+        posterior=encoder,
     )
 
 

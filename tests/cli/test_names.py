@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 from ppvae.cli import completion
 from ppvae.cli.main import app
 from ppvae.data.registry import REGISTRY
-from ppvae.runs.recipe.catalogue import elbo_entries, evidence_entries, model_entries
+from ppvae.runs.recipe.catalogue import elbo_entries, evidence_entries, model_entries, part_entries
 
 LISTS: list[tuple[list[str], Any]] = [
     (["fit", "--model", "list"], model_entries),
     (["fit", "--elbo", "list"], elbo_entries),
+    (["fit", "--prior", "list"], lambda: part_entries()["prior"]),
+    (["fit", "--posterior", "list"], lambda: part_entries()["posterior"]),
     (["evaluate", "--method", "list"], evidence_entries),
     (["compare-elbos", "--estimator", "list"], elbo_entries),
 ]
@@ -71,6 +73,8 @@ def test_data_sets_are_listed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_completed_is_what_there_is() -> None:
     assert sorted(completion.MODELS) == sorted(model_entries())
+    assert sorted(completion.PRIORS) == sorted(part_entries()["prior"])
+    assert sorted(completion.POSTERIORS) == sorted(part_entries()["posterior"])
     assert sorted(completion.ELBOS) == sorted(elbo_entries())
     assert sorted(completion.METHODS) == sorted(evidence_entries())
     assert sorted(completion.DATA_SETS) == sorted(REGISTRY)

@@ -16,6 +16,7 @@ from contracts.conditional import CONTEXT, ConditionalContract, trunk
 from torch import Tensor, nn
 
 from ppvae import distributions
+from ppvae.core import PpvaeError
 from ppvae.distributions import (
     FAMILIES,
     Bernoulli,
@@ -26,6 +27,7 @@ from ppvae.distributions import (
     FixedPrior,
     FullCovarianceNormal,
     LinearNormal,
+    LowRankNormal,
     Normal,
     OneHotCategorical,
     Reparameterized,
@@ -140,6 +142,25 @@ class TestStandardNormal(ConditionalContract):
 class TestDiagonalNormal(ConditionalContract):
     def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
         return DiagonalNormal(trunk(), event_shape)
+
+
+class TestLowRankNormal(ConditionalContract):
+    event_shapes = ((4,), (1,))
+
+    def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
+        return LowRankNormal(trunk(), event_shape[0])
+
+
+def test_low_rank_normal_is_the_normal_of_its_covariance() -> None:
+    made = LowRankNormal(trunk(), 4, rank=3)
+    found = made(torch.randn(5, CONTEXT))
+    covariance = found.cov_factor @ found.cov_factor.mT + torch.diag_embed(found.cov_diag)
+    assert found.cov_factor.shape == (5, 4, 3)
+    value = torch.randn(5, 4)
+    expected = dist.MultivariateNormal(found.loc, covariance).log_prob(value)
+    torch.testing.assert_close(found.log_prob(value), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(PpvaeError, match="expected a rank of at least 1, found 0"):
+        LowRankNormal(trunk(), 4, rank=0)
 
 
 class TestFullCovarianceNormal(ConditionalContract):

@@ -20,7 +20,7 @@ from torch.distributions import kl_divergence
 
 from ppvae.core import ModelGuidePair, PairError, PpvaeError, check_pair, draw, log_joint, site_terms
 from ppvae.distributions import Bernoulli, DiagonalNormal, StandardNormal
-from ppvae.distributions.weight_posteriors import DiagonalPosterior, LowRankNormal, LowRankPosterior
+from ppvae.distributions.weight_posteriors import DiagonalPosterior, LowRankPosterior, WeightLowRankNormal
 from ppvae.distributions.weight_priors import HorseshoePrior, NormalPrior, ScaleMixturePrior
 from ppvae.inference import elbo, evaluate_bound, fit
 from ppvae.models import VAE, BayesianPair, bayesianise, bernoulli_vae, gaussian_vae
@@ -124,10 +124,10 @@ def test_the_generic_estimator_is_eq_21(float64: torch.dtype) -> None:
 # --- KLs ----------------------------------------------------------------------------------------------------------
 
 
-def low_rank() -> LowRankNormal:
+def low_rank() -> WeightLowRankNormal:
     generator = torch.Generator().manual_seed(1)
     loc, scale = torch.randn(2, 3, generator=generator), 0.2 + torch.rand(2, 3, generator=generator)
-    return LowRankNormal(loc.double(), torch.randn(2, 3, 2, generator=generator).double(), scale.double(), 2)
+    return WeightLowRankNormal(loc.double(), torch.randn(2, 3, 2, generator=generator).double(), scale.double(), 2)
 
 
 def test_low_rank_normal_is_the_multivariate_normal() -> None:

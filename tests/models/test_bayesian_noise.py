@@ -23,7 +23,7 @@ from torch import Tensor
 from ppvae.core import draw, site_terms, structure
 from ppvae.core.compile import bind, capture, state_of
 from ppvae.data import load
-from ppvae.distributions.weight_posteriors import LowRankNormal, WeightNormal
+from ppvae.distributions.weight_posteriors import WeightLowRankNormal, WeightNormal
 from ppvae.distributions.weight_priors import ScaleMixturePrior
 from ppvae.inference import elbo, fit
 from ppvae.inference.comparison.gradient_noise import GradientNoise
@@ -248,7 +248,7 @@ def test_no_weight_is_drawn_in_vain(posterior: str, monkeypatch: pytest.MonkeyPa
         elbo.TraceMeanFieldELBO().terms(bayes, x, NUM_DATA)
     with monkeypatch.context() as patched:
         patched.setattr(WeightNormal, "rsample", refuse)
-        patched.setattr(LowRankNormal, "rsample", refuse)
+        patched.setattr(WeightLowRankNormal, "rsample", refuse)
         for scheme, (bayes, x) in pairs.items():
             if scheme == "shared":
                 with pytest.raises(AssertionError, match="weights were drawn"):

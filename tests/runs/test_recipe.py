@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ppvae import models
-from ppvae.core import RunError
+from ppvae.core import PpvaeError, RunError
 from ppvae.core.bounds import MEMORY_VARIABLE
 from ppvae.data import load
 from ppvae.runs import Recipe
@@ -27,6 +27,8 @@ from ppvae.runs.recipe.catalogue import (
     evidence_entries,
     from_data,
     model_entries,
+    parse_table,
+    part_entries,
 )
 from ppvae.runs.recipe.recipe import merge
 from ppvae.runs.recipe.signatures import Entry, complete_options, kebab, statable_type
@@ -52,7 +54,12 @@ FULL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("values", [{}, FULL])
+OF_PARTS: dict[str, Any] = {
+    "model": {"name": "gaussian-vae", "prior": {"name": "vamp", "num_components": 7}, "posterior": {"name": "iaf"}}
+}
+
+
+@pytest.mark.parametrize("values", [{}, FULL, OF_PARTS])
 def test_what_is_written_is_read_back(values: dict[str, Any], tmp_path: Path) -> None:
     recipe = Recipe.from_dict(values)
     path = tmp_path / "recipe.toml"
@@ -242,3 +249,48 @@ def test_a_number_of_thousands_of_digits_is_refused_by_the_name_of_its_file(tmp_
     (tmp_path / "r.toml").write_text(f"seed = {'9' * 5000}\n")
     with pytest.raises(RunError, match=r"r.toml: not valid TOML"):
         Recipe.read(tmp_path / "r.toml")
+
+
+# --- priors and posteriors of a model ---
+
+
+@pytest.mark.parametrize("model", ["bernoulli-vae", "gaussian-vae"])
+@pytest.mark.parametrize("part", ["prior", "posterior"])
+def test_every_prior_and_posterior_is_built_from_a_recipe(model: str, part: str) -> None:
+    data = load("digits", binarize="static")
+    small = {"num_components": 3, "num_transforms": 2, "hidden": [4], "rank": 1}
+    for name, entry in part_entries()[part].items():
+        assert entry.options is not None
+        options = {key: value for key, value in small.items() if key in entry.options.model_fields}
+        table = {"name": model, "latent_dim": 3, "hidden": [5], part: {"name": name, **options}}
+        recipe = Recipe.from_dict({"model": table})
+        assert recipe.model[part] == {**entry.options().model_dump(), "name": name, **options}
+        pair = build_model(recipe.model, data)
+        sizes = [*pair.parameters(), *pair.buffers()]
+        counted, _ = count_parameters(recipe.model, {"event_shape": 64})
+        flow = name in ("flow", "iaf", "coupling", "spline")  # which zuko cannot build without values
+        assert counted == (0 if flow else sum(value.numel() for value in sizes)), name
+
+
+def test_a_vamp_prior_of_a_recipe_has_the_range_of_the_data() -> None:
+    data, table = load("digits", binarize="static"), {"latent_dim": 3, "prior": {"name": "vamp", "num_components": 4}}
+    for options, bounds in (
+        ({"name": "bernoulli-vae"}, (0.0, 1.0)),
+        ({"name": "gaussian-vae"}, (0.0, 1.0)),
+        ({"name": "gaussian-vae", "mean": "identity"}, None),
+    ):
+        assert build_model(Recipe.from_dict({"model": {**table, **options}}).model, data).prior.bounds == bounds
+
+
+def test_mistakes_in_a_prior_are_named() -> None:
+    with pytest.raises(RunError, match="unknown prior 'vam': did you mean 'vamp'"):
+        Recipe.from_dict({"model": {"name": "bernoulli-vae", "prior": "vam"}})
+    with pytest.raises(RunError, match=r"unknown key 'model\.prior\.components': did you mean 'num_components'"):
+        Recipe.from_dict({"model": {"name": "bernoulli-vae", "prior": {"name": "vamp", "components": 3}}})
+    with pytest.raises(RunError, match=r"unknown key 'model\.prior'"):
+        Recipe.from_dict({"model": {"name": "factor-analysis", "prior": "vamp"}})
+    with pytest.raises(RunError, match=r"--prior\.num_components: expected a valid integer"):
+        parse_table(part_entries()["prior"], "vamp:num_components=x", "--prior", "prior")
+    refused = Recipe.from_dict({"model": {"name": "bernoulli-vae", "prior": "vamp", "posterior": "full"}})
+    with pytest.raises(PpvaeError, match="VampPrior: expected a diagonal normal, found FullCovarianceNormal"):
+        build_model(refused.model, load("digits", binarize="static"))

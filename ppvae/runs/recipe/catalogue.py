@@ -19,6 +19,7 @@ from ...core.errors import PpvaeError, RunError, try_one_of
 from ...data import Dataset
 from ...inference import elbo
 from ...inference import evidence as evidence_methods
+from ...models import posteriors, priors
 
 FROM_DATA = ("event_shape", "data_dim", "image_shape")
 """Arguments of a model that come from the data."""
@@ -29,6 +30,12 @@ def model_entries() -> dict[str, Entry]:
     """Models by name: those of ``ppvae.models.__all__`` that can be built from numbers, words and the data."""
     entries = entries_of(models, external=FROM_DATA)
     return {name: entry for name, entry in entries.items() if _takes(entry, FROM_DATA)}
+
+
+@cache
+def part_entries() -> dict[str, dict[str, Entry]]:
+    """What the arguments "prior" and "posterior" of a model can be, by name."""
+    return {"prior": entries_of(priors), "posterior": entries_of(posteriors)}
 
 
 @cache
@@ -122,6 +129,28 @@ COPIES = 4
 """Of all parameters while Adam trains: values, gradients, two running averages. A checkpoint is read in as many."""
 
 
+def complete_model(table: Any) -> dict[str, Any]:
+    """A table of a model by name, checked and complete, with the tables of its parts.
+
+    Raises:
+        RunError: as :func:`complete_table`.
+    """
+    parts = {}
+    if isinstance(table, Mapping) and (entry := model_entries().get(table.get("name", ""))) is not None:
+        parts = {
+            part: complete_table(entries, table[part], f"model.{part}", part)
+            for part, entries in part_entries().items()
+            if part in table and _takes(entry, (part,))
+        }
+        table = {key: value for key, value in table.items() if key not in parts}
+    return {**complete_table(model_entries(), table, "model", "model"), **parts}
+
+
+def _construct(table: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
+    made = {part: build(entries, table[part]) for part, entries in part_entries().items() if part in table}
+    return build(model_entries(), {**table, **made}, **arguments)
+
+
 def build_model(table: Mapping[str, Any], data: Dataset) -> Any:
     """Construct the model that a checked table names, for data of this shape.
 
@@ -133,7 +162,7 @@ def build_model(table: Mapping[str, Any], data: Dataset) -> Any:
     arguments = {key: value for key, value in from_data(data).items() if _takes(entry, (key,))}
     _require_memory(table, arguments)
     try:
-        return build(model_entries(), table, **arguments)
+        return _construct(table, arguments)
     except PpvaeError as error:
         if str(error).partition(":")[0] in table:  # "hidden: ...", which the recipe calls model.hidden
             raise RunError(f"model.{error}") from error
@@ -171,7 +200,7 @@ def count_parameters(table: Mapping[str, Any], arguments: Mapping[str, Any]) -> 
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
-            model = build(model_entries(), table, **arguments)
+            model = _construct(table, arguments)
         except Exception as error:
             if "overflow" in str(error).lower():
                 raise OverflowError(str(error)) from None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import Field, field_validator
 
-from .catalogue import SCHEDULES, complete_table, elbo_entries, model_entries
+from .catalogue import SCHEDULES, complete_model, complete_table, elbo_entries
 from .signatures import Table, validate
 from ..storage.atomic import require_short_file
 from ...core.errors import RunError, change_remedies, prefix_lines, try_one_of
@@ -103,8 +103,9 @@ class Recipe(Table):
     """Model, data, training, seed and device.
 
     Attributes:
-        model: ``{name, **options}`` of a model that ships, or ``{pair, sha256, **options}`` for a class or function
-            in a file of the user's (``my_model.py:MyPair``), which is run only where the caller asks for it too.
+        model: ``{name, **options}`` of a model that ships, whose ``prior`` and ``posterior`` are such tables too, or
+            ``{pair, sha256, **options}`` for a class or function in a file of the user's (``my_model.py:MyPair``),
+            which is run only where the caller asks for it too.
         bayesian: a posterior over the weights of the model's modules; none where absent.
         ppvae: the version that wrote the recipe.
     """
@@ -238,4 +239,4 @@ def _model(table: Any) -> dict[str, Any]:
         if not isinstance(table.get("sha256", ""), str):
             raise RunError(f"model.sha256: expected a string, found {table['sha256']!r}")
         return dict(table)
-    return complete_table(model_entries(), table, "model", "model")
+    return complete_model(table)
