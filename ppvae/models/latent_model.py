@@ -78,9 +78,10 @@ class LatentModel(ModelGuidePair):
         super().__init__()
         self.description = Description(variables)
         self._fill: dict[str, float] = {}
-        for name, variable in variables.items():
-            for role, edge in edges_of(variable).items():
-                setattr(self, self._attribute(name, role), edge.module)
+        for role in ("network", "prior", "likelihood", "posterior"):
+            for name, variable in variables.items():
+                if role in (edges := edges_of(variable)):
+                    setattr(self, self._attribute(name, role), edges[role].module)
         self._probe()
 
     def _sums_out(self, prior: Any) -> bool:
