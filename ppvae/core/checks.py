@@ -291,7 +291,7 @@ class ConstantSupports:
     def __init__(self, pair: ModelGuidePair, x: Data) -> None:
         members = members_of(x)
         self._supports: list[tuple[str, str, Constraint]] = []
-        for name, (_, support, value) in observed_support(pair, x).items():
+        for name, (_, support, value, _) in observed_support(pair, x).items():
             if support not in _CONSTANT:
                 continue
             for key, member in members.items():
@@ -359,7 +359,7 @@ def _support_error(name: str, inside: Tensor, support: Constraint, value: Tensor
 
 
 def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
-    for name, (inside, support, value) in observed_support(pair, x).items():
+    for name, (inside, support, value, _) in observed_support(pair, x).items():
         if not bool(inside.all()):
             raise _support_error(name, inside, support, value)
         for module in pair.modules():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyro
 import torch
@@ -239,8 +239,24 @@ def log_guide(
     return log_q.local.reshape(*sample_axes, log_q.local.shape[-1]), log_q.global_.reshape(sample_axes)
 
 
-def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, Constraint, Tensor]]:
-    """Whether the data lie in the support of each observed site: (inside, the support, the values).
+class Observation(NamedTuple):
+    """The data of an observed site.
+
+    Attributes:
+        inside: which of them lie in its support; all that are masked out do.
+        support: without the axes that make several entries one event.
+        value: the data, with Pyro's axes.
+        present: which entries are not masked out, of the value's shape; None where none are.
+    """
+
+    inside: Tensor
+    support: Constraint
+    value: Tensor
+    present: Tensor | None
+
+
+def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, Observation]:
+    """The data of each observed site whose distribution says its support.
 
     A Bernoulli without validation (``allow_grey``) is checked against [0, 1].
     """
@@ -265,7 +281,13 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, tuple[Tensor, C
                 continue  # a factor, or a distribution that does not say
             if support is not None:
                 base = support.base_constraint if isinstance(support, constraints.independent) else support
-                supports[info.name] = (base.check(value), base, value)
+                inside, present = base.check(value), entries_present(sites[info.name])
+                if present is not None:
+                    present = present.expand(value.shape)
+                    inside = inside | ~(
+                        present if inside.dim() == value.dim() else present.flatten(inside.dim()).any(-1)
+                    )
+                supports[info.name] = Observation(inside, base, value, present)
     return supports
 
 

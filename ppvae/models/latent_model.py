@@ -9,7 +9,6 @@ import pyro
 import torch
 import torch.distributions as td
 from torch import Tensor
-from torch.distributions import transform_to
 
 from .description import Description, Program
 from .variables import Covariate, Features, Label, Latent, Lengths, Mask, Observed, Variable, edges_of, gaps_of
@@ -77,7 +76,6 @@ class LatentModel(ModelGuidePair):
     def __init__(self, **variables: Variable) -> None:
         super().__init__()
         self.description = Description(variables)
-        self._fill: dict[str, float] = {}
         for role in ("network", "prior", "likelihood", "posterior"):
             for name, variable in variables.items():
                 if role in (edges := edges_of(variable)):
@@ -111,7 +109,8 @@ class LatentModel(ModelGuidePair):
                     seen = batch[name]
                     if name in present:
                         found = _with_gaps(found, present[name])
-                        seen = torch.where(present[name], seen, torch.full_like(seen, self._fill[name]))
+                        filling = getattr(self, f"filling_{name}").to(seen.dtype)
+                        seen = torch.where(_with_axes(present[name], seen.dim()), seen, filling)
                     found = pyro.sample(name, found, obs=seen)
                 elif isinstance(variable, Label):
                     found = observe_with_gaps(name, found.expand((batch_size(batch),)), batch[name])
@@ -139,7 +138,8 @@ class LatentModel(ModelGuidePair):
 
     def gaps(self, x: Data) -> dict[str, Tensor]:
         """Which entries of each observed variable with gaps are there: name to a mask of its shape."""
-        return self._present(self._members(x))
+        batch = self._members(x)
+        return {n: _with_axes(here, batch[n].dim()).expand(batch[n].shape) for n, here in self._present(batch).items()}
 
     def _members(self, x: Data) -> dict[str, Tensor]:
         """The batch by name.
@@ -175,7 +175,7 @@ class LatentModel(ModelGuidePair):
             if isinstance(variable, Mask):
                 value = value.to(self._floating(batch))
             elif name in present:
-                value = torch.where(present[name], value, torch.zeros_like(value))
+                value = torch.where(_with_axes(present[name], value.dim()), value, torch.zeros_like(value))
             if not isinstance(variable, Label):
                 values[name] = value
         return values
@@ -185,18 +185,22 @@ class LatentModel(ModelGuidePair):
         return next((v.dtype for v in batch.values() if v.is_floating_point()), torch.get_default_dtype())
 
     def _present(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Which entries of each observed variable with gaps are there."""
+        """Which entries of each observed variable with gaps are there: of its shape, or [B]."""
         found: dict[str, Tensor] = {}
         for name in self.description.named(Observed):
             x = batch[name]
             for gap, kind in gaps_of(self.description.variables[name]).items():
                 here = _within(batch[gap], x) if kind is Lengths else batch[gap] != 0
-                if here.shape != x.shape:
+                whole = getattr(self.description.variables[gap], "per_datum", False)
+                if here.shape != (x.shape[:1] if whole else x.shape):
                     raise PairError(
-                        f"member {gap!r}: expected the shape of {name!r}, {list(x.shape)}, found {list(here.shape)}"
-                        + try_one_of(f"{gap}.expand_as({name})")
+                        f"member {gap!r}: expected {'one for each datum' if whole else 'the shape of'} {name!r}, "
+                        f"{list(x.shape[:1] if whole else x.shape)}, found {list(here.shape)}"
+                        + try_one_of("Mask(per_datum=True), for [B]", f"{gap}.expand_as({name})")
                     )
-                found[name] = found[name] & here if name in found else here
+                if name in found:
+                    here = _with_axes(found[name], x.dim()) & _with_axes(here, x.dim())
+                found[name] = here
         return found
 
     # --- checks -----------------------------------------------------------------------------------
@@ -204,6 +208,7 @@ class LatentModel(ModelGuidePair):
     def _probe(self) -> None:
         """Run both programs on two made-up data, for their shapes."""
         with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluation_mode(self):
+            torch.manual_seed(0)
             values = self._made_up()
             for name in self.description.orders["model"]:
                 values[name] = self._probed(name, "model", values)
@@ -219,7 +224,9 @@ class LatentModel(ModelGuidePair):
             if isinstance(variable, Observed):
                 shape = edges_of(variable)["likelihood"].module.event_shape
                 for gap, kind in gaps_of(variable).items():
-                    data[gap] = like.new_ones(2, *shape) if kind is Mask else torch.full((2,), shape[0])
+                    whole = getattr(self.description.variables[gap], "per_datum", False)
+                    entries = like.new_ones(2, *(() if whole else shape))
+                    data[gap] = entries if kind is Mask else torch.full((2,), shape[0])
         return data
 
     def _probed(self, name: str, program: Program, values: Mapping[str, Tensor]) -> Tensor:
@@ -259,10 +266,17 @@ class LatentModel(ModelGuidePair):
                 f"{name!r} has no posterior, and its prior no list of values that could be summed out: found "
                 f"{type(found).__name__}" + try_one_of("Latent(prior, posterior=...)", "OneHotCategorical, Categorical")
             )
-        if gaps_of(variable):
-            _with_gaps(found, torch.ones(2, *stated, dtype=torch.bool))
-            self._fill[name] = _inside(found.support)
         value: Tensor = found.expand((2,)).sample()
+        if isinstance(variable, Observed) and not value.is_floating_point():
+            value = value.to(torch.get_default_dtype())  # as data arrive
+        if gaps_of(variable):
+            masks = [values[gap] for gap in gaps_of(variable)]
+            whole = all(mask.dim() == 1 and mask.is_floating_point() for mask in masks)
+            _with_gaps(found, torch.ones(2, *(() if whole else stated), dtype=torch.bool))
+            # What stands in a gap has no density, but must have one for the validation of values: 0, or else a draw.
+            zero = torch.zeros_like(value[0])
+            filling = zero if bool(found.support.check(zero).all()) else value[0]
+            self.register_buffer(f"filling_{name}", filling, persistent=False)
         return value
 
 
@@ -287,6 +301,8 @@ def _with_gaps(fn: Any, present: Tensor) -> Any:
     Raises:
         PairError: the entries are no independent factors.
     """
+    if present.dim() == 1:
+        return fn.mask(present)
     base, depth = fn, 0
     while isinstance(base, td.Independent):
         base, depth = base.base_dist, depth + base.reinterpreted_batch_ndims
@@ -298,9 +314,6 @@ def _with_gaps(fn: Any, present: Tensor) -> Any:
     return base.mask(present).to_event(depth)
 
 
-def _inside(support: Any) -> float:
-    """A number in a support."""
-    support = getattr(support, "base_constraint", support)
-    if bool(support.check(torch.zeros(()))):
-        return 0.0
-    return float(transform_to(support)(torch.zeros(())))
+def _with_axes(mask: Tensor, axes: int) -> Tensor:
+    """A mask with axes of length one on its right."""
+    return mask.reshape(*mask.shape, *(1,) * (axes - mask.dim()))

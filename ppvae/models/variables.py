@@ -111,7 +111,13 @@ class Exposure(Covariate):
 
 @dataclass(frozen=True)
 class Mask:
-    """Which entries of an observed variable are there: 1 or True; a member of the batch of that variable's shape."""
+    """Which entries of an observed variable are there: 1 or True; a member of the batch of that variable's shape.
+
+    Args:
+        per_datum: the variable is there or missing as a whole; a member of shape [B].
+    """
+
+    per_datum: bool = False
 
 
 @dataclass(frozen=True)

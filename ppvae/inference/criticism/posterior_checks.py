@@ -207,7 +207,7 @@ def posterior_checks(
     replicator = Replicator(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        info, support, values = replicator.observed(site)
+        info, support, values, present = replicator.observed(site)
         if source == "prior":
             replicator.draw_weights()
             require_simulable(replicator.pair, replicator.example)
@@ -219,12 +219,19 @@ def posterior_checks(
     discrepancy = _Discrepancies(replicator, info.name, x) if source == "posterior" and discrepancies else None
     name = info.name
 
+    known: dict[str, Tensor] = {} if discrepancy is None and present is None else {"x": values}
+    if present is not None:
+        known["present"] = present
+
     def replicate(batch: Data, beside: Parts) -> Parts:
+        def with_gaps(new: Tensor) -> Tensor:  # where the data have none, a replicate has the same in their place
+            return new if present is None else torch.where(beside["present"], new, beside["x"].to(new.dtype))
+
         if source == "prior":
-            return {"x": simulate(replicator.pair, batch).observed[name].reshape(-1, *info.shape)}
+            return {"x": with_gaps(simulate(replicator.pair, batch).observed[name].reshape(-1, *info.shape))}
         latents = draw(replicator.pair, batch, 1).latents
         z = {i.name: latents[i.name] for i in replicator.shape.local_latents}
-        new = predict(replicator.pair, batch, z, kind="sample")[name].reshape(-1, *info.shape)
+        new = with_gaps(predict(replicator.pair, batch, z, kind="sample")[name].reshape(-1, *info.shape))
         return {"x": new, **(discrepancy(batch, z, beside["x"], new) if discrepancy is not None else {})}
 
     tally = _Tally(len(replicator), observed)
@@ -232,10 +239,12 @@ def posterior_checks(
     def visit(parts: Parts) -> None:
         tally.add(evaluate_quantities(quantities, parts["x"], "replicated"), parts)
 
-    replicator.each(replicate, num_replicates, visit, beside=None if discrepancy is None else {"x": values})
+    replicator.each(replicate, num_replicates, visit, beside=known or None)
     notes: tuple[str, ...] = ()
+    if present is not None and not bool(present.all()):
+        notes = ("entries that the model masks out are the same in the data and in every replicate",)
     if info.allows_grey and bool(((x != 0) & (x != 1)).any()):
-        notes = ("the data are grey, and what a Bernoulli draws is zero or one: they differ by construction",)
+        notes += ("the data are grey, and what a Bernoulli draws is zero or one: they differ by construction",)
     return PosteriorChecks(tally.checks(), source, name, len(replicator), num_replicates, seed, notes)
 
 

@@ -48,8 +48,9 @@ class Replicator(OverData):
             self.weights.update({name: latents[name][0] for name in self.names})
         return {name: self.weights[name] for name in self.names}
 
-    def observed(self, site: str | None) -> tuple[SiteInfo, str, Tensor]:
-        """The observed site of this name (None where there is one only), its support, and its values, [N, *event].
+    def observed(self, site: str | None) -> tuple[SiteInfo, str, Tensor, Tensor | None]:
+        """The observed site of this name (None where there is one only), its support, its values, [N, *event], and
+        which of these are not masked out (None where none are).
 
         Raises:
             PairError: an unknown site, several and none named, or one whose distribution does not say its support.
@@ -64,12 +65,13 @@ class Replicator(OverData):
             result = observed_support(self.original, x)
             if name not in result:
                 raise PairError(f"observed site {name!r}: its distribution does not say where its values lie")
-            _, base, value = result[name]
-            support = str(base)
-            return {"x": to_canonical(value, shape.site(name), shape.nesting, 1)[0]}
+            found = result[name]
+            support = str(found.support)
+            parts = {"x": found.value} if found.present is None else {"x": found.value, "present": found.present}
+            return {k: to_canonical(value, shape.site(name), shape.nesting, 1)[0] for k, value in parts.items()}
 
-        result = self.run(values)["x"]
-        return self.shape.site(name), support, result
+        result = self.run(values)
+        return self.shape.site(name), support, result["x"], result.get("present")
 
     def each(
         self,

@@ -1,0 +1,123 @@
+"""The models of docs/compose.md, each through the verbs: training, evidence two ways, chains, predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_docs import blocks
+from torch import Tensor
+
+from ppvae.core import check_pair, structure, sum_out
+from ppvae.core.modes import evaluation_mode
+from ppvae.inference import (
+    elbo,
+    embed,
+    evidence,
+    fit,
+    generate,
+    log_evidence,
+    posterior_checks,
+    reconstruct,
+    sample_posterior,
+    site_report,
+)
+from ppvae.models import LatentModel
+
+PAGE = Path(__file__).parents[1] / "docs" / "compose.md"
+# What is not trained on the pictures alone.
+DATA = {
+    "few_labels": "few",
+    "conditional": "with_class",
+    "with_gaps": "gappy",
+    "counts": "cells",
+    "topics": "documents",
+    "state_space": "steps",
+    "deep_markov": "sequences",
+    "two_views": "views",
+}
+NAMES = [
+    *("mixture_prior", "vamp_prior", "flow_prior", "flow_posterior", "two_layers", "ladder", "binary", "relaxed"),
+    *(
+        "few_labels",
+        "clusters",
+        "conditional",
+        "with_gaps",
+        "counts",
+        "topics",
+        "state_space",
+        "deep_markov",
+        "two_views",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    """What the page defines."""
+    namespace: dict[str, Any] = {}
+    for block in blocks(PAGE.read_text(encoding="utf-8")):
+        exec(compile(block.text, str(PAGE), "exec", dont_inherit=True), namespace)
+    return namespace
+
+
+def rows(x: Any, count: int) -> Any:
+    """The first data."""
+    return {key: value[:count] for key, value in x.items()} if isinstance(x, dict) else x[:count]
+
+
+def test_every_model_of_the_page_is_tried(page: dict[str, Any]) -> None:
+    assert {name for name, value in page.items() if isinstance(value, LatentModel)} == {"vae", *NAMES}
+
+
+def test_a_model_takes_at_most_ten_lines_more_than_the_plain_one() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    plain = 4
+    for name in NAMES:
+        start = text.index(f"\n{name} = LatentModel(")
+        assert text[start : text.index("\n)\n", start)].count("\n") + 1 <= plain + 10, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_verbs_serve_it(name: str, page: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    pair, x = page[name], page[DATA.get(name, "x")]
+    check_pair(pair, x)
+    estimator = elbo.VIMCO(5) if name == "binary" else elbo.TraceELBO()
+    made = fit(pair, x, elbo=estimator, num_epochs=3, progress=False, compile="eager", seed=1)
+    assert made.history[-1]["elbo_train"] > made.history[0]["elbo_train"]
+    options: dict[str, Any] = {"progress": False, "compile": "eager"}
+    few, sites = rows(x, 3), [info.name for info in structure(pair, x).observed]
+    site = None if len(sites) == 1 else next(s for s in ("x", "picture") if s in sites)
+    drawn = sum_out(pair, "y_unobserved") if name == "few_labels" else pair
+    if name != "binary":
+        chains = sample_posterior(drawn, few, num_samples=4, num_warmup=10, num_chains=2, **options)
+        assert all(bool(value.isfinite().all()) for value in chains.samples.values())
+        embed(pair, few, site="z" if name == "few_labels" else next(iter(chains.samples)))
+    site_report(pair, rows(x, 20))
+    checks: dict[str, Any] = {"num_replicates": 5, "site": site}
+    posterior_checks(pair, rows(x, 20), **checks)
+    kind: Any = "sample" if name == "few_labels" else "mean"  # the mean of a picture is given a class
+    for value in (reconstruct(pair, few, site=site, num_samples=3), generate(pair, 3, like=x, site=site, kind=kind)):
+        assert isinstance(value, Tensor) and bool(value.isfinite().all()) and len(value) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_two_methods_of_evidence_agree(name: str, page: dict[str, Any]) -> None:
+    """Datum by datum, within their errors, where both vouch for their number."""
+    torch.manual_seed(0)
+    pair, x = page[name], page[DATA.get(name, "x")]
+    with evaluation_mode(pair):
+        few = rows(x, 6)
+        pair = sum_out(pair, "y_unobserved") if name == "few_labels" else pair
+        options: dict[str, Any] = {"progress": False, "seed": 1}
+        first = log_evidence(pair, few, method=evidence.ImportanceSampling(20_000), compile="eager", **options)
+        method: Any = evidence.PriorSampling(50_000) if name == "binary" else evidence.AIS(num_temperatures=100)
+        second = log_evidence(pair, few, method=method, compile="graph", **options)
+    good = (first.outcome == 0) & (second.outcome == 0)
+    assert int(good.sum()) >= 2
+    spread = (first.standard_error.square() + second.standard_error.square()).sqrt()
+    assert float(((first.log_evidence - second.log_evidence) / spread)[good].abs().max()) < 4.5
