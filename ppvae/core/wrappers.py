@@ -26,14 +26,21 @@ def entries_present(site: Mapping[str, Any]) -> Tensor | None:
     fn, mask = site["fn"], site["mask"]
     present: Tensor | None = None
     if mask is not None and mask is not True:
-        present = _with_axes(torch.as_tensor(mask), fn.event_dim)
+        present = _inside(mask, fn)
     while hasattr(fn, "base_dist") and isinstance(fn, _WRAPPERS):
         if isinstance(fn, MaskedDistribution) and fn._mask is not True:
-            own = _with_axes(torch.as_tensor(fn._mask), fn.event_dim)
+            own = _inside(fn._mask, fn)
             present = own if present is None else present & own
         fn = fn.base_dist
     return present
 
 
-def _with_axes(mask: Tensor, count: int) -> Tensor:
-    return mask.bool().reshape(*mask.shape, *(1,) * count)
+def with_axes(mask: Tensor, rank: int) -> Tensor:
+    """A mask with axes of length one on its right, until it has so many."""
+    return mask.reshape(*mask.shape, *(1,) * (rank - mask.dim()))
+
+
+def _inside(mask: Any, fn: Any) -> Tensor:
+    """The mask of a distribution's events, as one of its entries."""
+    mask = torch.as_tensor(mask).bool()
+    return with_axes(mask, mask.dim() + fn.event_dim)

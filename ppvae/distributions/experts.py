@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .conditional import ConditionalDistribution, independent, require_context
 from .normals import mean_and_scale
 from ..core.errors import PpvaeError, try_one_of
+from ..core.wrappers import with_axes
 
 
 class ProductOfExperts(ConditionalDistribution):
@@ -58,15 +59,10 @@ class ProductOfExperts(ConditionalDistribution):
             value, present = given[place], None
             if len(given) == 2 * count:
                 present = given[count + place].bool()
-                value = torch.where(_with_axes(present, value.dim()), value, torch.zeros_like(value))
+                value = torch.where(with_axes(present, value.dim()), value, torch.zeros_like(value))
             loc, scale = mean_and_scale(self, expert, value)
             of_expert = scale.square().reciprocal()
             if present is not None:
-                of_expert = of_expert * _with_axes(present, of_expert.dim())
+                of_expert = of_expert * with_axes(present, of_expert.dim())
             precision, weighted = precision + of_expert, weighted + loc * of_expert
         return independent(dist.Normal(weighted / precision, precision.rsqrt()), self.event_shape)
-
-
-def _with_axes(mask: Tensor, axes: int) -> Tensor:
-    """A mask [*S] with axes of length one on its right."""
-    return mask.reshape(*mask.shape, *(1,) * (axes - mask.dim()))

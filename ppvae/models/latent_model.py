@@ -13,8 +13,10 @@ from torch import Tensor
 from .description import Description, Program
 from .variables import Covariate, Features, Label, Latent, Lengths, Mask, Observed, Variable, edges_of, gaps_of
 from ..core.errors import PairError, PpvaeError, did_you_mean, try_one_of
+from ..core.lengths import present as steps_within
 from ..core.modes import evaluation_mode
 from ..core.pair import Data, ModelGuidePair, batch_size
+from ..core.wrappers import with_axes
 from ..distributions.gaps import draw_gaps, observe_with_gaps
 
 
@@ -110,7 +112,7 @@ class LatentModel(ModelGuidePair):
                     if name in present:
                         found = _with_gaps(found, present[name])
                         filling = getattr(self, f"filling_{name}").to(seen.dtype)
-                        seen = torch.where(_with_axes(present[name], seen.dim()), seen, filling)
+                        seen = torch.where(with_axes(present[name], seen.dim()), seen, filling)
                     found = pyro.sample(name, found, obs=seen)
                 elif isinstance(variable, Label):
                     found = observe_with_gaps(name, found.expand((batch_size(batch),)), batch[name])
@@ -139,7 +141,7 @@ class LatentModel(ModelGuidePair):
     def gaps(self, x: Data) -> dict[str, Tensor]:
         """Which entries of each observed variable with gaps are there: name to a mask of its shape."""
         batch = self._members(x)
-        return {n: _with_axes(here, batch[n].dim()).expand(batch[n].shape) for n, here in self._present(batch).items()}
+        return {n: with_axes(here, batch[n].dim()).expand(batch[n].shape) for n, here in self._present(batch).items()}
 
     def _members(self, x: Data) -> dict[str, Tensor]:
         """The batch by name.
@@ -175,7 +177,7 @@ class LatentModel(ModelGuidePair):
             if isinstance(variable, Mask):
                 value = value.to(self._floating(batch))
             elif name in present:
-                value = torch.where(_with_axes(present[name], value.dim()), value, torch.zeros_like(value))
+                value = torch.where(with_axes(present[name], value.dim()), value, torch.zeros_like(value))
             if not isinstance(variable, Label):
                 values[name] = value
         return values
@@ -190,7 +192,9 @@ class LatentModel(ModelGuidePair):
         for name in self.description.named(Observed):
             x = batch[name]
             for gap, kind in gaps_of(self.description.variables[name]).items():
-                here = _within(batch[gap], x) if kind is Lengths else batch[gap] != 0
+                here = batch[gap] != 0
+                if kind is Lengths:
+                    here = with_axes(steps_within(batch[gap], x.shape[1]), x.dim()).expand(x.shape)
                 whole = getattr(self.description.variables[gap], "per_datum", False)
                 if here.shape != (x.shape[:1] if whole else x.shape):
                     raise PairError(
@@ -199,7 +203,7 @@ class LatentModel(ModelGuidePair):
                         + try_one_of("Mask(per_datum=True), for [B]", f"{gap}.expand_as({name})")
                     )
                 if name in found:
-                    here = _with_axes(found[name], x.dim()) & _with_axes(here, x.dim())
+                    here = with_axes(found[name], x.dim()) & with_axes(here, x.dim())
                 found[name] = here
         return found
 
@@ -289,12 +293,6 @@ def _drawn(name: str, fn: Any) -> Tensor:
     return value
 
 
-def _within(lengths: Tensor, x: Tensor) -> Tensor:
-    """Which steps of sequences [B, T, ...] lie within their lengths, of the same shape."""
-    within = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(-1)
-    return within.reshape(*within.shape, *(1,) * (x.dim() - 2)).expand(x.shape)
-
-
 def _with_gaps(fn: Any, present: Tensor) -> Any:
     """The likelihood of the entries that are there.
 
@@ -312,8 +310,3 @@ def _with_gaps(fn: Any, present: Tensor) -> Any:
             + try_one_of("a likelihood of independent entries")
         )
     return base.mask(present).to_event(depth)
-
-
-def _with_axes(mask: Tensor, axes: int) -> Tensor:
-    """A mask with axes of length one on its right."""
-    return mask.reshape(*mask.shape, *(1,) * (axes - mask.dim()))
