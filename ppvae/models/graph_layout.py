@@ -41,12 +41,14 @@ class Box:
     def corners(self) -> np.ndarray:
         """Upper left and lower right, [2, 2]."""
         half = np.array([self.width, self.height]) / 2
-        return np.stack([self.centre - half, self.centre + half])
+        corners: np.ndarray = np.stack([self.centre - half, self.centre + half])
+        return corners
 
     @property
     def centre(self) -> np.ndarray:
         """[2]."""
-        return np.array([self.x, self.y])
+        centre: np.ndarray = np.array([self.x, self.y])
+        return centre
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Of points [P, 2] from the outline, negative inside: [P]."""
@@ -169,10 +171,10 @@ def _way(start: Box, end: Box, others: Sequence[Box], taken: np.ndarray) -> Curv
         points = curve.along()
         cost = float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum()) + abs(bend) / 2
         if best is not None and cost >= best[0]:
-            continue
-        cost += 1000.0 * sum(bool((box.distance(points) < CLEAR).any()) for box in others)
+            break  # and what is bent more is longer
+        cost += 1000.0 * sum(bool((box.distance(points[::2]) < CLEAR).any()) for box in others)
         if len(taken):
-            near = np.linalg.norm(points[::4, None] - taken, axis=-1).min(axis=1) < _APART
+            near = np.linalg.norm(points[::4, None] - taken[::2], axis=-1).min(axis=1) < _APART
             cost += 12.0 * float(near.sum())
         if best is None or cost < best[0]:
             best = cost, curve
@@ -185,7 +187,8 @@ def _clipped(points: np.ndarray, start: Box, end: Box) -> Curve:
     found = _along(points)
     outside = np.flatnonzero(start.distance(found) > _TIP)[0]
     tip = np.flatnonzero(end.distance(found) > _TIP)[-1]
-    neck = max(np.flatnonzero(end.distance(found) > _TIP + _HEAD)[-1], outside)
+    before = np.linalg.norm(found[:tip] - found[tip], axis=1) > _HEAD
+    neck = max(np.flatnonzero(before)[-1], outside)
     s, e = _STEPS[outside, 0], _STEPS[neck, 0]
     first, second = points[:2] * (1 - s) + points[1:] * s
     return Curve(np.stack([found[outside], first * (1 - e) + second * e, found[neck]]), found[tip])
