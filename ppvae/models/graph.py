@@ -101,13 +101,17 @@ class Graph:
 
     # --- drawings ---------------------------------------------------------------------------------
 
-    def to_svg(self) -> str:
-        """A drawing: an ``<svg>`` element in the colour of the text around it, and a file where it stands alone.
+    def to_svg(self, standalone: bool = True) -> str:
+        """A drawing: an ``<svg>`` element in the colour of the text around it.
 
         A latent is an open circle, an observed variable a grey one, a label half of each; what is given is a square,
         features are a box with round corners. Arrows of the model are solid, those of the guide dashed. What a
         variable is stands in its tooltip.
+
+        Args:
+            standalone: whether it can be a file of its own, and not only an element of a page.
         """
+        namespace = 'xmlns="http://www.w3.org/2000/svg" ' if standalone else ""
         boxes, curves = place(
             {node.name: _size(node) for node in self.nodes},
             self.rows(),
@@ -123,7 +127,7 @@ class Graph:
         width, height = right - left, bottom - top
         words = "Model: {}. Guide: {}.".format(*(self._in_words(program) for program in ("model", "guide")))
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left - 1:.1f} {top - 1:.1f} {width + 2:.1f} '
+            f'<svg {namespace}viewBox="{left - 1:.1f} {top - 1:.1f} {width + 2:.1f} '
             f'{height + 2:.1f}" width="{width + 2:.0f}" height="{height + 2:.0f}" style="max-width:100%;height:auto" '
             f'role="img" aria-label="{escape(words)}" color="currentColor" fill="none" stroke="currentColor" '
             f'stroke-width="1.4" font-family="ui-monospace, Menlo, Consolas, \'DejaVu Sans Mono\', monospace" '
@@ -142,7 +146,7 @@ class Graph:
 
     def _repr_html_(self) -> str:
         # Notebooks show an SVG as an image apart, which knows nothing of the colour of the page's text.
-        return self.to_svg()
+        return self.to_svg(standalone=False)
 
     def to_dot(self) -> str:
         """The same for Graphviz, as text: ``dot -Tsvg``."""

@@ -53,8 +53,9 @@ class Box:
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Of points [P, 2] from the outline, negative inside: [P]."""
         out = np.abs(points - self.centre) - np.array([self.width, self.height]) / 2 + self.radius
-        beyond: np.ndarray = np.linalg.norm(np.maximum(out, 0.0), axis=1)
-        return beyond + np.minimum(out.max(axis=1), 0.0) - self.radius
+        distance: np.ndarray = np.linalg.norm(np.maximum(out, 0.0), axis=1)
+        distance += np.minimum(out.max(axis=1), 0.0) - self.radius
+        return distance
 
 
 class Curve(NamedTuple):
