@@ -218,7 +218,7 @@ def _node(node: Node, box: Box) -> str:
             f'H{box.x:.1f}Z" {grey} stroke="none"/>'
         )
     filled = f" {grey}" if node.kind == "observed" else ""
-    words = f"<title>{escape(node.words)}</title>"
+    words = f"<title>{escape(f'{node.name}: {node.words}')}</title>"
     return (
         f'<g class="{escape(node.kind)}" pointer-events="all">{words}{half}{shape}{filled}/>'
         f"{_text(box.x, box.y, node.name, 'middle', _FONT)}</g>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,9 @@ CLEAR = 6.0
 _TIP, _HEAD = 2.0, 8.0  # an arrow's distance from its node, and the length of its head
 _APART = 7.0  # edges that are nearer to each other than that cross, or run into one another
 _BENDS = (0.0, *(sign * 22.0 * i for i in range(1, 31) for sign in (1, -1)))
-_STEPS = np.linspace(0.0, 1.0, 121)[:, None]
+_PARTS = (0.5, 0.2, 0.8, -0.1, 1.1)  # of the way, where it bends; the first wherever that goes through no node
+_CROSSING = 10_000.0  # more than any way is long
+_STEPS = np.linspace(0.0, 1.0, 241)[:, None]
 
 
 @dataclass(frozen=True)
@@ -164,23 +166,25 @@ def _side(a: np.ndarray, b: np.ndarray, point: np.ndarray) -> float:
 
 def _way(start: Box, end: Box, others: Sequence[Box], taken: np.ndarray) -> Curve:
     """The shortest and least bent curve that goes through no other node, and runs into few others."""
-    middle, line = (start.centre + end.centre) / 2, end.centre - start.centre
+    line = end.centre - start.centre
     across = np.array([-line[1], line[0]]) / np.linalg.norm(line)
-    best: tuple[float, Curve] | None = None
-    for bend in _BENDS:
-        curve = _clipped(np.stack([start.centre, middle + bend * across, end.centre]), start, end)
-        points = curve.along()
+    best, least = None, np.inf
+    for part, bend in product(_PARTS, _BENDS):
+        if part != _PARTS[0] and least < _CROSSING:
+            break
+        control = start.centre + part * line + bend * across
+        curve = _clipped(np.stack([start.centre, control, end.centre]), start, end)
+        points = curve.along()[::4]
         cost = float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum()) + abs(bend) / 2
-        if best is not None and cost >= best[0]:
-            break  # and what is bent more is longer
-        cost += 1000.0 * sum(bool((box.distance(points[::2]) < CLEAR).any()) for box in others)
-        if len(taken):
-            near = np.linalg.norm(points[::4, None] - taken[::2], axis=-1).min(axis=1) < _APART
-            cost += 12.0 * float(near.sum())
-        if best is None or cost < best[0]:
-            best = cost, curve
+        if cost < least:
+            cost += _CROSSING * sum(bool((box.distance(points) < CLEAR).any()) for box in others)
+            if len(taken):
+                near = np.linalg.norm(points[::2, None] - taken[::4], axis=-1).min(axis=1) < _APART
+                cost += 12.0 * float(near.sum())
+            if cost < least:
+                best, least = curve, cost
     assert best is not None
-    return best[1]
+    return best
 
 
 def _clipped(points: np.ndarray, start: Box, end: Box) -> Curve:

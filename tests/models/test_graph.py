@@ -91,7 +91,7 @@ def drawn(graph: Graph) -> ET.Element:
 
 
 def groups(svg: ET.Element) -> dict[str, ET.Element]:
-    """The drawing of every node by its words."""
+    """The drawing of every node by its tooltip."""
     return {
         title.text or "": group for group in svg.iter(f"{SVG}g") if (title := group.find(f"{SVG}title")) is not None
     }
@@ -110,7 +110,7 @@ def test_every_name_appears_once_and_lies_on_no_other_node(make: type[LatentMode
         width = 0.6 * size * len(text.text or "")
         left = x - width / 2 if text.get("text-anchor") == "middle" else x - width
         for node in graph.nodes:
-            rect = rects[node.words]
+            rect = rects[f"{node.name}: {node.words}"]
             assert rect is not None
             a, b, w, h = (float(rect.get(key, "")) for key in ("x", "y", "width", "height"))
             if text.text == node.name:
@@ -137,7 +137,7 @@ def test_shapes_and_lines_tell_kinds_and_programs() -> None:
     graph = everything().graph()
     svg = drawn(graph)
     found = groups(svg)
-    words = {node.name: node.words for node in graph.nodes}
+    words = {node.name: f"{node.name}: {node.words}" for node in graph.nodes}
 
     def rect(name: str) -> dict[str, str]:
         shape = found[words[name]].find(f"{SVG}rect")
@@ -198,7 +198,7 @@ def test_hostile_names_are_text() -> None:
     graph = Graph((Node(name, "latent", name), Node("x", "observed", "x")), (Arrow(name, "x", "model"),))
     svg = drawn(graph)
     assert name in [text.text for text in svg.iter(f"{SVG}text")]
-    assert name in groups(svg)
+    assert f"{name}: {name}" in groups(svg)
     assert "<script" not in graph.to_svg()
     assert '"</text><script>\\"\'&" -> "x";' in graph.to_dot()
 
