@@ -167,11 +167,14 @@ def _side(a: np.ndarray, b: np.ndarray, point: np.ndarray) -> float:
 def _way(start: Box, end: Box, others: Sequence[Box], taken: np.ndarray) -> Curve:
     """The shortest and least bent curve that goes through no other node, and runs into few others."""
     line = end.centre - start.centre
-    across = np.array([-line[1], line[0]]) / np.linalg.norm(line)
+    length, ends = float(np.linalg.norm(line)), (start.width + end.width) / 2
+    across = np.array([-line[1], line[0]]) / length
     best, least = None, np.inf
     for part, bend in product(_PARTS, _BENDS):
         if part != _PARTS[0] and least < _CROSSING:
             break
+        if np.hypot(length, bend) + abs(bend) / 2 - ends >= least:
+            continue  # even two straight lines that far aside are longer
         control = start.centre + part * line + bend * across
         curve = _clipped(np.stack([start.centre, control, end.centre]), start, end)
         points = curve.along()[::4]
