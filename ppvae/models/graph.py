@@ -15,6 +15,7 @@ from .variables import gaps_of
 
 _FONT = 14  # pixels
 _LETTER = 0.61 * _FONT  # the width of a letter of a monospaced font
+_ROUND = ("latent", "label", "observed")  # kinds that have a distribution
 _PAD, _CAPTION = 18.0, 16.0
 
 
@@ -74,7 +75,7 @@ class Graph:
         """
         parents, children = self._neighbours("model")
         known = {name for name in parents if parents[name] or children[name]}
-        known |= {node.name for node in self.nodes if node.kind in ("latent", "label", "observed")}
+        known |= {node.name for node in self.nodes if node.kind in _ROUND}
         rows: dict[str, int] = {}
         for name in graphlib.TopologicalSorter(parents).static_order():
             if name in known:
@@ -150,12 +151,11 @@ class Graph:
 
     def to_dot(self) -> str:
         """The same for Graphviz, as text: ``dot -Tsvg``."""
-        shapes = {"latent": "ellipse", "label": "ellipse", "observed": "ellipse", "features": "box"}
         fills = {"observed": "filled", "label": "filled", "features": "rounded"}
         plate = "data" if self.num_data is None else f"data, N = {self.num_data}"
         lines = ["digraph {", "  subgraph cluster_data {", f"    label={_quoted(plate)};", "    labeljust=r;"]
         for node in self.nodes:
-            options = {"shape": shapes.get(node.kind, "square"), "style": fills.get(node.kind, "solid")}
+            options = {"shape": "ellipse" if node.kind in _ROUND else "box", "style": fills.get(node.kind, "solid")}
             options |= {"fillcolor": "lightgrey:white" if node.kind == "label" else "lightgrey"}
             options |= {"tooltip": node.words}
             told = ", ".join(f"{key}={_quoted(value)}" for key, value in options.items())
@@ -199,7 +199,7 @@ def _width(text: str) -> float:
 def _size(node: Node) -> Box:
     """A shape that its name fits into."""
     width = _width(node.name)
-    if node.kind in ("latent", "label", "observed"):
+    if node.kind in _ROUND:
         return Box(max(44.0, width + 24), 44.0, 22.0)
     if node.kind == "features":
         return Box(max(44.0, width + 22), 34.0, 10.0)

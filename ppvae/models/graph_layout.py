@@ -106,7 +106,7 @@ def place(
 def _best_order(
     order: Mapping[int, Sequence[str]], sizes: Mapping[str, Box], pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Box]:
-    """Places of an order of every row that no exchange of two neighbours makes better."""
+    """Places of an order of every row that no exchange of two nodes makes better."""
     best = _places(order, sizes)
     least = _badness(best, pairs)
     better = True
