@@ -3,6 +3,7 @@
 from .bayesian import BayesianPair, bayesianise
 from .factor_analysis import FactorAnalysis
 from .gamma_poisson import GammaPoisson
+from .graph import Arrow, Graph, Node
 from .hidden_markov_model import HiddenMarkovModel
 from .latent_model import LatentModel
 from .linear_gaussian import LinearGaussian
@@ -15,12 +16,14 @@ from .variables import Covariate, Exposure, Features, Label, Latent, Lengths, Ma
 
 __all__ = [
     "VAE",
+    "Arrow",
     "BayesianPair",
     "Covariate",
     "Exposure",
     "FactorAnalysis",
     "Features",
     "GammaPoisson",
+    "Graph",
     "HiddenMarkovModel",
     "Label",
     "Latent",
@@ -30,6 +33,7 @@ __all__ = [
     "LinearGaussianStateSpace",
     "Mask",
     "MixtureOfFactorAnalysers",
+    "Node",
     "Observed",
     "bayesianise",
     "bernoulli_vae",

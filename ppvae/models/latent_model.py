@@ -11,6 +11,7 @@ import torch.distributions as td
 from torch import Tensor
 
 from .description import Description, Program
+from .graph import Graph, graph_of
 from .variables import Covariate, Features, Label, Latent, Lengths, Mask, Observed, Variable, edges_of, gaps_of
 from ..core.errors import PairError, PpvaeError, did_you_mean, try_one_of
 from ..core.lengths import present as steps_within
@@ -96,6 +97,18 @@ class LatentModel(ModelGuidePair):
     def __str__(self) -> str:
         """Both factorisations, and what each variable is."""
         return str(self.description)
+
+    def graph(self, num_data: int | None = None) -> Graph:
+        """The graph of both programs: what a notebook draws, and ``to_svg()`` and ``to_dot()`` write.
+
+        Args:
+            num_data: the number of data N, where the plate is to tell it.
+
+        >>> from ppvae.models import bernoulli_vae
+        >>> [(a.parent, a.child, a.program) for a in bernoulli_vae(6).graph().arrows]
+        [('z', 'x', 'model'), ('x', 'z', 'guide')]
+        """
+        return graph_of(self.description, num_data)
 
     # --- the programs -----------------------------------------------------------------------------
 

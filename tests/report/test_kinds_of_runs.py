@@ -11,6 +11,7 @@ import torch
 
 from ppvae.cli.evaluate import show
 from ppvae.inference import DiscretePosterior
+from ppvae.models import LatentModel
 from ppvae.report import write_comparison, write_report
 from ppvae.report.common_data import on_common_data, tightest
 from ppvae.report.figures.discrete import scores
@@ -25,6 +26,9 @@ import torch
 from torch import nn
 
 from ppvae.core import ModelGuidePair
+from ppvae.distributions import DiagonalNormal, Normal, StandardNormal
+from ppvae.models import Features, Latent, LatentModel, Observed
+from ppvae.networks import MLP, JoinedMLP
 
 
 class Scalar(ModelGuidePair):
@@ -83,6 +87,17 @@ class Prototypes(ModelGuidePair):
 
     def guide(self, x, num_data=None):
         pass
+
+
+class Ladder(LatentModel):
+    def __init__(self):
+        z1 = DiagonalNormal(JoinedMLP([4, 2], [4]), 3).given("h", "z2")
+        super().__init__(
+            h=Features(MLP(2, [4])).given("x"),
+            z2=Latent(StandardNormal(2), posterior=DiagonalNormal(MLP(4, []), 2).given("h")),
+            z1=Latent(DiagonalNormal(MLP(2, [4]), 3).given("z2"), posterior=z1),
+            x=Observed(Normal(MLP(3, [4]), 2, scale="shared").given("z1")),
+        )
 """
 
 
@@ -116,6 +131,18 @@ def test_without_held_out_data_nothing_is_called_so(tmp_path: Path) -> None:
     text = write_report(run).read_text(encoding="utf-8")
     assert "45 training data" in text
     assert "held-out" not in text.lower()
+    assert 'class="card described"' not in text  # two programs, and no description
+
+
+def test_a_described_model_is_shown_as_its_graph_beside_its_formulas(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "Ladder")
+    text = write_report(run).read_text(encoding="utf-8")
+    card = text[text.index('class="card described"') : text.index('<table class="facts">')]
+    assert isinstance(run.pair, LatentModel)
+    assert run.pair.graph(len(run.data)).to_svg(standalone=False) in card
+    assert "data, N = 80" in card
+    for formula in str(run.pair).splitlines()[:2]:
+        assert f"<code>{formula}</code>" in card
 
 
 def test_a_category_has_a_report_and_no_mean(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from markupsafe import Markup
 
 from .page import fill
 from .tables import aggregate_table, check_table, evaluation_table, time_table
@@ -26,6 +27,7 @@ from ..figures.pictures import pictures_of
 from ..figures.theme import LABELS
 from ..findings import FINE, ReportData, find
 from ... import __version__
+from ...models import BayesianPair, LatentModel
 from ...runs import Run
 from ...runs.storage.atomic import make_folder, write_bytes, write_text
 from ...runs.storage.folder import REPORT_LOCK, hold_lock
@@ -96,6 +98,7 @@ def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None
         pictures=pictures,
         walk=_walk(report),
         kind=report.kind,
+        described=_described(run),
         checks=check_table(report),
         aggregate=aggregate_table(report),
         times=time_table(report),
@@ -131,6 +134,15 @@ def _headline(report: ReportData) -> list[dict[str, Any]]:
         note = f"epoch {int(row['epoch'])} of {len(history)}"
         tiles.append({"name": f"ELBO, {key}", "value": row[f"elbo_{key}"], "note": note})
     return tiles
+
+
+def _described(run: Run) -> dict[str, Any] | None:
+    """Graph and formulas of a model that is a description; None of another."""
+    pair = run.pair.pair if isinstance(run.pair, BayesianPair) else run.pair
+    if not isinstance(pair, LatentModel):
+        return None
+    drawing = pair.graph(len(run.data)).to_svg(standalone=False)
+    return {"drawing": Markup(drawing), "formulas": list(pair.description.formulas().values())}
 
 
 def _commands(report: ReportData, out: Path | None) -> list[tuple[str, str]]:
