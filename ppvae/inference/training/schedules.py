@@ -42,7 +42,7 @@ class Schedule(ABC):
 
     def at(self, epochs: float, steps: int) -> float:
         """The number for the step before which so many epochs, and so many steps, are done."""
-        return self.value(steps if self.unit == "steps" else epochs)
+        return float(self.value(steps if self.unit == "steps" else epochs))
 
     @property
     def _name(self) -> str:
@@ -133,7 +133,7 @@ class Exponential(Schedule):
         self._require(min(self.start, self.end) > 0, "start and end to be positive", f"{self.start} and {self.end}")
 
     def value(self, time: float) -> float:
-        return self.start * (self.end / self.start) ** min(1.0, time / self.over)
+        return self.start * math.pow(self.end / self.start, min(1.0, time / self.over))
 
     @property
     def lowest(self) -> float:
