@@ -19,6 +19,7 @@ HEADS = {
     "serves_noise_per_datum": "per datum",
     "serves_scaled_sites": "scaled",
     "serves_all_values": "all values",
+    "serves_kl_per_site": "per site",
 }
 """Fact to the head of its column; the page of the estimators says what each means."""
 

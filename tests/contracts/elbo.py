@@ -15,10 +15,11 @@ from pyro import poutine
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
-from ppvae.core import ModelGuidePair, PairError, parameter_roles
+from ppvae.core import ModelGuidePair, PairError, PpvaeError, parameter_roles
 from ppvae.core.compile import Mode, bind, capture, state_of
 from ppvae.inference import fit
 from ppvae.inference.elbo import ELBO, BoundTerms, PairWithEstimator
+from ppvae.inference.training.scheduled import Scheduled
 from ppvae.models import VAE, FactorAnalysis, bayesianise
 
 from .bayesian_pairs import exact_kl, exact_local, linear, widen
@@ -278,6 +279,19 @@ class ELBOContract:
         exact = pair.log_joint(x).logsumexp(-1)
         if elbo.is_lower_bound:
             assert bool((values[0] < exact + 1e-9).all())
+
+    @proves("serves_kl_per_site")
+    def test_a_weight_of_the_kl_by_site_is_refused_or_right(self) -> None:
+        """Of the only latent site it is the weight of all; the reported bound is without it."""
+        pair, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
+        if not elbo.serves_kl_per_site:
+            with pytest.raises(PpvaeError, match="takes one weight for the KL of all sites, not one for each"):
+                Scheduled(pair, {"z": 0.25}).check(elbo, x)
+            return
+        Scheduled(pair, {"z": 0.25}).check(elbo, x)
+        found, expected = self.seeded(elbo, pair, x, kl_weight={"z": 0.25}), self.seeded(elbo, pair, x, kl_weight=0.25)
+        torch.testing.assert_close(found.local, expected.local)
+        torch.testing.assert_close(self.gradient(found, pair), self.gradient(expected, pair))
 
     @proves("serves_noise_per_datum")
     def test_noise_per_datum_is_refused_or_right(self) -> None:

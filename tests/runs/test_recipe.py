@@ -17,10 +17,12 @@ from ppvae import models
 from ppvae.core import PpvaeError, RunError
 from ppvae.core.bounds import MEMORY_VARIABLE
 from ppvae.data import load
+from ppvae.inference import Cyclic, Exponential, Linear
 from ppvae.runs import Recipe
 from ppvae.runs.recipe.catalogue import (
     COPIES,
     build_model,
+    build_values,
     complete_table,
     count_parameters,
     elbo_entries,
@@ -48,6 +50,8 @@ FULL: dict[str, Any] = {
         "schedule": {"name": "multi-step", "milestones": [2, 4], "gamma": 0.5},
         "early_stopping": {"patience": 3, "restore_best": False},
         "kl_warmup": {"num_epochs": 2},
+        "kl_weight": {"z": {"name": "cyclic", "start": 0.0, "end": 1.0, "period": 4}},
+        "schedules": {"posterior.temperature": {"name": "exponential", "start": 1.0, "end": 0.5, "over": 20}},
     },
     "seed": 5,
     "device": "cpu",
@@ -294,3 +298,45 @@ def test_mistakes_in_a_prior_are_named() -> None:
     refused = Recipe.from_dict({"model": {"name": "bernoulli-vae", "prior": "vamp", "posterior": "full"}})
     with pytest.raises(PpvaeError, match="VampPrior: expected a diagonal normal, found FullCovarianceNormal"):
         build_model(refused.model, load("digits", binarize="static"))
+
+
+# --- schedules ---
+
+
+def test_schedules_are_texts_or_tables_by_dotted_names() -> None:
+    def training(**table: Any) -> Any:
+        return Recipe.from_dict({"training": table}).training
+
+    text = "exponential:start=1,end=0.5,over=20"
+    options = {"start": 1.0, "end": 0.5, "over": 20.0, "unit": "epochs"}
+    for table in (
+        {"posterior.temperature": text},
+        {"posterior": {"temperature": text}},
+        {"posterior": {"temperature": {"name": "exponential", **options}}},
+    ):
+        assert training(schedules=table).schedules == {"posterior.temperature": {"name": "exponential", **options}}
+    assert build_values(training(schedules={"a.b": text}).schedules) == {"a.b": Exponential(1.0, 0.5, over=20.0)}
+    assert build_values(training(kl_weight="linear:start=0,end=1,over=3").kl_weight) == Linear(0.0, 1.0, over=3.0)
+    by_site = {"z1": 0.5, "z2": "cyclic:start=0,end=1,period=5,unit=steps"}
+    assert build_values(training(kl_weight=by_site).kl_weight) == {"z1": 0.5, "z2": Cyclic(0, 1, 5, unit="steps")}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"kl_weight": "cylic"}, "unknown schedule 'cylic': did you mean 'cyclic'"),
+        ({"kl_weight": True}, "training.kl_weight: expected a name or a table with a name, found True"),
+        (
+            {"schedules": {"a": {"b": "linear:start=0,over=2"}}},
+            "training.schedules.a.b.end: expected a value, found none",
+        ),
+        (
+            {"schedules": "linear:start=0,end=1,over=2"},
+            "training.schedules: expected schedules by the names of buffers",
+        ),
+        ({"schedules": 3}, "training.schedules: expected a valid dictionary, found 3"),
+    ],
+)
+def test_schedules_that_cannot_be_are_named(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        Recipe.from_dict({"training": table})

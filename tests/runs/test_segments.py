@@ -92,6 +92,7 @@ def test_a_learning_rate_that_a_callback_set_stays(small: Recipe, tmp_path: Path
     [
         {"elbo": {"name": "importance-weighted", "num_particles": 3}},
         {"kl_warmup": {"num_epochs": 5}},
+        {"kl_weight": {"name": "cyclic", "start": 0.0, "end": 1.0, "period": 2}},
         {"early_stopping": {"patience": 9}},
         {"compile": "graph"},
     ],

@@ -74,6 +74,7 @@ class ELBO(pyro.infer.elbo.ELBO):
             Pyro's own estimators; the reported bound is without them.
         serves_all_values: it takes all values of discrete sites that the guide marks ``infer={"enumerate":
             "parallel"}``, each with its probability, so that these sites need no gradient through a draw.
+        serves_kl_per_site: :meth:`terms` takes a mapping from latent sites to weights as ``kl_weight`` too.
         module: parameters and buffers of the estimator itself, None for most. A trainer ascends the objective in its
             parameters beside the pair's (see :class:`PairWithEstimator`), and passes ``BoundTerms.buffers`` to the
             next step.
@@ -88,6 +89,7 @@ class ELBO(pyro.infer.elbo.ELBO):
     serves_noise_per_datum: bool = False
     serves_scaled_sites: bool = False
     serves_all_values: bool = False
+    serves_kl_per_site: bool = False
     module: nn.Module | None = None
 
     def __init__(self, *, num_particles: int = 1) -> None:
@@ -106,7 +108,7 @@ class ELBO(pyro.infer.elbo.ELBO):
             pair: the pair.
             x: the batch, [B, *event].
             num_data: N, an argument of the programs; the terms are unscaled.
-            kl_weight: factor on the KL in the objective (KL warm-up); the reported bound is without it.
+            kl_weight: factor on the KL in the objective; the reported bound is without it.
         """
 
     @in_evaluation_mode

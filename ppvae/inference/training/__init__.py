@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from .mcem import fit_mcem
-from .options import EarlyStopping, KLWarmup
+from .options import EarlyStopping
+from .schedules import Constant, Cyclic, Exponential, KLWarmup, Linear, Schedule
 from .state import Callback, Fit, FitInterrupt, FitOutcome, TrainingState
 from .svi import fit
 
 __all__ = [
     "Callback",
+    "Constant",
+    "Cyclic",
     "EarlyStopping",
+    "Exponential",
     "Fit",
     "FitInterrupt",
-    "KLWarmup",
     "FitOutcome",
+    "KLWarmup",
+    "Linear",
+    "Schedule",
     "TrainingState",
     "fit",
     "fit_mcem",

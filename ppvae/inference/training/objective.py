@@ -156,8 +156,8 @@ class Objective:
         """Why the step runs in another mode than the requested one; empty where it does not."""
         return self._step.fallback
 
-    def __call__(self, x: Data, kl_weight: Tensor) -> Step:
-        """The metrics and gradients of one batch."""
+    def __call__(self, x: Data, kl_weight: Tensor | dict[str, Tensor]) -> Step:
+        """The metrics and gradients of one batch, under a weight of the KL or one for each site."""
         step: Step = self._step(self.trainable, self._constants, x, kl_weight)
         return step
 
@@ -168,11 +168,14 @@ class Objective:
             for name, value in step.buffers.items():
                 buffers[f"module.{name}"].copy_(value)
 
-    def _bound(self, module: nn.Module, x: Data, kl_weight: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _bound(
+        self, module: nn.Module, x: Data, kl_weight: Tensor | dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Objective and metrics, per datum, and the estimator's new buffers."""
         pair = module.pair if isinstance(module, PairWithEstimator) else cast(ModelGuidePair, module)
         if isinstance(self.elbo, ELBO):
-            terms = self.elbo.terms(pair, x, self.num_data, kl_weight=kl_weight)
+            weight: Any = kl_weight  # a mapping only where the estimator serves one
+            terms = self.elbo.terms(pair, x, self.num_data, kl_weight=weight)
             global_ = terms.global_ / self.num_data
             metrics = (terms.local.mean() + global_, terms.reconstruction.mean(), terms.kl.mean(), global_)
             return terms.objective(self.num_data) / self.num_data, torch.stack(metrics), terms.buffers or {}
@@ -183,7 +186,11 @@ class Objective:
         return bound, torch.stack((bound.detach(), *(bound.new_tensor(math.nan) for _ in range(3)))), {}
 
     def _gradient(
-        self, trainable: Mapping[str, Tensor], constants: dict[str, Tensor], x: Data, kl_weight: Tensor
+        self,
+        trainable: Mapping[str, Tensor],
+        constants: dict[str, Tensor],
+        x: Data,
+        kl_weight: Tensor | dict[str, Tensor],
     ) -> Step:
         with torch.enable_grad():
             leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}

@@ -52,29 +52,6 @@ class EarlyStopping:
             raise PpvaeError(f"EarlyStopping: expected patience of at least 1 epoch, found {self.patience}")
 
 
-@dataclass(frozen=True)
-class KLWarmup:
-    """Raise the weight of the KL in the objective linearly to one (Bowman et al. 2015, Sønderby et al. 2016).
-
-    Attributes:
-        num_epochs: epochs until the weight is one.
-        start: weight at the first step, in [0, 1].
-    """
-
-    num_epochs: int
-    start: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.num_epochs < 1 or not 0 <= self.start <= 1:
-            raise PpvaeError(
-                f"KLWarmup: expected num_epochs >= 1 and 0 <= start <= 1, found {self.num_epochs} and {self.start}"
-            )
-
-    def weight(self, epochs: float) -> float:
-        """The weight after a number of epochs."""
-        return min(1.0, self.start + (1 - self.start) * epochs / self.num_epochs)
-
-
 def rows_per_step(batch_size: int | None, num_data: int) -> int | None:
     """The effective batch size; the default on fewer data means None, all of them."""
     return None if batch_size == DEFAULT_BATCH_SIZE and num_data < DEFAULT_BATCH_SIZE else batch_size

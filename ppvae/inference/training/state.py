@@ -42,8 +42,9 @@ class Fit:
     """The result of :func:`ppvae.inference.fit`; the pair itself was trained in place.
 
     Attributes:
-        history: one row per epoch: epoch, step, seconds, learning_rate, kl_weight, gradient_norm, and in nats per
-            datum elbo_train, reconstruction_train, kl_train and, with validation data, the same for them.
+        history: one row per epoch: epoch, step, seconds, learning_rate, at its last step kl_weight (``kl_weight.SITE``
+            where sites have their own) and the scheduled buffers by name, gradient_norm, and in nats per datum
+            elbo_train, reconstruction_train, kl_train and, with validation data, the same for them.
         outcome: how it ended.
         best_epoch: the epoch of the highest validation bound, counted from 1; None without validation data.
         state: everything that the next step needs.

@@ -19,12 +19,13 @@ from .objective import METRICS, Objective, diagnose
 from .options import (
     DEFAULT_BATCH_SIZE,
     EarlyStopping,
-    KLWarmup,
     MakeOptimizer,
     MakeSchedule,
     make_optimizer,
     rows_per_step,
 )
+from .scheduled import KLWeight, Scheduled, Weights, as_tensors
+from .schedules import KLWarmup, Schedule
 from .state import AnyCallback, Callback, Fit, FitInterrupt, FitOutcome, OnInterrupt, Row, TrainingState, as_callback
 from ..elbo import ELBO, TraceMeanFieldELBO
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
@@ -51,7 +52,9 @@ def fit(
     schedule: MakeSchedule | None = None,
     clip_norm: float | None = None,
     weight_prior: Distribution | None = None,
+    kl_weight: KLWeight = 1.0,
     kl_warmup: KLWarmup | None = None,
+    schedules: Mapping[str, float | Schedule] | None = None,
     early_stopping: EarlyStopping | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -67,7 +70,7 @@ def fit(
 
     The pair is trained in place, without Pyro's global parameter store. The value and the gradient of a step are
     captured once (:mod:`ppvae.core.compile`). The reported number is always the bound itself, in nats per datum, higher
-    is better; warm-up, priors and surrogates do not enter it.
+    is better; weights of the KL, free bits, priors and surrogates do not enter it.
 
     Args:
         pair: the pair.
@@ -85,7 +88,12 @@ def fit(
         schedule: a function from the optimiser to a torch schedule, stepped once an epoch.
         clip_norm: largest Euclidean norm of the gradient per datum.
         weight_prior: a distribution over single weights of the model, for MAP estimation; the paper's is Normal(0, 1).
-        kl_warmup: raises the KL's weight in the objective to one.
+        kl_weight: the KL's weight in the objective: a number, a :class:`Schedule` (:class:`Linear`, :class:`Cyclic`,
+            ...), or a mapping of latent sites to such, one for those it does not name
+            (:class:`ppvae.inference.elbo.TraceMeanFieldELBO` alone takes a mapping).
+        kl_warmup: raises the KL's weight in the objective to one, in place of ``kl_weight``.
+        schedules: by name, numbers that the programs read: ``{"posterior.temperature": Exponential(1.0, 0.5, 20)}``
+            sets this 0-dimensional buffer of the pair before every step. The history has a column for each.
         early_stopping: stop when the validation bound no longer rises; needs validation data.
         seed: of minibatches and noise; the same seed, machine and thread count give the same numbers.
         device: "auto", "cpu", "cuda".
@@ -122,6 +130,7 @@ def fit(
     if early_stopping is not None and held_out is None:
         raise FitError("early_stopping needs validation data: pass validation=..., or data with a validation part")
     estimator = elbo if elbo is not None else TraceMeanFieldELBO(on_missing_kl="sample")
+    scheduled = Scheduled(pair, kl_weight, kl_warmup, schedules)
     batch_size = rows_per_step(batch_size, len(dataset))
     batches = Minibatches(dataset, batch_size, seed=seed)
     with torch.random.fork_rng():
@@ -134,6 +143,7 @@ def fit(
             held_out = check_training(pair, example, dataset, held_out, explicit=validation is not None)
             if isinstance(estimator, ELBO):
                 estimator.check(pair, example)
+            scheduled.check(estimator, example)
             names = _names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
             objective = Objective(
                 pair,
@@ -154,7 +164,7 @@ def fit(
         if resume is not None:
             state.load_state_dict(resume)
         changes = Changes(objective, torch_optimizer, example, [] if validator is None else [validator.terms.captured])
-        run = _Run(state, objective, changes, validator, held_out, kl_warmup, early_stopping, num_epochs, seed, dtype)
+        run = _Run(state, objective, changes, validator, held_out, scheduled, early_stopping, num_epochs, seed, dtype)
         result = run([as_callback(callback) for callback in callbacks], progress)
         state.keep_random_states()
         if on_interrupt == "raise" and result.outcome.code == "interrupted":
@@ -184,14 +194,14 @@ class _Run:
         changes: Changes,
         validator: BoundEvaluator | None,
         held_out: Dataset | None,
-        kl_warmup: KLWarmup | None,
+        scheduled: Scheduled,
         early_stopping: EarlyStopping | None,
         num_epochs: int,
         seed: int,
         dtype: torch.dtype,
     ) -> None:
         self.state, self.objective, self.validator, self.held_out = state, objective, validator, held_out
-        self.kl_warmup, self.early_stopping = kl_warmup, early_stopping
+        self.scheduled, self.early_stopping = scheduled, early_stopping
         self.num_epochs, self.seed, self.dtype = num_epochs, seed, dtype
         self.changes, self.interruptions = changes, BetweenSteps()
 
@@ -238,7 +248,7 @@ class _Run:
         # or in the validation, resumes with the rest of this epoch.
         while state.steps_in_epoch < steps:
             with self.interruptions.step():
-                rows += self._step(self._kl_weight(state.steps_in_epoch))
+                rows += self._step()
             if on_step:
                 for callback in callbacks:
                     callback.on_step(state)
@@ -249,7 +259,7 @@ class _Run:
                 bar.set_postfix_str(f"elbo {mean:.2f} nats/datum, {rate:,.0f} data/s")
         seconds = time.perf_counter() - start
         state.seconds += seconds
-        self._close_epoch(self._kl_weight(steps - 1))
+        self._close_epoch()
         bar.update(1)
         last = state.history[-1]
         text = f"elbo {last['elbo_train']:.2f}"
@@ -260,20 +270,17 @@ class _Run:
             callback.on_epoch(state)
         self.changes()
 
-    def _kl_weight(self, step: int) -> float:
-        """At a step of this epoch, from 0."""
-        if self.kl_warmup is None:
-            return 1.0
-        return self.kl_warmup.weight(self.state.epoch + step / len(self.state.batches))
-
-    def _step(self, kl_weight: float) -> int:
+    def _step(self) -> int:
         state = self.state
+        time_ = state.epoch + state.steps_in_epoch / len(state.batches), state.step
+        weights = self.scheduled.weights(*time_)
+        self.scheduled.write(*time_)
         index = state.batches.next_index()
         x = like_pair(state.batches.data.batch(index, state.batches.generator, dtype=self.dtype), self.dtype)
         before = torch.get_rng_state()
-        step = self.objective(x, torch.tensor(kl_weight, dtype=self.dtype, device=index.device))
+        step = self.objective(x, as_tensors(weights, torch.empty((), dtype=self.dtype, device=index.device)))
         if not math.isfinite(float(step.check)):
-            self._refuse(step.gradients, x, index, before, kl_weight)
+            self._refuse(step.gradients, x, index, before, weights)
         for name, parameter in self.objective.trainable.items():
             parameter.grad = step.gradients[name]
         state.optimizer.step()
@@ -283,16 +290,16 @@ class _Run:
         state.sums += torch.cat((step.metrics, step.gradient_norm[None])).to(state.sums)
         return len(index)
 
-    def _close_epoch(self, weight: float) -> None:
+    def _close_epoch(self) -> None:
         estimate = None
         if self.validator is not None and self.held_out is not None:
             # The same draws at every epoch: the curve shows the parameters, not the noise. It comes first, so that an
             # interruption here loses nothing of the epoch.
             estimate = self.validator(self.held_out, self.seed)
         with self.interruptions.step():
-            self._write_row(weight, estimate)
+            self._write_row(estimate)
 
-    def _write_row(self, weight: float, estimate: BoundEstimate | None) -> None:
+    def _write_row(self, estimate: BoundEstimate | None) -> None:
         state = self.state
         means = dict(zip((*METRICS, "norm"), (state.sums / state.steps_in_epoch).tolist(), strict=True))
         row: Row = {
@@ -300,7 +307,7 @@ class _Run:
             "step": state.step,
             "seconds": state.seconds,
             "learning_rate": float(state.optimizer.param_groups[0]["lr"]),
-            "kl_weight": weight,
+            **self.scheduled.row(state.epoch + (len(state.batches) - 1) / len(state.batches), state.step - 1),
             "gradient_norm": means["norm"],
             "elbo_train": means["elbo"],
         }
@@ -334,7 +341,7 @@ class _Run:
             )
 
     def _refuse(
-        self, gradients: dict[str, Tensor], x: Any, index: Tensor, random_state: Tensor, kl_weight: float
+        self, gradients: dict[str, Tensor], x: Any, index: Tensor, random_state: Tensor, weights: Weights
     ) -> None:
         """Raise an error that names the source; no parameter has changed yet."""
         state = self.state
@@ -354,7 +361,7 @@ class _Run:
                 "batch": members_of(x),
                 "mapping": isinstance(x, Mapping),
                 "random_state": random_state,
-                "kl_weight": kl_weight,
+                "kl_weight": weights,
                 "num_data": len(state.batches.data),
                 "estimator": {name: value.detach().clone() for name, value in buffers.items()},
                 "prior_names": sorted(self.objective.prior_names),

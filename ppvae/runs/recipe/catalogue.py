@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .signatures import Entry, choose, complete_options, entries_of
-from ... import models
+from ... import inference, models
 from ...core.bounds import in_words, memory_limit, memory_remedy
 from ...core.errors import PpvaeError, RunError, try_one_of
 from ...data import Dataset
@@ -79,6 +79,44 @@ SCHEDULES = {
         Entry("cosine", cosine),
     )
 }
+
+
+@cache
+def value_schedules() -> dict[str, Entry]:
+    """What a number that changes during training can follow, by name."""
+    return entries_of(inference, of=inference.Schedule)
+
+
+def complete_values(value: Any, key: str) -> Any:
+    """A number, a schedule, or tables of such by dotted names, checked and complete; a text is one of a command line.
+
+    >>> complete_values({"posterior": {"temperature": "exponential:start=1,end=0.5,over=20"}}, "training.schedules")
+    {'posterior.temperature': {'name': 'exponential', 'start': 1, 'end': 0.5, 'over': 20, 'unit': 'epochs'}}
+
+    Raises:
+        RunError: as :func:`complete_table`.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return parse_table(value_schedules(), value, key, "schedule")
+    if not isinstance(value, Mapping) or isinstance(value.get("name"), str):
+        return complete_table(value_schedules(), value, key, "schedule")
+    result: dict[str, Any] = {}
+    for name, part in value.items():
+        inner = complete_values(part, f"{key}.{name}")
+        nested = isinstance(inner, Mapping) and "name" not in inner
+        result |= {f"{name}.{rest}": leaf for rest, leaf in inner.items()} if nested else {name: inner}
+    return result
+
+
+def build_values(value: Any) -> Any:
+    """The number, the schedule or the mapping of such that :func:`complete_values` made."""
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(value.get("name"), str):
+        return build(value_schedules(), value)
+    return {name: build_values(part) for name, part in value.items()}
 
 
 def complete_table(entries: Mapping[str, Entry], table: Any, key: str, what: str) -> dict[str, Any]:

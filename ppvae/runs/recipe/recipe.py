@@ -10,12 +10,17 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import Field, field_validator
 
-from .catalogue import SCHEDULES, complete_model, complete_table, elbo_entries
+from .catalogue import SCHEDULES, complete_model, complete_table, complete_values, elbo_entries
 from .signatures import Table, validate
 from ..storage.atomic import require_short_file
 from ...core.errors import RunError, change_remedies, prefix_lines, try_one_of
 
-_DEFAULT_ELBO = {"name": "trace-mean-field", "num_particles": 1, "on_missing_kl": "sample"}
+_DEFAULT_ELBO = {
+    "name": "trace-mean-field",
+    "num_particles": 1,
+    "on_missing_kl": "sample",
+    "free_bits_per": "dimension",
+}
 
 
 class DataTable(Table):
@@ -63,6 +68,8 @@ class TrainingTable(Table):
         batch_size: M, or "all".
         weight_prior_scale: MAP estimation under N(0, scale^2) for every weight of the model; none where absent.
         schedule: of the learning rate, with its options.
+        kl_weight: a number, a schedule (``{name, **options}``), or either by latent site.
+        schedules: of buffers of the pair, by name.
     """
 
     elbo: dict[str, Any] = Field(default_factory=lambda: dict(_DEFAULT_ELBO))
@@ -76,12 +83,21 @@ class TrainingTable(Table):
     schedule: dict[str, Any] | None = None
     early_stopping: EarlyStoppingTable | None = None
     kl_warmup: KLWarmupTable | None = None
+    kl_weight: float | dict[str, Any] | None = None
+    schedules: dict[str, Any] | None = None
 
     @field_validator("batch_size")
     @classmethod
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
             raise ValueError("at least 1, or 'all'")
+        return value
+
+    @field_validator("schedules")
+    @classmethod
+    def _by_buffer(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None and isinstance(value.get("name"), str):
+            raise ValueError("schedules by the names of buffers")
         return value
 
 
@@ -141,6 +157,9 @@ class Recipe(Table):
             ):
                 if key in training:
                     training[key] = complete_table(entries, training[key], f"training.{key}", what)
+            for key in ("kl_weight", "schedules"):
+                if training.get(key) is not None:
+                    training[key] = complete_values(training[key], f"training.{key}")
             values["training"] = training
         values["model"] = _model(values["model"])
         recipe = validate(Recipe, values, "")

@@ -17,6 +17,7 @@ from ..storage.folder import RunFolder
 from ...core import FitError, ModelGuidePair, PpvaeError, RunError, structure
 from ...core.errors import try_one_of
 from ...inference.training.objective import Diagnosis, Objective, diagnose
+from ...inference.training.scheduled import as_tensors
 
 KIND = "dump"
 
@@ -98,7 +99,7 @@ def _replay(state: Mapping[str, Any], recipe: Recipe, pair: ModelGuidePair) -> R
         clip_norm=table.clip_norm,
         mode="eager",
     )
-    weight = torch.tensor(float(state["kl_weight"]), dtype=next(pair.parameters()).dtype)
+    weight = as_tensors(state["kl_weight"], next(pair.parameters()))
     with torch.random.fork_rng():
         torch.set_rng_state(state["random_state"])
         step = objective(batch, weight)

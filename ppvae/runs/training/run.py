@@ -19,7 +19,7 @@ from .prepare import prepare
 from .provenance import about_run, clock, compare
 from .restore import restore
 from .segments import apply, differences, extend, refuse_edits, refuse_unchangeable
-from ..recipe.catalogue import SCHEDULES, build, elbo_entries
+from ..recipe.catalogue import SCHEDULES, build, build_values, elbo_entries
 from ..recipe.recipe import Recipe
 from ..recipe.source import split_spec
 from ..storage import checkpoint
@@ -377,6 +377,8 @@ def _fit(
         schedule=schedule,
         clip_norm=table.clip_norm,
         weight_prior=None if scale is None else Normal(0.0, scale),
+        kl_weight=1.0 if table.kl_weight is None else build_values(table.kl_weight),
+        schedules=None if table.schedules is None else build_values(table.schedules),
         kl_warmup=None if table.kl_warmup is None else KLWarmup(**table.kl_warmup.model_dump()),
         early_stopping=None if table.early_stopping is None else EarlyStopping(**table.early_stopping.model_dump()),
         seed=recipe.seed,

@@ -18,6 +18,8 @@ CHANGEABLE = (
     "training.clip_norm",
     "training.elbo",
     "training.kl_warmup",
+    "training.kl_weight",
+    "training.schedules",
     "training.early_stopping",
     "training.compile",
     "device",

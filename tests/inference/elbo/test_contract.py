@@ -139,6 +139,7 @@ FALSE_FACTS: dict[str, tuple[type[ELBOContract], bool]] = {
     "serves_noise_per_datum": (TestTrace, True),
     "serves_scaled_sites": (TestVIMCO, True),
     "serves_all_values": (TestVIMCO, True),
+    "serves_kl_per_site": (TestVIMCO, True),
 }
 """Of every fact, an estimator and a value that is false of it."""
 
