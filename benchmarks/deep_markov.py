@@ -1,11 +1,11 @@
-"""A training step of the deep Markov model on the JSB chorales: ours, one site a sequence, against stock Pyro's, one a step.
+"""A training step of the deep Markov model on the JSB chorales: ours, one site a sequence, against stock Pyro's.
 
     PPVAE_DATA=data python benchmarks/deep_markov.py     # writes benchmarks/results/deep_markov.json
     PPVAE_DATA=data python benchmarks/deep_markov.py --compiled    # inductor as well: minutes to compile
 
 The model is that of Krishnan, Shalit & Sontag 2016 (arXiv 1609.09869) in the sizes of Pyro's example: z 100, emission
-100-100, transition 200, a backward RNN of 600 relu units, M 20. Either side goes through the same batches of an epoch in
-turns, Adam; a step's time is the epoch's mean, the best of the rounds. Pyro's side cuts every batch at its longest
+100-100, transition 200, a backward RNN of 600 relu units, M 20; Pyro's has a site for every step. Either side goes
+through the same batches in turns, Adam; a step's time is their mean, the best of the rounds. Pyro's side cuts every batch at its longest
 sequence, as its example does; ours is padded to the longest of the data, so that one recorded graph serves all. Before
 that both are given the same parameters and draws, and their bounds must agree.
 """
@@ -149,7 +149,8 @@ def difference(pair: ModelGuidePair, stock: StockDMM, batch: Batch) -> float:
         z = torch.stack([of_steps.nodes[f"z_{t}"]["value"] for t in range(batch["x"].shape[1])], 1)
         ours_in = {"x": batch["x"], "n": batch["lengths"]}
         guide, model = (
-            poutine.trace(poutine.condition(program, {"z": z})).get_trace(ours_in) for program in (pair.guide, pair.model)
+            poutine.trace(poutine.condition(program, {"z": z})).get_trace(ours_in)
+            for program in (pair.guide, pair.model)
         )
         return float((_bound(model, guide) - _bound(of_steps_model, of_steps)).abs().max())
 
