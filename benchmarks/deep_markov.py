@@ -5,9 +5,9 @@
 
 The model is that of Krishnan, Shalit & Sontag 2016 (arXiv 1609.09869) in the sizes of Pyro's example: z 100, emission
 100-100, transition 200, a backward RNN of 600 relu units, M 20; Pyro's has a site for every step. Either side goes
-through the same batches in turns, Adam; a step's time is their mean, the best of the rounds. Pyro's side cuts every batch at its longest
-sequence, as its example does; ours is padded to the longest of the data, so that one recorded graph serves all. Before
-that both are given the same parameters and draws, and their bounds must agree.
+through the same batches in turns, Adam; a step's time is their mean, the best of the rounds. Pyro's side cuts every
+batch at its longest sequence, as its example does; ours is padded to the longest of the data, so that one recorded
+graph serves all. Before that both are given the same parameters and draws, and their bounds must agree.
 """
 
 from __future__ import annotations
