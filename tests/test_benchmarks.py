@@ -22,8 +22,11 @@ SMALLEST = {
     "checkpoint": "--epochs 2",
     "estimators": "--only training --epochs 1",
     "evidence_dimension": "--num-data 3 --num-samples 50",
+    "evidence_memory": "--num-data 5 --num-chains 3 --num-temperatures 2",
+    "deep_markov": "--small --batches 1 --rounds 1",
     "calibration": "--targets laplace --guides best --methods ImportanceSampling PriorSampling --num-data 3 --work {}",
 }
+NEEDS_DATA = {"checkpoint": "MNIST", "deep_markov": "the JSB chorales"}
 # Minutes or hours even at their smallest; what they call, the others call.
 LONG = {"aevb_curve", "bayesian_overfitting", "bayesian_step"}
 
@@ -46,8 +49,8 @@ def test_every_benchmark_is_here() -> None:
 def test_a_benchmark_runs(name: str, tmp_path: Path) -> None:
     words = SMALLEST[name].format(tmp_path / "cells").split()
     command = [sys.executable, BENCHMARKS / f"{name}.py", *words, "--out", tmp_path]
-    if name == "checkpoint" and "PPVAE_DATA" not in os.environ:
-        pytest.skip("needs MNIST")
+    if name in NEEDS_DATA and "PPVAE_DATA" not in os.environ:
+        pytest.skip(f"needs {NEEDS_DATA[name]}")
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     found = [path for path in tmp_path.iterdir() if path.suffix in (".json", ".csv")]
@@ -56,3 +59,5 @@ def test_a_benchmark_runs(name: str, tmp_path: Path) -> None:
         if path.suffix == ".json":
             values = list(numbers(json.loads(path.read_text())))
             assert values and all(math.isfinite(value) for value in values)
+            if name == "deep_markov":
+                assert json.loads(path.read_text())["difference of the bounds"] < 1e-9

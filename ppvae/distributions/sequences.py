@@ -81,14 +81,19 @@ class MarkovNormal(ConditionalDistribution):
         features: tuple[Tensor, ...] = ()
         if self.trunk is not None:
             features = (_of_steps(self.trunk(*require_context(context, self)), self),)
-        first = [feature[..., 0, :] for feature in features]
+        # Taken apart once: the gradient of a slice a step would be as large as all steps, for every step.
+        apart = [feature.unbind(-2) for feature in features]
+        first = [steps[0] for steps in apart]
         initial = self.initial(*first) if self.initial is not None else self.transition(self.start, *first)
         if features:
             initial = initial.expand(torch.broadcast_shapes(initial.batch_shape, first[0].shape[:-1]))
 
         def step(previous: Tensor, index: int | slice) -> dist.TorchDistribution:
-            following = self.transition(previous, *(feature[..., index, :] for feature in features))
-            return cast(dist.TorchDistribution, following)
+            if isinstance(index, slice):
+                read = [feature[..., index, :] for feature in features]
+            else:
+                read = [steps[index] for steps in apart]
+            return cast(dist.TorchDistribution, self.transition(previous, *read))
 
         return NormalChain(initial, step, self.num_steps, present=inside)
 
