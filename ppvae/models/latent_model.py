@@ -224,6 +224,8 @@ class LatentModel(ModelGuidePair):
 
     def _probe(self) -> None:
         """Run both programs on two made-up data, for their shapes."""
+        if any(tensor.is_meta for tensor in (*self.parameters(), *self.buffers())):
+            return  # shapes alone, of which someone counts the entries
         with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluation_mode(self):
             torch.manual_seed(0)
             values = self._made_up()
@@ -233,17 +235,29 @@ class LatentModel(ModelGuidePair):
                 values[name] = self._probed(name, "guide", values)
 
     def _made_up(self) -> dict[str, Tensor]:
+        """Two data of what no distribution describes."""
+        variables = self.description.variables
         like = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
+        shapes = {
+            n: next(iter(e.values())).module.event_shape
+            for n, v in variables.items()
+            if "network" not in (e := edges_of(v)) and e
+        }
         data = {}
-        for name, variable in self.description.variables.items():
+        for name, variable in variables.items():
+            marked = [other for other, v in variables.items() if name in gaps_of(v)]
             if isinstance(variable, Covariate):
                 data[name] = like.new_ones(2, *variable.shape)
-            if isinstance(variable, Observed):
-                shape = edges_of(variable)["likelihood"].module.event_shape
-                for gap, kind in gaps_of(variable).items():
-                    whole = getattr(self.description.variables[gap], "per_datum", False)
-                    entries = like.new_ones(2, *(() if whole else shape))
-                    data[gap] = entries if kind is Mask else torch.full((2,), shape[0])
+            elif isinstance(variable, Lengths):
+                steps = [shape[0] for other, shape in shapes.items() if len(shape) > 1 or other in marked]
+                data[name] = torch.full((2,), max(steps, default=1))
+            elif isinstance(variable, Mask):
+                if not (marked or variable.per_datum):
+                    raise PairError(
+                        f"{name!r} is the mask of no variable"
+                        + try_one_of(f"Observed(..., mask={name!r})", "a Covariate")
+                    )
+                data[name] = like.new_ones(2, *(() if variable.per_datum else shapes[marked[0]]))
         return data
 
     def _probed(self, name: str, program: Program, values: Mapping[str, Tensor]) -> Tensor:

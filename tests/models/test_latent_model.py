@@ -26,11 +26,15 @@ from ppvae.distributions import (
     Bernoulli,
     Categorical,
     DiagonalNormal,
+    EachStep,
     FullCovarianceNormal,
+    LinearTransition,
+    MarkovNormal,
     Normal,
     OneHotCategorical,
     ProductOfExperts,
     StandardNormal,
+    StepwiseNormal,
     draw_gaps,
     observe_with_gaps,
 )
@@ -47,7 +51,7 @@ from ppvae.models import (
     Mask,
     Observed,
 )
-from ppvae.networks import MLP, JoinedMLP
+from ppvae.networks import MLP, JoinedMLP, Recurrent
 
 D, Z, K, SIZE = 6, 2, 3, 6
 
@@ -213,6 +217,19 @@ def test_whole_numbers_arrive_as_floats() -> None:
     """Classes that the guide reads: their likelihood draws whole numbers, data are floats."""
     pair = VAE(StandardNormal(Z), Categorical(MLP(Z, [4]), D, K), DiagonalNormal(MLP(D, [4]), Z))
     check_pair(pair, torch.randint(K, (SIZE, D)).float())
+
+
+def test_lengths_that_parts_alone_read() -> None:
+    """No variable has gaps by them: a likelihood and a chain leave their padding out themselves."""
+    pair = LatentModel(
+        n=Lengths(),
+        z=Latent(
+            MarkovNormal(LinearTransition(Z), 4, lengths=True).given("n"),
+            posterior=StepwiseNormal(Recurrent(3, 4), (4, Z), lengths=True).given("x", "n"),
+        ),
+        x=Observed(EachStep(Bernoulli(MLP(Z, []), 3), 4, lengths=True).given("z", "n")),
+    )
+    check_pair(pair, {"x": torch.zeros(SIZE, 4, 3), "n": torch.tensor([1, 2, 3, 4, 4, 4])})
 
 
 def test_missing_modalities() -> None:
@@ -385,6 +402,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown mask": (
         {"z": Z_OF_X, "x": Observed(X_OF_Z.likelihood, mask="sen"), "seen": Mask()},
         r"'x': 'sen' is no Mask of the model: did you mean 'seen'",
+    ),
+    "mask of nothing": (
+        {
+            "z": Latent(StandardNormal(Z), posterior=DiagonalNormal(MLP(1, []), Z).given("seen")),
+            "x": X_OF_Z,
+            "seen": Mask(),
+        },
+        r"'seen' is the mask of no variable",
     ),
     "lengths for a mask": (
         {"z": Z_OF_X, "x": Observed(X_OF_Z.likelihood, mask="n"), "n": Lengths()},

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .signatures import Entry, choose, complete_options, entries_of
 from ... import inference, models
+from ...core import ModelGuidePair
 from ...core.bounds import in_words, memory_limit, memory_remedy
 from ...core.errors import PpvaeError, RunError, try_one_of
 from ...data import Dataset
@@ -29,7 +30,7 @@ FROM_DATA = ("event_shape", "data_dim", "image_shape")
 def model_entries() -> dict[str, Entry]:
     """Models by name: those of ``ppvae.models.__all__`` that can be built from numbers, words and the data."""
     entries = entries_of(models, external=FROM_DATA)
-    return {name: entry for name, entry in entries.items() if _takes(entry, FROM_DATA)}
+    return {n: e for n, e in entries.items() if _takes(e, FROM_DATA) and _makes_a_pair(e.build)}
 
 
 @cache
@@ -258,6 +259,10 @@ def from_data(data: Dataset) -> dict[str, Any]:
         "data_dim": size,
         "image_shape": data.image_shape,
     }
+
+
+def _makes_a_pair(build: Callable[..., Any]) -> bool:
+    return not inspect.isclass(build) or issubclass(build, ModelGuidePair)
 
 
 def _takes(entry: Entry, names: tuple[str, ...]) -> bool:
