@@ -21,7 +21,7 @@ PHRASES: dict[str, str] = {
     "batch_size=None, all data at every step": "training.batch_size=all: all data at every step",
     "batch_size=None": "training.batch_size=all",
     "bayesianise(pair)": "ppvae fit --bayesian likelihood",
-    'posterior="diagonal" or DiagonalPosterior(scale=...)': "bayesian.posterior=diagonal",  # not --posterior, of latents
+    'posterior="diagonal" or DiagonalPosterior(scale=...)': "bayesian.posterior=diagonal",  # of weights
     "log_evidence without global_sites": "no --weights",
     'global_sites="mean" (the guide\'s mean)': "no --weights: at the guide's mean",
     'global_sites="mean"': "no --weights",
