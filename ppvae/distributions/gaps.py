@@ -14,8 +14,10 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions import OneHotCategorical
 
 from ..core.errors import DataError, try_one_of
+from ..core.wrappers import unwrap
 
 
 def observe_with_gaps(name: str, fn: Any, labels: Tensor) -> Tensor:
@@ -31,7 +33,7 @@ def observe_with_gaps(name: str, fn: Any, labels: Tensor) -> Tensor:
         labels: [B], whole numbers; negative where there is none.
 
     Raises:
-        DataError: labels that are not of one axis.
+        DataError: labels that are not of one axis, or a distribution that is not of classes.
     """
     present, values = _split(fn, labels)
     observed = pyro.sample(f"{name}_observed", fn.mask(present), obs=values)
@@ -70,6 +72,20 @@ def _choose(fn: Any, present: Tensor, given: Tensor, drawn: Tensor) -> Tensor:
     return torch.where(present.reshape(*present.shape, *(1,) * len(fn.event_shape)), given, drawn)
 
 
+def require_classes(fn: Any) -> None:
+    """Labels are of one class for each datum: a row of 0 and one 1, or a number.
+
+    Raises:
+        DataError: a distribution of something else, such as several coins.
+    """
+    kind = unwrap(fn)
+    if fn.event_shape and not isinstance(kind, OneHotCategorical):
+        raise DataError(
+            f"labels: expected a distribution of one class for each datum, found a {type(kind).__name__} of event "
+            f"shape {tuple(fn.event_shape)}" + try_one_of("OneHotCategorical", "Categorical or Bernoulli of no event")
+        )
+
+
 def _split(fn: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Where labels are given, and labels as values of the distribution, some value in the gaps."""
     if labels.dim() != 1:
@@ -77,6 +93,7 @@ def _split(fn: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
             f"labels: expected one for each datum, [B], found {list(labels.shape)}" + try_one_of("labels.reshape(-1)")
         )
     present, values = labels >= 0, labels.clamp_min(0)
+    require_classes(fn)
     if fn.event_shape:
         one_hot = torch.eye(fn.event_shape[-1], dtype=fn.mean.dtype, device=values.device)
         return present, one_hot[values.long()]  # torch's one_hot looks at values, and cannot be captured

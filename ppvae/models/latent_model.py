@@ -18,7 +18,7 @@ from ..core.lengths import present as steps_within
 from ..core.modes import evaluation_mode
 from ..core.pair import Data, ModelGuidePair, batch_size
 from ..core.wrappers import with_axes
-from ..distributions.gaps import draw_gaps, observe_with_gaps
+from ..distributions.gaps import draw_gaps, observe_with_gaps, require_classes
 
 
 class LatentModel(ModelGuidePair):
@@ -267,6 +267,8 @@ class LatentModel(ModelGuidePair):
         what = f"{name!r}, its {role}{' given ' if parents else ''}{', '.join(map(repr, parents))}"
         try:
             found = self._computed(name, program, values)
+            if isinstance(variable, Label):
+                require_classes(found)
         except PpvaeError as error:
             raise PairError(f"{what}: {error}") from error
         except Exception as error:

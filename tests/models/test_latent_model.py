@@ -403,6 +403,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"z": Z_OF_X, "x": Observed(X_OF_Z.likelihood, mask="sen"), "seen": Mask()},
         r"'x': 'sen' is no Mask of the model: did you mean 'seen'",
     ),
+    "labels of coins": (
+        {"z": Z_OF_X, "y": Label(Bernoulli(None, 1)), "x": X_OF_Z},
+        r"'y', its prior: labels: expected a distribution of one class for each datum, found a Bernoulli",
+    ),
     "mask of nothing": (
         {
             "z": Latent(StandardNormal(Z), posterior=DiagonalNormal(MLP(1, []), Z).given("seen")),
