@@ -76,7 +76,7 @@ def parameters_of(pair: nn.Module) -> Tensor:
         ),
         (KLWarmup(10, start=0.5), lambda t: min(1.0, 0.5 + 0.05 * t)),
     ],
-    ids=str,
+    ids=lambda value: str(value) if not callable(value) else "",
 )
 def test_values_are_those_of_the_formula(schedule: Schedule, formula: Callable[[float], float]) -> None:
     times = [0, 0.25, 1, 1.5, 2, 2.75, 3, 4, 5, 6, 7, 20]
