@@ -92,7 +92,7 @@ def complete_values(value: Any, key: str) -> Any:
     """A number, a schedule, or tables of such by dotted names, checked and complete; a text is one of a command line.
 
     >>> complete_values({"posterior": {"temperature": "exponential:start=1,end=0.5,over=20"}}, "training.schedules")
-    {'posterior.temperature': {'name': 'exponential', 'start': 1, 'end': 0.5, 'over': 20, 'unit': 'epochs'}}
+    {'posterior.temperature': {'name': 'exponential', 'start': 1.0, 'end': 0.5, 'over': 20.0, 'unit': 'epochs'}}
 
     Raises:
         RunError: as :func:`complete_table`.
