@@ -14,7 +14,6 @@ MODELS = (
     "gamma-poisson",
     "gaussian-vae",
     "hidden-markov-model",
-    "linear-gaussian-state-space",
     "mixture-of-factor-analysers",
     "negative-binomial-vae",
     "poisson-vae",

@@ -262,7 +262,10 @@ def from_data(data: Dataset) -> dict[str, Any]:
 
 
 def _makes_a_pair(build: Callable[..., Any]) -> bool:
-    return not inspect.isclass(build) or issubclass(build, ModelGuidePair)
+    """Whether it makes a pair for what files hold, rows and images; sequences of vectors come from Python."""
+    return not inspect.isclass(build) or (
+        issubclass(build, ModelGuidePair) and build is not models.LinearGaussianStateSpace
+    )
 
 
 def _takes(entry: Entry, names: tuple[str, ...]) -> bool:
