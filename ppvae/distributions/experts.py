@@ -15,7 +15,7 @@ from ..core.wrappers import with_axes
 
 
 class ProductOfExperts(ConditionalDistribution):
-    r"""A product of normals, $q(z \mid x_1, \dots, x_M) \propto p(z) \prod_m \mathcal{N}(z; \mu_m, \sigma_m^2)^{r_m}$.
+    r"""A product of normals, $q(z \mid x_1, \ldots, x_M) \propto p(z) \prod_m \mathcal{N}(z; \mu_m, \sigma_m^2)^{r_m}$.
 
     Wu & Goodman 2018 (arXiv 1802.05335, section 2.2), with $p(z) = \mathcal{N}(0, I)$, and $\mu_m$ and $\sigma_m$ those
     of $x_m$: a normal of precision $1 + \sum_m r_m \sigma_m^{-2}$ whose mean is the precision-weighted one, where $r_m$

@@ -23,7 +23,7 @@ _BINS = 8
 
 
 class Flow(dist.TorchDistribution):
-    r"""$z = g_n \circ \dots \circ g_1(\epsilon)$ with $\epsilon$ from a base over vectors.
+    r"""$z = g_n \circ \ldots \circ g_1(\epsilon)$ with $\epsilon$ from a base over vectors.
 
     $$\log q(z) = \log q_0(\epsilon) - \sum_i \log \left| \det \frac{\partial g_i}{\partial z_{i-1}} \right|$$
 
@@ -32,7 +32,7 @@ class Flow(dist.TorchDistribution):
 
     Args:
         base: the distribution of $\epsilon$, of event shape [Z].
-        transforms: $g_1, \dots, g_n$, which have zuko's ``call_and_ladj``, as all have once it is imported.
+        transforms: $g_1, \ldots, g_n$, which have zuko's ``call_and_ladj``, as all have once it is imported.
     """
 
     arg_constraints = {}  # noqa: RUF012 - as torch declares it

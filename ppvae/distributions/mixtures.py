@@ -23,8 +23,8 @@ class DiagonalNormalMixture(dist.TorchDistribution):
 
     With $m_k = \mu_k - c$ and $y = z - c$, where $c$ is the mean of the $\mu_k$,
 
-    $$\log \mathcal{N}(z; \mu_k, \sigma_k) = -\tfrac12 \Big( y^2 \cdot \sigma_k^{-2} - 2\, y \cdot m_k \sigma_k^{-2}
-      + \sum_d m_{kd}^2 \sigma_{kd}^{-2} \Big) - \sum_d \log \sigma_{kd} - \tfrac{Z}{2} \log 2\pi,$$
+    $$\log \mathcal{N}(z; \mu_k, \sigma_k) = -\tfrac12 \bigl( y^2 \cdot \sigma_k^{-2} - 2\, y \cdot m_k \sigma_k^{-2}
+      + \sum_d m_{kd}^2 \sigma_{kd}^{-2} \bigr) - \sum_d \log \sigma_{kd} - \tfrac{Z}{2} \log 2\pi,$$
 
     of which the terms in $y$ are one matrix product: no tensor holds draws, components and dimensions together. The
     differences cost digits: the error is about the rounding unit times $\sum_d (m_{kd}^2 + y_d^2) / \sigma_{kd}^2$ of

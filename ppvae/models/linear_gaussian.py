@@ -58,7 +58,7 @@ class Known(NamedTuple):
 class LinearGaussian(LatentModel):
     r"""A latent-variable model whose every variable is normal, with a mean that is linear in its parents.
 
-    $$v \mid \mathrm{parents} \sim \mathcal{N}\Bigl(b_v + \sum_i W_{v i}\, c_i,\ \mathrm{diag}\,\sigma_v^2\Bigr)$$
+    $$v \mid \mathrm{parents} \sim \mathcal{N}\bigl(b_v + \sum_i W_{v i}\, c_i,\ \mathrm{diag}\,\sigma_v^2\bigr)$$
 
     All variables are then jointly normal, $\mathcal{N}(m, C)$ with $m$ linear in the covariates, and for the observed
     entries $o$ of a datum and its latents $l$
