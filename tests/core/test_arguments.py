@@ -176,5 +176,5 @@ def test_a_failing_step_on_a_tuple_keeps_its_batch() -> None:
 
 
 def test_a_class_that_takes_one_argument_says_so_of_a_tuple() -> None:
-    with pytest.raises(PairError, match="fails on a batch"):
+    with pytest.raises(PairError, match="expected a batch with the members 'x', found a tuple"):
         check_pair(bernoulli_vae(3, latent_dim=2, hidden=(3,)), (X, SHIFTS))
