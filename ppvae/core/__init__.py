@@ -9,8 +9,9 @@ from .pair import Data, ModelGuidePair, batch_size, members_of, rows_of
 from .parameters import local_parameters
 from .roles import Role, parameter_roles
 from .simulation import predict, simulate, simulate_given
+from .site import SiteInfo
 from .site_terms import site_terms
-from .structure import SiteInfo, Structure
+from .structure import Structure
 from .summed import DiscreteSite, discrete_marginals, discrete_sites, draw_discrete
 from .terms import Draw, LogTerms, Simulation, SiteTerm, scaled_total
 from .unconstrained import Unconstrained, unconstrained

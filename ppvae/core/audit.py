@@ -17,7 +17,8 @@ from .compile import bind, state_of
 from .density import draw, log_guide, log_joint, structure
 from .errors import ONE_DATUM, PairError, place_of, try_one_of
 from .pair import Data, ModelGuidePair, batch_size, rows_of
-from .structure import SiteInfo, Structure
+from .site import SiteInfo
+from .structure import Structure
 from .summed import terms_at_draw
 from .terms import Draw
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .errors import PairError
-from .structure import SiteInfo
+from .site import SiteInfo
 
 
 def to_canonical(value: Tensor, info: SiteInfo, nesting: int, particles: int) -> Tensor:

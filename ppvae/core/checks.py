@@ -19,7 +19,8 @@ from .density import observed_support, structure
 from .errors import ONE_DATUM, PairError, did_you_mean, place_of, try_one_of
 from .modes import in_evaluation_mode
 from .pair import Data, ModelGuidePair, batch_size, members_of
-from .structure import PYRO_DISTRIBUTIONS, SiteInfo, Structure
+from .site import PYRO_DISTRIBUTIONS, SiteInfo
+from .structure import Structure
 
 _log = logging.getLogger("ppvae.check")
 

@@ -29,7 +29,8 @@ from .pair import DATA_PLATE, Data, ModelGuidePair, rows_of
 from .parameters import local_parameters
 from .plates import data_plate_of
 from .rewriting import find_places
-from .structure import SiteInfo, Structure
+from .site import SiteInfo
+from .structure import Structure
 from .terms import Draw, LogTerms, Sites, Sums, join_sums, sum_log_probs
 from .tracing import Latents, length_of, run_model, run_program, width_of
 from .wrappers import entries_present
@@ -119,7 +120,7 @@ def draw(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None
         particles = width_of(group)
         sites = run_program(pair, "guide", x, num_data, particles=particles, nesting=shape.nesting)
         values = {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, particles) for i in latent_infos}
-        present = {i.name: _present(sites[i.name], i, shape, particles) for i in shape.guide_latents if i.masked}
+        present = {i.name: present_of(sites[i.name], i, shape, particles) for i in shape.guide_latents if i.masked}
         if shape.guide_summed:  # log q of what was drawn, whatever discrete values it was drawn with
             drawn = {info.name: sites[info.name]["value"] for info in latent_infos}
             sites = run_program(pair, "guide", x, num_data, particles, shape.nesting, drawn, enumerate=True)
@@ -164,7 +165,7 @@ def log_joint(
         particles = width_of(group)
         values = {i.name: to_pyro(flat[i.name][group], i, shape.nesting) for i in shape.model_latents}
         sites = run_model(pair, x, shape, values, particles, num_data)
-        present = {info.name: _present(sites[info.name], info, shape, particles) for info in shape.masked_latents}
+        present = {info.name: present_of(sites[info.name], info, shape, particles) for info in shape.masked_latents}
         return present, sum_log_probs(sites, shape, particles, values, stand_in)
 
     present, sums = zip(*over_groups(pair, total, visit), strict=True)
@@ -262,10 +263,8 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, Observation]:
     """
     shape = structure(pair, x)
     supports = {}
-    with torch.no_grad(), torch.random.fork_rng(), local_parameters(pair):
-        guide_sites = run_program(pair, "guide", x, None)
-        values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
-        sites = run_program(pair, "model", x, None, substitute=values)
+    with torch.no_grad(), local_parameters(pair):
+        sites = observing_run(pair, x, shape)
         for info in shape.observed:
             fn, value = sites[info.name]["fn"], sites[info.name]["value"]
             tail = (*(() if info.data_axis is None else info.batch_shape[info.data_axis :]), *info.event_shape)
@@ -284,11 +283,19 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, Observation]:
                 inside, present = base.check(value), entries_present(sites[info.name])
                 if present is not None:
                     present = present.expand(value.shape)
-                    inside = inside | ~(
-                        present if inside.dim() == value.dim() else present.flatten(inside.dim()).any(-1)
-                    )
+                    # One answer for several entries that are an event, such as a row of counts: all of them are gaps.
+                    some = present if inside.dim() == value.dim() else present.flatten(inside.dim()).any(-1)
+                    inside = inside | ~some
                 supports[info.name] = Observation(inside, base, value, present)
     return supports
+
+
+def observing_run(pair: ModelGuidePair, x: Data, shape: Structure) -> Sites:
+    """The sites of one run of the model at latents that the guide draws; random numbers are left as they were."""
+    with torch.random.fork_rng():
+        guide_sites = run_program(pair, "guide", x, None)
+        values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
+        return run_program(pair, "model", x, None, substitute=values)
 
 
 # --- below: running a program and reading its trace -------------------------------------------------------------
@@ -316,8 +323,8 @@ def join_groups(groups: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
 
 
-def _present(site: dict[str, Any], info: SiteInfo, shape: Structure, particles: int) -> Tensor:
-    """Which entries of a latent are not masked out, [L, B, *event]."""
+def present_of(site: dict[str, Any], info: SiteInfo, shape: Structure, particles: int = 1) -> Tensor:
+    """Which entries of a site's value are not masked out, [L, B, *event]."""
     present = entries_present(site)
     everywhere = torch.ones_like(site["value"], dtype=torch.bool)
     return to_canonical(everywhere if present is None else everywhere & present, info, shape.nesting, particles)

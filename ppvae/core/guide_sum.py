@@ -22,7 +22,8 @@ from .density import draw, join_groups, over_groups, structure
 from .enumeration import proper_log_prob
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
-from .structure import SiteInfo, Structure
+from .site import SiteInfo
+from .structure import Structure
 from .terms import Draw, Sums, join_sums, own_weight, reduce_term
 from .tracing import run_program, width_of
 

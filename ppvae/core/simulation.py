@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from .axes import sample_shape, to_canonical, to_pyro
-from .density import _flatten, over_groups, structure
+from .density import _flatten, observing_run, over_groups, present_of, structure
 from .enumeration import SummedOut
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .rewriting import not_in_batch, rewritten
-from .structure import SiteInfo, Structure
+from .site import SiteInfo
+from .structure import Structure
 from .summed import summed_of
 from .terms import Simulation, sum_log_probs
 from .tracing import Latents, run_model, run_program, width_of
@@ -80,7 +81,7 @@ def require_simulable(pair: ModelGuidePair, few: Data, *, batches: bool = False)
     places = {place.site for place in shape.places}
     with torch.no_grad():
         found = _observed_values(pair, few, shape)
-        others = {n: (v <= 0.5).to(v.dtype) for n, v in found.items() if batches or n in places}
+        others = {n: (v <= 0.5).to(v.dtype) for n, (v, _) in found.items() if batches or n in places}
         other = rewritten(few, shape, others)
         before, after = (_simulation(pair, x) for x in (few, other))
         seen = _observed_values(pair, other, shape)
@@ -95,7 +96,8 @@ def require_simulable(pair: ModelGuidePair, few: Data, *, batches: bool = False)
                 )
             )
     for name, value in others.items():
-        if batches and not torch.equal(value, seen[name]):
+        observed, present = seen[name]
+        if batches and not torch.equal(value[present], observed[present]):
             raise not_in_batch(name)
 
 
@@ -105,14 +107,15 @@ def _simulation(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
         return simulate(pair, x).observed
 
 
-def _observed_values(pair: ModelGuidePair, x: Data, shape: Structure) -> dict[str, Tensor]:
-    """What the model observes of each local site, [B, *event]."""
-    with torch.random.fork_rng(), local_parameters(pair):
-        guide_sites = run_program(pair, "guide", x, None)
-        values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
-        sites = run_program(pair, "model", x, None, substitute=values)
+def _observed_values(pair: ModelGuidePair, x: Data, shape: Structure) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the model observes of each local site, and which entries of it are not masked out, [B, *event]."""
+    with local_parameters(pair):
+        sites = observing_run(pair, x, shape)
     local = [info for info in shape.observed if info.scope == "local"]
-    return {i.name: to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0] for i in local}
+    return {
+        i.name: (to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0], present_of(sites[i.name], i, shape)[0])
+        for i in local
+    }
 
 
 def predict(

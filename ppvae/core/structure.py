@@ -1,107 +1,17 @@
-"""The structure of a pair: its sites, their plates, and how their axes map between Pyro's order and ours."""
+"""The structure of a pair: its sites, and where what it observes stands in a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import pyro.distributions as dist
 import torch
-import torch.distributions as td
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
-from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
 
 from .errors import PairError, did_you_mean, try_one_of
 from .plates import Sites
-from .wrappers import entries_present, unwrap
-
-PYRO_DISTRIBUTIONS = try_one_of(
-    "the distribution of that name in pyro.distributions",
-    "class Mine(TheirDistribution, pyro.distributions.torch_distribution.TorchDistributionMixin)",
-)
-"""Remedies for a distribution of another library, such as torch.distributions or zuko."""
-
-
-@dataclass(frozen=True)
-class SiteInfo:
-    """One sample site.
-
-    Attributes:
-        name: the site.
-        kind: "latent", "observed", "enumerated" (a discrete site that is summed out: it is marked
-            ``infer={"enumerate": "parallel"}`` and the guide lacks it, or it is summed out of the guide as well), or
-            "auxiliary" (a guide site that the model does not have by design).
-        scope: "local" inside the data plate, "global" outside it.
-        batch_shape: Pyro's batch shape without particles, of a local site with B at dim :attr:`data_plate_dim`.
-        event_shape: shape of one event of the distribution.
-        plates: names of the enclosing plates.
-        plate_dims: their dims; None for a sequential one.
-        family: class of the distribution, without wrappers; :attr:`family_name` is what messages call it.
-        support: where its values lie.
-        has_rsample: whether gradients flow through its draws.
-        is_discrete: whether its support is discrete.
-        allows_grey: whether a Bernoulli takes grey values (no validation).
-        data_plate_dim: dim of the data plate at this site; None outside it, and where all the data are one datum.
-        data_plate_size: N as this site's data plate states it, None outside it.
-        scaled: whether the program weights the site (``poutine.scale``) besides the plate over data.
-        masked: whether some of its entries are masked out (``poutine.mask``, ``.mask(...)``).
-        subsampled_plates: plates, other than that over data, with a part of their entries only.
-        num_values: how many values a site has that is marked to be enumerated; 0 where it is not.
-    """
-
-    name: str
-    kind: Literal["latent", "observed", "enumerated", "auxiliary"]
-    scope: Literal["local", "global"]
-    batch_shape: tuple[int, ...]
-    event_shape: tuple[int, ...]
-    plates: tuple[str, ...]
-    plate_dims: tuple[int | None, ...]
-    family: type[Any]
-    support: Constraint | None
-    has_rsample: bool
-    is_discrete: bool
-    allows_grey: bool
-    data_plate_dim: int | None
-    data_plate_size: int | None
-    scaled: bool = False
-    masked: bool = False
-    subsampled_plates: tuple[str, ...] = ()
-    num_values: int = 0
-
-    @property
-    def family_name(self) -> str:
-        """What messages call the distribution."""
-        return self.family.__name__
-
-    def is_a(self, *families: type[Any]) -> bool:
-        """Whether the site's distribution is of one of these classes."""
-        return issubclass(self.family, families)
-
-    @property
-    def data_axis(self) -> int | None:
-        """The axis of the data in :attr:`batch_shape`; None where they have none."""
-        return None if self.data_plate_dim is None else len(self.batch_shape) + self.data_plate_dim
-
-    @property
-    def num_data(self) -> int | None:
-        """B as this site has it; None where the data have no axis."""
-        return None if self.data_axis is None else self.batch_shape[self.data_axis]
-
-    @property
-    def nested(self) -> tuple[int, ...]:
-        """The batch shape without the axis of the data, nor the axes that only put it in its place."""
-        if self.data_axis is None:
-            return self.batch_shape
-        axes = [axis - len(self.batch_shape) for axis in range(len(self.batch_shape)) if axis != self.data_axis]
-        return tuple(self.batch_shape[axis] for axis in axes if self.batch_shape[axis] > 1 or axis in self.plate_dims)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Our event shape per datum (local) or per draw (global): plates beside that of the data come first."""
-        return (*self.nested, *self.event_shape)
+from .site import SiteInfo, bounds_of, read_site, squeezed
 
 
 class Place(NamedTuple):
@@ -165,9 +75,9 @@ class Structure:
             summed: discrete sites of both programs that are summed out of both.
         """
         latent = set(guide_sites) - {n for n, s in guide_sites.items() if s["is_observed"]} - set(summed)
-        model = tuple(_info(site, plate, latent, one_datum) for site in model_sites.values())
-        guide = tuple(_info(site, plate, latent, one_datum) for site in guide_sites.values())
-        model, guide = _squeezed(model, guide), _squeezed(guide, model)
+        model = tuple(read_site(site, plate, latent, one_datum) for site in model_sites.values())
+        guide = tuple(read_site(site, plate, latent, one_datum) for site in guide_sites.values())
+        model, guide = squeezed(model, guide), squeezed(guide, model)
         frames = [f for site in (*model_sites.values(), *guide_sites.values()) for f in site["cond_indep_stack"]]
         ranks = [len(info.batch_shape) for info in (*model, *guide)] + [-f.dim for f in frames if f.dim is not None]
         sizes = [1] if one_datum else [int(frame.size) for frame in frames if frame.name == plate]
@@ -177,14 +87,14 @@ class Structure:
     @property
     def has_bounds(self) -> bool:
         """Whether the support of some latent of the model has bounds that are tensors, such as a uniform's."""
-        return any(_bounds(info.support) for info in self.model_latents)
+        return any(bounds_of(info.support) for info in self.model_latents)
 
     def moving_latents(self, other: Structure) -> frozenset[str]:
         """Latents of the model whose support has other bounds than in another run of the same programs."""
         return frozenset(
             info.name
             for info, again in zip(self.model_latents, other.model_latents, strict=True)
-            if not all(map(torch.equal, _bounds(info.support), _bounds(again.support)))
+            if not all(map(torch.equal, bounds_of(info.support), bounds_of(again.support)))
         )
 
     @property
@@ -300,113 +210,4 @@ class Structure:
                 )
 
 
-def _info(site: Mapping[str, Any], plate: str | None, latent: Iterable[str], one_datum: bool) -> SiteInfo:
-    fn, frames = site["fn"], site["cond_indep_stack"]
-    if not isinstance(fn, TorchDistributionMixin):
-        type_name = f"{type(fn).__module__}.{type(fn).__name__}"
-        raise PairError(
-            f"site {site['name']!r}: expected a distribution of Pyro's, found {type_name}, which a sample statement "
-            "cannot draw from" + PYRO_DISTRIBUTIONS
-        )
-    data_frame = next((frame for frame in frames if frame.name == plate), None)
-    kind: Literal["latent", "observed", "enumerated", "auxiliary"]
-    num_values = 0 if site["is_observed"] else _num_values(site)
-    if isinstance(fn, dist.Unit):
-        kind = "observed"  # pyro.factor, which marks itself as auxiliary
-    elif site["infer"].get("is_auxiliary"):
-        kind = "auxiliary"
-    else:
-        # A latent that was substituted counts as observed in Pyro's trace: its name tells.
-        kind = "observed" if site["is_observed"] and site["name"] not in latent else "latent"
-        if kind == "latent" and num_values and site["name"] not in latent:
-            kind = "enumerated"
-    support = _support(fn) if kind == "latent" else None
-    others = [frame for frame in frames if frame.name != plate and frame.full_size and frame.full_size != frame.size]
-    return SiteInfo(
-        name=site["name"],
-        kind=kind,
-        scope="local" if data_frame is not None or one_datum else "global",
-        batch_shape=tuple(fn.batch_shape),
-        event_shape=tuple(fn.event_shape),
-        plates=tuple(str(frame.name) for frame in frames),
-        plate_dims=tuple(frame.dim for frame in frames),
-        family=type(unwrap(fn)),
-        support=support,
-        has_rsample=bool(fn.has_rsample),
-        is_discrete=bool(getattr(support, "is_discrete", False)),
-        allows_grey=isinstance(unwrap(fn), td.Bernoulli) and not unwrap(fn)._validate_args,
-        data_plate_dim=None if data_frame is None else data_frame.dim,
-        data_plate_size=None if data_frame is None else int(data_frame.full_size or data_frame.size),
-        scaled=_is_scaled(site),
-        masked=entries_present(site) is not None,
-        subsampled_plates=tuple(str(frame.name) for frame in others),
-        num_values=num_values,
-    )
-
-
-def _squeezed(infos: tuple[SiteInfo, ...], others: tuple[SiteInfo, ...]) -> tuple[SiteInfo, ...]:
-    """Local sites without leading axes of one that no plate claims: data, and latents that have these here alone."""
-    others_shape = {info.name: info.batch_shape for info in others}
-    found = []
-    for info in infos:
-        shape = info.batch_shape
-        mine = info.kind == "observed" or (info.kind == "latent" and others_shape.get(info.name, shape) != shape)
-        while mine and info.data_axis is not None and shape[:1] == (1,) and -len(shape) not in info.plate_dims:
-            shape = shape[1:]
-        found.append(replace(info, batch_shape=shape))
-    return tuple(found)
-
-
-def _num_values(site: Mapping[str, Any]) -> int:
-    """How many values a site has that is marked to be enumerated; 0 where it is not."""
-    infer, fn = site["infer"], site["fn"]
-    if infer.get("enumerate") != "parallel":
-        return 0
-    if infer.get("num_samples") is not None:
-        raise PairError(
-            f"site {site['name']!r} is marked to be enumerated with num_samples: a sum over draws is an estimate, "
-            "whose logarithm is no log p(x, z)"
-            + try_one_of('infer={"enumerate": "parallel"} alone, for the sum over all values', "a site of the guide")
-        )
-    if isinstance(unwrap(fn), td.OneHotCategorical):
-        return int(fn.event_shape[-1])
-    try:
-        return int(fn.enumerate_support(expand=False).shape[0])
-    except NotImplementedError as error:
-        raise PairError(
-            f"site {site['name']!r} is marked to be enumerated, but a {type(unwrap(fn)).__name__} over "
-            f"{list(fn.event_shape)} has no finite list of values (or none that PyTorch gives)"
-            + try_one_of(
-                "Categorical, OneHotCategorical, Bernoulli or Binomial, one in a statement",
-                "a site for the guide to draw, instead of a sum",
-            )
-        ) from error
-
-
 _KINDS = {"latent": "latent site", "auxiliary": "the guide's auxiliary site", "observed": "site"}
-
-
-def _is_scaled(site: Mapping[str, Any]) -> bool:
-    """Whether a site's weight is another than its plates' N / B."""
-    plates = 1.0
-    for frame in site["cond_indep_stack"]:
-        plates *= (frame.full_size or frame.size) / frame.size
-    scale = torch.as_tensor(site["scale"], dtype=torch.float64)
-    return bool(((scale - plates).abs() > 1e-6 * plates).any())
-
-
-def _support(fn: Any) -> Constraint | None:
-    """Where a latent's values lie; None where its distribution does not say."""
-    try:
-        support = fn.support
-    except NotImplementedError:
-        return None
-    while isinstance(support, constraints.MixtureSameFamilyConstraint):
-        support = support.base_constraint  # the components' own, which a bijection is registered for
-    return cast("Constraint | None", support)
-
-
-def _bounds(support: Any) -> list[Tensor]:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return [value for value in getattr(support, "__dict__", {}).values() if isinstance(value, Tensor)]

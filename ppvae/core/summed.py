@@ -17,7 +17,8 @@ from .enumeration import SummedOut, mask_of
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
-from .structure import SiteInfo, Structure
+from .site import SiteInfo
+from .structure import Structure
 from .terms import Sites, sum_log_probs, summed_out
 from .tracing import Latents, run_model, run_program, width_of
 

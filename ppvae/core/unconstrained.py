@@ -17,7 +17,7 @@ from .density import log_joint, structure
 from .elimination import sites_in_words
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
-from .structure import SiteInfo
+from .site import SiteInfo
 from .terms import LogTerms
 
 

@@ -112,7 +112,25 @@ class Poisson(_Counts):
         return densities.Poisson(log_mean)
 
 
-class NegativeBinomial(_Counts):
+class _Dispersed(_Counts):
+    """Counts with a dispersion; the head gives each element so many numbers, and one more if it is conditional."""
+
+    log_dispersion: Tensor
+    _num_parameters = 1
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        event_shape: int | Sequence[int],
+        *,
+        dispersion: Literal["per-dimension", "shared", "conditional"] | float = "per-dimension",
+        exposure: bool = False,
+    ) -> None:
+        super().__init__(trunk, event_shape, self._num_parameters + (dispersion == "conditional"), exposure)
+        declare_positive(self, "dispersion", dispersion, self.event_shape)
+
+
+class NegativeBinomial(_Dispersed):
     r"""Counts of mean $\mu_i = t\,e^{h_i(z)}$ and variance $\mu_i + \alpha_i\,\mu_i^2$.
 
     $$p(x_i \mid z) = \frac{\Gamma(x_i + 1/\alpha_i)}{x_i!\,\Gamma(1/\alpha_i)}
@@ -132,25 +150,12 @@ class NegativeBinomial(_Counts):
         PpvaeError: an unknown dispersion, or one that is not positive.
     """
 
-    log_dispersion: Tensor
-
-    def __init__(
-        self,
-        trunk: nn.Module,
-        event_shape: int | Sequence[int],
-        *,
-        dispersion: Literal["per-dimension", "shared", "conditional"] | float = "per-dimension",
-        exposure: bool = False,
-    ) -> None:
-        super().__init__(trunk, event_shape, 2 if dispersion == "conditional" else 1, exposure)
-        declare_positive(self, "dispersion", dispersion, self.event_shape)
-
     def counts(self, log_mean: Tensor, *others: Tensor) -> Any:
         """Negative binomial of this mean; others: the logarithm of a conditional dispersion."""
         return _negative_binomial(log_mean, *(others or (self.log_dispersion,)))
 
 
-class ZeroInflatedNegativeBinomial(_Counts):
+class ZeroInflatedNegativeBinomial(_Dispersed):
     r"""$x_i \mid z$ is zero with probability $\pi_i(z)$, and else of :class:`NegativeBinomial`: counts that drop out.
 
     Its mean is $(1 - \pi_i)\,\mu_i$; the head gives h and $\mathrm{logit}\,\pi$.
@@ -165,18 +170,7 @@ class ZeroInflatedNegativeBinomial(_Counts):
         PpvaeError: an unknown dispersion, or one that is not positive.
     """
 
-    log_dispersion: Tensor
-
-    def __init__(
-        self,
-        trunk: nn.Module,
-        event_shape: int | Sequence[int],
-        *,
-        dispersion: Literal["per-dimension", "shared", "conditional"] | float = "per-dimension",
-        exposure: bool = False,
-    ) -> None:
-        super().__init__(trunk, event_shape, 3 if dispersion == "conditional" else 2, exposure)
-        declare_positive(self, "dispersion", dispersion, self.event_shape)
+    _num_parameters = 2
 
     def counts(self, log_mean: Tensor, *others: Tensor) -> Any:
         """Of this mean where it has not dropped out; others: logits of dropping out, and a conditional dispersion."""

@@ -32,6 +32,7 @@ from .conditional import ConditionalDistribution, Head, independent, require_con
 from .normal_chain import NormalChain
 from ..core.errors import PpvaeError, try_one_of
 from ..core.lengths import present
+from ..core.wrappers import with_axes
 
 
 class MarkovNormal(ConditionalDistribution):
@@ -238,7 +239,7 @@ class _Padded(dist.MaskedDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         mask = torch.as_tensor(self._mask)
-        inside = mask.reshape(*mask.shape, *(1,) * self.event_dim)
+        inside = with_axes(mask, mask.dim() + self.event_dim)
         # The first step is data, hence such a value; its density is then left out.
         first = value.narrow(-1 - self.event_dim, 0, 1)
         return cast(Tensor, super().log_prob(value.where(inside, first)))  # type: ignore[no-untyped-call]

@@ -6,7 +6,19 @@ import graphlib
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from .variables import Covariate, Features, Label, Latent, Lengths, Mask, Observed, Variable, edges_of, gaps_of
+from .variables import (
+    Covariate,
+    Features,
+    Label,
+    Latent,
+    Lengths,
+    Mask,
+    Observed,
+    Variable,
+    edges_of,
+    event_shape_of,
+    gaps_of,
+)
 from ..core.errors import PairError, did_you_mean, try_one_of
 from ..distributions.conditional import ConditionalDistribution
 
@@ -18,17 +30,19 @@ class Description:
 
     Args:
         variables: name to variable.
+        exact: whether latents without a posterior are drawn from the exact one, rather than summed out.
 
     Attributes:
         variables: the same.
+        exact: the same.
         orders: what each program computes, parents first.
 
     Raises:
         PairError: an unknown parent, a circle, a role that does not fit, a variable that nothing uses.
     """
 
-    def __init__(self, variables: Mapping[str, Variable]) -> None:
-        self.variables = dict(variables)
+    def __init__(self, variables: Mapping[str, Variable], *, exact: bool = False) -> None:
+        self.variables, self.exact = dict(variables), exact
         for name, variable in self.variables.items():
             self._check_variable(name, variable)
         for name in self.variables:
@@ -79,6 +93,10 @@ class Description:
             given = [name for name in self.variables if name in behind]
             joint = _factor(program, ", ".join(left[program]), ", ".join(given))
             formulas[program] = f"{joint} = {self._product(program)}"
+        if self.exact and not self.guided:
+            latents = ", ".join(n for n in self.orders["model"] if isinstance(self.variables[n], Latent))
+            known = ", ".join(self.named(Observed, Covariate))
+            formulas["guide"] = f"{_factor('guide', latents, known)} = {_factor('model', latents, known)}"
         return formulas
 
     def _product(self, program: Program) -> str:
@@ -95,12 +113,12 @@ class Description:
         if isinstance(variable, Features):
             return f"features, {type(variable.network).__name__} of {', '.join(variable.parents)}"
         edges = edges_of(variable)
-        shape = next((edge.module.event_shape for edge in edges.values()), getattr(variable, "shape", None))
+        shape = event_shape_of(variable)
         words = [type(variable).__name__.lower() + (f" {list(shape)}" if shape else "")]
         words += [f"{role} {type(edge.module).__name__}" for role, edge in edges.items()]
         words += [f"gaps by {gap}" for gap in gaps_of(variable)]
         if isinstance(variable, Latent | Label) and variable.posterior is None:
-            words.append("summed out")
+            words.append("exact posterior" if self.exact else "summed out")
         return ", ".join(words)
 
     def __str__(self) -> str:

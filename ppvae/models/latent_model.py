@@ -12,7 +12,19 @@ from torch import Tensor
 
 from .description import Description, Program
 from .graph import Graph, graph_of
-from .variables import Covariate, Features, Label, Latent, Lengths, Mask, Observed, Variable, edges_of, gaps_of
+from .variables import (
+    Covariate,
+    Features,
+    Label,
+    Latent,
+    Lengths,
+    Mask,
+    Observed,
+    Variable,
+    edges_of,
+    event_shape_of,
+    gaps_of,
+)
 from ..core.errors import PairError, PpvaeError, did_you_mean, try_one_of
 from ..core.lengths import present as steps_within
 from ..core.modes import evaluation_mode
@@ -76,18 +88,16 @@ class LatentModel(ModelGuidePair):
     x: observed [6], likelihood Bernoulli
     """
 
+    _exact = False  # whether latents without a posterior have the exact one, rather than being summed out
+
     def __init__(self, **variables: Variable) -> None:
         super().__init__()
-        self.description = Description(variables)
+        self.description = Description(variables, exact=self._exact)
         for role in ("network", "prior", "likelihood", "posterior"):
             for name, variable in variables.items():
                 if role in (edges := edges_of(variable)):
                     setattr(self, self._attribute(name, role), edges[role].module)
         self._probe()
-
-    def _sums_out(self, prior: Any) -> bool:
-        """Whether a latent of this prior needs no posterior."""
-        return bool(prior.has_enumerate_support)
 
     @staticmethod
     def _attribute(name: str, role: str) -> str:
@@ -201,24 +211,28 @@ class LatentModel(ModelGuidePair):
 
     def _present(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which entries of each observed variable with gaps are there: of its shape, or [B]."""
-        found: dict[str, Tensor] = {}
-        for name in self.description.named(Observed):
-            x = batch[name]
-            for gap, kind in gaps_of(self.description.variables[name]).items():
+        variables = self.description.variables
+        return {n: self._present_of(n, batch) for n in self.description.named(Observed) if gaps_of(variables[n])}
+
+    def _present_of(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Which entries of a variable with gaps are there: of its shape, or [B]."""
+        x, marks = batch[name], []
+        for gap in gaps_of(self.description.variables[name]):
+            marker = self.description.variables[gap]
+            if isinstance(marker, Lengths):
+                here = with_axes(steps_within(batch[gap], x.shape[1]), x.dim()).expand(x.shape)
+            else:
                 here = batch[gap] != 0
-                if kind is Lengths:
-                    here = with_axes(steps_within(batch[gap], x.shape[1]), x.dim()).expand(x.shape)
-                whole = getattr(self.description.variables[gap], "per_datum", False)
-                if here.shape != (x.shape[:1] if whole else x.shape):
-                    raise PairError(
-                        f"member {gap!r}: expected {'one for each datum' if whole else 'the shape of'} {name!r}, "
-                        f"{list(x.shape[:1] if whole else x.shape)}, found {list(here.shape)}"
-                        + try_one_of("Mask(per_datum=True), for [B]", f"{gap}.expand_as({name})")
-                    )
-                if name in found:
-                    here = with_axes(found[name], x.dim()) & with_axes(here, x.dim())
-                found[name] = here
-        return found
+            whole = isinstance(marker, Mask) and marker.per_datum
+            expected = x.shape[:1] if whole else x.shape
+            if here.shape != expected:
+                raise PairError(
+                    f"member {gap!r}: expected {'one for each datum' if whole else 'the shape of'} {name!r}, "
+                    f"{list(expected)}, found {list(here.shape)}"
+                    + try_one_of("Mask(per_datum=True), for [B]", f"{gap}.expand_as({name})")
+                )
+            marks.append(here)
+        return marks[0] if len(marks) == 1 else with_axes(marks[0], x.dim()) & with_axes(marks[1], x.dim())
 
     # --- checks -----------------------------------------------------------------------------------
 
@@ -238,11 +252,7 @@ class LatentModel(ModelGuidePair):
         """Two data of what no distribution describes."""
         variables = self.description.variables
         like = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
-        shapes = {
-            n: next(iter(e.values())).module.event_shape
-            for n, v in variables.items()
-            if "network" not in (e := edges_of(v)) and e
-        }
+        shapes = {n: event_shape_of(variables[n]) or () for n in self.description.named(Latent, Label, Observed)}
         data = {}
         for name, variable in variables.items():
             marked = [other for other, v in variables.items() if name in gaps_of(v)]
@@ -283,7 +293,7 @@ class LatentModel(ModelGuidePair):
         if isinstance(variable, Features):
             return found  # type: ignore[no-any-return]
         stated = edges_of(variable)[str(role)].module.event_shape
-        priors = next(iter(edges_of(variable).values())).module.event_shape
+        priors = event_shape_of(variable)
         if stated != priors:
             raise PairError(
                 f"site {name!r}: expected the {role}'s event shape to be the prior's {priors}, found {stated}"
@@ -294,7 +304,8 @@ class LatentModel(ModelGuidePair):
                 f"{tuple(found.batch_shape)} and event shape {tuple(found.event_shape)}"
                 + try_one_of(".to_event(...) of the distribution", "a network that keeps the axis of the data")
             )
-        if isinstance(variable, Latent | Label) and variable.posterior is None and not self._sums_out(found):
+        unguided = isinstance(variable, Latent | Label) and variable.posterior is None
+        if unguided and not (self._exact or found.has_enumerate_support):
             raise PairError(
                 f"{name!r} has no posterior, and its prior no list of values that could be summed out: found "
                 f"{type(found).__name__}" + try_one_of("Latent(prior, posterior=...)", "OneHotCategorical, Categorical")
@@ -303,9 +314,7 @@ class LatentModel(ModelGuidePair):
         if isinstance(variable, Observed) and not value.is_floating_point():
             value = value.to(torch.get_default_dtype())  # as data arrive
         if gaps_of(variable):
-            masks = [values[gap] for gap in gaps_of(variable)]
-            whole = all(mask.dim() == 1 and mask.is_floating_point() for mask in masks)
-            _with_gaps(found, torch.ones(2, *(() if whole else stated), dtype=torch.bool))
+            _with_gaps(found, self._present_of(name, {**values, name: value}))
             # What stands in a gap has no density, but must have one for the validation of values: 0, or else a draw.
             zero = torch.zeros_like(value[0])
             filling = zero if bool(found.support.check(zero).all()) else value[0]

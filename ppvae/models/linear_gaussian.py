@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .latent_model import LatentModel
-from .variables import Features, Label, Latent, Observed, Variable, edges_of
+from .variables import Features, Label, Latent, Observed, Variable, edges_of, event_shape_of
 from ..core.errors import PairError, try_one_of
 from ..core.pair import Data, batch_size
 from ..distributions.normals import DiagonalNormal, LinearNormal, StandardNormal
@@ -94,6 +94,8 @@ class LinearGaussian(LatentModel):
         PairError: as :class:`LatentModel`, or a part that is not linear and Gaussian.
     """
 
+    _exact = True
+
     def __init__(self, **variables: Variable) -> None:
         super().__init__(**variables)
         for name in self.description.named(Latent, Observed):
@@ -113,17 +115,6 @@ class LinearGaussian(LatentModel):
                 f"or none, found {found}" + try_one_of("LatentModel")
             )
 
-    def _sums_out(self, prior: Any) -> bool:
-        return True  # integrated out, and drawn from the exact posterior
-
-    def __str__(self) -> str:
-        """As of any latent model; an exact posterior is said to be one."""
-        words = super().__str__()
-        if self.description.guided:
-            return words
-        words = words.replace(", summed out", ", exact posterior")
-        return words.replace("q() = 1", f"q({', '.join(self._latents)} | ...) = p({', '.join(self._latents)} | ...)")
-
     # --- what is exact ----------------------------------------------------------------------------
 
     def joint(self, x: Data) -> Joint:
@@ -134,7 +125,7 @@ class LinearGaussian(LatentModel):
         noise: list[Tensor] = []
         maps: dict[str, Tensor] = {}  # of each variable, what the noises of all variables add to it
         order = self.description.orders["model"]
-        widths = {n: next(iter(edges_of(self.description.variables[n]).values())).module.event_shape[0] for n in order}
+        widths = {name: (event_shape_of(self.description.variables[name]) or (0,))[0] for name in order}
         stops = dict(zip(order, torch.tensor([widths[n] for n in order]).cumsum(0).tolist(), strict=True))
         slices = {name: slice(stops[name] - widths[name], stops[name]) for name in order}
         total = sum(widths.values())

@@ -157,6 +157,14 @@ def edges_of(variable: Variable) -> dict[str, Edge]:
     }
 
 
+def event_shape_of(variable: Variable) -> tuple[int, ...] | None:
+    """Of one datum, as its prior or likelihood says, or a covariate itself; None where nothing does."""
+    for role, edge in edges_of(variable).items():
+        if role != "network":
+            return tuple(edge.module.event_shape)
+    return variable.shape if isinstance(variable, Covariate) else None
+
+
 def gaps_of(variable: Variable) -> dict[str, type[Mask] | type[Lengths]]:
     """What says where an observed variable has gaps: name to kind."""
     if not isinstance(variable, Observed):

@@ -285,12 +285,9 @@ def test_lengths_are_gaps_at_the_end() -> None:
         torch.manual_seed(2)
         return LatentModel(
             z=Latent(StandardNormal((1,)), posterior=DiagonalNormal(None, 1)),
-            x=Observed(Normal(None_or(steps), (steps, 2), scale=0.5).given("z"), lengths="lengths"),
+            x=Observed(Normal(MLP(1, []), (steps, 2), scale=0.5).given("z"), lengths="lengths"),
             lengths=Lengths(),
         )
-
-    def None_or(steps: int) -> nn.Module:
-        return MLP(1, [])
 
     pair = of_steps(4)
     with torch.no_grad():

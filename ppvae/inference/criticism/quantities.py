@@ -12,7 +12,7 @@ from torch.distributions import Categorical
 
 from ...core import PpvaeError
 from ...core.errors import try_one_of
-from ...core.structure import SiteInfo
+from ...core.site import SiteInfo
 
 Quantity = Callable[[Tensor], Any]
 """From a data set [N, *event], float64, to a number for every datum, [N], or to one number."""

@@ -16,7 +16,7 @@ from ...core import Data, ModelGuidePair, PairError, check_pair, draw, rows_of, 
 from ...core.axes import to_canonical
 from ...core.conditioning import at_values
 from ...core.density import observed_support
-from ...core.structure import SiteInfo
+from ...core.site import SiteInfo
 
 Parts = dict[str, Tensor]
 
