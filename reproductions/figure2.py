@@ -1,0 +1,126 @@
+"""The lower bound by training samples seen, AEVB beside wake-sleep, by the dimension of the latent space."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ppvae.inference import evaluate_bound
+from ppvae.report.figures.theme import LIGHT
+
+from .cells import Bench, Cell, Found, Pictures, Size, choose_step_size, data_of, first_rows, paper_recipe, train_to
+from .pages import table
+from .published import BOUNDS
+
+TITLE = "Figure 2: the lower bound"
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "AEVB": {"name": "trace-mean-field"},  # estimator B: the KL in closed form
+    "wake-sleep": {"name": "reweighted-wake-sleep", "num_particles": 1, "sleep": 1.0},
+}
+DIMENSIONS = {"mnist": (10, 3, 5, 20, 200), "frey-faces": (2, 5, 10, 20)}
+
+
+def cells(size: Size) -> list[Cell]:
+    """A curve each."""
+    dimensions = {"digits": (2, 10)} if size.quick else DIMENSIONS
+    return [
+        Cell(f"{source}-{latent_dim}-{method}", partial(curve, source, latent_dim, method))
+        for source, several in dimensions.items()
+        for latent_dim in several
+        for method in ESTIMATORS
+    ]
+
+
+def curve(source: str, latent_dim: int, method: str, bench: Bench) -> None:
+    """Train with the step size that does best at first; at every mark the bound on training and on test data."""
+    bench.keep(source=source, latent_dim=latent_dim, method=method)
+    recipe = paper_recipe(bench.size, source, latent_dim, ESTIMATORS[method])
+    rate = choose_step_size(bench, recipe)
+    data = data_of(recipe)
+    parts = {"train": first_rows(data, 10_000), "test": data.test}
+    rows: dict[str, Any] = bench.found.get("curve", {})
+
+    def at_mark(pair: Any, samples: int) -> None:
+        for name, part in parts.items():
+            bound = evaluate_bound(pair, part, progress=False)
+            rows.setdefault(str(samples), {})[name] = [bound.mean, bound.sampling_standard_error]
+        bench.keep(curve=rows)
+
+    train_to(bench, recipe.replace(training={"learning_rate": rate}), at_mark)
+
+
+def points(cell: Any, part: str) -> list[tuple[int, float, float]]:
+    """Samples seen, the bound and its standard error over data."""
+    return sorted((int(samples), *row[part]) for samples, row in cell.get("curve", {}).items())
+
+
+def panels(found: Found) -> dict[tuple[str, int], dict[str, Any]]:
+    """The cells by method, of data and dimension."""
+    by_dimension: dict[tuple[str, int], dict[str, Any]] = {}
+    for cell in sorted(found.values(), key=lambda cell: (cell["source"], cell["latent_dim"])):
+        by_dimension.setdefault((cell["source"], cell["latent_dim"]), {})[cell["method"]] = cell
+    return by_dimension
+
+
+def pictures(found: Found) -> Pictures:
+    """A figure for each data set, a panel for each dimension."""
+    return {source: partial(draw, found, source) for source in {source for source, _ in panels(found)}}
+
+
+def draw(found: Found, source: str) -> Figure:
+    """Both methods on training and test data, and what was published."""
+    chosen = {latent_dim: several for (name, latent_dim), several in panels(found).items() if name == source}
+    figure = Figure(figsize=(max(7.0, 3.4 * len(chosen)), 4.2), layout="constrained")
+    of_panels = figure.subplots(1, len(chosen), squeeze=False)[0]
+    for axes, (latent_dim, several) in zip(of_panels, chosen.items(), strict=True):
+        for method, colour in zip(ESTIMATORS, (LIGHT.first, LIGHT.second), strict=True):
+            tests = points(several.get(method, {}), "test")
+            for part, style in (("train", "--"), ("test", "-")):
+                x, y, _ = zip(*points(several.get(method, {}), part) or [(None,) * 3], strict=True)
+                axes.plot(x, y, style, color=colour, label=f"{method}, {part}")
+            published = BOUNDS.get((source, latent_dim, method), {})
+            reached = [(at, bound) for at, bound in published.items() if tests and at <= tests[-1][0]]
+            x, y = zip(*reached or [(None, None)], strict=True)
+            axes.plot(x, y, "o", color=colour, label=f"{method}, published (test)")
+        axes.set(title=f"{source}, N_z = {latent_dim}", xscale="log", xlabel="training samples seen")
+    figure.axes[0].set_ylabel("lower bound, nats per datum")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def page(found: Found) -> str:
+    """Every cell at its last mark, and where there is a published value."""
+    rows = []
+    for (source, latent_dim), several in panels(found).items():
+        for method, cell in several.items():
+            published, tests = BOUNDS.get((source, latent_dim, method), {}), points(cell, "test")
+            for (samples, bound, error), (_, of_train, _) in zip(tests, points(cell, "train"), strict=True):
+                value = published.get(float(samples))
+                if value is None and samples != tests[-1][0]:
+                    continue
+                beside = ("", "") if value is None else (f"{value:.1f}", f"{bound - value:+.1f}")
+                test = f"{bound:.1f} ± {error:.1f}"
+                rows.append((source, latent_dim, method, f"{samples:,}", f"{of_train:.1f}", test, *beside))
+    head = ("data", "N_z", "method", "samples seen", "train", "test", "published (test)", "difference")
+    return "\n\n".join([WORDS, table(head, rows), *superfluous(found)])
+
+
+WORDS = """One hidden layer, Adagrad with the step size of {0.01, 0.02, 0.1} that gives the highest training bound after
+the first samples, M = 100, L = 1, weights from N(0, 0.01) under a N(0, 1) prior; real-valued pixels. ± is the standard
+error over test data."""
+
+
+def superfluous(found: Found) -> list[str]:
+    """The paper's claim that superfluous latents do no harm, at the largest number of samples that both reached."""
+    pair = [points(found.get(f"mnist-{latent_dim}-AEVB", {}), "test") for latent_dim in (20, 200)]
+    few, many = ({samples: (bound, error) for samples, bound, error in rows} for rows in pair)
+    both = sorted(set(few) & set(many))
+    if not both:
+        return []
+    (a, error_a), (b, error_b) = few[both[-1]], many[both[-1]]
+    return [
+        f"**Superfluous latents.** After {both[-1]:,} samples the test bound with 200 latents is {b:.2f} and with 20 "
+        f"{a:.2f} nats: a difference of {b - a:+.2f} (each ± {max(error_a, error_b):.2f} over the same data)."
+    ]
