@@ -2,9 +2,10 @@
 #   make demo      train and evaluate a variational auto-encoder on handwritten digits
 #   make test      the test suite, without the checks that take minutes
 #   make docs      the documentation, into docs/_build/html
+#   make paper-quick   the paper's figures on the bundled digits, a page with pictures, in minutes
 #   make help      all the targets
 # Variables: PYTHON (that makes the environment), VENV (where), JOBS (test processes), PYTEST_ARGS, DEMO_ARGS,
-#   FAULTS_ARGS, FUZZ_ARGS.
+#   FAULTS_ARGS, FUZZ_ARGS, PAPER_ARGS.
 # Tests on data that is not in the package read the folder named by the environment variable PPVAE_DATA.
 
 PYTHON ?= python3
@@ -14,6 +15,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 FAULTS_ARGS ?=
 FUZZ_ARGS ?=
+PAPER_ARGS ?=
 # Several test processes share the cores: one thread each.
 OMP_NUM_THREADS ?= 1
 
@@ -23,7 +25,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 PYTEST := OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults fuzz check format docs picture bench clean distclean
+.PHONY: help install demo test test-slow faults fuzz check format docs picture paper paper-quick bench clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -73,13 +75,19 @@ docs: $(DOCS_STAMP) ## the documentation, every warning an error
 picture: $(STAMP) ## the picture of a report in the README, made again from the demo (needs Chromium)
 	$(BIN)/python docs/picture.py
 
+paper: $(STAMP) ## every figure of the paper, hours, resumable (needs MNIST and Frey faces, see PPVAE_DATA)
+	$(BIN)/python -m reproductions $(PAPER_ARGS)
+
+paper-quick: $(STAMP) ## the same on the bundled digits, in minutes: a page with pictures
+	$(BIN)/python -m reproductions --quick $(PAPER_ARGS)
+
 bench: ## list the side-by-side timings: run one with .venv/bin/python benchmarks/NAME.py
 	@for file in $(wildcard benchmarks/*.py); do \
 	  printf '%-36s ' "$$file"; sed -n '1s/^r*"""\(.*\)/\1/p;1q' "$$file" | sed 's/"""$$//'; done
 
 clean: ## remove what tools left, not the environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build
-	find ppvae tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find ppvae tests benchmarks reproductions examples docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## remove the environment too
 	rm -rf $(VENV)

@@ -15,10 +15,21 @@ import typer
 from ppvae.core import PpvaeError
 
 from .cells import Bench, Found, Size, save_figure
-from .pages import write_html, write_markdown
+from .pages import markdown, write_html
 
 ROOM = Path(__file__).parent
-FIGURES = ("figure2",)
+FIGURES = (
+    "figure2",
+    "figure3",
+    "figure4",
+    "figure5",
+    "appendix_f",
+    "score_function",
+    "prior_or_encoder",
+    "divergences",
+    "three_routes",
+    "decomposition",
+)
 
 
 def main(
@@ -41,18 +52,27 @@ def main(
     results = folder / "results" if quick else ROOM / "results"
     size = Size(quick, min(samples, 1e5) if quick else samples, folder, results)
     modules = {name: importlib.import_module(f"{__package__}.{name}") for name in FIGURES}
+    chosen = {name: modules[name] for name in names or FIGURES}
+    if list_:
+        for name, module in chosen.items():
+            for cell in module.cells(size):
+                print(f"{name:<17} {cell.name:<28} {bench_of(name, cell.name, size).found.get('seconds', 0):>10.0f} s")
+        return
     failures = 0
-    for name in names or FIGURES:
-        if not draw:
-            failures += work_through(name, modules[name], size, only, list_)
-        if not list_:
-            for picture, drawn in modules[name].pictures(found_of(name, modules[name], size)).items():
-                save_figure(size.results / name / picture, drawn)
-    if not list_:
-        found = {name: found_of(name, module, size) for name, module in modules.items()}
-        page = size.results / "paper.md" if quick else ROOM.parent / "docs" / "paper.md"
-        write_markdown(page, modules, found, size)
-        print(f"{page} and {write_html(page, folder)}")
+    try:
+        for name, module in {} if draw else chosen.items():
+            failures += work_through(name, module, size, only)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    for name, module in chosen.items():
+        for picture, drawn in module.pictures(found_of(name, module, size)).items():
+            save_figure(size.results / name / picture, drawn)
+    page = size.results / "paper.md" if quick else ROOM.parent / "docs" / "paper.md"
+    found = {name: found_of(name, module, size) for name, module in modules.items()}
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(markdown(page, modules, found, size), encoding="utf-8")
+    print(f"{page} and {write_html(page, folder)}")
     sys.exit(1 if failures else 0)
 
 
@@ -67,20 +87,16 @@ def found_of(name: str, module: ModuleType, size: Size) -> Found:
     return {cell: values for cell, values in found.items() if values}
 
 
-def work_through(name: str, module: ModuleType, size: Size, only: str, list_: bool) -> int:
+def work_through(name: str, module: ModuleType, size: Size, only: str) -> int:
     """Work through a figure's cells; the number that failed, of which the message was shown."""
     failures = 0
     for cell in module.cells(size):
         if not cell.name.startswith(only):
             continue
-        bench = bench_of(name, cell.name, size)
-        if list_:
-            print(f"{name:<12} {cell.name:<28} {bench.found.get('seconds', 0.0):>10.0f} s")
-            continue
         started = time.perf_counter()
         print(f"{name}: {cell.name}", flush=True)
         try:
-            cell.work(bench)
+            cell.work(bench_of(name, cell.name, size))
         except PpvaeError as error:  # one cell's data may be absent where the others' are there
             failures += 1
             print(f"{name}: {cell.name} failed: {error}", file=sys.stderr)

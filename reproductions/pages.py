@@ -31,8 +31,8 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def write_markdown(page: Path, modules: Mapping[str, ModuleType], found: Mapping[str, Found], size: Size) -> None:
-    """A section for each figure of which something was found: its words, then its pictures."""
+def markdown(page: Path, modules: Mapping[str, ModuleType], found: Mapping[str, Found], size: Size) -> str:
+    """The text of a page: for each figure of which something was found its words, then its pictures."""
     parts = [HEAD.format(command="make paper-quick" if size.quick else "make paper")]
     for name, module in modules.items():
         if not found[name]:
@@ -40,12 +40,11 @@ def write_markdown(page: Path, modules: Mapping[str, ModuleType], found: Mapping
         parts += [f"## {module.TITLE}", module.page(found[name])]
         for picture in sorted((size.results / name).glob("*.png")):
             parts.append(f"![{module.TITLE}: {picture.stem}]({os.path.relpath(picture, page.parent)})")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def write_html(page: Path, folder: Path) -> Path:
-    """The same page for a browser, in a folder."""
+    """A page of Markdown for a browser, in a folder."""
     target = folder / "paper.html"
     text = page.read_text(encoding="utf-8")
     body = MarkdownIt("commonmark").enable("table").render(text)

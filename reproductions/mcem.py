@@ -1,0 +1,76 @@
+"""Monte Carlo EM as the paper runs it, to any number of samples, resumable: it has no run folder of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.distributions import Normal
+
+from ppvae.core import FitError, ModelGuidePair
+from ppvae.inference import Fit, fit_mcem
+from ppvae.models import bernoulli_vae
+from ppvae.runs import Recipe
+
+from .cells import Bench, versions
+from .training import STEP_SIZES, AtMarks, Saves, data_of
+
+
+def pair_of(recipe: Recipe) -> ModelGuidePair:
+    """The untrained pair of a recipe; its guide is not used."""
+    data = data_of(recipe)
+    torch.manual_seed(recipe.seed)
+    hidden = tuple(recipe.model["hidden"])
+    return bernoulli_vae(data.event_shape, latent_dim=recipe.model["latent_dim"], hidden=hidden, allow_grey=True)
+
+
+def run(recipe: Recipe, pair: ModelGuidePair, num_epochs: int, **options: Any) -> Fit:
+    """Appendix E: 10 leapfrogs at 90 % acceptance, then 5 updates of the weights."""
+    table = recipe.training
+    return fit_mcem(
+        pair,
+        data_of(recipe),
+        learning_rate=table.learning_rate,
+        num_epochs=num_epochs,
+        weight_prior=Normal(0.0, 1.0),
+        seed=recipe.seed,
+        **options,
+    )
+
+
+def choose_mcem_step_size(bench: Bench, recipe: Recipe) -> float:
+    """The step size with the highest log p(x, z) of the training data after the first samples."""
+    if "step_sizes" not in bench.found:
+        values: dict[str, float | str] = {}
+        epochs = max(1, (20_000 if bench.size.quick else 100_000) // len(data_of(recipe)))
+        for rate in STEP_SIZES:
+            part = recipe.replace(training={"learning_rate": rate})
+            try:
+                values[str(rate)] = run(part, pair_of(part), epochs, progress=False).history[-1]["log_joint_train"]
+            except FitError:
+                values[str(rate)] = "diverged"
+        bench.keep(step_sizes=values)
+    found = {float(rate): value for rate, value in bench.found["step_sizes"].items() if value != "diverged"}
+    return max(found, key=found.__getitem__)
+
+
+def train_mcem_to(bench: Bench, recipe: Recipe, visit: Callable[[Any, int], None]) -> tuple[ModelGuidePair, int]:
+    """Train, or go on, until so many data were seen, with a visit at every mark."""
+    data, path = data_of(recipe), Path(bench.folder) / "mcem.pt"
+    epochs, pair = math.ceil(bench.size.samples / len(data)), pair_of(recipe)
+    callbacks = [AtMarks(len(data), bench.size.samples, visit), Saves(path)]
+    state = torch.load(path, weights_only=True) if path.exists() else None
+    if state is not None and len(state["history"]) >= epochs:
+        pair.load_state_dict(state["pair"])
+        return pair, len(state["history"]) * len(data)
+    run(recipe, pair, epochs, callbacks=callbacks, resume=state)
+    bench.keep(
+        recipe=recipe.to_dict() | {"algorithm": "Monte Carlo EM"},
+        data={name: part.fingerprint() for name, part in data.parts.items()},
+        seed=recipe.seed,
+        versions=versions(),
+    )
+    return pair, epochs * len(data)

@@ -1,0 +1,154 @@
+"""The room of the paper's figures: cells go on where they stopped, the page is what the results say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ppvae.core import PpvaeError
+from ppvae.inference import Callback, TrainingState
+from ppvae.runs import RunInterrupt
+from reproductions.__main__ import FIGURES, ROOM, found_of, main
+from reproductions.cells import Bench, Size
+from reproductions.pages import markdown
+from reproductions.training import choose_step_size, marks, paper_recipe, train_to
+
+AEVB = {"name": "trace-mean-field"}
+
+
+def size_in(folder: Path, samples: float = 4000) -> Size:
+    return Size(True, samples, folder / "runs", folder / "results")
+
+
+def bench_in(folder: Path, samples: float = 4000) -> Bench:
+    return Bench(size_in(folder, samples), folder / "runs" / "cell", folder / "results" / "cell.json")
+
+
+def command(*words: str) -> Any:
+    app = typer.Typer()
+    app.command()(main)
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+def test_a_figure_is_a_short_file() -> None:
+    for name in FIGURES:
+        lines = (ROOM / f"{name}.py").read_text(encoding="utf-8").splitlines()
+        assert len(lines) <= 120, f"{name}: {len(lines)}"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_of_nothing_has_no_picture(name: str) -> None:
+    module = importlib.import_module(f"reproductions.{name}")
+    assert module.TITLE and module.WORDS
+    assert dict(module.pictures({})) == {}
+    for quick in (True, False):
+        names = [cell.name for cell in module.cells(Size(quick, 1e5, Path(), Path()))]
+        assert names and len(names) == len(set(names))
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    """docs/paper.md is made, not written."""
+    size = Size(False, 1e7, Path("runs/paper"), ROOM / "results")
+    modules = {name: importlib.import_module(f"reproductions.{name}") for name in FIGURES}
+    found = {name: found_of(name, module, size) for name, module in modules.items()}
+    page = ROOM.parent / "docs" / "paper.md"
+    assert page.read_text(encoding="utf-8") == markdown(page, modules, found, size), "python -m reproductions --draw"
+
+
+def test_marks() -> None:
+    assert marks(5e4) == [1e3, 2e3, 3e3, 5e3, 7e3, 1e4, 2e4, 3e4, 5e4]
+    assert marks(1e4)[-1] == 1e4
+
+
+def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
+    bench_in(tmp_path).keep(a=1, curve={"10": 2.0})
+    again = bench_in(tmp_path)
+    before = again.found["seconds"]
+    again.keep(a=3)
+    kept = json.loads(again.path.read_text())
+    assert (kept["a"], kept["curve"]) == (3, {"10": 2.0})
+    assert kept["seconds"] >= before and {"ppvae", "torch", "pyro"} <= set(kept["versions"])
+
+
+class Interrupt(Callback):
+    """Ctrl-C after a number of epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_epoch(self, state: TrainingState) -> None:
+        if state.epoch == self.epochs:
+            raise KeyboardInterrupt
+
+
+def test_a_training_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted and gone on with, and longer in a second session: the parameters of one that was not."""
+    recipe = None
+    found: dict[str, Any] = {}
+    for name in ("whole", "parts"):
+        bench = bench_in(tmp_path / name)
+        recipe = paper_recipe(bench.size, "digits", 2, AEVB, data={"num_train": 1000}, model={"hidden": [5]})
+        recipe = recipe.replace(training={"learning_rate": 0.02})
+        rows: list[tuple[int, float]] = []
+
+        def visit(pair: Any, samples: int, rows: list[Any] = rows) -> None:
+            rows.append((samples, float(next(pair.parameters()).double().sum())))
+
+        if name == "parts":
+            short = bench_in(tmp_path / name, 2000)
+            with monkeypatch.context() as patch:
+                patch.setattr("reproductions.training.train", partial(_interrupted, 1))
+                with pytest.raises(RunInterrupt):
+                    train_to(short, recipe, visit)
+            assert train_to(short, recipe, visit)[1] == 2000
+        pair, samples = train_to(bench, recipe, visit)
+        assert samples == 4000 and train_to(bench, recipe, visit)[1] == 4000  # nothing is left to do
+        found[name] = dict(rows), {key: value.clone() for key, value in pair.state_dict().items()}
+    assert found["whole"][0] == found["parts"][0] and set(found["whole"][0]) == {1000, 2000, 3000}
+    for key, value in found["whole"][1].items():
+        assert bool((value == found["parts"][1][key]).all())
+
+
+def _interrupted(epochs: int, *args: Any, callbacks: Any = (), **options: Any) -> Any:
+    from ppvae.runs import train
+
+    return train(*args, callbacks=[*callbacks, Interrupt(epochs)], **options)
+
+
+def test_the_step_size_is_that_of_the_best_training_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_in(tmp_path)
+    bench.keep(step_sizes={"0.01": -30.0, "0.02": -28.0, "0.1": "diverged"})
+    recipe = paper_recipe(bench.size, "digits", 2, AEVB)
+    assert choose_step_size(bench, recipe) == 0.02
+
+
+def test_one_figure_from_the_command(tmp_path: Path) -> None:
+    done = command("divergences", "--quick", "--runs", tmp_path)
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "results" / "paper.md").read_text(encoding="utf-8")
+    assert "| forward | -0.2000 | 2.3567 |" in page  # the mean and standard deviation of p, in closed form
+    html = (tmp_path / "paper.html").read_text(encoding="utf-8")
+    picture = tmp_path / "results" / "divergences" / "normals"
+    assert 'src="results/divergences/normals.png"' in html and "<td>forward</td>" in html
+    assert picture.with_suffix(".png").stat().st_size > 5000 and picture.with_suffix(".svg").exists()
+    assert "divergences" in command("--list", "--quick", "--runs", tmp_path).output
+
+
+def test_absent_data_are_said_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """Figure 4 needs the net of figure 2."""
+    done = command("figure4", "--quick", "--runs", tmp_path)
+    assert done.exit_code == 1
+    assert "figure4: digits failed" in done.output and "figure2" in done.output
+    assert command("figure9").exit_code == 2
+
+
+def test_errors_of_a_cell_are_ours(tmp_path: Path) -> None:
+    with pytest.raises(PpvaeError, match="no run"):
+        importlib.import_module("reproductions.training").trained(bench_in(tmp_path), "digits", 2)
