@@ -29,6 +29,7 @@ FIGURES = (
     "divergences",
     "three_routes",
     "decomposition",
+    "restoration",
 )
 
 

@@ -101,7 +101,7 @@ def page(found: Found) -> str:
                 test = f"{bound:.1f} ± {error:.1f}"
                 rows.append((source, latent_dim, method, f"{samples:,}", f"{of_train:.1f}", test, *beside))
     head = ("data", "N_z", "method", "samples seen", "train", "test", "published (test)", "difference")
-    return "\n\n".join([WORDS, table(head, rows), *superfluous(found)])
+    return "\n\n".join([WORDS, table(head, rows), superfluous(found)])
 
 
 WORDS = """One hidden layer, Adagrad with the step size of {0.01, 0.02, 0.1} that gives the highest training bound
@@ -109,14 +109,12 @@ after the first samples, M = 100, L = 1, weights from N(0, 0.01) under a N(0, 1)
 standard error over test data."""
 
 
-def superfluous(found: Found) -> list[str]:
+def superfluous(found: Found) -> str:
     """The paper's claim that superfluous latents do no harm, at the largest number of samples that both reached."""
     few, many = ({row[0]: row for row in points(found.get(f"mnist-{dim}-AEVB", {}), "test")} for dim in (20, 200))
-    if not set(few) & set(many):
-        return []
-    samples, bound, error = few[max(set(few) & set(many))]
-    gain = many[samples][1] - bound
-    return [
-        f"**Superfluous latents.** After {samples:,} samples the test bound with 200 latents is that with 20 "
-        f"{gain:+.2f} nats (each ± {error:.2f} over the same data)."
-    ]
+    both = set(few) & set(many)
+    if not both:
+        return ""
+    samples, bound, error = few[max(both)]
+    words = f"After {samples:,} samples the test bound with 200 latents is that with 20"
+    return f"**Superfluous latents.** {words} {many[samples][1] - bound:+.2f} nats (each ± {error:.2f}, the same data)."

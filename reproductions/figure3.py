@@ -112,10 +112,9 @@ def page(found: Found) -> str:
             curves.append((f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", *values, *beside))
         for samples, both in cell.get("side_by_side", {}).items():
             for part, methods in both.items():
+                where = (f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", part)
                 for name, (value, gap) in methods.items():
-                    less = "" if name == "AIS" else f"{gap[0]:+.3f} ± {gap[1]:.3f}"
-                    where = (f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", part)
-                    sides.append((*where, name, f"{value[0]:.2f}", less))
+                    sides.append((*where, name, f"{value[0]:.2f}", f"{gap[0]:+.3f} ± {gap[1]:.3f}"))
     head = ("N_train", "algorithm", "samples seen", *PARTS, "published train (less it)", "published test (less it)")
     side = ("N_train", "algorithm", "samples seen", "data", "estimator", "log p(x)", "less AIS, datum by datum")
     return "\n\n".join([WORDS, table(head, curves), "**Three estimators of the same quantity.**", table(side, sides)])
