@@ -51,7 +51,7 @@ def main(
             raise typer.BadParameter(f"{name!r}: expected {', '.join(FIGURES)}")
     folder = runs or Path("runs") / ("paper-quick" if quick else "paper")
     results = folder / "results" if quick else ROOM / "results"
-    size = Size(quick, min(samples, 1e5) if quick else samples, folder, results)
+    size = Size(quick, min(samples, 5e4) if quick else samples, folder, results)
     modules = {name: importlib.import_module(f"{__package__}.{name}") for name in FIGURES}
     chosen = {name: modules[name] for name in names or FIGURES}
     if list_:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ppvae.inference import evaluate_bound, evidence, log_evidence
-from ppvae.report.figures.theme import LIGHT
+from ppvae.report.figures.theme import LIGHT, plain_numbers
 
 from .cells import Bench, Cell, Found, Pictures, Size
 from .pages import table
@@ -81,6 +81,7 @@ def draw(found: Found) -> Figure:
             [row[0] for row in rows], values, errors, fmt="o-", color=COLOURS[cell["name"]], label=cell["name"]
         )
     axes.set(xscale="log", xlabel="training samples seen", ylabel="log p(x) of held-out data, nats per datum")
+    plain_numbers(axes.xaxis)
     axes.legend()
     return figure
 

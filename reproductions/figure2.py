@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ppvae.inference import evaluate_bound
-from ppvae.report.figures.theme import LIGHT
+from ppvae.report.figures.theme import LIGHT, plain_numbers
 
 from .cells import Bench, Cell, Found, Pictures, Size
 from .pages import table
@@ -25,10 +25,9 @@ DIMENSIONS = {"mnist": (10, 2, 3, 5, 20, 200), "frey-faces": (2, 5, 10, 20)}
 
 def cells(size: Size) -> list[Cell]:
     """A curve each."""
-    dimensions = {"digits": (2, 10)} if size.quick else DIMENSIONS
     return [
         Cell(f"{source}-{latent_dim}-{method}", partial(curve, source, latent_dim, method))
-        for source, several in dimensions.items()
+        for source, several in ({"digits": (2, 10)} if size.quick else DIMENSIONS).items()
         for latent_dim in several
         for method in ESTIMATORS
     ]
@@ -82,6 +81,7 @@ def draw(found: Found, source: str) -> Figure:
             x, y = ([row[axis] for row in reached] for axis in (0, 1))
             axes.plot(x, y, "o", color=colour, label=f"{method}, published (test)")
         axes.set(title=f"{source}, N_z = {latent_dim}", xscale="log", xlabel="training samples seen")
+        plain_numbers(axes.xaxis)
     figure.axes[0].set_ylabel("lower bound, nats per datum")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -17,6 +17,9 @@ HEAD = """# The paper, figure by figure
 this suite beside what was published. `{command}` makes this page from what its runs found: no number is typed by hand.
 Published values are read off the paper's figures, to a tenth of a nat; no experiment sees them.
 """
+QUICK = """This is the quick version: the bundled digits of 8 x 8 pixels, small nets and few of them. It shows that the
+experiments run, and how their pictures look; none of its numbers is to be held against the paper's.
+"""
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1.2rem; color: #1d2430 }
 img { max-width: 100% } code { font-size: .92em } h2 { margin-top: 3rem }
@@ -33,14 +36,14 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 def markdown(page: Path, modules: Mapping[str, ModuleType], found: Mapping[str, Found], size: Size) -> str:
     """The text of a page: for each figure of which something was found its words, then its pictures."""
-    parts = [HEAD.format(command="make paper-quick" if size.quick else "make paper")]
+    parts = [HEAD.format(command="make paper-quick" if size.quick else "make paper"), QUICK if size.quick else ""]
     for name, module in modules.items():
         if not found[name]:
             continue
         parts += [f"## {module.TITLE}", module.page(found[name])]
         for picture in sorted((size.results / name).glob("*.png")):
             parts.append(f"![{module.TITLE}: {picture.stem}]({os.path.relpath(picture, page.parent)})")
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def write_html(page: Path, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ppvae.inference import compare_elbos, elbo
 from ppvae.models import FactorAnalysis
-from ppvae.report.figures.theme import LIGHT
+from ppvae.report.figures.theme import LIGHT, plain_numbers
 
 from .cells import Bench, Cell, Found, Pictures, Size
 from .pages import table
@@ -88,6 +88,8 @@ def draw(found: Found) -> Figure:
         values, errors = zip(*(variance[name] for _, variance in rows), strict=True)
         axes.errorbar([dim for dim, _ in rows], values, [2 * e for e in errors], fmt="o-", color=colour, label=name)
     axes.set(xscale="log", yscale="log", xlabel="dimensions of z", ylabel="variance for one parameter, (nats/datum)²")
+    plain_numbers(axes.xaxis)
+    plain_numbers(axes.yaxis)
     axes.legend()
     return figure
 
