@@ -68,7 +68,8 @@ class ReweightedWakeSleep(ELBO):
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
     ) -> BoundTerms:
         """The terms of the importance-weighted bound with wake and sleep gradients; see :meth:`ELBO.terms`."""
-        p = score_particles(pair, x, self.num_particles, num_data)
+        # Sleep alone leaves the guide's gradient to the dreams.
+        p = score_particles(pair, x, self.num_particles, num_data, score=self.sleep < 1)
         weights = p.tempered(kl_weight).detach().softmax(0)
         log_p = p.joint.observed + kl_weight * (p.joint.local - p.joint.observed)
         of_guide = (1 - self.sleep) * (weights * p.log_q).sum(0)

@@ -77,11 +77,11 @@ def test_the_mean_step_of_monte_carlo_em_is_the_gradient_of_the_evidence() -> No
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_a_captured_transition_is_that_of_the_plain_kernel(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair, x = small(), binary(20)
+    pair, x = small(), binary(100)
     coordinates = unconstrained(pair, x)
-    chains = Chains(pair, x, coordinates, 20, 4, 0.9, mode)
-    chains.log_step_size.fill_(math.log(0.7))
-    before, rows = chains.u.clone(), torch.arange(20)
+    chains = Chains(pair, x, coordinates, 100, 4, 0.9, mode)
+    chains.log_step_size.fill_(math.log(1.7))
+    before, rows = chains.u.clone(), torch.arange(100)
     runs: list[int] = []
     original = type(pair).model
     monkeypatch.setattr(type(pair), "model", lambda *args, **kwargs: (runs.append(1), original(*args, **kwargs))[1])
@@ -91,14 +91,14 @@ def test_a_captured_transition_is_that_of_the_plain_kernel(mode: Any, monkeypatc
     torch.manual_seed(5)
     context = state_of(pair), x
     target = posterior_target(pair, coordinates)
-    scales = HMCParameters(torch.full((1, 20), 0.7), torch.ones(1, 20, 2))
+    scales = HMCParameters(torch.full((1, 100), 1.7), torch.ones(1, 100, 2))
     start = initial_state(target, before[None], *context)
     kernel = hmc_kernel(leapfrog(target), 4, jitter=JITTER)
     state, info = kernel(start, draw_noise(before[None]), scales, *context)
     torch.testing.assert_close(u, state.u[0])
     torch.testing.assert_close(float(acceptance), float(info.acceptance.mean()))
-    assert 0 < int(info.accepted.sum()) < 20 and torch.equal(chains.u, u)
-    assert float(chains.log_step_size) == pytest.approx(math.log(0.7) + 0.5 * (float(acceptance) - 0.9))
+    assert 0 < int(info.accepted.sum()) < 100 and torch.equal(chains.u, u)
+    assert float(chains.log_step_size) == pytest.approx(math.log(1.7) + 0.5 * (float(acceptance) - 0.9))
     assert chains.captured.graphs == (mode == "graph")
 
 
@@ -113,11 +113,11 @@ def test_monte_carlo_em_takes_up_what_a_callback_changes(place: str) -> None:
 
     class Moved(ConditionalDistribution):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__(2)
             self.offset = 0.0
             self.register_buffer("shift", torch.zeros(()))
 
-        def forward(self) -> Any:
+        def forward(self, *context: Tensor) -> Any:
             return dist.Normal(torch.zeros(2) + self.offset + self.shift, 1.0).to_event(1)
 
     found = {}
