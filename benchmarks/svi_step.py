@@ -20,12 +20,15 @@ import pyro.optim
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from ppvae.core import ModelGuidePair, structure
 from ppvae.core.compile import Mode
 from ppvae.inference import elbo
 from ppvae.inference.comparison.statistics import seconds_of
+from ppvae.inference.training.ascent import names_of_model
 from ppvae.inference.training.objective import Objective
+from ppvae.inference.training.options import make_optimizer
 from ppvae.models import bernoulli_vae
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,29 +36,34 @@ D, H, Z = 784, 500, 20
 
 
 def fit_step(
-    pair: ModelGuidePair, x: Any, estimator: elbo.ELBO, *, num_data: int, learning_rate: float, mode: Mode
+    pair: ModelGuidePair,
+    x: Any,
+    estimator: elbo.ELBO,
+    *,
+    num_data: int,
+    learning_rate: float,
+    mode: Mode,
+    optimizer: str = "adam",
+    weight_prior: Distribution | None = None,
 ) -> Callable[[], None]:
-    """The step of ``fit``: value, gradient, the check for numbers that are not finite, Adam."""
+    """The step of ``fit``: value, gradient, the check for numbers that are not finite, the optimiser."""
     structure(pair, x)
     objective = Objective(
         pair,
         estimator,
         num_data=num_data,
-        weight_prior=None,
-        prior_names=frozenset(),
+        weight_prior=weight_prior,
+        prior_names=frozenset() if weight_prior is None else names_of_model(pair, x),
         clip_norm=None,
         mode=mode,
     )
-    optimizer = torch.optim.Adam(pair.parameters(), lr=learning_rate, fused=True)
-    named, one = list(pair.named_parameters()), torch.ones(())
+    made, one = make_optimizer(optimizer, learning_rate, objective.trainable.values()), torch.ones(())
 
     def step() -> None:
         found = objective(x, one)
         if not math.isfinite(float(found.check)):
             raise RuntimeError("not finite")
-        for name, parameter in named:
-            parameter.grad = found.gradients[name]
-        optimizer.step()
+        objective.apply(found, made)
 
     return step
 

@@ -34,6 +34,7 @@ def seconds_of(
     calls: int = 1,
     warm_up: int = 2,
     device: torch.device | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Key, list[float]]:
     """Seconds of one call of each step, round by round.
 
@@ -45,19 +46,20 @@ def seconds_of(
         calls: calls of a step in a round; their mean counts.
         warm_up: rounds before, for capture and caches, that do not count.
         device: where the steps run; a GPU is synchronised.
+        clock: ``time.process_time`` for the processor's time, in which a busy machine's other work does not count.
     """
+
+    def now() -> float:
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return clock()
+
     seconds: dict[Key, list[float]] = {key: [] for key in steps}
     for turn in range(warm_up + rounds):
         for key, step in steps.items():
-            start = _now(device)
+            start = now()
             for _ in range(calls):
                 step()
             if turn >= warm_up:
-                seconds[key].append((_now(device) - start) / calls)
+                seconds[key].append((now() - start) / calls)
     return seconds
-
-
-def _now(device: torch.device | None) -> float:
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

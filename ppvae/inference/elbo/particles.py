@@ -75,7 +75,9 @@ def pathwise(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | 
     return Particles(joint, draws.log_q, draws.global_log_q, tilt, draws.log_share)
 
 
-def score_particles(pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None) -> Particles:
+def score_particles(
+    pair: ModelGuidePair, x: Data, num_particles: int, num_data: int | None, *, score: bool = True
+) -> Particles:
     r"""Draws without a path gradient: the gradient of ``log_q`` is the score, that of ``joint`` the model's alone.
 
     Args:
@@ -83,8 +85,13 @@ def score_particles(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
         x: the batch, [B, *event].
         num_particles: K.
         num_data: N, an argument of the programs.
+        score: False where no gradient of ``log_q`` is wanted: the guide then runs once.
     """
-    if any(info.has_rsample for info in structure(pair, x).guide_latents):
+    if not score:
+        with torch.no_grad():
+            draws = draw(pair, x, num_particles, num_data)
+        latents, log_q, global_log_q = draws.latents, draws.log_q, draws.global_log_q
+    elif any(info.has_rsample for info in structure(pair, x).guide_latents):
         with torch.no_grad():
             latents = draw(pair, x, num_particles, num_data).latents
         log_q, global_log_q = log_guide(pair, x, latents, num_data, num_draws=num_particles)

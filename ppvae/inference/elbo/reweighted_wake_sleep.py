@@ -68,19 +68,22 @@ class ReweightedWakeSleep(ELBO):
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0
     ) -> BoundTerms:
         """The terms of the importance-weighted bound with wake and sleep gradients; see :meth:`ELBO.terms`."""
-        p = score_particles(pair, x, self.num_particles, num_data)
+        # Sleep alone leaves the guide's gradient to the dreams.
+        p = score_particles(pair, x, self.num_particles, num_data, score=self.sleep < 1)
         weights = p.tempered(kl_weight).detach().softmax(0)
         log_p = p.joint.observed + kl_weight * (p.joint.local - p.joint.observed)
-        of_guide = (1 - self.sleep) * (weights * p.log_q).sum(0)
+        objective = (weights * log_p).sum(0)
+        if self.sleep < 1:
+            objective = objective + (1 - self.sleep) * (weights * p.log_q).sum(0)
         if self.sleep:
-            of_guide = of_guide + self.sleep * self._dream(pair, x, num_data)
+            objective = objective + self.sleep * self._dream(pair, x, num_data)
         global_ = p.joint.global_.mean(0)
         return BoundTerms(
             local=log_mean_exp(p.log_w),
             global_=global_,
             reconstruction=p.reconstruction,
             kl=p.kl,
-            objective_local=(weights * log_p).sum(0) + of_guide,
+            objective_local=objective,
             objective_global=global_,
         )
 

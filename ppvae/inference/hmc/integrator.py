@@ -52,8 +52,10 @@ def value_and_gradient(target: Target) -> Callable[..., tuple[Tensor, Tensor]]:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             log_density = target(u, *context)
-            # Chains are independent, so the gradient of their sum is the gradient of each.
-            (gradient,) = torch.autograd.grad(log_density.sum(), u)
+            # Chains are independent, so the gradient of their sum is the gradient of each. Not by `.sum()`, whose
+            # gradient starts from ones like that sum: a recorded graph would compute a value that no one reads.
+            ones = torch.ones(log_density.shape, dtype=log_density.dtype, device=log_density.device)
+            (gradient,) = torch.autograd.grad(log_density, u, ones)
         return log_density.detach(), gradient
 
     return evaluate

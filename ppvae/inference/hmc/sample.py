@@ -165,9 +165,9 @@ class _Work:
         """All chains of the data at ``index``."""
         if self._make_kernel is None:
             step = capture(leapfrog(self.target), mode=mode, name="the leapfrog")
-            # Only the compiler removes the operations that a step without a value does not need.
-            compiled = mode == "compiled"
-            bare = capture(leapfrog(self.target, value=False), mode=mode, name="the leapfrog") if compiled else None
+            # From a record the operations are removed that a step without a value does not need.
+            recorded = mode != "eager"
+            bare = capture(leapfrog(self.target, value=False), mode=mode, name="the leapfrog") if recorded else None
             self._make_kernel = partial(hmc_kernel, step, jitter=self.options.jitter, inner=bare)
         x = rows_of(self.x, index)
         context = (self.state, x)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from .objective import Objective
-from ...core import Data, FitError, structure
+from .ascent import Ascent
+from ...core import FitError, structure
 from ...core.compile import Captured
 from ...core.errors import try_one_of
 from ...core.fingerprint import differences
@@ -30,18 +31,18 @@ class Changes:
     Args:
         objective: the step.
         optimizer: of the parameters.
-        example: a batch of the shape of every step.
+        inputs: of the step: a batch of the shape of every step, and what else it takes.
         others: further captured functions of the pair.
     """
 
     def __init__(
-        self, objective: Objective, optimizer: torch.optim.Optimizer, example: Data, others: Sequence[Captured]
+        self, objective: Ascent, optimizer: torch.optim.Optimizer, inputs: Sequence[Any], others: Sequence[Captured]
     ) -> None:
-        self.objective, self.optimizer, self.example = objective, optimizer, example
+        self.objective, self.optimizer, self.example = objective, optimizer, inputs[0]
         self.captured = (objective.captured, *others)
         self.recaptures = 0
-        structure(objective.pair, example)  # before anything is recorded
-        self.side_effects = objective.side_effects(example)
+        structure(objective.pair, self.example)  # before anything is recorded
+        self.side_effects = objective.side_effects(*inputs)
         if self.side_effects and objective.captured.mode != "eager":
             self._run_eagerly(
                 f"the programs change {_enumerate(self.side_effects)} when they are run", self.side_effects[0]
@@ -92,8 +93,8 @@ class Changes:
     def _check_parameters(self, before: dict[str, nn.Parameter]) -> None:
         in_optimizer = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         current = dict(self.objective.module.named_parameters())
-        for name, parameter in current.items():
-            if parameter.requires_grad and id(parameter) not in in_optimizer:
+        for name, parameter in self.objective.trainable.items():
+            if id(parameter) not in in_optimizer:
                 what = "was replaced" if name in before else "is new"
                 raise FitError(
                     f"parameter {name!r} {what} during training: the optimiser does not have it"

@@ -14,10 +14,18 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .objective import METRICS
 from ...core import ModelGuidePair, PpvaeError
+from ...core.errors import try_one_of
 from ...data import Minibatches
 from ...notebook import curves, number, panel
 
 Row: TypeAlias = dict[str, float]
+
+# Columns of the history that a fit shows: in words, and on a curve.
+_REPORTED = {
+    "elbo_train": ("bound, training", "training"),
+    "elbo_validation": ("bound, validation", "validation"),
+    "log_joint_train": ("log p(x, z), training", "log p(x, z)"),
+}
 OnInterrupt: TypeAlias = Literal["raise", "return"]
 
 
@@ -39,12 +47,13 @@ class FitOutcome:
 
 @dataclass(frozen=True)
 class Fit:
-    """The result of :func:`ppvae.inference.fit`; the pair itself was trained in place.
+    """The result of :func:`ppvae.inference.fit` or :func:`ppvae.inference.fit_mcem`; the pair was trained in place.
 
     Attributes:
-        history: one row per epoch: epoch, step, seconds, learning_rate, at its last step kl_weight (``kl_weight.SITE``
-            where sites have their own) and the scheduled buffers by name, gradient_norm, and in nats per datum
-            elbo_train, reconstruction_train, kl_train and, with validation data, the same for them.
+        history: one row per epoch: epoch, step, seconds, learning_rate, gradient_norm; from ``fit``, at its last step
+            kl_weight (``kl_weight.SITE`` where sites have their own) and the scheduled buffers by name, and in nats per
+            datum elbo_train, reconstruction_train, kl_train and, with validation data, the same for them; from
+            ``fit_mcem`` log_joint_train in nats per datum, acceptance, and the last step_size.
         outcome: how it ended.
         best_epoch: the epoch of the highest validation bound, counted from 1; None without validation data.
         state: everything that the next step needs.
@@ -57,18 +66,18 @@ class Fit:
 
     def __repr__(self) -> str:
         last = self.history[-1] if self.history else {}
-        metrics = ", ".join(f"{k}={last[k]:.3f}" for k in ("elbo_train", "elbo_validation") if k in last)
+        metrics = ", ".join(f"{k}={last[k]:.3f}" for k in _REPORTED if k in last)
         return f"Fit({len(self.history)} epochs, {metrics}; {self.outcome})"
 
     def _repr_html_(self) -> str:
         """For notebooks: the last epoch, and the learning curve."""
         last = self.history[-1] if self.history else {}
         facts = {"outcome": str(self.outcome), "epochs": str(len(self.history))}
-        for name, key in (("bound, training", "elbo_train"), ("bound, validation", "elbo_validation")):
+        for key, (name, _) in _REPORTED.items():
             if key in last:
                 facts[name] = f"{number(last[key])} nats per datum"
-        names = {"elbo_train": "training", "elbo_validation": "validation"}
-        series = {name: [row.get(key, math.nan) for row in self.history] for key, name in names.items() if key in last}
+        names = {key: name for key, (_, name) in _REPORTED.items() if key in last}
+        series = {name: [row.get(key, math.nan) for row in self.history] for key, name in names.items()}
         best = self.best_epoch if "elbo_validation" in last else None
         mark = None
         if best is not None:
@@ -76,7 +85,8 @@ class Fit:
             facts["best epoch"] = f"{best}, {number(mark[1])} nats per datum"
         if "seconds" in last:
             facts["time"] = f"{number(last['seconds'], 1)} s"
-        picture = curves(series, label="bound by epoch, nats per datum", mark=mark, start=1) if series else ""
+        label = "by epoch, nats per datum" if "log_joint_train" in last else "bound by epoch, nats per datum"
+        picture = curves(series, label=label, mark=mark, start=1) if series else ""
         return panel("Fit", facts, picture)
 
 
@@ -84,14 +94,18 @@ class FitInterrupt(KeyboardInterrupt):
     """Training was ended by Ctrl-C; the pair has the parameters of its last step.
 
     Attributes:
-        history: one row for each finished epoch.
-        fit: what :func:`ppvae.inference.fit` would have returned, to go on from: ``fit(..., resume=
-            error.fit.state.state_dict())``; None from :func:`ppvae.inference.fit_mcem`.
+        fit: what :func:`ppvae.inference.fit` or :func:`ppvae.inference.fit_mcem` would have returned, to go on from:
+            ``fit(..., resume=error.fit.state.state_dict())``.
     """
 
-    def __init__(self, outcome: FitOutcome, history: list[Row], fit: Fit | None = None) -> None:
-        super().__init__(outcome.message)
-        self.history, self.fit = history, fit
+    def __init__(self, fit: Fit) -> None:
+        super().__init__(fit.outcome.message)
+        self.fit = fit
+
+    @property
+    def history(self) -> list[Row]:
+        """One row for each finished epoch."""
+        return self.fit.history
 
 
 @dataclass
@@ -107,7 +121,7 @@ class TrainingState:
         history: rows of the epochs done.
         sums: metrics summed over this epoch's steps so far.
         best_elbo, best_epoch, best_parameters: the best validation bound, its epoch, and the parameters there.
-        estimator: the estimator's own module, or None.
+        estimator: the estimator's own module, or None; of Monte Carlo EM, its chains.
         random_states: of PyTorch's generators, CPU and CUDA, at the end of the run; None while it runs.
     """
 
@@ -165,17 +179,23 @@ class TrainingState:
         """Resume from :meth:`state_dict`; sets the current random state too.
 
         Raises:
-            PpvaeError: a schedule on one side only.
+            PpvaeError: a schedule on one side only; or the state of another algorithm.
+            DataError: the state of other data, or of another batch size.
         """
+        if len(state["sums"]) != len(self.sums):
+            raise PpvaeError(
+                "resume: the saved run was trained by another algorithm"
+                + try_one_of("fit for a state of fit, fit_mcem for one of fit_mcem")
+            )
         if (self.schedule is None) != (state["schedule"] is None):
             raise PpvaeError("resume: the saved run and this one differ in having a learning-rate schedule")
+        self.batches.load_state_dict(state["batches"])  # first, because it says what is wrong with other data
         self.pair.load_state_dict(state["pair"])
         if self.estimator is not None:
             self.estimator.load_state_dict(state["estimator"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
-        self.batches.load_state_dict(state["batches"])
         self.random_states = None
         torch.set_rng_state(state["random_state"])
         if state["cuda_random_states"]:

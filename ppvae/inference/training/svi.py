@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,8 +12,9 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .ascent import names_of_model
 from .changes import Changes
-from .interrupt import BetweenSteps
+from .loop import Loop
 from .objective import METRICS, Objective, diagnose
 from .options import (
     DEFAULT_BATCH_SIZE,
@@ -26,14 +26,13 @@ from .options import (
 )
 from .scheduled import KLWeight, Scheduled, Weights, as_tensors
 from .schedules import KLWarmup, Schedule
-from .state import AnyCallback, Callback, Fit, FitInterrupt, FitOutcome, OnInterrupt, Row, TrainingState, as_callback
+from .state import AnyCallback, Fit, FitOutcome, OnInterrupt, Row, TrainingState
 from ..elbo import ELBO, TraceMeanFieldELBO
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
 from ..execution.arguments import require_estimator, require_integer, require_literal, require_pair
 from ..execution.placement import WORTH_RECORDING, Compile, choose_device, choose_mode, dtype_of, like_pair
-from ..execution.progress import progress_bar
 from ..execution.readiness import VALIDATION_CHUNK, check_training
-from ...core import FitError, ModelGuidePair, members_of, parameter_roles
+from ...core import Data, FitError, ModelGuidePair, members_of
 from ...core.errors import try_one_of
 from ...core.modes import evaluation_mode
 from ...data import Dataset, Minibatches, as_dataset
@@ -144,7 +143,7 @@ def fit(
             if isinstance(estimator, ELBO):
                 estimator.check(pair, example)
             scheduled.check(estimator, example)
-            names = _names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
+            names = names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
             objective = Objective(
                 pair,
                 estimator,
@@ -163,17 +162,10 @@ def fit(
         validator = _validator(pair, estimator, held_out, mode) if held_out is not None else None
         if resume is not None:
             state.load_state_dict(resume)
-        changes = Changes(objective, torch_optimizer, example, [] if validator is None else [validator.terms.captured])
-        run = _Run(state, objective, changes, validator, held_out, scheduled, early_stopping, num_epochs, seed, dtype)
-        result = run([as_callback(callback) for callback in callbacks], progress)
-        state.keep_random_states()
-        if on_interrupt == "raise" and result.outcome.code == "interrupted":
-            raise FitInterrupt(result.outcome, result.history, result)
-        return result
-
-
-def _names_of_model(pair: ModelGuidePair, x: Any) -> frozenset[str]:
-    return frozenset(name for name, roles in parameter_roles(pair, x).items() if "model" in roles)
+        inputs = example, torch.ones((), dtype=dtype, device=where)
+        changes = Changes(objective, torch_optimizer, inputs, [] if validator is None else [validator.terms.captured])
+        loop = _Run(state, objective, changes, validator, held_out, scheduled, early_stopping, num_epochs, seed, dtype)
+        return loop(callbacks, progress, on_interrupt)
 
 
 def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> BoundEvaluator:
@@ -184,8 +176,10 @@ def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> Bou
     return BoundEvaluator(pair, ours, calls=1, chunk_size=min(VALIDATION_CHUNK, len(data)), compile=mode)
 
 
-class _Run:
+class _Run(Loop):
     """One call of :func:`fit`: the loop."""
+
+    metric = "elbo"
 
     def __init__(
         self,
@@ -200,131 +194,49 @@ class _Run:
         seed: int,
         dtype: torch.dtype,
     ) -> None:
-        self.state, self.objective, self.validator, self.held_out = state, objective, validator, held_out
-        self.scheduled, self.early_stopping = scheduled, early_stopping
-        self.num_epochs, self.seed, self.dtype = num_epochs, seed, dtype
-        self.changes, self.interruptions = changes, BetweenSteps()
+        super().__init__(state, changes, num_epochs, dtype)
+        self.objective, self.validator, self.held_out = objective, validator, held_out
+        self.scheduled, self.early_stopping, self.seed = scheduled, early_stopping, seed
 
-    def __call__(self, callbacks: list[Callback], progress: bool) -> Fit:
+    def _step(self, x: Data, index: Tensor) -> Tensor:
         state = self.state
-        outcome = FitOutcome("completed", f"completed {self.num_epochs} epochs")
-        bar = progress_bar(total=self.num_epochs, initial=state.epoch, unit="epoch", show=progress)
-        running: list[Callback] = []
-        try:
-            for callback in callbacks:
-                callback.on_start(state)
-                running.append(callback)
-            self.changes()
-        except BaseException:
-            bar.close()
-            for callback in running:
-                callback.on_end(state)
-            raise
-        try:
-            with self.interruptions:
-                while state.epoch < self.num_epochs:
-                    self._epoch(callbacks, bar)
-                    if state.stop_reason:
-                        outcome = FitOutcome("early stopping", state.stop_reason)
-                        break
-        except KeyboardInterrupt:
-            where = "inside the step after" if self.interruptions.inside else "after"
-            outcome = FitOutcome("interrupted", f"interrupted in epoch {state.epoch + 1}, {where} step {state.step}")
-        finally:
-            bar.close()
-            for callback in callbacks:
-                callback.on_end(state)
-        restore = self.early_stopping is not None and self.early_stopping.restore_best
-        # An interrupted run keeps its current parameters, to be resumed.
-        if restore and state.best_parameters and outcome.code != "interrupted":
-            state.pair.load_state_dict(state.best_parameters)
-        return Fit(state.history, outcome, state.best_epoch or None, state)
-
-    def _epoch(self, callbacks: list[Callback], bar: Any) -> None:
-        state, steps = self.state, len(self.state.batches)
-        on_step = any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)
-        start, rows = time.perf_counter(), 0
-        # Not by the epoch of the batches, which after the last step is the next one: a run stopped there, in a callback
-        # or in the validation, resumes with the rest of this epoch.
-        while state.steps_in_epoch < steps:
-            with self.interruptions.step():
-                rows += self._step()
-            if on_step:
-                for callback in callbacks:
-                    callback.on_step(state)
-                self.changes()
-            if state.step % 20 == 0 and not bar.disable:
-                rate = rows / (time.perf_counter() - start)
-                mean = float(state.sums[0]) / state.steps_in_epoch
-                bar.set_postfix_str(f"elbo {mean:.2f} nats/datum, {rate:,.0f} data/s")
-        seconds = time.perf_counter() - start
-        state.seconds += seconds
-        self._close_epoch()
-        bar.update(1)
-        last = state.history[-1]
-        text = f"elbo {last['elbo_train']:.2f}"
-        if "elbo_validation" in last:
-            text += f", validation {last['elbo_validation']:.2f}"
-        bar.set_postfix_str(f"{text} nats/datum, {rows / seconds:,.0f} data/s")
-        for callback in callbacks:
-            callback.on_epoch(state)
-        self.changes()
-
-    def _step(self) -> int:
-        state = self.state
-        time_ = state.epoch + state.steps_in_epoch / len(state.batches), state.step
-        weights = self.scheduled.weights(*time_)
-        self.scheduled.write(*time_)
-        index = state.batches.next_index()
-        x = like_pair(state.batches.data.batch(index, state.batches.generator, dtype=self.dtype), self.dtype)
+        time = state.epoch + state.steps_in_epoch / len(state.batches), state.step
+        weights = self.scheduled.weights(*time)
+        self.scheduled.write(*time)
         before = torch.get_rng_state()
         step = self.objective(x, as_tensors(weights, torch.empty((), dtype=self.dtype, device=index.device)))
         if not math.isfinite(float(step.check)):
             self._refuse(step.gradients, x, index, before, weights)
-        for name, parameter in self.objective.trainable.items():
-            parameter.grad = step.gradients[name]
-        state.optimizer.step()
-        self.objective.remember(step)
-        state.step += 1
-        state.steps_in_epoch += 1
-        state.sums += torch.cat((step.metrics, step.gradient_norm[None])).to(state.sums)
-        return len(index)
+        self.objective.apply(step, state.optimizer)
+        return torch.cat((step.metrics, step.gradient_norm[None]))
 
-    def _close_epoch(self) -> None:
-        estimate = None
-        if self.validator is not None and self.held_out is not None:
-            # The same draws at every epoch: the curve shows the parameters, not the noise. It comes first, so that an
-            # interruption here loses nothing of the epoch.
-            estimate = self.validator(self.held_out, self.seed)
-        with self.interruptions.step():
-            self._write_row(estimate)
+    def _validate(self) -> BoundEstimate | None:
+        if self.validator is None or self.held_out is None:
+            return None
+        # The same draws at every epoch: the curve shows the parameters, not the noise.
+        return self.validator(self.held_out, self.seed)
 
-    def _write_row(self, estimate: BoundEstimate | None) -> None:
-        state = self.state
-        means = dict(zip((*METRICS, "norm"), (state.sums / state.steps_in_epoch).tolist(), strict=True))
-        row: Row = {
-            "epoch": state.epoch + 1,
-            "step": state.step,
-            "seconds": state.seconds,
-            "learning_rate": float(state.optimizer.param_groups[0]["lr"]),
-            **self.scheduled.row(state.epoch + (len(state.batches) - 1) / len(state.batches), state.step - 1),
-            "gradient_norm": means["norm"],
-            "elbo_train": means["elbo"],
-        }
-        if not math.isnan(means["kl"]):
-            row["reconstruction_train"], row["kl_train"] = means["reconstruction"], means["kl"]
-        if means["global"] and not math.isnan(means["global"]):
-            row["global_train"] = means["global"]
-        if estimate is not None:
-            row["elbo_validation"] = float(estimate.elbo.double().mean()) + row.get("global_train", 0.0)
-            row["reconstruction_validation"] = float(estimate.reconstruction.double().mean())
-            row["kl_validation"] = float(estimate.kl.double().mean())
+    def _row(self, means: list[float], held_out: BoundEstimate | None) -> Row:
+        state, mean = self.state, dict(zip(METRICS, means, strict=False))
+        row = self.scheduled.row(state.epoch + (len(state.batches) - 1) / len(state.batches), state.step - 1)
+        row["elbo_train"] = mean["elbo"]
+        if not math.isnan(mean["kl"]):
+            row["reconstruction_train"], row["kl_train"] = mean["reconstruction"], mean["kl"]
+        if mean["global"] and not math.isnan(mean["global"]):
+            row["global_train"] = mean["global"]
+        if held_out is not None:
+            row["elbo_validation"] = float(held_out.elbo.double().mean()) + row.get("global_train", 0.0)
+            row["reconstruction_validation"] = float(held_out.reconstruction.double().mean())
+            row["kl_validation"] = float(held_out.kl.double().mean())
             self._watch_validation(row["elbo_validation"])
-        state.sums.zero_()
-        state.steps_in_epoch = 0
-        state.history.append(row)
-        if state.schedule is not None:
-            state.schedule.step()
+        return row
+
+    def _best_epoch(self, outcome: FitOutcome) -> int | None:
+        state, rule = self.state, self.early_stopping
+        # An interrupted run keeps its current parameters, to be resumed.
+        if rule is not None and rule.restore_best and state.best_parameters and outcome.code != "interrupted":
+            state.pair.load_state_dict(state.best_parameters)
+        return state.best_epoch or None
 
     def _watch_validation(self, elbo: float) -> None:
         state, rule = self.state, self.early_stopping

@@ -343,6 +343,26 @@ def test_dreams_keep_the_covariates() -> None:
         estimator.check(LabelledPair("other", copies=True), x)
 
 
+@pytest.mark.parametrize(("sleep", "runs"), [(1.0, 2), (0.5, 3), (0.0, 2)])
+def test_wake_sleep_runs_the_guide_no_more_than_it_must(
+    sleep: float, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the data to draw, and for a score there; on the dreams. Sleep alone wants no score at the data."""
+    pair, x = linear_vae(), some_data(4, 3)
+    estimator = elbo.ReweightedWakeSleep(1, sleep=sleep)
+    estimator.terms(pair, x)  # its structure is found here
+    seen: list[bool] = []
+    original = type(pair).guide
+
+    def guide(*args: Any, **kwargs: Any) -> None:
+        seen.append(torch.is_grad_enabled())
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(type(pair), "guide", guide)
+    estimator.terms(pair, x)
+    assert seen == [False] + [True] * (runs - 1)
+
+
 def test_wake_sleep_finds_the_exact_guide() -> None:
     """Both updates of the guide lead to the exact posterior, which the linear guide can be."""
     for sleep in (0.0, 1.0):

@@ -144,9 +144,9 @@ def test_monte_carlo_em_draws_without_dropouts_noise() -> None:
     for dropout in (0.0, 0.9):
         torch.manual_seed(0)
         pair = Normed(norm=False, dropout=dropout)
-        rows, _ = fit_mcem(pair, x, num_epochs=1, batch_size=100, learning_rate=1e-9, progress=False)
+        result = fit_mcem(pair, x, num_epochs=1, batch_size=100, learning_rate=1e-9, progress=False)
         assert pair.training
-        seen.append(rows[-1]["acceptance"])
+        seen.append(result.history[-1]["acceptance"])
     assert seen[0] == seen[1]
 
 

@@ -17,7 +17,7 @@ from contracts.kernel import (
 )
 from torch import Tensor
 
-from ppvae.core.compile import capture
+from ppvae.core.compile import capture, record
 from ppvae.inference.hmc.integrator import PhasePoint, Step, Target, leapfrog, value_and_gradient
 from ppvae.inference.hmc.kernel import (
     HMCInfo,
@@ -66,6 +66,24 @@ class TestHMCWithoutInnerValues(KernelContract):
         bare, full = self.kernel(leapfrog(log_gamma_target)), hmc_kernel(leapfrog(log_gamma_target), 4)
         for one, other in zip(bare(*arguments)[0], full(*arguments)[0], strict=True):
             assert torch.equal(one, other)
+
+
+def test_a_recorded_step_without_a_value_does_not_compute_it() -> None:
+    """The gradient of log cosh needs sinh and cosh, and no logarithm."""
+
+    def operations(value: bool) -> set[str]:
+        step = leapfrog(lambda u: -u.cosh().log().sum(-1), value=value)
+        ones, finite = torch.ones(3), torch.ones(3, dtype=torch.bool)
+
+        def flat(u: Tensor, p: Tensor, gradient: Tensor) -> list[Tensor]:
+            return list(step(PhasePoint(u, p, ones, gradient, finite), 0.1 * ones, ones[:, None]))
+
+        graph = record(flat, [torch.randn(3, 2) for _ in range(3)])
+        graph.graph.eliminate_dead_code()
+        return {str(node.target).split(".")[1] for node in graph.graph.nodes if node.op == "call_function"}
+
+    assert operations(True) - operations(False) >= {"log", "sum"}
+    assert {"cosh", "sinh"} <= operations(False)
 
 
 def always_accepts(step: Step) -> Kernel:

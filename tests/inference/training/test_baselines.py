@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import pyro.distributions as dist
 import pytest
 import torch
+from contracts.training import binary, small
 from core.pairs import Discrete, GlobalWeight
 from torch import Tensor
 from torch.distributions import Normal
 
-from ppvae.core import PpvaeError, log_guide
-from ppvae.distributions import DiagonalNormal
-from ppvae.inference import fit, fit_mcem, wake_sleep
-from ppvae.models import FactorAnalysis
+from ppvae.core import FitError, PpvaeError, log_guide, unconstrained
+from ppvae.core.compile import state_of
+from ppvae.distributions import Bernoulli, ConditionalDistribution, DiagonalNormal
+from ppvae.inference import TrainingState, fit, fit_mcem, wake_sleep
+from ppvae.inference.hmc.integrator import leapfrog
+from ppvae.inference.hmc.kernel import HMCParameters, draw_noise, hmc_kernel, initial_state
+from ppvae.inference.hmc.target import posterior_target
+from ppvae.inference.training.ascent import names_of_model
+from ppvae.inference.training.mcem import JITTER, Chains, CompleteData
+from ppvae.models import VAE, FactorAnalysis
 from ppvae.networks import MLP
 
 
@@ -28,11 +39,103 @@ def test_monte_carlo_em_reaches_the_maximum_of_the_likelihood(problem: tuple[Ten
     torch.manual_seed(1)
     pair = FactorAnalysis(6, 2)
     before = pair.log_evidence(x).mean().item()
-    rows, outcome = fit_mcem(pair, x, num_epochs=80, batch_size=200, learning_rate=0.1, progress=False)
+    result = fit_mcem(pair, x, num_epochs=80, batch_size=200, learning_rate=0.1, progress=False)
     reached = pair.log_evidence(x).mean().item()
     assert best - 0.05 < reached <= best + 1e-3 and before < best - 1
-    assert outcome.code == "completed" and len(rows) == 80
-    assert abs(sum(row["acceptance"] for row in rows[-30:]) / 30 - 0.9) < 0.05
+    assert result.outcome.code == "completed" and len(result.history) == 80
+    assert abs(sum(row["acceptance"] for row in result.history[-30:]) / 30 - 0.9) < 0.05
+    assert "80 epochs, log_joint_train=-" in repr(result) and "log p(x, z), training" in result._repr_html_()
+
+
+def test_the_mean_step_of_monte_carlo_em_is_the_gradient_of_the_evidence() -> None:
+    r"""Fisher's identity, $\mathrm{E}_{p(z | x)} \nabla \log p(x, z) = \nabla \log p(x)$: hence its fixed points."""
+    torch.manual_seed(2)
+    pair = FactorAnalysis(4, 2).double()
+    x = 2 * torch.randn(300, 4, dtype=torch.float64) + 1
+    coordinates = unconstrained(pair, x)
+    chains = Chains(pair, x, coordinates, 300, 8, 0.9, "graph")
+    complete = CompleteData(pair, coordinates, names_of_model(pair, x), None, 300, "graph")
+
+    def gradient(u: Tensor) -> Tensor:
+        return -torch.cat([part.flatten() for part in complete(x, u).gradients.values()])
+
+    exact = torch.autograd.grad(pair.log_evidence(x).mean(), list(complete.trainable.values()))
+    truth = torch.cat([part.flatten() for part in exact])
+    draws, wrong = [], []
+    for transition in range(240):
+        u, _ = chains.move(complete.inputs, x, torch.arange(300))
+        if transition >= 40:
+            draws.append(gradient(u))
+            wrong.append(gradient(torch.randn_like(u)))  # draws from the prior
+
+    def largest(gradients: list[Tensor]) -> float:
+        blocks = torch.stack(gradients).reshape(20, 10, -1).mean(1)  # longer than the chains remember
+        return float(((blocks.mean(0) - truth) / (blocks.std(0) / 20**0.5)).abs().max())
+
+    assert largest(draws) < 6.5 < 20 < largest(wrong)  # of 16 Student's t of 19 degrees: false alarms 5e-5
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_captured_transition_is_that_of_the_plain_kernel(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, x = small(), binary(100)
+    coordinates = unconstrained(pair, x)
+    chains = Chains(pair, x, coordinates, 100, 4, 0.9, mode)
+    chains.log_step_size.fill_(math.log(1.7))
+    before, rows = chains.u.clone(), torch.arange(100)
+    runs: list[int] = []
+    original = type(pair).model
+    monkeypatch.setattr(type(pair), "model", lambda *args, **kwargs: (runs.append(1), original(*args, **kwargs))[1])
+    torch.manual_seed(5)
+    u, acceptance = chains.move(state_of(pair), x, rows)
+    assert len(runs) == 5  # the start and four leapfrogs
+    torch.manual_seed(5)
+    context = state_of(pair), x
+    target = posterior_target(pair, coordinates)
+    scales = HMCParameters(torch.full((1, 100), 1.7), torch.ones(1, 100, 2))
+    start = initial_state(target, before[None], *context)
+    kernel = hmc_kernel(leapfrog(target), 4, jitter=JITTER)
+    state, info = kernel(start, draw_noise(before[None]), scales, *context)
+    torch.testing.assert_close(u, state.u[0])
+    torch.testing.assert_close(float(acceptance), float(info.acceptance.mean()))
+    assert 0 < int(info.accepted.sum()) < 100 and torch.equal(chains.u, u)
+    assert float(chains.log_step_size) == pytest.approx(math.log(1.7) + 0.5 * (float(acceptance) - 0.9))
+    assert chains.captured.graphs == (mode == "graph")
+
+
+@pytest.mark.parametrize("place", ["attribute", "buffer"])
+def test_monte_carlo_em_takes_up_what_a_callback_changes(place: str) -> None:
+    def change(state: TrainingState) -> None:
+        prior: Any = state.pair.prior
+        if place == "buffer":
+            prior.shift.fill_(state.epoch)
+        else:
+            prior.offset = float(state.epoch)
+
+    class Moved(ConditionalDistribution):
+        def __init__(self) -> None:
+            super().__init__(2)
+            self.offset = 0.0
+            self.register_buffer("shift", torch.zeros(()))
+
+        def forward(self, *context: Tensor) -> Any:
+            return dist.Normal(torch.zeros(2) + self.offset + self.shift, 1.0).to_event(1)
+
+    found = {}
+    for mode in ("eager", "graph", "unchanged"):
+        torch.manual_seed(0)
+        pair = VAE(prior=Moved(), likelihood=Bernoulli(MLP(2, [5]), 9), posterior=DiagonalNormal(MLP(9, [5]), 2))
+        options: dict[str, Any] = {"num_epochs": 4, "batch_size": None, "num_leapfrog": 3, "progress": False}
+        unchanged = mode == "unchanged"
+        options |= {"compile": "eager" if unchanged else mode, "callbacks": [] if unchanged else [change]}
+        found[mode] = [row["log_joint_train"] for row in fit_mcem(pair, binary(50), **options).history]
+    assert found["graph"] == pytest.approx(found["eager"], rel=1e-4)
+    assert found["unchanged"][0] == found["eager"][0] and found["unchanged"][1] > found["eager"][1] + 0.1
+
+
+def test_monte_carlo_em_stops_before_a_number_is_not_finite() -> None:
+    with pytest.raises(FitError, match=r"update 2 of step 1 \(epoch 1\).*not finite.*rows 0, 1") as caught:
+        fit_mcem(small(), binary(50), optimizer="sgd", learning_rate=1e38, num_epochs=1, progress=False)
+    assert caught.value.step == 1 and len(caught.value.indices) == 50
 
 
 def test_monte_carlo_em_never_touches_the_guide(problem: tuple[Tensor, float]) -> None:
@@ -57,6 +160,8 @@ def test_what_monte_carlo_em_refuses() -> None:
         fit_mcem(Discrete(), torch.randn(10, 2), batch_size=None, num_epochs=1)
     with pytest.raises(PpvaeError, match="'w' is global"):
         fit_mcem(GlobalWeight(), torch.randn(10, 3), batch_size=None, num_epochs=1)
+    with pytest.raises(PpvaeError, match="target_acceptance: expected a number between 0 and 1"):
+        fit_mcem(FactorAnalysis(3, 1), torch.randn(10, 3), target_acceptance=1.0)
     with pytest.raises(PpvaeError, match="num_leapfrog"):
         fit_mcem(FactorAnalysis(3, 1), torch.randn(10, 3), num_leapfrog=0)
 

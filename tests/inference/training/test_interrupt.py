@@ -12,9 +12,10 @@ import pytest
 import torch
 from contracts.training import binary, quiet, small
 
-from ppvae.core import PpvaeError
+from ppvae.core import DataError, PpvaeError
 from ppvae.inference import Callback, FitInterrupt, TrainingState, fit, fit_mcem
 from ppvae.inference.training.interrupt import BetweenSteps
+from ppvae.inference.training.mcem import Chains
 from ppvae.inference.training.objective import Objective
 
 
@@ -130,23 +131,56 @@ def test_a_script_ends_and_nothing_is_lost() -> None:
         fit(small(), binary(), on_interrupt="rais", **options)  # type: ignore[arg-type]
 
 
-def test_monte_carlo_em_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    count, original = [0], torch.optim.Adagrad.step
+@pytest.mark.parametrize(
+    ("place", "mode"), [("transition", "eager"), ("update", "graph"), ("step", "graph"), ("epoch", "eager")]
+)
+def test_monte_carlo_em_too(place: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chains and their step size go on as well as the weights."""
 
-    def step(self: Any, closure: Any = None) -> Any:
+    class Stop(Callback):
+        def on_step(self, state: TrainingState) -> None:
+            if place == "step" and state.step == 7:
+                ctrl_c()
+
+        def on_epoch(self, state: TrainingState) -> None:
+            if place == "epoch" and state.epoch == 2:
+                ctrl_c()
+
+    options: dict[str, Any] = {"num_epochs": 3, "batch_size": 40, "num_updates": 2, "num_leapfrog": 3}
+    options |= {"optimizer": lambda p: Interrupting(p, lr=0.01), "compile": mode, "progress": False}
+    Interrupting.calls, Interrupting.at = 0, -1
+    whole = fit_mcem(small(), binary(), **options)
+    assert [row["step"] for row in whole.history] == [5, 10, 15]
+    Interrupting.calls, Interrupting.at = 0, 13 if place == "update" else -1
+    count, original = [0], Chains.move
+
+    def move(self: Any, *args: Any) -> Any:
         count[0] += 1
         if count[0] == 7:
-            raise KeyboardInterrupt
-        return original(self, closure)
+            ctrl_c()
+        return original(self, *args)
 
-    monkeypatch.setattr(torch.optim.Adagrad, "step", step)
-    options: dict[str, Any] = {"num_epochs": 4, "batch_size": None, "num_updates": 3, "progress": False}
-    with pytest.raises(FitInterrupt, match="interrupted in epoch 3") as caught:
-        fit_mcem(small(), binary(), compile="eager", **options)
-    assert len(caught.value.history) == 2 and caught.value.fit is None
-    count[0] = 0
-    rows, outcome = fit_mcem(small(), binary(), compile="eager", on_interrupt="return", **options)
-    assert len(rows) == 2 and outcome.code == "interrupted"
+    with monkeypatch.context() as patch:
+        if place == "transition":
+            patch.setattr(Chains, "move", move)
+        with pytest.raises(FitInterrupt) as caught:
+            fit_mcem(small(), binary(), callbacks=[Stop()], **options)
+    part = caught.value.fit
+    assert part.state.step == (10 if place == "epoch" else 7) and "after step" in str(caught.value)
+    torch.rand(3)  # the generator is the caller's meanwhile
+    state = part.state.state_dict()
+    rest = fit_mcem(small(), binary(), resume=state, **options)
+    assert rest.outcome.code == "completed"
+    for module in ("pair", "estimator"):
+        expected = whole.state.state_dict()[module]
+        assert expected and all(torch.equal(rest.state.state_dict()[module][name], expected[name]) for name in expected)
+    strip = [{k: v for k, v in row.items() if k != "seconds"} for row in whole.history]
+    assert [{k: v for k, v in row.items() if k != "seconds"} for row in rest.history] == strip
+    if place == "epoch":
+        with pytest.raises(PpvaeError, match="the saved run was trained by another algorithm"):
+            fit(small(), binary(), resume=state, progress=False)
+        with pytest.raises(DataError, match="200 rows, these 100"):
+            fit_mcem(small(), binary(100), resume=state, **options)
 
 
 def test_another_programs_handler_is_left_alone() -> None:

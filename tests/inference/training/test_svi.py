@@ -193,6 +193,14 @@ def test_clipping_scales_the_gradient_to_the_norm_asked_for() -> None:
             torch.testing.assert_close(step.gradients[name], factor * gradient)
 
 
+def test_a_frozen_weight_has_a_constant_prior() -> None:
+    pair = small()
+    frozen = pair.likelihood.head.layers[0].bias.requires_grad_(False)  # type: ignore[union-attr, operator, index]
+    before = frozen.detach().clone()
+    quiet(pair, binary(), weight_prior=Normal(0.0, 1.0), compile="eager", num_epochs=1)
+    assert torch.equal(frozen, before)
+
+
 def test_kl_warmup_weighs_the_objective_and_not_the_report() -> None:
     pair, x = small().double(), binary(20).double()
     for estimator in (elbo.TraceELBO(), elbo.TraceMeanFieldELBO()):

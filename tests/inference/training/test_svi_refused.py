@@ -212,7 +212,7 @@ def test_the_default_batch_takes_all_of_few_data() -> None:
                 torch.randn(60, 3),
                 num_epochs=1,
                 progress=False,
-            )[0]
+            ).history
         )
         == 1
     )

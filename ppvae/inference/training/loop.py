@@ -1,0 +1,158 @@
+"""Epochs of steps, the same for every way to train: callbacks between the steps, Ctrl-C between them, the history."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .changes import Changes
+from .interrupt import BetweenSteps
+from .state import AnyCallback, Callback, Fit, FitInterrupt, FitOutcome, OnInterrupt, Row, TrainingState, as_callback
+from ..elbo.evaluation import BoundEstimate
+from ..execution.placement import like_pair
+from ..execution.progress import progress_bar
+from ...core import Data
+
+
+class Loop(ABC):
+    """A run of training from where its state stands to the last epoch.
+
+    Args:
+        state: the state; what a step says is added to its ``sums``, the Euclidean norm of the gradient last.
+        changes: takes up what callbacks change in the pair.
+        num_epochs: epochs in all.
+        dtype: of the pair.
+
+    Attributes:
+        metric: name of the first of the sums, in nats per datum, for the progress bar.
+    """
+
+    metric: ClassVar[str]
+
+    def __init__(self, state: TrainingState, changes: Changes, num_epochs: int, dtype: torch.dtype) -> None:
+        self.state, self.changes, self.num_epochs, self.dtype = state, changes, num_epochs, dtype
+        self.interruptions = BetweenSteps()
+
+    @abstractmethod
+    def _step(self, x: Data, index: Tensor) -> Tensor:
+        """Train on one minibatch; what is added to the state's sums."""
+
+    @abstractmethod
+    def _row(self, means: list[float], held_out: BoundEstimate | None) -> Row:
+        """The columns of this epoch's row that are not common to all training, from the means over its steps."""
+
+    def _validate(self) -> BoundEstimate | None:
+        """At the end of an epoch, before its row: an interruption here loses nothing of the epoch."""
+        return None
+
+    def _best_epoch(self, outcome: FitOutcome) -> int | None:
+        """At the end: restore the best parameters where that was asked for, and say of which epoch they are."""
+        return None
+
+    def __call__(self, callbacks: Iterable[AnyCallback], progress: bool, on_interrupt: OnInterrupt) -> Fit:
+        """Run to the end.
+
+        Raises:
+            FitInterrupt: Ctrl-C, where ``on_interrupt`` is "raise".
+        """
+        outcome = self._run([as_callback(callback) for callback in callbacks], progress)
+        result = Fit(self.state.history, outcome, self._best_epoch(outcome), self.state)
+        self.state.keep_random_states()
+        if on_interrupt == "raise" and outcome.code == "interrupted":
+            raise FitInterrupt(result)
+        return result
+
+    def _run(self, callbacks: list[Callback], progress: bool) -> FitOutcome:
+        state = self.state
+        outcome = FitOutcome("completed", f"completed {self.num_epochs} epochs")
+        bar = progress_bar(total=self.num_epochs, initial=state.epoch, unit="epoch", show=progress)
+        running: list[Callback] = []
+        try:
+            for callback in callbacks:
+                callback.on_start(state)
+                running.append(callback)
+            self.changes()
+        except BaseException:
+            bar.close()
+            for callback in running:
+                callback.on_end(state)
+            raise
+        try:
+            with self.interruptions:
+                while state.epoch < self.num_epochs:
+                    self._epoch(callbacks, bar)
+                    if state.stop_reason:
+                        outcome = FitOutcome("early stopping", state.stop_reason)
+                        break
+        except KeyboardInterrupt:
+            where = "inside the step after" if self.interruptions.inside else "after"
+            outcome = FitOutcome("interrupted", f"interrupted in epoch {state.epoch + 1}, {where} step {state.step}")
+        finally:
+            bar.close()
+            for callback in callbacks:
+                callback.on_end(state)
+        return outcome
+
+    def _epoch(self, callbacks: list[Callback], bar: Any) -> None:
+        state, steps = self.state, len(self.state.batches)
+        on_step = any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)
+        start, rows = time.perf_counter(), 0
+        # Not by the epoch of the batches, which after the last step is the next one: a run stopped there, in a callback
+        # or in the validation, resumes with the rest of this epoch.
+        while state.steps_in_epoch < steps:
+            with self.interruptions.step():
+                rows += self._next_step()
+            if on_step:
+                for callback in callbacks:
+                    callback.on_step(state)
+                self.changes()
+            if state.step % 20 == 0 and not bar.disable:
+                rate = rows / (time.perf_counter() - start)
+                mean = float(state.sums[0]) / state.steps_in_epoch
+                bar.set_postfix_str(f"{self.metric} {mean:.2f} nats/datum, {rate:,.0f} data/s")
+        seconds = time.perf_counter() - start
+        state.seconds += seconds
+        mean = float(state.sums[0]) / state.steps_in_epoch
+        held_out = self._validate()
+        with self.interruptions.step():
+            self._write_row(held_out)
+        bar.update(1)
+        text = f"{self.metric} {mean:.2f}"
+        if "elbo_validation" in state.history[-1]:
+            text += f", validation {state.history[-1]['elbo_validation']:.2f}"
+        bar.set_postfix_str(f"{text} nats/datum, {rows / seconds:,.0f} data/s")
+        for callback in callbacks:
+            callback.on_epoch(state)
+        self.changes()
+
+    def _next_step(self) -> int:
+        state = self.state
+        index = state.batches.next_index()
+        x = like_pair(state.batches.data.batch(index, state.batches.generator, dtype=self.dtype), self.dtype)
+        metrics = self._step(x, index)
+        state.step += 1
+        state.steps_in_epoch += 1
+        state.sums += metrics.to(state.sums)
+        return len(index)
+
+    def _write_row(self, held_out: BoundEstimate | None) -> None:
+        state = self.state
+        means = (state.sums / state.steps_in_epoch).tolist()
+        row: Row = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "seconds": state.seconds,
+            "learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+            "gradient_norm": means[-1],
+            **self._row(means, held_out),
+        }
+        state.sums.zero_()
+        state.steps_in_epoch = 0
+        state.history.append(row)
+        if state.schedule is not None:
+            state.schedule.step()
