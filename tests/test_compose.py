@@ -135,7 +135,7 @@ def test_it_has_a_report(name: str, page: dict[str, Any], tmp_path: Path) -> Non
         figures = {"reconstructions", "predictive_checks"}
         assert {f"{figure}_{site}" if len(observed) > 1 else figure for figure in figures} <= ids
         assert re.search(rf'<th scope="row">{site}</th><td>observed</td>', text)
-    assert ("discrete" in ids) == (name in ("binary", "few_labels", "clusters"))
+    assert ("discrete" in ids) == (name in ("few_labels", "clusters"))
 
 
 @pytest.mark.slow
