@@ -96,6 +96,11 @@ def inpaint(
                 )
             )
         visible = declared.present
+    elif not isinstance(work.example, Tensor):
+        raise DataError(
+            f"inpaint: the entries of {name!r} share a total, which says what is missing: expected independent ones"
+            + try_one_of("predict_given", "a likelihood of independent entries, such as a Poisson")
+        )
     assert visible is not None
     require_simulable(work.pair, work.example)
     if kind == "mean":
