@@ -207,7 +207,7 @@ def posterior_checks(
     replicator = Replicator(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        info, support, values, present = replicator.observed(site)
+        info, (support, values, present) = replicator.observed(site)
         if source == "prior":
             replicator.draw_weights()
             require_simulable(replicator.pair, replicator.example)
@@ -277,7 +277,10 @@ class _Discrepancies:
                 for kind in ("mean", "variance")
             )
             for which, value in (("data", x), ("replicate", new)):
-                values[f"{CHI_SQUARE}/{which}"] = ((value - mean).square() / variance).reshape(len(new), -1).sum(1)
+                square = (value - mean).square()
+                # What is known for sure, such as the words of an empty document, has no variance, and no deviation.
+                ratio = torch.where(square == 0, 0.0, square / variance)
+                values[f"{CHI_SQUARE}/{which}"] = ratio.reshape(len(new), -1).sum(1)
         return {key: value.reshape(len(new)) for key, value in values.items()}
 
     def _has_moments(self) -> bool:
