@@ -161,7 +161,9 @@ def inpaint(
     kept = {num_burn_in + num_kept * (place + 1) // rounds - 1 for place in range(rounds)}
 
     def chains(y: Tensor, beside: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        y, seen = (value.repeat_interleave(num_chains, 0) for value in (y, beside["visible"]))
+        exact = beside["visible"] if noise is None else torch.zeros_like(beside["visible"])
+        each, seen = y, beside["visible"].repeat_interleave(num_chains, 0)
+        y = y.repeat_interleave(num_chains, 0)
         x = torch.where(seen, y, simulate(work.pair, y).observed[name])
         z = draw(work.pair, x, 1).latents
         moments, states = Moments(x, num_chains), []
@@ -172,7 +174,11 @@ def inpaint(
             if count in kept:
                 states.append(x.reshape(-1, num_chains, *x.shape[1:]))
             bar.update()
-        return {**moments.result(), "draws": torch.cat(states, 1)[:, :num_draws]}
+        found = moments.result()
+        found["mean"] = torch.where(exact, each, found["mean"])  # an average of the same value rounds it
+        for key in ("standard_deviation", "standard_error"):
+            found[key] = found[key].masked_fill(exact, 0.0)
+        return {**found, "draws": torch.cat(states, 1)[:, :num_draws]}
 
     with progress_bar(show=progress, total=num_steps * work.num_chunks, desc="restore") as bar:
         result = work.run(chains, beside={"visible": visible})
