@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ppvae.core import check_pair, structure, sum_out
 from ppvae.core.modes import evaluation_mode
+from ppvae.data import as_dataset
 from ppvae.inference import (
     elbo,
     embed,
@@ -24,7 +26,9 @@ from ppvae.inference import (
     sample_posterior,
     site_report,
 )
-from ppvae.models import LatentModel
+from ppvae.models import LatentModel, Observed
+from ppvae.report import write_report
+from ppvae.runs import Recipe, Run, RunFolder
 
 PAGE = Path(__file__).parents[1] / "docs" / "compose.md"
 # What is not trained on the pictures alone.
@@ -102,6 +106,36 @@ def test_the_verbs_serve_it(name: str, page: dict[str, Any]) -> None:
     kind: Any = "sample" if name == "few_labels" else "mean"  # the mean of a picture is given a class
     for value in (reconstruct(pair, few, site=site, num_samples=3), generate(pair, 3, like=x, site=site, kind=kind)):
         assert isinstance(value, Tensor) and bool(value.isfinite().all()) and len(value) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_a_report(name: str, page: dict[str, Any], tmp_path: Path) -> None:
+    """A page that shows every latent and every observed site, and nothing that it could not."""
+    torch.manual_seed(0)
+    pair, x = page[name], rows(page[DATA.get(name, "x")], 60)
+    estimator = elbo.VIMCO(5) if name == "binary" else elbo.TraceELBO()
+    made = fit(pair, x, elbo=estimator, num_epochs=2, progress=False, compile="eager", seed=1)
+    recipe = Recipe.from_dict({"model": {"pair": f"compose.py:{name}"}})
+    run = Run(RunFolder(tmp_path), recipe, pair, as_dataset(x), made.history, {"seconds": 1.0}, "epoch 2")
+    text = write_report(run, out=tmp_path / "page.html").read_text(encoding="utf-8")
+    ids = set(re.findall(r'<(?:h2|figure) id="([^"]+)"', text))
+    assert {"training", "latents", "checks", "recipe", "commands", "learning_curve"} <= ids
+    assert "What this report could not show" not in text
+    info = structure(pair, rows(x, 2))
+    latents = [site.name for site in info.local_latents if site.name != "y_unobserved"]
+    several = len(info.local_latents) > 1
+    for site in latents:
+        row = re.search(rf'<th scope="row">{site}</th><td>local latent</td>.*', text)
+        assert row is not None and re.search(r"\d of \d+</td></tr>$", row[0])
+        figures = {"latents", "aggregate_posterior"}
+        assert {f"{figure}_{site}" if several else figure for figure in figures} <= ids
+    observed = pair.description.named(Observed)
+    for site in observed:
+        figures = {"reconstructions", "predictive_checks"}
+        assert {f"{figure}_{site}" if len(observed) > 1 else figure for figure in figures} <= ids
+        assert re.search(rf'<th scope="row">{site}</th><td>observed</td>', text)
+    assert ("discrete" in ids) == (name in ("few_labels", "clusters"))
 
 
 @pytest.mark.slow

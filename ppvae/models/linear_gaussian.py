@@ -179,7 +179,7 @@ class LinearGaussian(LatentModel):
     def _known(self, x: Data, drawn: Mapping[str, Tensor]) -> Known:
         """What is observed, and latents that were drawn."""
         batch, joint = self._members(x), self.joint(x)
-        present = self._present(batch)
+        present = self.gaps(x)
         names = [*self.description.named(Observed), *drawn]
         index = torch.cat([torch.arange(joint.loc.shape[-1])[joint.slices[name]] for name in names])
         values = {**{n: batch[n] for n in self.description.named(Observed)}, **drawn}

@@ -21,12 +21,17 @@ def traversals(latents: Tensor, prior: Tensor, active: Tensor) -> tuple[Tensor, 
         the points, [rows, STEPS, Z], and the dimension of every row, most active first.
     """
     dimensions = active.argsort(descending=True)[:DIMENSIONS].tolist()
-    base = latents[(latents - latents.mean(0)).square().sum(1).argmin()]
+    base = latents[average(latents)]
     points = base.expand(len(dimensions), STEPS, -1).clone()
     for row, dimension in enumerate(dimensions):
         low, high = torch.quantile(prior[:, dimension], torch.tensor(_REACH, dtype=prior.dtype)).tolist()
         points[row, :, dimension] = torch.linspace(low, high, STEPS, dtype=points.dtype)
     return points, dimensions
+
+
+def average(latents: Tensor) -> Tensor:
+    """The datum whose latents are the nearest to the mean of all: its place."""
+    return (latents - latents.mean(0)).square().sum(1).argmin()
 
 
 def interpolations(latents: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -52,7 +57,7 @@ def nearest(samples: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
     return found.indices, found.values
 
 
-def reliability(predicted: Tensor, x: Tensor, bins: int = 10) -> Tensor:
+def reliability(predicted: Tensor, x: Tensor, bins: int = 10, present: Tensor | None = None) -> Tensor:
     r"""Predicted probabilities of binary values against how often these are one, in bins of probability.
 
     Where z is a draw from the true posterior, x ~ p(x | z) and the frequencies equal the probabilities.
@@ -61,6 +66,7 @@ def reliability(predicted: Tensor, x: Tensor, bins: int = 10) -> Tensor:
         predicted: p(x_d = 1 | z), [N, *event].
         x: zeros and ones, [N, *event].
         bins: of equal width.
+        present: which values are there, [N, *event]; None for all.
 
     Returns:
         a row for every bin that is not empty: the mean probability, the frequency, its standard error (over data,
@@ -68,12 +74,13 @@ def reliability(predicted: Tensor, x: Tensor, bins: int = 10) -> Tensor:
     """
     p, x = predicted.flatten(1).double(), x.flatten(1).double()
     place = (p * bins).long().clamp(max=bins - 1)
+    there = torch.ones_like(x) if present is None else present.flatten(1).double()
     rows = []
     for number in range(bins):
-        inside = (place == number).double()
+        inside = (place == number).double() * there
         count = float(inside.sum())
         if count:
             mean, frequency = float((p * inside).sum()) / count, float((x * inside).sum()) / count
             error = float((((x - frequency) * inside).sum(1)).square().sum().sqrt()) / count
-            rows.append((mean, frequency, error, count / p.numel()))
+            rows.append((mean, frequency, error, count / float(there.sum())))
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)

@@ -12,12 +12,13 @@ import torch
 
 from ppvae.inference import AggregatePosterior, aggregate_posterior, posterior_checks
 from ppvae.inference.criticism.posterior_checks import PosteriorChecks, PredictiveCheck
-from ppvae.report import findings, write_report
+from ppvae.report import sites, write_report
 from ppvae.report.figures.checks import PANELS, check_pictures, predictive
 from ppvae.report.figures.theme import LIGHT, draw
-from ppvae.report.findings import NUM_CHECK_DATA, find
+from ppvae.report.findings import find
 from ppvae.report.html.build import render
 from ppvae.report.html.tables import _row, aggregate_table, check_table
+from ppvae.report.sites import NUM_CHECK_DATA
 from ppvae.runs import Recipe, Run, train
 
 CATEGORIES = """
@@ -55,18 +56,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_the_numbers_are_those_of_the_library(run: Run) -> None:
     found = find(run)
-    assert found.checks is not None and found.latent_checks is not None and found.aggregate is not None
+    main, (latent,) = found.main, found.latent.values()
+    assert main is not None and main.checks is not None and main.latent_checks is not None
+    assert latent.aggregate is not None
     few = run.part("test").take(NUM_CHECK_DATA)
     expected = posterior_checks(run.pair, few)
-    assert {"share of ones", "change between neighbours"} < set(found.checks) == set(expected)
+    assert {"share of ones", "change between neighbours"} < set(main.checks) == set(expected)
     text = unescape(check_table(found))
     for name, check in expected.items():
-        assert torch.equal(check.replicated, found.checks[name].replicated)
+        assert torch.equal(check.replicated, main.checks[name].replicated)
         assert f"{check.p_value:.3f} ± {check.p_value_error:.3f}" in text and name in text
-    (name,) = found.latent_checks
+    (name,) = main.latent_checks
     assert f"{name}, given z" in text
     aggregated = aggregate_posterior(run.pair, run.part("test"))
-    assert torch.equal(aggregated.distance, found.aggregate.distance)
+    assert torch.equal(aggregated.distance, latent.aggregate.distance)
     assert f"{float(aggregated.distance[1]):.3f} ± {float(aggregated.distance_error[1]):.3f}" in aggregate_table(found)
 
 
@@ -117,14 +120,16 @@ def many_dimensions(folder: Path) -> Run:
 def test_every_kind_of_pair(make: Any, tmp_path: Path) -> None:
     found = find(make(tmp_path))
     assert not [note for note in found.notes if "check" in note or "aggregate" in note]
-    assert found.checks is not None and found.latent_checks is not None and found.aggregate is not None
+    main, (latent,) = found.main, found.latent.values()
+    assert main is not None and main.checks is not None and main.latent_checks is not None
+    assert latent.aggregate is not None
     pictures = check_pictures(found)
     assert set(pictures) - {"reliability"} == {"predictive_checks", "aggregate_posterior"}
     assert ("reliability" in pictures) == (found.data.batch_space == "binary")
     assert all(len(picture.alt) > 60 for picture in pictures.values())
     text = check_table(found)
-    assert text.count("<tr>") == 1 + len(found.checks) + len(found.latent_checks)
-    dimensions = len(found.aggregate.distance)
+    assert text.count("<tr>") == 1 + len(main.checks) + len(main.latent_checks)
+    dimensions = len(latent.aggregate.distance)
     assert aggregate_table(found).count("<tr>") == 1 + min(dimensions, PANELS)
     if dimensions > PANELS:
         assert f"{PANELS} of {dimensions} dimensions" in pictures["aggregate_posterior"].caption
@@ -137,8 +142,8 @@ def test_a_check_that_fails_is_a_line(run: Run, monkeypatch: pytest.MonkeyPatch)
     def other(*args: Any, **options: Any) -> AggregatePosterior:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(findings, "posterior_checks", fail)
-    monkeypatch.setattr(findings, "aggregate_posterior", other)
+    monkeypatch.setattr(sites, "posterior_checks", fail)
+    monkeypatch.setattr(sites, "aggregate_posterior", other)
     found = find(run)
     assert {"checks: no draws of this", "latent_checks: no draws of this", "aggregate: ZeroDivisionError"} == set(
         found.notes

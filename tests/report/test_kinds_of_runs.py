@@ -126,8 +126,9 @@ def test_without_held_out_data_nothing_is_called_so(tmp_path: Path) -> None:
     run = run_of(tmp_path, "Scalar")
     evaluate(run, [Method.parse("importance-sampling:num_samples=50")], num_data=45, say=lambda line: None)
     found = find(run)
-    assert found.latents is not None and found.latents.shape == (80, 1)
-    assert found.prior is not None and found.prior.shape[1] == 1
+    latents, prior = found.latent["z"].latents, found.latent["z"].prior
+    assert latents is not None and latents.shape == (80, 1)
+    assert prior is not None and prior.shape[1] == 1
     text = write_report(run).read_text(encoding="utf-8")
     assert "45 training data" in text
     assert "held-out" not in text.lower()
@@ -148,9 +149,9 @@ def test_a_described_model_is_shown_as_its_graph_beside_its_formulas(tmp_path: P
 def test_a_category_has_a_report_and_no_mean(tmp_path: Path) -> None:
     run = run_of(tmp_path, "Category")
     found = find(run)
-    assert found.latents is None and found.aggregate is None
+    assert not found.latent
     assert "latents: site 'z' is a category, which has no place in a plane" in found.notes
-    assert found.checks is not None
+    assert found.main is not None and found.main.checks is not None
     write_report(run)
 
 
@@ -210,8 +211,9 @@ def test_estimates_that_can_be_trusted_on_no_datum_have_a_report(tmp_path: Path)
 def test_a_pair_of_global_latents_alone_has_a_report(tmp_path: Path) -> None:
     run = run_of(tmp_path, "Weights")
     found = find(run)
-    assert found.reconstructed is not None and found.samples is not None and found.latents is None
-    assert torch.allclose(found.reconstructed, found.reconstructed[:1].expand(80, 2))  # the mean of w, for every datum
+    assert found.main is not None and found.main.samples is not None and not found.latent
+    again = found.main.reconstructed
+    assert again is not None and torch.allclose(again, again[:1].expand(80, 2))  # the mean of w, for every datum
     assert "Reconstructions" in write_report(run).read_text(encoding="utf-8")
 
 

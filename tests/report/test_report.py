@@ -187,18 +187,19 @@ def test_the_walk_shows_what_the_decoder_says(run: Run, html: str) -> None:
 def test_findings_are_those_of_the_pair(run: Run) -> None:
     found = find(run)
     latents = embed(run.pair, run.part("test"))
-    assert found.latents is not None
-    assert torch.equal(found.latents, latents)
-    assert found.active is not None
-    assert torch.allclose(found.active, latents.var(0))
+    latent = found.latent["z"]
+    assert latent.latents is not None
+    assert torch.equal(latent.latents, latents)
+    assert latent.active is not None
+    assert torch.allclose(latent.active, latents.var(0))
     x = run.part("test").tensor()
     posterior = run.pair.posterior(x)
     loc, scale = posterior.base_dist.loc.detach(), posterior.base_dist.scale.detach()
     kl = 0.5 * (loc.square() + scale.square() - 1) - scale.log()
-    assert found.kl is not None
-    assert torch.allclose(found.kl.float(), kl.mean(0), atol=1e-5)
-    assert found.prior is not None
-    assert ((found.prior.mean(0)).abs() < 5 / 20_000**0.5).all()
+    assert latent.kl is not None
+    assert torch.allclose(latent.kl.float(), kl.mean(0), atol=1e-5)
+    assert latent.prior is not None
+    assert ((latent.prior.mean(0)).abs() < 5 / 20_000**0.5).all()
     assert found.notes == ()
 
 
@@ -248,7 +249,7 @@ def test_hostile_names_are_text(run: Run) -> None:
     """Names of the user's, of files and of machines, messages, captions: each is text wherever it stands."""
     found = find(load_run(run.folder.path))
     assert found.evaluation is not None
-    assert found.checks is not None
+    assert found.main is not None and found.main.checks is not None
     pictures = {**pictures_of(found), **check_pictures(found)}
     plain = Page(render(found, pictures))
 
@@ -276,9 +277,9 @@ def test_hostile_names_are_text(run: Run) -> None:
         "versions": {hostile("package"): hostile("version")},
         "data": {hostile("digested"): "0" * 64},
     }
-    check = next(iter(found.checks.values()))
+    check = next(iter(found.main.checks.values()))
     checks = replace(
-        found.checks,
+        found.main.checks,
         checks={hostile("check"): replace(check, name=hostile("check"), replicated=check.replicated + 1e6)},
         notes=(hostile("Note of a check"),),
     )
@@ -293,7 +294,7 @@ def test_hostile_names_are_text(run: Run) -> None:
         ),
         evaluation=Evaluation(evaluation, found.evaluation.columns),
         stale_evaluations=(Evaluation({**evaluation, "parameters": hostile("stale")}),),
-        checks=checks,
+        observed={"x": replace(found.main, checks=checks)},
         notes=(hostile("note"),),
     )
     words = ("title", "alt", "caption")

@@ -10,6 +10,7 @@ import torch
 
 from ppvae.report.findings import ReportData
 from ppvae.report.html.verdict import verdict, warnings
+from ppvae.report.sites import LatentFindings
 from ppvae.runs.evaluation.evaluation import Evaluation
 
 
@@ -86,7 +87,7 @@ def test_overfitting_idle_latents_and_an_end_that_was_not_reached() -> None:
     (line,) = warnings(page([-3.0, -2.0, -2.5], "epoch 3, the last"))
     assert line == "It has overfitted: the validation bound fell by 0.50 nats since epoch 2."
     assert warnings(page([-3.0, -2.0, -2.5], "epoch 2, the best on validation data")) == []
-    assert warnings(page(active=torch.tensor([0.5, 0.001, 0.002]))) == [
+    assert warnings(page(latent={"z": LatentFindings("z", active=torch.tensor([0.5, 0.001, 0.002]))})) == [
         "2 of 3 latent dimensions carry nothing of the data."
     ]
     stopped = page()

@@ -207,7 +207,7 @@ def posterior_checks(
     replicator = Replicator(pair, data, device=device, seed=seed, chunk_size=chunk_size, compile=compile)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        info, support, values, present = replicator.observed(site)
+        info, (support, values, present) = replicator.observed(site)
         if source == "prior":
             replicator.draw_weights()
             require_simulable(replicator.pair, replicator.example)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical
+from torch.distributions import Categorical, OneHotCategorical
 
 from ...core import PpvaeError
 from ...core.errors import try_one_of
@@ -36,6 +36,11 @@ def default_quantities(
     event = observed.shape[1:]
     many, several = event.numel() > 1, len(observed) > 1
     quantities: dict[str, Quantity] = {}
+    if info.is_a(OneHotCategorical):
+        counts = observed.reshape(-1, observed.shape[-1]).sum(0)
+        for value in counts.argsort(descending=True, stable=True)[:_CLASSES].tolist():
+            quantities[f"share of class {value}"] = _share_in(value)
+        return quantities
     if info.is_a(Categorical):
         values, counts = observed.long().unique(return_counts=True)
         for value in values[counts.argsort(descending=True)[:_CLASSES]].tolist():
@@ -107,6 +112,10 @@ def _spread_of_means(x: Tensor) -> Tensor:
 
 def _share_of(value: int) -> Quantity:
     return lambda x: (_rows(x) == value).double().mean(1)
+
+
+def _share_in(column: int) -> Quantity:
+    return lambda x: _rows(x[..., column]).mean(1)
 
 
 def _distinct(x: Tensor) -> Tensor:

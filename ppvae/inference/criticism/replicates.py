@@ -12,10 +12,9 @@ from ..execution.arguments import choose_name
 from ..execution.over_data import Chunk, OverData, over_chunks
 from ..execution.placement import Compile
 from ..execution.seeds import chunk_seed, seed_of
-from ...core import Data, ModelGuidePair, PairError, check_pair, draw, rows_of, structure
-from ...core.axes import to_canonical
+from ..prediction.observed_values import ObservedValues, observed_values
+from ...core import Data, ModelGuidePair, check_pair, draw, rows_of, structure
 from ...core.conditioning import at_values
-from ...core.density import observed_support
 from ...core.site import SiteInfo
 
 Parts = dict[str, Tensor]
@@ -48,30 +47,15 @@ class Replicator(OverData):
             self.weights.update({name: latents[name][0] for name in self.names})
         return {name: self.weights[name] for name in self.names}
 
-    def observed(self, site: str | None) -> tuple[SiteInfo, str, Tensor, Tensor | None]:
-        """The observed site of this name (None where there is one only), its support, its values, [N, *event], and
-        which of these are not masked out (None where none are).
+    def observed(self, site: str | None) -> tuple[SiteInfo, ObservedValues]:
+        """The observed site of this name (None where there is one only), and its data.
 
         Raises:
             PairError: an unknown site, several and none named, or one whose distribution does not say its support.
         """
         names = [info.name for info in self.shape.observed if info.scope == "local"]
         name = choose_name(names, site, "observed site")
-        support = ""
-
-        def values(x: Data) -> Parts:
-            nonlocal support
-            shape = structure(self.original, x)
-            result = observed_support(self.original, x)
-            if name not in result:
-                raise PairError(f"observed site {name!r}: its distribution does not say where its values lie")
-            found = result[name]
-            support = str(found.support)
-            parts = {"x": found.value} if found.present is None else {"x": found.value, "present": found.present}
-            return {k: to_canonical(value, shape.site(name), shape.nesting, 1)[0] for k, value in parts.items()}
-
-        result = self.run(values)
-        return self.shape.site(name), support, result["x"], result.get("present")
+        return self.shape.site(name), observed_values(self, name)
 
     def each(
         self,

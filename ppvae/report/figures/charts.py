@@ -100,7 +100,11 @@ def bound_parts(history: Sequence[Row], theme: Theme) -> Figure:
 
 
 def scatter(
-    latents: Tensor, labels: Tensor | None, background: tuple[Tensor, Tensor | None] | None, theme: Theme
+    latents: Tensor,
+    labels: Tensor | None,
+    background: tuple[Tensor, Tensor | None] | None,
+    names: Sequence[str],
+    theme: Theme,
 ) -> Figure:
     """Posterior means in the plane, coloured by label."""
     points, plane, how = in_plane(latents)
@@ -139,9 +143,9 @@ def scatter(
                 path_effects=[patheffects.withStroke(linewidth=4, foreground=theme.paper)],
             )
     axes.set_aspect("equal", adjustable="datalim")
-    names = ("z₁", "z₂") if how == "" else ("first principal component", "second principal component")
-    axes.set_xlabel(names[0])
-    axes.set_ylabel(names[1])
+    across, up = names if how == "" else ("first principal component", "second principal component")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
     return figure
 
 
@@ -171,7 +175,7 @@ def in_plane(latents: Tensor) -> tuple[Tensor, Any, str]:
     return project(latents), project, f"the plane of the two largest principal components of {size} dimensions"
 
 
-def kl_per_dimension(kl: Tensor, active: Tensor | None, theme: Theme) -> Figure:
+def kl_per_dimension(kl: Tensor, active: Tensor | None, names: Sequence[str], theme: Theme) -> Figure:
     """KL of every latent dimension, largest first; inactive ones recede."""
     order = torch.argsort(kl, descending=True)
     figure, (axes,) = canvas(theme, max(1.7, min(7.5, 0.95 + 0.3 * min(len(kl), 40))))
@@ -189,7 +193,7 @@ def kl_per_dimension(kl: Tensor, active: Tensor | None, theme: Theme) -> Figure:
             va="center",
             color=theme.muted,
         )
-    axes.set_yticks(places, [f"z{_subscript(i + 1)}" for i in order.tolist()])
+    axes.set_yticks(places, [names[i] for i in order.tolist()])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, max(float(values.max()) * 1.12, 1e-6))
@@ -322,6 +326,13 @@ def _colours(labels: Tensor | None, count: int, theme: Theme) -> list[str]:
         return [theme.first] * count
     place = {value: index for index, value in enumerate(labels.unique().tolist())}
     return [LABELS[place[value] % len(LABELS)] for value in labels.tolist()]
+
+
+def dimensions_of(site: str, shape: Sequence[int]) -> list[str]:
+    """What the dimensions of a latent are called: z₁, z₂, ...; z2[1] where the name ends in a number; z[3, 1]."""
+    if len(shape) < 2 and not site[-1:].isdigit():
+        return [f"{site}{_subscript(i + 1)}" for i in range(math.prod(shape))]
+    return [f"{site}[{', '.join(str(i + 1) for i in place)}]" for place in np.ndindex(*(shape or (1,)))]
 
 
 def _subscript(number: int) -> str:

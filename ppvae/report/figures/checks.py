@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .picture import Picture, chart
+from .charts import dimensions_of
+from .picture import Picture, chart, of_site
 from .theme import Theme, canvas
 from ..findings import ReportData
+from ..sites import LatentFindings, ObservedFindings
 from ...inference import AggregatePosterior, PosteriorChecks, PredictiveCheck
 
 PANELS = 6
@@ -33,7 +35,9 @@ def is_misfit(check: PredictiveCheck) -> bool:
 
 def check_pictures(report: ReportData) -> dict[str, Picture]:
     """The pictures of these checks, by name."""
-    pictures = (_predictive(report), _aggregate(report), _reliability(report))
+    pictures = [_predictive(found) for found in report.observed.values()]
+    pictures += [_aggregate(found) for found in report.latent.values()]
+    pictures += [_reliability(report, found) for found in report.observed.values()]
     return {picture.name: picture for picture in pictures if picture is not None}
 
 
@@ -53,7 +57,7 @@ def predictive(checks: PosteriorChecks, theme: Theme) -> Figure:
     return _multiples(_drawable(checks), panel, theme)
 
 
-def aggregate(posterior: AggregatePosterior, theme: Theme) -> Figure:
+def aggregate(posterior: AggregatePosterior, names: Sequence[str], theme: Theme) -> Figure:
     """The draws of the aggregate posterior and of the prior, for the dimensions where they differ most."""
 
     def panel(axes: Axes, i: int) -> None:
@@ -63,9 +67,8 @@ def aggregate(posterior: AggregatePosterior, theme: Theme) -> Figure:
         axes.hist(q, bins=edges.tolist(), density=True, color=theme.first, alpha=0.55, label="the data")
         heights, _ = np.histogram(p, edges, density=True)
         axes.stairs(heights, edges, color=theme.ink, linewidth=1.5, label="the prior", baseline=None)
-        name = f"z{str(i + 1).translate(str.maketrans('0123456789', '₀₁₂₃₄₅₆₇₈₉'))}"
         subtitle = f"distance {float(posterior.distance[i]):.3f} ± {float(posterior.distance_error[i]):.3f}"
-        _set_title(axes, name, subtitle, theme)
+        _set_title(axes, names[i], subtitle, theme)
 
     return _multiples(furthest(posterior), panel, theme)
 
@@ -95,15 +98,14 @@ def _set_title(axes: Axes, name: str, subtitle: str, theme: Theme) -> None:
     axes.text(0, 1.03, subtitle, transform=axes.transAxes, color=theme.muted, va="bottom")
 
 
-def _predictive(report: ReportData) -> Picture | None:
-    checks = report.checks
+def _predictive(found: ObservedFindings) -> Picture | None:
+    checks = found.checks
     panels = [] if checks is None else _drawable(checks)
     if checks is None or not panels:
         return None
     p_values = "; ".join(f"{check.name}: p {check.p_value:.2f}" for check in panels)
     return chart(
-        "predictive_checks",
-        "The data among data sets of the model",
+        *of_site("predictive_checks", "The data among data sets of the model", found.label),
         f"Histograms of {len(panels)} quantities over {checks.num_replicates} generated data sets, with "
         f"the data as a line. {p_values}.",
         "Each histogram shows one quantity of data sets that the model generates; the line is the same quantity of the "
@@ -113,21 +115,23 @@ def _predictive(report: ReportData) -> Picture | None:
     )
 
 
-def _aggregate(report: ReportData) -> Picture | None:
-    posterior = report.aggregate
+def _aggregate(found: LatentFindings) -> Picture | None:
+    posterior = found.aggregate
     if posterior is None:
         return None
     dimensions, count = furthest(posterior), len(posterior.distance)
-    distances = "; ".join(f"z{i + 1} {float(posterior.distance[i]):.2f}" for i in dimensions)
+    names = dimensions_of(found.site, found.shape)
+    distances = "; ".join(f"{names[i]} {float(posterior.distance[i]):.2f}" for i in dimensions)
     which = f" The {len(dimensions)} of {count} dimensions that differ most." if count > len(dimensions) else ""
     return chart(
-        "aggregate_posterior",
-        "The latents of all data against the prior",
+        *of_site("aggregate_posterior", "The latents of all data against the prior", found.label),
         f"Histograms of the latents of data with the prior as an outline. Kolmogorov-Smirnov distances: {distances}.",
-        "Draws of q(z | x) over all data (filled) and the prior (outline): where only the prior has mass, samples are "
-        f"unlike the data. Above each, the Kolmogorov-Smirnov distance, from 0 (one and the same) to 1.{which}",
+        f"Draws of q({found.site} | x) over all data (filled) and the prior (outline): where only the prior has "
+        f"mass, samples are unlike the data. Above each, the Kolmogorov-Smirnov distance, from 0 (one and the same) to "
+        f"1.{which}",
         aggregate,
         posterior,
+        names,
     )
 
 
@@ -144,20 +148,19 @@ def reliability(rows: Tensor, theme: Theme) -> Figure:
     return figure
 
 
-def _reliability(report: ReportData) -> Picture | None:
-    rows = report.reliability
+def _reliability(report: ReportData, found: ObservedFindings) -> Picture | None:
+    rows = found.reliability
     if rows is None or len(rows) < 2:
         return None
     worst = int((rows[:, 1] - rows[:, 0]).abs().argmax())
     p, frequency = float(rows[worst, 0]), float(rows[worst, 1])
     return chart(
-        "reliability",
-        "Are its probabilities right?",
+        *of_site("reliability", "Are its probabilities right?", found.label),
         f"Scatter plot of frequency against probability in {len(rows)} bins; furthest from the diagonal where {p:.2f} "
         f"is predicted and {frequency:.2f} are ones.",
-        f"Every value of {report.kind} data: p(x = 1 | z) with z drawn from q(z | x), in bins, against how often it is "
-        "one. On the diagonal probabilities are frequencies; large points are bins of many values, bars two standard "
-        "errors over data.",
+        f"Every value of {report.kind} data: p({found.site} = 1 | z) with z drawn from q(z | x), in bins, against how "
+        "often it is one. On the diagonal probabilities are frequencies; large points are bins of many values, bars "
+        "two standard errors over data.",
         reliability,
         rows,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .charts import dimensions_of
 from .images import as_images
 from .picture import Picture, tiles
 from ..findings import NUM_NEIGHBOURS, ReportData
@@ -22,7 +23,9 @@ def _traversals(report: ReportData) -> Picture | None:
     if images is None or report.traversals is None:
         return None
     rows, columns = report.traversals.shape[:2]
-    names = ", ".join(f"z{i + 1}" for i in report.traversed)
+    (found,) = report.latent.values()
+    dimensions = dimensions_of(found.site, found.shape)
+    names = ", ".join(dimensions[i] for i in report.traversed)
     return tiles(
         "traversals",
         "One dimension at a time",
@@ -57,11 +60,11 @@ def _interpolations(report: ReportData) -> Picture | None:
 
 
 def _neighbours(report: ReportData) -> Picture | None:
-    if report.neighbours is None or report.samples is None:
+    if report.neighbours is None or report.main is None or report.main.samples is None:
         return None
     train = report.run.part("train")
     values = train.main_of(train.batch(report.neighbours[:_SHOWN]))
-    samples, found = as_images(report.samples[:_SHOWN], report.data), as_images(values, report.data)
+    samples, found = as_images(report.main.samples[:_SHOWN], report.data), as_images(values, report.data)
     if samples is None or found is None or len(samples) < _SHOWN:
         return None
     half = _SHOWN // 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,16 @@ class Picture:
     caption: str
     drawing: Markup
     png: Callable[[], bytes]
+
+
+def of_site(name: str, title: str, label: str) -> tuple[str, str]:
+    """Name and title of a figure that there is for each of several sites; as they are where the label is empty."""
+    return (f"{name}_{re.sub(r'[^0-9A-Za-z]', '-', label)}", f"{title}: {label}") if label else (name, title)
+
+
+def of_names(pictures: Mapping[str, Picture], names: Sequence[str]) -> list[str]:
+    """The figures of these names, each for all of its sites, in the order of the names."""
+    return [full for name in names for full in pictures if full == name or full.startswith(f"{name}_")]
 
 
 def chart(

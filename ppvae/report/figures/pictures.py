@@ -12,16 +12,19 @@ from torch import Tensor
 from . import charts
 from .chains import chains as charts_of_chains
 from .images import as_images
-from .picture import Picture, chart, tiles
+from .picture import Picture, chart, of_site, tiles
 from .weights import weight_noise
 from ..common_data import columns_of, on_common_data
 from ..findings import ACTIVE, GRID, ReportData, kind_of
+from ..sites import LatentFindings, ObservedFindings
 from ...runs.evaluation.evaluation import Evaluation
 
 
 def pictures_of(report: ReportData) -> dict[str, Picture]:
     """All figures that this run has, by name."""
     pictures = [make(report) for make in _ALL]
+    pictures += [make(report, found) for make in _OBSERVED for found in report.observed.values()]
+    pictures += [make(report, found) for make in _LATENT for found in report.latent.values()]
     return {picture.name: picture for picture in pictures if picture is not None}
 
 
@@ -62,31 +65,34 @@ def _bound_parts(report: ReportData) -> Picture | None:
     )
 
 
-def _reconstructions(report: ReportData) -> Picture | None:
-    if report.reconstructed is None:
+def _reconstructions(report: ReportData, found: ObservedFindings) -> Picture | None:
+    if found.reconstructed is None:
         return None
-    before, after = as_images(report.x, report.data), as_images(report.reconstructed, report.data)
+    name = of_site("reconstructions", "Reconstructions", found.label)
+    how = "averaged over draws of the guide" if found.averaged else "at the guide's mean"
+    before, after = _images(found.x, report, found), _images(found.reconstructed, report, found)
     if before is None or after is None:
+        there = slice(None) if found.present is None else found.present
+        gaps = "" if found.present is None else " that is there"
         return chart(
-            "reconstructions",
-            "Reconstructions",
+            *name,
             "Scatter plot of reconstructed against original values, beside the diagonal.",
-            f"Every value of {report.kind} data against the mean of p(x | z) at the guide's mean; the line is "
+            f"Every value{gaps} of {report.kind} data against the mean of p({found.site} | z) {how}; the line is "
             "equality.",
             charts.values_scatter,
-            report.x,
-            report.reconstructed,
+            found.x[there],
+            found.reconstructed[there],
         )
+    gaps = "" if found.present is None else " What is not there is blank."
     rows = _example_rows(report.labels, len(before))
     blocks = [torch.cat((before[part], after[part])) for part in rows.split(10) if len(part) == 10] or [
         torch.cat((before[rows], after[rows]))
     ]
     columns = 10 if len(rows) >= 10 else len(rows)
     return tiles(
-        "reconstructions",
-        "Reconstructions",
+        *name,
         f"Grid of {len(rows)} {report.kind} data, each above its reconstruction.",
-        f"{report.kind.capitalize()} data ({report.part}); below each, the mean of p(x | z) at the guide's mean.",
+        f"{report.kind.capitalize()} data ({report.part}); below each, the mean of p({found.site} | z) {how}.{gaps}",
         torch.cat(blocks),
         columns,
         rows_in_pairs=True,
@@ -94,19 +100,24 @@ def _reconstructions(report: ReportData) -> Picture | None:
     )
 
 
-def _samples(report: ReportData) -> Picture | None:
-    images = None if report.samples is None else as_images(report.samples, report.data)
+def _samples(report: ReportData, found: ObservedFindings) -> Picture | None:
+    images = None if found.samples is None else _images(found.samples, report, found)
     if images is None:
         return None
     return tiles(
-        "samples",
-        "Samples from the prior",
+        *of_site("samples", "Samples from the prior", found.label),
         f"Grid of {len(images)} data drawn from the model.",
-        "New data: z from the prior, then the mean of p(x | z).",
+        f"New data: z from the prior, then {'a draw from' if found.drawn else 'the mean of'} p({found.site} | z)."
+        + (" Each has the length of a datum." if found.lengths else ""),
         images,
         12,
         size=36,
     )
+
+
+def _images(x: Tensor, report: ReportData, found: ObservedFindings) -> Tensor | None:
+    """The values of a site as pictures; those of another member than the data's main one are none."""
+    return as_images(x, report.data) if found is report.main else None
 
 
 def _manifold(report: ReportData) -> Picture | None:
@@ -127,46 +138,47 @@ def _manifold(report: ReportData) -> Picture | None:
     )
 
 
-def _latents(report: ReportData) -> Picture | None:
-    if report.latents is None:
+def _latents(report: ReportData, found: LatentFindings) -> Picture | None:
+    if found.latents is None:
         return None
     background = None
-    if report.train_latents is not None:
+    if found.train_latents is not None:
         labels = report.run.data.labels
-        background = (report.train_latents, None if labels is None else labels[: len(report.train_latents)])
+        background = (found.train_latents, None if labels is None else labels[: len(found.train_latents)])
     small = "" if background is None else " (large points) and training data (small)"
-    plane = charts.in_plane(report.latents)[2]
+    plane = charts.in_plane(found.latents)[2]
     by_label = "" if report.labels is None else ", coloured by label"
     return chart(
-        "latents",
-        "Where the data lie",
-        f"Scatter plot of the posterior means of {len(report.latents)} {report.kind} data{by_label}.",
-        f"The mean of q(z | x) of {report.kind} data{small}{by_label}."
+        *of_site("latents", "Where the data lie", found.label),
+        f"Scatter plot of the posterior means of {len(found.latents)} {report.kind} data{by_label}.",
+        f"The mean of q({found.site} | x) of {report.kind} data{small}{by_label}."
         + ("" if report.labels is None else " Labels were never shown to the model.")
         + (f" This is {plane}." if plane else ""),
         charts.scatter,
-        report.latents,
+        found.latents,
         report.labels,
         background,
+        charts.dimensions_of(found.site, found.shape),
     )
 
 
-def _kl(report: ReportData) -> Picture | None:
-    if report.kl is None:
+def _kl(report: ReportData, found: LatentFindings) -> Picture | None:
+    if found.kl is None:
         return None
-    active = report.active
-    count = len(report.kl) if active is None else int((active > ACTIVE).sum())
-    remark = ", the 40 largest" if len(report.kl) > 40 else ""
+    kl, active, z = found.kl, found.active, found.site
+    between = f"KL of {z}, posterior from prior," if found.label else f"KL(q({z} | x) ‖ p({z}))"
+    count = len(kl) if active is None else int((active > ACTIVE).sum())
+    remark = ", the 40 largest" if len(kl) > 40 else ""
     return chart(
-        "kl_per_dimension",
-        "What each latent dimension carries",
-        f"Bar chart of the KL of {len(report.kl)} latent dimensions, from {float(report.kl.max()):.2f} down to "
-        f"{float(report.kl.min()):.2f} nats; {count} are active.",
-        f"KL(q(z | x) ‖ p(z)) per dimension, mean over {report.kind} data{remark}. {count} of {len(report.kl)} "
+        *of_site("kl_per_dimension", "What each latent dimension carries", found.label),
+        f"Bar chart of the KL of {len(kl)} latent dimensions, from {float(kl.max()):.2f} down to "
+        f"{float(kl.min()):.2f} nats; {count} are active.",
+        f"{between} per dimension, mean over {report.kind} data{remark}. {count} of {len(kl)} "
         f"dimensions are active: the variance of their posterior mean over data is above {ACTIVE} (Burda et al. 2015).",
         charts.kl_per_dimension,
-        report.kl,
+        kl,
         active,
+        charts.dimensions_of(z, found.shape),
     )
 
 
@@ -366,14 +378,12 @@ _ALL: tuple[Callable[[ReportData], Picture | None], ...] = (
     _sandwich,
     _learning_curve,
     _bound_parts,
-    _reconstructions,
-    _samples,
     _manifold,
-    _latents,
-    _kl,
     _per_datum,
     _extremes,
     _chains,
     _weight_noise,
     _uncertainty,
 )
+_OBSERVED = (_reconstructions, _samples)
+_LATENT = (_latents, _kl)

@@ -14,7 +14,7 @@ import torch
 from markupsafe import Markup
 
 from .page import fill
-from .tables import aggregate_table, check_table, evaluation_table, time_table
+from .tables import aggregate_table, check_table, evaluation_table, site_table, time_table
 from .verdict import over, verdict, warnings
 from ..common_data import on_common_data, tightest
 from ..figures.checks import CHECK_NAMES, check_pictures
@@ -22,7 +22,7 @@ from ..figures.comparison import COMPARISON_NAMES, comparison_pictures
 from ..figures.decoded import decoded_pictures
 from ..figures.discrete import DISCRETE_NAMES, discrete_pictures
 from ..figures.images import as_images
-from ..figures.picture import Picture
+from ..figures.picture import Picture, of_names
 from ..figures.pictures import pictures_of
 from ..figures.theme import LABELS
 from ..findings import FINE, ReportData, find
@@ -33,6 +33,10 @@ from ...runs.storage.atomic import make_folder, write_bytes, write_text
 from ...runs.storage.folder import REPORT_LOCK, hold_lock
 from ...runs.training.segments import describe
 
+_LEARNT = (
+    *("reconstructions", "samples", "manifold", "traversals", "latents", "interpolations", "neighbours"),
+    "kl_per_dimension",
+)
 _LARGEST_DATA = 600_000  # bytes of the data's own pictures in the page
 
 
@@ -99,6 +103,7 @@ def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None
         walk=_walk(report),
         kind=report.kind,
         described=_described(run),
+        sites=site_table(report),
         checks=check_table(report),
         aggregate=aggregate_table(report),
         times=time_table(report),
@@ -107,7 +112,8 @@ def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None
         notes=report.notes,
         version=__version__,
         date=time.strftime("%Y-%m-%d"),
-        CHECKED=CHECK_NAMES,
+        LEARNT=of_names(pictures, _LEARNT),
+        CHECKED=of_names(pictures, CHECK_NAMES),
         COMPARED=COMPARISON_NAMES,
         DISCRETE=DISCRETE_NAMES,
     )
@@ -184,9 +190,10 @@ def _with_pair(command: str, pair: list[str]) -> str:
 
 def _walk(report: ReportData) -> dict[str, Any] | None:
     """The interactive manifold, where there are two latent dimensions and pictures."""
-    if report.fine is None or report.latents is None or report.fine_range is None:
+    latents = next((found.latents for found in report.latent.values()), None)
+    if report.fine is None or latents is None or report.fine_range is None:
         return None
-    shown = report.latents[:1000]
+    shown = latents[:1000]
     images = as_images(report.fine.flatten(0, 1), report.data)
     data = as_images(report.x[: len(shown)], report.data)
     if images is None or data is None:

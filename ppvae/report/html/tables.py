@@ -6,10 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from .page import fill, number
 from ..common_data import on_common_data
+from ..figures.charts import dimensions_of
 from ..figures.checks import TAIL, furthest, is_misfit
-from ..findings import ReportData
+from ..findings import ACTIVE, ReportData
+from ..sites import LatentFindings, ObservedFindings
 from ...inference import PredictiveCheck
 from ...runs.evaluation.evaluation import Evaluation
 from ...runs.evaluation.simulation_check import sentence
@@ -47,10 +51,14 @@ def simulation_table(check: Mapping[str, Any]) -> str:
 
 
 def check_table(report: ReportData) -> str:
-    """The predictive checks, in words and as a table; empty where there are none."""
-    if report.checks is None:
-        return ""
-    checks = report.checks
+    """The predictive checks of each observed site, in words and as a table; empty where there are none."""
+    checked = [found for found in report.observed.values() if found.checks is not None]
+    return Markup("").join(_checks_of(found, report.kind, first=found is checked[0]) for found in checked)
+
+
+def _checks_of(found: ObservedFindings, kind: str, *, first: bool) -> str:
+    checks = found.checks
+    assert checks is not None
     outside = [name for name, check in checks.items() if is_misfit(check)]
     summary = (
         f"{len(outside)} of {len(checks)} quantities of the data lie outside or among the outermost {TAIL:.0%} on a "
@@ -58,12 +66,14 @@ def check_table(report: ReportData) -> str:
         if outside
         else f"None of {len(checks)} quantities of the data lies outside or among the outermost {TAIL:.0%} on a side."
     )
-    again = report.latent_checks
+    again = found.latent_checks
     discrepancies = [] if again is None else [check for name, check in again.items() if name not in checks]
     return fill(
         "checks.html",
+        site=found.label,
+        first=first,
         checks=checks,
-        kind=report.kind,
+        kind=kind,
         told=summary,
         discrepancies=discrepancies,
         rows=[_row(check, "") for check in checks.values()] + [_row(check, ", given z") for check in discrepancies],
@@ -71,17 +81,22 @@ def check_table(report: ReportData) -> str:
 
 
 def aggregate_table(report: ReportData) -> str:
-    """Moments of the aggregate posterior and of the prior; empty where there is none."""
-    posterior = report.aggregate
+    """Moments of the aggregate posterior and of the prior, for each latent site; empty where there is none."""
+    return Markup("").join(_aggregate_of(found) for found in report.latent.values())
+
+
+def _aggregate_of(found: LatentFindings) -> str:
+    posterior = found.aggregate
     if posterior is None:
         return ""
 
     def pair(value: Any, error: Any, i: int) -> str:
         return f"{number(float(value[i]), 2)} ± {number(float(error[i]), 2)}"
 
+    names = dimensions_of(found.site, found.shape)
     rows = [
         (
-            f"z_{i + 1}",
+            names[i],
             (
                 pair(posterior.mean, posterior.mean_error, i),
                 pair(posterior.prior_mean, posterior.prior_mean_error, i),
@@ -93,7 +108,24 @@ def aggregate_table(report: ReportData) -> str:
         )
         for i in furthest(posterior)
     ]
-    return fill("aggregate.html", rows=rows)
+    return fill("aggregate.html", site=found.label, rows=rows)
+
+
+def site_table(report: ReportData) -> str:
+    """What each site contributes to the bound; empty where that is not known."""
+    if report.sites is None:
+        return ""
+    rows = []
+    for row in report.sites.sites:
+        kl = "–"
+        if row.route != "observed":
+            kl = number(row.kl, 2) + (f" ± {number(row.kl_error, 2)}" if row.kl_error else "")
+        log_p = number(row.log_p, 2) if row.route == "observed" else "–"
+        found = report.latent.get(row.name)
+        active = None if found is None else found.active
+        units = "–" if active is None else f"{int((active > ACTIVE).sum())} of {len(active)}"
+        rows.append((row.name, ("observed" if row.route == "observed" else f"{row.scope} latent", log_p, kl, units)))
+    return fill("sites.html", rows=rows, kind=report.kind, active=ACTIVE)
 
 
 def time_table(report: ReportData) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .page import number
@@ -11,6 +11,7 @@ from ..common_data import on_common_data
 from ..figures.charts import label_of
 from ..figures.checks import is_misfit
 from ..findings import ACTIVE, ReportData, kind_of
+from ...inference import PredictiveCheck
 from ...runs.evaluation.evaluation import Evaluation
 
 _DROP = 0.1  # nats per datum: a validation bound that fell by less has not fallen
@@ -98,17 +99,20 @@ def _of_training(report: ReportData) -> Iterator[str]:
 
 
 def _of_latents(report: ReportData) -> Iterator[str]:
-    if report.active is not None and len(report.active) > 1:
-        idle = int((report.active <= ACTIVE).sum())
-        if idle:
-            yield f"{idle} of {len(report.active)} latent dimensions carry nothing of the data."
+    for found in report.latent.values():
+        if found.active is not None and len(found.active) > 1:
+            idle, of = int((found.active <= ACTIVE).sum()), f" of {found.label}" if found.label else ""
+            if idle:
+                yield f"{idle} of {len(found.active)} latent dimensions{of} carry nothing of the data."
 
 
 def _of_checks(report: ReportData) -> Iterator[str]:
-    if report.checks is not None:
-        far = [name for name, check in report.checks.items() if is_misfit(check)]
+    for found in report.observed.values():
+        checks: Mapping[str, PredictiveCheck] = found.checks or {}
+        far = [name for name, check in checks.items() if is_misfit(check)]
         if far:
+            of = f" of {found.label}" if found.label else ""
             yield (
-                f"Data that the model makes are unlike the data in {len(far)} of {len(report.checks)} quantities: "
+                f"Data that the model makes are unlike the data in {len(far)} of {len(checks)} quantities{of}: "
                 f"{', '.join(far)}."
             )
