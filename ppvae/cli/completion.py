@@ -48,6 +48,8 @@ METHODS = (
     "ris",
 )
 
+REGIONS = ("left", "right", "top", "bottom", "box")
+
 DATA_SETS = ("binarized-mnist", "digits", "frey-faces", "mnist")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -117,3 +118,18 @@ def require_channel(noise: Noise, info: SiteInfo) -> None:
                 "inpaint without noise, for any likelihood whose entries are independent",
             )
         )
+
+
+def noise_of(sites: Sequence[SiteInfo], amount: float) -> tuple[Noise, str]:
+    """The noise that is exact for an observed site, and what it does: flips for a Bernoulli, an added normal else.
+
+    Raises:
+        PairError: no such noise for this likelihood.
+        DataError: an amount out of range.
+    """
+    if len(sites) == 1 and sites[0].is_a(*Flips.families):
+        return Flips(amount), f"each entry flipped with probability {amount:g}"
+    noise = AdditiveNormal(amount)
+    for site in sites:
+        require_channel(noise, site)
+    return noise, f"noise of standard deviation {amount:g} added"
