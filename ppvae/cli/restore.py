@@ -150,7 +150,8 @@ def show(restored: Restored, parameters: str) -> None:
     seen, found = restored.seen, restored.restoration
     share = "" if bool(seen.all()) else f", {float(seen.double().mean()):.0%} of the entries seen"
     title = f"{restored.data.name}, {restored.part}, {len(seen)} data; {restored.words}{share}; {parameters}"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    print(title)
+    table = Table(box=None, pad_edge=False)
     binary = any(score.log_score is not None for score in restored.scores)
     table.add_column("entries that are not seen" if share else "all entries")
     for name in ("rmse", "± data", *(("log score", "± data") if binary else ())):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from .images import as_images, in_colour, page_of, rgb, shaped
@@ -29,40 +30,29 @@ def _figure(restored: Restored, theme: Theme) -> Figure:
     columns = _columns(restored, theme)
     images = torch.stack(list(columns.values()), 1).flatten(0, 1)
     page = page_of(images, len(columns), theme, gap=_GAP, size=_SIZE)
-    unit = _DPI / 72 * FONT_SIZE
-    head, foot = round(3.2 * unit), round(4.4 * unit)
-    height, width = page.shape[0] + head + foot, page.shape[1] + 2 * _MARGIN
+    largest = f"standard deviation, 0 to {_largest(restored):.2g}"
+    keys = {largest: in_colour(torch.linspace(0, 1, 64)[None], theme, theme.second)}
+    if not bool(restored.seen.all()):
+        keys = {"not seen": _tint(theme).expand(1, 1, 3), **keys}
+    line = round(_DPI / 72 * FONT_SIZE)
+    bottom, width = 3 * line + page.shape[0], page.shape[1] + 2 * _MARGIN
+    height = bottom + round((0.8 + 1.4 * len(keys)) * line)
     figure = Figure(figsize=(width / _DPI, height / _DPI), facecolor=theme.paper)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    axes.axis("off")
-    axes.imshow(
-        page.numpy(),
-        extent=(_MARGIN, _MARGIN + page.shape[1], head + page.shape[0], head),
-        interpolation="none",
-        aspect="auto",
-    )
+    place_at: dict[str, Any] = {"interpolation": "none", "aspect": "auto"}  # a pixel of the page is one of the file
+    axes.imshow(page.numpy(), extent=(_MARGIN, width - _MARGIN, bottom, 3 * line), **place_at)
     step = (page.shape[1] + _GAP) / len(columns)
-    small = 0.8 * FONT_SIZE
+    words: dict[str, Any] = {"fontsize": 0.75 * FONT_SIZE, "va": "center"}
     for place, name in enumerate(columns):
         middle = _MARGIN + place * step + (step - _GAP) / 2
-        axes.text(middle, head - 0.4 * unit, name, ha="center", va="bottom", fontsize=small, linespacing=1.1)
-    top = head + page.shape[0] + 0.6 * unit
-    largest = _largest(restored)
-    ramp = in_colour(torch.linspace(0, 1, 64)[None], theme, theme.second)
-    keys = [("not seen", None), (f"standard deviation, 0 to {largest:.2g}", ramp)]
-    if bool(restored.seen.all()):
-        keys = keys[1:]
-    for row, (text, image) in enumerate(keys):
-        y, wide = top + 1.4 * row * unit, 3.0 * unit
-        if image is None:
-            axes.add_patch(Rectangle((_MARGIN, y), wide, unit, color=tuple(_tint(theme).tolist()), linewidth=0))
-        else:
-            axes.imshow(image.numpy(), extent=(_MARGIN, _MARGIN + wide, y + unit, y), aspect="auto")
-        axes.text(_MARGIN + wide + 0.5 * unit, y + unit / 2, text, va="center", fontsize=small, color=theme.muted)
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
+        for above, text in enumerate(reversed(name.split("\n"))):
+            axes.text(middle, (2.3 - above) * line, text, ha="center", **words)
+    for row, (text, image) in enumerate(keys.items()):
+        top = bottom + (0.6 + 1.4 * row) * line
+        axes.imshow(image.numpy(), extent=(_MARGIN, _MARGIN + 3 * line, top + line, top), **place_at)
+        axes.text(_MARGIN + 3.5 * line, top + line / 2, text, color=theme.muted, **words)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
     return figure
 
 
