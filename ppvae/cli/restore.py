@@ -126,7 +126,7 @@ def restore(
                 "file": str(path),
                 "task": task,
                 "damage": restored.words,
-                "data": {"name": restored.data.name, "part": restored.part, "num_data": len(restored.truth)},
+                "data": {"name": trained_run.data.name, "part": restored.part, "num_data": len(restored.truth)},
                 "num_seen": int(restored.seen.sum()),
                 "num_entries": restored.seen.numel(),
                 "scores": [asdict(score) for score in restored.scores],
@@ -138,18 +138,18 @@ def restore(
             }
         )
     else:
-        show(restored, trained_run.parameters)
+        show(restored, trained_run.data.name, trained_run.parameters)
         print(path)
 
 
-def show(restored: Restored, parameters: str) -> None:
+def show(restored: Restored, name: str, parameters: str) -> None:
     """The table of scores, on standard output, and what the chains say of themselves."""
     from rich.console import Console
     from rich.table import Table
 
     seen, found = restored.seen, restored.restoration
     share = "" if bool(seen.all()) else f", {float(seen.double().mean()):.0%} of the entries seen"
-    title = f"{restored.data.name}, {restored.part}, {len(seen)} data; {restored.words}{share}; {parameters}"
+    title = f"{name}, {restored.part}, {len(seen)} data; {restored.words}{share}; {parameters}"
     print(title)
     table = Table(box=None, pad_edge=False)
     binary = any(score.log_score is not None for score in restored.scores)

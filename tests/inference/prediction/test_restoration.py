@@ -303,7 +303,7 @@ def test_values_that_no_likelihood_has_stand_where_nothing_is_seen() -> None:
 
         def guide(self, x: Tensor, num_data: int | None = None) -> None:
             with self.data_plate(x, num_data):
-                pyro.sample("z", dist.Normal(-x.log().mean(-1), 0.6))
+                pyro.sample("z", dist.Normal(-x.abs().log().mean(-1), 0.6))
 
     x = torch.tensor([[1.0, 2.0, -5.0], [0.5, 0.5, math.nan]])
     found = inpaint(Waits(), x, torch.tensor([True, True, False]), num_steps=9, num_burn_in=4)
