@@ -49,6 +49,8 @@ METHODS = (
     "ris",
 )
 
+REGIONS = ("left", "right", "top", "bottom", "box")
+
 DATA_SETS = ("binarized-mnist", "digits", "frey-faces", "mnist")
 
 

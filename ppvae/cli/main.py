@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import compare_elbos, data, demo, evaluate, fit, replay, report, sample
+from . import compare_elbos, data, demo, evaluate, fit, replay, report, restore, sample
 from .commands import Command, Group
 from .terminal import prepare_output
 
@@ -49,6 +49,7 @@ app.command(
     epilog="Example: ppvae compare-elbos runs/x --estimator trace --estimator score-function",
 )(compare_elbos.compare_elbos)
 app.command(cls=Command, epilog="Example: ppvae sample runs/x --num 64")(sample.sample)
+app.command(cls=Command, epilog="Example: ppvae restore runs/x --task inpaint --mask left")(restore.restore)
 app.command(cls=Command, epilog="Example: ppvae replay runs/x")(replay.replay)
 app.command(cls=Command, epilog="Example: ppvae report runs/x")(report.report)
 app.add_typer(data.app, name="data")

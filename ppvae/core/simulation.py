@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,30 @@ from .structure import Structure
 from .summed import summed_of
 from .terms import Simulation, sum_log_probs
 from .tracing import Latents, run_model, run_program, width_of
+
+
+class Noise(Protocol):
+    """What a :class:`NoisyValue` needs of a channel $p(y \\mid x)$."""
+
+    def posterior(self, fn: Any, value: Tensor, seen: Tensor) -> Any:
+        """The distribution of x given its prior ``fn`` and, where it is seen, its noisy value."""
+
+
+class NoisyValue(NamedTuple):
+    """An observed site that is known through noise.
+
+    Attributes:
+        noise: what it went through.
+        value: what came out, y [B, *event].
+        seen: where anything came out, bool [B, *event].
+    """
+
+    noise: Noise
+    value: Tensor
+    seen: Tensor
+
+
+NoisyValues = Mapping[str, NoisyValue]
 
 
 def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simulation:
@@ -92,7 +116,7 @@ def require_simulable(pair: ModelGuidePair, few: Data, *, batches: bool = False)
                 "never reaches it"
                 + try_one_of(
                     "use what pyro.sample returns: y = pyro.sample('y', ..., obs=x['y'])",
-                    "reconstruct or denoise, which are about the data themselves",
+                    "reconstruct, which is about the data themselves",
                 )
             )
     for name, value in others.items():
@@ -128,6 +152,7 @@ def predict(
     sites: Collection[str] | None = None,
     discrete: Literal["data", "given"] | None = None,
     num_draws: int | None = None,
+    noise: NoisyValues | None = None,
 ) -> dict[str, Tensor]:
     r"""Mean or variance of, or a draw from, $p(x \mid z)$ at given latents: observed site name to [*S, B, *event].
 
@@ -149,6 +174,8 @@ def predict(
         discrete: whether the posterior of the sites that are summed out is given the "data" in ``x`` or what is
             "given" alone; None for the data where ``given`` is None.
         num_draws: as for :func:`~ppvae.core.log_joint`.
+        noise: observed sites that are known through noise: of these, $p(x \mid z, y)$ takes the place of
+            $p(x \mid z)$.
 
     Raises:
         PairError: a mean or variance that the site's distribution does not have; a value for what is no observed site.
@@ -176,12 +203,15 @@ def predict(
         outcome = {}
         for info in targets:
             site = sites[info.name]
+            if info.name in (noise or {}):
+                site = {**site, "fn": _given_noisy(site["fn"], (noise or {})[info.name], info, shape, width)}
             if summed is not None and kind != "sample":
                 value = _averaged(summed, site, kind, info, evidence)
             elif kind != "sample":
                 value = _moment(site["fn"], kind, info)
             else:
-                value = site["value"] if given is not None else site["fn"].sample()
+                drawn = given is not None and info.name not in (noise or {})
+                value = site["value"] if drawn else site["fn"].sample()
             outcome[info.name] = to_canonical(value, info, shape.nesting, width)
         return outcome
 
@@ -260,6 +290,11 @@ def _site_values(given: Latents, observed: dict[str, SiteInfo], shape: Structure
 def _free_sites(shape: Structure, given: Collection[str]) -> frozenset[str]:
     """The observed sites that are data (a global one is a latent that the pair holds at a value) and not given."""
     return frozenset(i.name for i in shape.observed if i.scope == "local" and i.name not in given)
+
+
+def _given_noisy(fn: Any, through: NoisyValue, info: SiteInfo, shape: Structure, width: int) -> Any:
+    values = (to_pyro(v.expand(width, *v.shape), info, shape.nesting) for v in (through.value, through.seen))
+    return through.noise.posterior(fn, *values)
 
 
 def _averaged(summed: SummedOut, site: Any, kind: str, info: SiteInfo, evidence: Collection[str]) -> Tensor:

@@ -49,6 +49,8 @@ class SiteInfo:
         masked: whether some of its entries are masked out (``poutine.mask``, ``.mask(...)``).
         subsampled_plates: plates, other than that over data, with a part of their entries only.
         num_values: how many values a site has that is marked to be enumerated; 0 where it is not.
+        joint_axes: how many axes of an event the distribution has without wrappers: entries along them depend on each
+            other given all else, as counts of one multinomial do; 0 where all entries are independent.
     """
 
     name: str
@@ -69,6 +71,7 @@ class SiteInfo:
     masked: bool = False
     subsampled_plates: tuple[str, ...] = ()
     num_values: int = 0
+    joint_axes: int = 0
 
     @property
     def family_name(self) -> str:
@@ -155,6 +158,7 @@ def read_site(site: Mapping[str, Any], plate: str | None, latent: Collection[str
         masked=entries_present(site) is not None,
         subsampled_plates=tuple(str(frame.name) for frame in others),
         num_values=num_values,
+        joint_axes=len(unwrap(fn).event_shape),
     )
 
 

@@ -50,9 +50,21 @@ def interpolations(latents: Tensor, labels: Tensor | None) -> tuple[Tensor, Tens
     return (1 - weight) * first + weight * second, ends
 
 
-def nearest(samples: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each sample [S, *event] the nearest of the data [N, *event] in Euclidean distance: rows and distances, [S]."""
-    distance = torch.cdist(samples.flatten(1).float(), data.flatten(1).float())
+def nearest(samples: Tensor, data: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Of each sample the nearest of the data in Euclidean distance: rows and distances, [S].
+
+    Args:
+        samples: [S, *event].
+        data: [N, *event].
+        seen: which entries of each sample count, [S, *event]; None for all.
+    """
+    if seen is None:
+        distance = torch.cdist(samples.flatten(1).float(), data.flatten(1).float())
+    else:
+        y, x, weight = (value.flatten(1).double() for value in (samples, data, seen))
+        y = y.where(weight > 0, 0.0)
+        square = y.square().sum(1, keepdim=True) - 2 * y @ x.mT + weight @ x.square().mT
+        distance = square.clamp(min=0).sqrt()
     found = distance.min(1)
     return found.indices, found.values
 

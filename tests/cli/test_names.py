@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from ppvae.cli import completion
 from ppvae.cli.main import app
 from ppvae.data.registry import REGISTRY
+from ppvae.inference.prediction.masks import Region
 from ppvae.runs.recipe.catalogue import elbo_entries, evidence_entries, model_entries, part_entries
 
 LISTS: list[tuple[list[str], Any]] = [
@@ -78,6 +79,7 @@ def test_what_is_completed_is_what_there_is() -> None:
     assert sorted(completion.ELBOS) == sorted(elbo_entries())
     assert sorted(completion.METHODS) == sorted(evidence_entries())
     assert sorted(completion.DATA_SETS) == sorted(REGISTRY)
+    assert get_args(Region) == completion.REGIONS
 
 
 def completed(words: str, shell: str = "bash") -> list[str]:
@@ -101,6 +103,8 @@ def completed(words: str, shell: str = "bash") -> list[str]:
         ("ppvae fit --data ", list(completion.DATA_SETS)),
         ("ppvae evaluate runs/x --method p", ["prior-sampling", "psis"]),
         ("ppvae compare-elbos runs/x --estimator vim", ["vimco"]),
+        ("ppvae restore runs/x --mask b", ["bottom", "box"]),
+        ("ppvae restore runs/x --task s", ["super-resolve"]),
         ("ppvae ev", ["evaluate"]),
     ],
 )
@@ -125,7 +129,18 @@ def test_completion_is_installed_without_a_network(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["demo"], ["fit"], ["evaluate"], ["sample"], ["report"], ["compare-elbos"], ["replay"], ["data", "list"]],
+    [
+        [],
+        ["demo"],
+        ["fit"],
+        ["evaluate"],
+        ["sample"],
+        ["report"],
+        ["restore"],
+        ["compare-elbos"],
+        ["replay"],
+        ["data", "list"],
+    ],
 )
 def test_flags_are_shown_as_flags(words: list[str]) -> None:
     text = good(*words, "--help", COLUMNS="100")

@@ -88,7 +88,7 @@ def test_a_seed_of_64_bits_is_one(tmp_path: Path) -> None:
     assert call(*FIT, *words, "--out", tmp_path / "out").exit_code == 0
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "sample", "compare-elbos", "report"])
+@pytest.mark.parametrize("verb", ["evaluate", "sample", "restore", "compare-elbos", "report"])
 def test_seeds_of_every_verb(verb: str, run: Path) -> None:
     for seed in (-1, 2**64):
         assert "Invalid value for '--seed'" in told(call(verb, run, "--seed", seed))
@@ -101,6 +101,7 @@ def test_seeds_of_every_verb(verb: str, run: Path) -> None:
         (["demo"], "run"),
         (["evaluate", "RUN"], "numbers.json"),
         (["sample", "RUN"], "x.npy"),
+        (["restore", "RUN"], "x.png"),
         (["compare-elbos", "RUN"], "folder"),
         (["report", "RUN"], "page.html"),
     ],
@@ -113,6 +114,7 @@ def test_a_place_that_cannot_be_written_is_told_before_work(
         "ppvae.runs.train",
         "ppvae.runs.evaluation.evaluation.evaluate",
         "ppvae.inference.prediction.generate",
+        "ppvae.report.restored.restore",
     ):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("work has begun"))
     monkeypatch.setattr("ppvae.report.write_report", lambda *_, **__: pytest.fail("work has begun"))

@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["demo"], ["fit"], ["evaluate"], ["sample"], ["report"], ["data"], ["data", "list"]]
+    "words", [[], ["demo"], ["fit"], ["evaluate"], ["sample"], ["restore"], ["report"], ["data"], ["data", "list"]]
 )
 def test_help_has_an_example(words: list[str]) -> None:
     text = good(*words, "--help")

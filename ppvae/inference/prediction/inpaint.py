@@ -1,27 +1,37 @@
-"""Fill in the missing entries of data."""
+"""Restore data of which a part is seen, exactly or through noise: inpainting, super-resolution, denoising."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .guide_mean import observed_site
 from .joint import require_mean
-from .observed_values import observed_values
-from .predictive import Kind
-from ..execution.arguments import require_literal
+from .noise import Noise, require_channel
+from .restorable import declared_gaps, only_site, require_independent, require_inside, seen_of, site_with_gaps
+from .restoration import Moments, Restoration
+from ..execution.arguments import require_integer
 from ..execution.over_data import OverData
 from ..execution.placement import Compile
 from ..execution.progress import progress_bar
-from ...core import Data, DataError, ModelGuidePair, PpvaeError, draw, log_joint, predict, simulate
-from ...core.conditioning import guide_as_model
+from ...core import (
+    Data,
+    DataError,
+    ModelGuidePair,
+    PpvaeError,
+    draw,
+    log_guide,
+    log_joint,
+    predict,
+    rows_of,
+    simulate,
+)
+from ...core.conditioning import hold_sites
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
-from ...core.simulation import require_simulable
-from ...data import Dataset
+from ...core.simulation import NoisyValue, require_simulable
 
 
 @in_evaluation_mode
@@ -30,147 +40,230 @@ def inpaint(
     data: Any,
     mask: Tensor | None = None,
     *,
-    kind: Kind = "mean",
+    noise: Noise | None = None,
     site: str | None = None,
     num_steps: int = 200,
     num_burn_in: int = 50,
+    num_chains: int = 8,
+    num_draws: int = 4,
     correction: bool = True,
+    global_sites: Mapping[str, Tensor] | Literal["mean"] | None = None,
     seed: int = 0,
     chunk_size: int = 1000,
     device: str = "auto",
     compile: Compile = "auto",
     progress: bool = False,
-) -> Tensor:
-    r"""Fill in missing entries: $\mathrm{E}[x_\text{mis} \mid x_\text{obs}]$ by a Markov chain, [N, *event].
+) -> Restoration:
+    r"""The posterior of the entries that are not seen, or seen through noise, given those that are: $p(x \mid y)$.
 
-    $$z \sim q(z \mid x_\text{obs}, x_\text{mis}),\qquad x_\text{mis} \sim p(x_\text{mis} \mid z)$$
+    $$z \sim q(z \mid x),\qquad x \sim p(x \mid z, y) = \textstyle\prod_i p(x_i \mid z, y_i)$$
 
     in turn (Rezende, Mohamed & Wierstra 2014, arXiv 1401.4082, appendix F: pseudo-Gibbs, exact only where the guide
     is the posterior). With ``correction`` the draw of z is accepted with probability
     $\min(1, \frac{p(x, z')\, q(z \mid x)}{p(x, z)\, q(z' \mid x)})$ (Mattei & Frellsen 2018, arXiv 1802.04826), which
-    makes the chain exact for any guide that covers the posterior.
+    makes the chain exact for any guide that covers the posterior. An entry that is seen is $x_i = y_i$ or, with
+    ``noise``, $y_i \sim p(y_i \mid x_i)$; of one that is hidden nothing is known. Each datum has several chains, from
+    different draws of the model: mean and variance are averages of $\mathrm{E}[x \mid z, y]$ and
+    $\mathrm{Var}[x \mid z, y]$ over all of them, and the error of the mean is the spread of theirs.
+
+    Super-resolution is a mask, :func:`coarse_grid`; denoising is :func:`denoise`.
 
     A pair that declares its gaps (:class:`~ppvae.models.Mask`, :class:`~ppvae.models.Lengths`, or a masked likelihood
-    of its own) has its data as it trains on them, and no ``mask`` beside: $x_\text{mis}$ is no part of its density, so
+    of its own) has its data as it trains on them, and no ``mask`` beside: what is hidden is no part of its density, so
     that the chain is over z alone. Steps beyond a length are filled with what the model says of them, which is a
     forecast only where its latents go on there.
 
     Args:
         pair: the pair; x given z must be independent over the entries of x.
-        data: the data, [N, *event]; missing entries may have any value, also NaN. A mapping where the pair declares its
-            gaps.
-        mask: True where observed, of the shape of the data or broadcasting to it; None where the pair declares them.
-        kind: "mean", or "sample" for a draw from $p(x_\text{mis} \mid x_\text{obs})$: what the last step drew.
+        data: the data y, [N, *event]; hidden entries may have any value, also NaN. A mapping where the pair declares
+            its gaps.
+        mask: True where seen, of the shape of the data or broadcasting to it: of your own, or by :func:`hide`. None
+            where the pair declares what is hidden.
+        noise: what the seen entries went through, :class:`Flips` or :class:`AdditiveNormal`; None for nothing. With a
+            mask.
         site: the observed site to fill; None where there is one only.
-        num_steps: steps of the chain, including the burn-in.
-        num_burn_in: steps before the average begins.
+        num_steps: steps of each chain, including the burn-in.
+        num_burn_in: steps before the averages begin.
+        num_chains: C, for every datum.
+        num_draws: S, at most C times the steps after the burn-in.
         correction: accept or reject each draw of z.
+        global_sites: values of the global latent sites, or "mean" for their mean under the guide: what comes back is
+            given these, without what is uncertain of them.
         seed: of the draws.
-        chunk_size: data at a time.
+        chunk_size: chains at a time.
         device: "auto", "cpu", "cuda".
         compile: see :func:`ppvae.core.compile.capture`.
         progress: show a bar on a terminal, and elsewhere a line now and then.
 
-    Returns:
-        the site's data with the missing entries replaced by the average of $\mathrm{E}[x \mid z]$ over the chain, or by
-        a draw; what is observed stays as it is.
-
     Raises:
-        DataError: no mask and no gaps that the pair declares, or both; a mask of another shape.
-        PairError: an unknown site, or several and none named; a site without a mean.
+        PairError: beside a mask, not exactly one observed site, which is all of the data; without one, an unknown site,
+            or several and none named; entries of it that depend on each other given z, some hidden and others seen; no
+            mean; noise that is not of its family; a global latent site without a value.
+        DataError: no mask and no gaps that the pair declares, or both; a mask that does not fit; a seen value that is
+            not finite, or that the likelihood does not have, grey under a Bernoulli among them.
+        PpvaeError: numbers of steps, chains or draws that make no sense.
+
+    >>> from ppvae.models import FactorAnalysis
+    >>> x = torch.tensor([[0.3, -1.2, float("nan"), float("nan")]])
+    >>> restored = inpaint(FactorAnalysis(4, 2), x, ~x.isnan())
+    >>> restored.mean[:, :2], restored.draws.shape
+    (tensor([[ 0.3000, -1.2000]]), torch.Size([4, 1, 4]))
     """
     if not 0 <= num_burn_in < num_steps:
         raise PpvaeError(f"inpaint: expected 0 <= num_burn_in < num_steps, found {num_burn_in} and {num_steps}")
-    require_literal("kind", kind, Kind)
-    blank, visible = (data, None) if mask is None else _blank(data, mask, seed)
-    work = OverData(pair, blank, device=device, seed=seed, chunk_size=chunk_size, compile=compile, at_mean=True)
-    name = observed_site(work, site)
-    declared = observed_values(work, name) if visible is None else None
-    if declared is not None:
-        if declared.present is None:
-            raise DataError(
-                f"inpaint: nothing says which entries of {name!r} are missing: expected a mask"
-                + try_one_of(
-                    "inpaint(pair, data, mask), True where observed",
-                    f"a description that declares them: {name}=Observed(..., mask='seen'), seen=Mask()",
-                )
-            )
-        visible = declared.present
-    elif not isinstance(work.example, Tensor):
-        raise DataError(
-            f"inpaint: the entries of {name!r} share a total, which says what is missing: expected independent ones"
-            + try_one_of("predict_given", "a likelihood of independent entries, such as a Poisson")
+    require_integer("num_chains", num_chains, 1)
+    require_integer("num_draws", num_draws, 0)
+    num_kept = num_steps - num_burn_in
+    if num_draws > num_chains * num_kept:
+        raise PpvaeError(
+            f"num_draws: expected at most num_chains * (num_steps - num_burn_in) = {num_chains * num_kept}, "
+            f"found {num_draws}" + try_one_of("more num_chains, whose draws are independent", "more num_steps")
         )
-    assert visible is not None
-    require_simulable(work.pair, work.example)
-    if kind == "mean":
-        require_mean(work.pair, work.example, name, None if declared else {})
-    guide = guide_as_model(work.pair)
+    if mask is None and noise is not None:
+        raise DataError(
+            "inpaint: noise goes with a mask, and none is given"
+            + try_one_of("denoise(pair, data, noise), where all of the data are noisy", "mask=..., True where seen")
+        )
+    y, visible = (data, None) if mask is None else seen_of(data, mask, seed)
+    rows = max(1, chunk_size // num_chains)
+    work = OverData(pair, y, device=device, seed=seed, chunk_size=rows, compile=compile)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        work.pair = hold_sites(work.pair, work.example, global_sites)
+    declared = visible is None
+    info = site_with_gaps(work, site) if declared else only_site(work)
+    name = info.name
+    if visible is None:
+        values, visible = declared_gaps(work, name)
+    else:
+        values = work.data.main_of(work.data.tensor(dtype=work.dtype))
+    beside = {"seen": visible.to(work.device), "values": values.to(work.device, work.dtype)}
+    require_independent(info, beside["seen"])
+    if noise is not None:
+        require_channel(noise, info)
+    require_inside(work, info, beside, noise)
+    require_simulable(work.pair, work.example, batches=not declared)
+    require_mean(work.pair, work.example, name, None if declared else {})
 
     def log_weight(x: Data, z: Mapping[str, Tensor]) -> Tensor:
-        return (log_joint(work.pair, x, z).local - log_joint(guide, x, z).local)[0]
+        return (log_joint(work.pair, x, z).local - log_guide(work.pair, x, z)[0])[0]
 
-    def filled(x: Data, observed: Tensor, sample: Tensor) -> Data:
-        # Gaps that the pair declares have no density, whatever stands there.
-        return torch.where(observed, x, sample) if declared is None and isinstance(x, Tensor) else x
-
-    def step(x: Data, observed: Tensor, z: dict[str, Tensor]) -> tuple[Data, Tensor, dict[str, Tensor]]:
+    def step(
+        x: Data, y: Tensor, seen: Tensor, z: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
         new = draw(work.pair, x, 1).latents
+        accepted = torch.ones_like(y.flatten(1)[:, 0])
         if correction and new:  # all latents may be summed out
             odds = log_weight(x, new) - log_weight(x, z)
-            keep = torch.rand_like(odds).log() > odds
-            new = {key: torch.where(_like(keep, z[key][0]), z[key], new[key]) for key in new}
-        sample = predict(work.pair, x, new, kind="sample", sites=(name,), num_draws=1)[name][0]
-        if kind == "sample":
-            return filled(x, observed, sample), sample, new
-        mean = predict(work.pair, x, new, sites=(name,), num_draws=1)[name][0]
-        return filled(x, observed, sample), mean, new
+            take = torch.rand_like(odds).log() < odds
+            new = {key: torch.where(_like(take, z[key][0]), new[key], z[key]) for key in new}
+            accepted = take.to(accepted.dtype)
+        through = None if noise is None else {name: NoisyValue(noise, y, seen)}
+        sample, mean, variance = (
+            predict(work.pair, x, new, kind=kind, sites=(name,), num_draws=1, noise=through)[name][0] for kind in _KINDS
+        )
+        if noise is None:
+            sample, mean = (torch.where(seen, y, value) for value in (sample, mean))
+            variance = torch.where(seen, torch.zeros_like(variance), variance)
+        return sample, mean, variance, accepted, new
 
     run = work.capture(step, name="a step of inpainting", calls=num_steps * work.num_chunks)
+    rounds = max(1, -(-num_draws // num_chains))
+    kept = {num_burn_in + num_kept * (place + 1) // rounds - 1 for place in range(rounds)}
 
-    def chain(x: Data, beside: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        observed, values = beside["visible"], beside["values"]
-        x = filled(x, observed, simulate(work.pair, x).observed[name])
+    def chains(x: Data, each: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        exact = each["seen"] if noise is None else torch.zeros_like(each["seen"])
+        chain = torch.arange(len(exact), device=work.device).repeat_interleave(num_chains)
+        x, y, seen = rows_of(x, chain), each["values"][chain], each["seen"][chain]
+        state = torch.where(seen, y, simulate(work.pair, x).observed[name])
+        # Gaps that the pair declares have no density, whatever stands there.
+        x = x if declared else state
         z = draw(work.pair, x, 1).latents
-        total, found = torch.zeros_like(values), values
-        for count in progress_bar(range(num_steps), desc="inpaint", show=progress):
-            x, found, z = run(x, observed, z)
+        moments, states = Moments(state, num_chains), []
+        for count in range(num_steps):
+            state, mean, variance, accepted, z = run(x, y, seen, z)
+            x = x if declared else state
             if count >= num_burn_in:
-                total += found
-        fill = found if kind == "sample" else total / (num_steps - num_burn_in)
-        return {"x": torch.where(observed, values, fill)}
+                moments.add(mean, variance, accepted)
+            if count in kept:
+                states.append(state.reshape(-1, num_chains, *state.shape[1:]))
+            bar.update()
+        found = moments.result()
+        found["mean"] = torch.where(exact, each["values"], found["mean"])  # an average of the same value rounds it
+        for key in ("standard_deviation", "standard_error"):
+            found[key] = found[key].masked_fill(exact, 0.0)
+        return {**found, "draws": torch.cat(states, 1)[:, :num_draws]}
 
-    values = work.data.main_of(work.data.tensor(dtype=work.dtype)) if declared is None else declared.values
-    beside = {"visible": visible.to(work.device), "values": values.to(work.device, work.dtype)}
-    return work.run(chain, beside=beside)["x"]
+    with progress_bar(show=progress, total=num_steps * work.num_chunks, desc="restore") as bar:
+        result = work.run(chains, beside=beside)
+    return Restoration(**{**result, "draws": result["draws"].movedim(1, 0)})
 
 
-def _blank(data: Any, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """The data with 0 where they are missing, and which entries are there, of their shape.
+@in_evaluation_mode
+def denoise(
+    pair: ModelGuidePair,
+    data: Any,
+    noise: Noise,
+    *,
+    num_steps: int = 200,
+    num_burn_in: int = 50,
+    num_chains: int = 8,
+    num_draws: int = 4,
+    correction: bool = True,
+    global_sites: Mapping[str, Tensor] | Literal["mean"] | None = None,
+    seed: int = 0,
+    chunk_size: int = 1000,
+    device: str = "auto",
+    compile: Compile = "auto",
+    progress: bool = False,
+) -> Restoration:
+    r"""The posterior of clean data given noisy ones, under a noise that is stated: $p(x \mid y)$.
+
+    $$p(x \mid y) \propto \int p(z) \textstyle\prod_i p(x_i \mid z)\, p(y_i \mid x_i)\, dz$$
+
+    by the chain of :func:`inpaint`, every entry seen through the noise: arguments as there. Kingma & Welling 2013
+    (arXiv 1312.6114, section 2.1) name denoising as a use of the model. To encode and decode the noisy data as if they
+    were clean is :func:`reconstruct`.
+
+    Args:
+        pair: the pair.
+        data: the noisy data y, [N, *event].
+        noise: what they went through, :class:`Flips` or :class:`AdditiveNormal`.
+        num_steps: as for :func:`inpaint`, like all that follow.
+        num_burn_in: steps before the averages begin.
+        num_chains: C.
+        num_draws: S.
+        correction: accept or reject each draw of z.
+        global_sites: values of the global latent sites.
+        seed: of the draws.
+        chunk_size: chains at a time.
+        device: "auto", "cpu", "cuda".
+        compile: see :func:`ppvae.core.compile.capture`.
+        progress: show a bar.
 
     Raises:
-        DataError: data that are a mapping, or a mask that is none or of another shape.
+        PpvaeError: as for :func:`inpaint`.
     """
-    source = data.binarize(seed).tensor() if isinstance(data, Dataset) else data
-    if isinstance(source, Mapping):
-        raise DataError(
-            "inpaint: expected one tensor of data beside a mask, found a mapping"
-            + try_one_of(
-                "no mask, where the pair declares its gaps: mark these entries in its own member",
-                "predict_given, which conditions on some of the members",
-            )
-        )
-    values = torch.as_tensor(source)
-    try:
-        visible = mask.to(values.device)
-        if not bool(((visible == 0) | (visible == 1)).all()):
-            raise DataError("inpaint: the mask says which entries are seen: expected True and False, or 1 and 0")
-        visible = visible.bool().expand_as(values)
-    except RuntimeError as error:
-        raise DataError(
-            f"inpaint: the mask {list(mask.shape)} does not broadcast to the data {list(values.shape)}"
-        ) from error
-    return values.where(visible, torch.zeros_like(values)), visible
+    return inpaint(
+        pair,
+        data,
+        torch.ones(1, dtype=torch.bool),
+        noise=noise,
+        num_steps=num_steps,
+        num_burn_in=num_burn_in,
+        num_chains=num_chains,
+        num_draws=num_draws,
+        correction=correction,
+        global_sites=global_sites,
+        seed=seed,
+        chunk_size=chunk_size,
+        device=device,
+        compile=compile,
+        progress=progress,
+    )
+
+
+_KINDS: tuple[Literal["sample", "mean", "variance"], ...] = ("sample", "mean", "variance")
 
 
 def _like(flag: Tensor, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Predictions of a trained pair: embed, reconstruct, denoise, decode, generate."""
+"""Predictions of a trained pair: embed, reconstruct, decode, generate."""
 
 from __future__ import annotations
 
@@ -134,35 +134,6 @@ def reconstruct(
         return {"x": predict(work.pair, x, z, sites=(name,))[name]}
 
     return work.average(prediction, beside=beside)["x"]
-
-
-@in_evaluation_mode
-def denoise(
-    pair: ModelGuidePair,
-    data: Any,
-    *,
-    num_samples: int = 32,
-    site: str | None = None,
-    seed: int = 0,
-    chunk_size: int = 1000,
-    device: str = "auto",
-    compile: Compile = "auto",
-) -> Tensor:
-    r"""Denoise corrupted data: $\mathrm{E}_{q(z \mid \tilde x_b)} \mathrm{E}[x \mid z]$, [N, *event].
-
-    Kingma & Welling 2013 (arXiv 1312.6114, section 2.1) name denoising as a use of the model; this is
-    :func:`reconstruct`, averaged over the posterior. Arguments as there.
-    """
-    return reconstruct(
-        pair,
-        data,
-        num_samples=num_samples,
-        site=site,
-        seed=seed,
-        chunk_size=chunk_size,
-        device=device,
-        compile=compile,
-    )
 
 
 @in_evaluation_mode

@@ -16,8 +16,8 @@ RANGE_ROWS = 200
 """Rows that set the range of real values."""
 
 
-def as_images(x: Tensor, data: Dataset) -> Tensor | None:
-    """Values in [0, 1]: strokes as [N, H, W], photographs as [N, H, W, 3]; None where the data are no pictures."""
+def shaped(x: Tensor, data: Dataset) -> Tensor | None:
+    """Data as [N, H, W] or, with three colours, [N, H, W, 3]; None where they are no pictures."""
     shape = data.image_shape
     if shape is None:
         event = tuple(x.shape[1:])
@@ -26,14 +26,18 @@ def as_images(x: Tensor, data: Dataset) -> Tensor | None:
         else:
             return None
     if len(shape) == 2:
-        images = x.reshape(len(x), *shape)
-    elif len(shape) == 3 and shape[0] in (1, 3):
-        images = x.reshape(len(x), *shape).movedim(1, -1)
-        images = images[..., 0] if shape[0] == 1 else images
-    elif len(shape) == 3 and shape[-1] in (1, 3):
-        images = x.reshape(len(x), *shape)
-        images = images[..., 0] if shape[-1] == 1 else images
-    else:
+        return x.reshape(len(x), *shape)
+    if len(shape) != 3 or (shape[0] not in (1, 3) and shape[-1] not in (1, 3)):
+        return None
+    images = x.reshape(len(x), *shape)
+    images = images.movedim(1, -1) if shape[0] in (1, 3) else images
+    return images[..., 0] if images.shape[-1] == 1 else images
+
+
+def as_images(x: Tensor, data: Dataset) -> Tensor | None:
+    """Values in [0, 1]: strokes as [N, H, W], photographs as [N, H, W, 3]; None where the data are no pictures."""
+    images = shaped(x, data)
+    if images is None:
         return None
     images, rows = images.float(), data.members[data.main][:RANGE_ROWS].float()
     if data.value_space == "byte":
@@ -51,7 +55,14 @@ def as_images(x: Tensor, data: Dataset) -> Tensor | None:
 def grid(
     images: Tensor, columns: int, theme: Theme, *, gap: int = 2, rows_in_pairs: bool = False, size: int = 0
 ) -> bytes:
-    """Images side by side as a PNG file.
+    """Images side by side as a PNG file: arguments as for :func:`page_of`."""
+    return encode(page_of(images, columns, theme, gap=gap, rows_in_pairs=rows_in_pairs, size=size))
+
+
+def page_of(
+    images: Tensor, columns: int, theme: Theme, *, gap: int = 2, rows_in_pairs: bool = False, size: int = 0
+) -> Tensor:
+    """Images side by side, RGBA in [0, 1], [H, W, 4].
 
     Args:
         images: [N, H, W] (drawn in ink on paper) or [N, H, W, 3], in [0, 1].
@@ -69,8 +80,9 @@ def grid(
     page = torch.zeros(tops[-1] + height, columns * (width + gap) - gap, 4)
     for number in range(count):
         top, left = tops[number // columns], number % columns * (width + gap)
-        page[top : top + height, left : left + width] = _colour(images[number], theme)
-    return encode(page)
+        colour = in_colour(images[number], theme)
+        page[top : top + height, left : left + width] = torch.cat((colour, torch.ones_like(colour[..., :1])), -1)
+    return page
 
 
 def encode(page: Tensor) -> bytes:
@@ -92,13 +104,14 @@ def picture_of(x: Tensor, data: Dataset, theme: Theme = LIGHT) -> bytes:
     return grid(images, max(1, round(len(images) ** 0.5 * 1.25)), theme)
 
 
-def _colour(image: Tensor, theme: Theme) -> Tensor:
-    if image.dim() == 3:
-        return torch.cat((image, torch.ones_like(image[..., :1])), -1)
-    ink, paper = _rgb(theme.ink), _rgb("#f2f4f7" if theme.ink_images else "#0d0f13")
-    colour = paper + (ink - paper) * image[..., None]
-    return torch.cat((colour, torch.ones_like(colour[..., :1])), -1)
+def in_colour(images: Tensor, theme: Theme, ink: str = "") -> Tensor:
+    """Images as [..., H, W, 3]: strokes in ink (the theme's where none is named) on paper, photographs as they are."""
+    if images.dim() > 2 and images.shape[-1] == 3:
+        return images
+    paper = rgb("#f2f4f7" if theme.ink_images else "#0d0f13")
+    return paper + (rgb(ink or theme.ink) - paper) * images[..., None]
 
 
-def _rgb(colour: str) -> Tensor:
+def rgb(colour: str) -> Tensor:
+    """A colour such as #1d2430, [3] in [0, 1]."""
     return torch.tensor([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])

@@ -18,6 +18,7 @@ from ppvae.cli.main import app
 from ppvae.core import ModelGuidePair, check_pair
 from ppvae.core.modes import evaluation_mode, in_evaluation_mode
 from ppvae.inference import (
+    AdditiveNormal,
     aggregate_posterior,
     compare_elbos,
     decode,
@@ -82,7 +83,7 @@ VERBS: dict[str, Callable[[Any, Tensor], Any]] = {
     "its later methods": lambda p, x: sample_posterior(p, x, **FEW).groups(posterior_predictive=True),
     "embed": embed,
     "reconstruct": reconstruct,
-    "denoise": denoise,
+    "denoise": lambda p, x: denoise(p, x, AdditiveNormal(0.5)),
     "decode": lambda p, x: decode(p, torch.zeros(5, 1), like=x),
     "generate": lambda p, x: generate(p, 4, like=x),
     "inpaint": lambda p, x: inpaint(p, x, x > 0),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppvae.core import DataError, PairError
 from ppvae.distributions import Bernoulli, EachStep, LinearNormal, StandardNormal, StepwiseNormal
-from ppvae.inference import inpaint
+from ppvae.inference import AdditiveNormal, inpaint
 from ppvae.models import Latent, LatentModel, Lengths, LinearGaussian, Mask, Observed, bernoulli_vae
 from ppvae.networks import MLP, Recurrent
 
@@ -55,7 +55,10 @@ def test_gaps_have_the_conditional_mean(compile: Any) -> None:
     batch = gappy(pair)
     truth, _ = conditional(pair, batch["x"].nan_to_num(), batch["seen"])
     seen = batch["seen"]
-    found = inpaint(pair, repeated(batch, 60), num_steps=120, num_burn_in=20, compile=compile).reshape(60, 3, 4)
+    found = inpaint(
+        pair, repeated(batch, 60), num_steps=120, num_burn_in=20, num_chains=1, num_draws=1, compile=compile
+    ).mean
+    found = found.reshape(60, 3, 4)
     assert torch.equal(found[:, seen], batch["x"][seen].expand(60, -1))
     mean, error = found.mean(0), found.std(0) / math.sqrt(60)
     assert bool(((mean - truth)[~seen].abs() < 4.5 * error[~seen]).all())
@@ -69,16 +72,19 @@ def test_draws_have_the_conditional_moments() -> None:
     batch = gappy(pair)
     truth, deviation = conditional(pair, batch["x"].nan_to_num(), batch["seen"])
     missing = ~batch["seen"]
-    found = inpaint(pair, repeated(batch, 2000), kind="sample", num_steps=5, num_burn_in=0).reshape(2000, 3, 4)
+    restored = inpaint(pair, batch, num_chains=2000, num_draws=2000, chunk_size=10_000, num_steps=5, num_burn_in=0)
+    found = restored.draws
     assert bool(((found.mean(0) - truth)[missing].abs() < 4.5 * deviation[missing] / math.sqrt(2000)).all())
     ratio = found.std(0)[missing] / deviation[missing]
     assert bool(((ratio - 1).abs() < 4.5 / math.sqrt(2 * 2000)).all())
+    torch.testing.assert_close(restored.standard_deviation[missing], deviation[missing], rtol=0.03, atol=0)
+    assert bool(((restored.mean - truth)[missing].abs() < 4.5 * restored.standard_error[missing]).all())
 
 
 def test_a_mask_of_ones_leaves_everything() -> None:
     pair = factors()
     x = torch.randn(3, 4)
-    assert torch.equal(inpaint(pair, {"x": x, "seen": torch.ones(3, 4)}, num_steps=2, num_burn_in=1), x)
+    assert torch.equal(inpaint(pair, {"x": x, "seen": torch.ones(3, 4)}, num_steps=2, num_burn_in=1).mean, x)
 
 
 def test_a_modality_is_filled_from_the_other() -> None:
@@ -95,7 +101,7 @@ def test_a_modality_is_filled_from_the_other() -> None:
     gain = joint.covariance[there, here] @ joint.covariance[here, here].inverse()
     truth = (joint.loc[:, there] + (a - joint.loc[:, here]) @ gain.T).detach()
     batch = repeated({"a": a, "b": b, "has": torch.zeros(1)}, 60)
-    found = inpaint(pair, batch, site="b", num_steps=80, num_burn_in=10)
+    found = inpaint(pair, batch, site="b", num_steps=80, num_burn_in=10, num_chains=1, num_draws=1).mean
     assert bool(((found.mean(0) - truth[0]).abs() < 4.5 * found.std(0) / math.sqrt(60)).all())
     with pytest.raises(PairError, match="2 observed sites"):
         inpaint(pair, batch)
@@ -108,7 +114,7 @@ def test_beyond_a_length_is_a_gap() -> None:
         x=Observed(EachStep(Bernoulli(MLP(1, []), 2), 4).given("z"), lengths="lengths"),
     )
     x, lengths = torch.ones(2, 4, 2), torch.tensor([2, 4])
-    found = inpaint(pair, {"x": x, "lengths": lengths}, num_steps=4, num_burn_in=1)
+    found = inpaint(pair, {"x": x, "lengths": lengths}, num_steps=4, num_burn_in=1).mean
     assert torch.equal(found[0, :2], x[0, :2]) and torch.equal(found[1], x[1])
     assert bool(((found[0, 2:] > 0) & (found[0, 2:] < 1)).all())
 
@@ -119,3 +125,5 @@ def test_what_is_missing_is_said_once() -> None:
         inpaint(pair, gappy(pair), torch.ones(3, 4).bool())
     with pytest.raises(DataError, match=r"(?s)nothing says which entries of 'x' are missing.*seen=Mask\(\)"):
         inpaint(vae, torch.ones(3, 4))
+    with pytest.raises(DataError, match=r"(?s)noise goes with a mask.*denoise\(pair, data, noise\)"):
+        inpaint(pair, gappy(pair), noise=AdditiveNormal(0.5))

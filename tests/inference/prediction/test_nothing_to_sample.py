@@ -16,7 +16,6 @@ from ppvae.core import ModelGuidePair, PairError
 from ppvae.inference import (
     aggregate_posterior,
     compare_elbos,
-    denoise,
     elbo,
     embed,
     evaluate_bound,
@@ -125,19 +124,18 @@ def test_summed_out_site_has_no_embedding_beside_another_latent() -> None:
     assert embed(pair, data_of(4), site="z").shape == (4, 1)
 
 
-@pytest.mark.parametrize("verb", [reconstruct, denoise])
-def test_reconstruction_is_the_mean_given_the_posterior(verb: Callable[..., Tensor]) -> None:
+def test_reconstruction_is_the_mean_given_the_posterior() -> None:
     pair, x = Mixture(), data_of(7)
     truth = pair.terms(x).softmax(-1) @ pair.LOC
     for number in (1, 5):
-        torch.testing.assert_close(verb(pair, x, num_samples=number), truth)
+        torch.testing.assert_close(reconstruct(pair, x, num_samples=number), truth)
     torch.testing.assert_close(reconstruct(pair, x), truth)
 
 
 def test_inpainting_is_the_conditional_mean() -> None:
     pair, x = Mixture(), data_of(20)
     truth = pair.terms(x, slice(0, 1)).softmax(-1) @ pair.LOC[:, 1]
-    filled = inpaint(pair, x, torch.tensor([True, False]), num_steps=4000, num_burn_in=100)
+    filled = inpaint(pair, x, torch.tensor([True, False]), num_steps=600, num_burn_in=100).mean
     assert torch.equal(filled[:, 0], x[:, 0])
     assert float((filled[:, 1] - truth).abs().max()) < 0.15
     assert float((filled[:, 1] - truth).square().mean().sqrt()) < 0.06
