@@ -188,7 +188,7 @@ def our_epoch(sizes: Sizes, batches: list[Batch], mode: Mode) -> Callable[[], No
     """The step of ``fit`` on every batch."""
     x = {"x": batches[0]["x"].clone(), "n": batches[0]["lengths"].clone()}
     pair = ours(sizes, x["x"].shape[1])
-    step = fit_step(pair, x, elbo.TraceELBO(), num_data=M, learning_rate=3e-4, mode=mode)
+    step = fit_step(pair, x, elbo.TraceELBO(), num_data=M, learning_rate=3e-5, mode=mode)
 
     def epoch() -> None:
         for batch in batches:
@@ -203,7 +203,7 @@ def stock_epoch(sizes: Sizes, batches: list[Batch], *, validated: bool) -> Calla
     """Pyro's SVI on every batch, each cut at its longest sequence."""
     pyro.clear_param_store()
     program, short = StockDMM(sizes), [cut(batch, batch["x"].shape[1]) for batch in batches]
-    svi = SVI(program.model, program.guide, pyro.optim.Adam({"lr": 3e-4}), Trace_ELBO())
+    svi = SVI(program.model, program.guide, pyro.optim.Adam({"lr": 3e-5}), Trace_ELBO())
 
     def epoch() -> None:
         with pyro.validation_enabled(validated):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 
 import torch
@@ -33,6 +33,20 @@ def longest(inside: Tensor) -> int:
     if get_proxy_mode() is not None or torch._C._are_functorch_transforms_active() or inside.device.type != "cpu":
         return num_steps
     return max(int(inside.reshape(-1, num_steps).any(0).nonzero().max()) + 1, 1)
+
+
+def bucket_of(lengths: Iterable[Tensor]) -> int | None:
+    """The longest of these lengths, rounded up to one of four numbers between a power of two and the next.
+
+    Few numbers, because a graph is recorded for each. None where there are no lengths, or where to read them would be a
+    wait for a GPU.
+    """
+    lengths = tuple(lengths)
+    if not lengths or any(value.device.type != "cpu" for value in lengths):
+        return None
+    steps = max(int(value.max()) for value in lengths)
+    unit = 1 << max(steps.bit_length() - 3, 0)
+    return -(-steps // unit) * unit
 
 
 @contextlib.contextmanager

@@ -85,12 +85,13 @@ class NormalChain(TorchDistribution):
         shape = torch.Size([*sample_shape, *self.batch_shape, *self.event_shape])
         noise = torch.randn(shape, dtype=loc.dtype, device=loc.device)
         num_steps = self._num_steps()
+        inside = [] if self.present is None else self.present[..., None].unbind(-2)
         z: list[Tensor] = []
         scales: list[Tensor] = []
         with WeightGradientsAtOnce():
             for t, fresh in enumerate(noise[..., :num_steps, :].unbind(-2)):
                 drawn, scale = _place(self.step(z[-1], t) if z else self.initial, fresh)
-                z.append(drawn if self.present is None else drawn.where(self.present[..., t, None], fresh))
+                z.append(drawn.where(inside[t], fresh) if inside else drawn)
                 scales.append(scale.expand_as(fresh))
         log_scale = torch.stack(scales, -2).log()
         if self.present is not None:

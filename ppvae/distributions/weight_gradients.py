@@ -71,6 +71,10 @@ class _Products:
         return x, gradient
 
 
+def _rows(value: Tensor) -> Tensor:
+    return value if value.dim() == 2 else value.reshape(-1, value.shape[-1])
+
+
 class _Gate(torch.autograd.Function):
     """Weight and bias as they are; the backward pass comes here last, when all products have been seen."""
 

@@ -156,6 +156,10 @@ class LatentModel(ModelGuidePair):
         batch = self._members(x)
         return {n: with_axes(here, batch[n].dim()).expand(batch[n].shape) for n, here in self._present(batch).items()}
 
+    def sequence_lengths(self, x: Data) -> tuple[Tensor, ...]:
+        """The members that are :class:`Lengths`, each [B]."""
+        return tuple(self._members(x)[name] for name in self.description.named(Lengths))
+
     def _members(self, x: Data) -> dict[str, Tensor]:
         """The batch by name.
 

@@ -18,6 +18,7 @@ from ...core import Data, ModelGuidePair, PairError, PpvaeError, local_parameter
 from ...core.compile import Captured, Mode, bind, capture, preserve
 from ...core.errors import try_one_of
 from ...core.fingerprint import differences, fingerprint
+from ...core.lengths import bucket_of, no_longer_than
 
 _log = logging.getLogger("ppvae.fit")
 
@@ -158,7 +159,9 @@ class Objective:
 
     def __call__(self, x: Data, kl_weight: Tensor | dict[str, Tensor]) -> Step:
         """The metrics and gradients of one batch, under a weight of the KL or one for each site."""
-        step: Step = self._step(self.trainable, self._constants, x, kl_weight)
+        # An eager step sees the lengths itself, and to compile one for each number of steps would take too long.
+        steps = bucket_of(self.pair.sequence_lengths(x)) if self._step.mode == "graph" else None
+        step: Step = self._step(self.trainable, self._constants, x, kl_weight, steps)
         return step
 
     def remember(self, step: Step) -> None:
@@ -191,8 +194,9 @@ class Objective:
         constants: dict[str, Tensor],
         x: Data,
         kl_weight: Tensor | dict[str, Tensor],
+        steps: int | None,
     ) -> Step:
-        with torch.enable_grad():
+        with torch.enable_grad(), no_longer_than(steps):
             leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}
             objective, metrics, buffers = self._pure({**leaves, **constants}, x, kl_weight)
             if self.weight_prior is not None:
