@@ -178,14 +178,14 @@ def _recurrence(
 ) -> Tensor:
     """States [N, T, H] at inputs [N, T, D], from zero; of steps beyond the lengths [N], zero."""
     place, sizes, _ = _packed(x, lengths, backwards)
-    states = x.new_zeros(x.shape[0] * x.shape[1], w_state.shape[1])
+    states: Tensor = x.new_zeros(x.shape[0] * x.shape[1], w_state.shape[1])
     if sizes:
         start = x.new_zeros(1, sizes[0], w_state.shape[1])
         weights = [w_in, w_state, b_in, b_state]
         # has_biases, num_layers, dropout, train, bidirectional
         options = (True, 1, 0.0, False, False)
         states[place] = _RUN[cell](x.flatten(0, 1)[place], torch.tensor(sizes), start, weights, *options)[0]
-    return states.unflatten(0, x.shape[:2])
+    return states.view(*x.shape[:2], -1)
 
 
 @torch.library.custom_op("ppvae::recurrence_backward", mutates_args=(), schema=_BACKWARD)
