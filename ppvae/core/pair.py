@@ -168,10 +168,10 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         return {}
 
     def sequence_lengths(self, x: Data) -> tuple[Tensor, ...]:
-        """The lengths of the sequences of a batch, each [B], where its steps beyond all of them are padding.
+        """The lengths of the sequences of a batch, each [B], members of it that the programs read as they are.
 
-        A training step then leaves out the steps that no sequence of the batch has; no number changes by it. None by
-        default: nothing is left out of a recorded step.
+        A recorded training step then leaves out the steps that no sequence of the batch has; no number changes by it.
+        None by default: nothing is left out.
         """
         return ()
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ppvae.core.lengths import no_longer_than
+from ppvae.core import compile
+from ppvae.core.compile import record
+from ppvae.core.lengths import longest, no_longer_than, present
 from ppvae.distributions import (
     Bernoulli,
     DiagonalNormal,
@@ -193,11 +195,11 @@ def test_a_chain_ends_at_the_longest_sequence(float64: torch.dtype) -> None:
         seen.append(index.stop if isinstance(index, slice) else index + 1)
         return dist.Normal(0.5 * previous, 2.0 * torch.ones_like(previous)).to_event(1)
 
-    inside = torch.arange(T) < LENGTHS[:, None]
     initial, found = dist.Normal(torch.ones(3, Z), 1.0).to_event(1), []
     for told in (T, None, 5):
-        with no_longer_than(told):
-            chain = NormalChain(initial, step, T, present=inside)
+        with no_longer_than(told, [LENGTHS]):
+            assert longest(present(LENGTHS + 1, T)) == 5  # not what was told of
+            chain = NormalChain(initial, step, T, present=present(LENGTHS, T))
             torch.manual_seed(1)
             z = chain.rsample()
             found.append([z, chain.log_prob(z), chain.log_prob(z.clone())])
@@ -208,7 +210,17 @@ def test_a_chain_ends_at_the_longest_sequence(float64: torch.dtype) -> None:
             torch.testing.assert_close(one, expected, **EXACT)
 
 
-def test_a_recorded_step_has_a_graph_for_a_number_of_steps(float64: torch.dtype) -> None:
+def test_a_recorded_step_has_a_graph_for_a_number_of_steps(
+    float64: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        graph = record(*args)
+        nodes.append(len(graph.graph.nodes))
+        return graph
+
+    monkeypatch.setattr(compile, "record", counted)
     pair, graphs = deep_markov_model(), []
     recorded, eager = (objective(pair, elbo.TraceELBO(), mode) for mode in ("graph", "eager"))
     for lengths in ([4, 1, 3], [2, 3, 4], [2, 1, 2], [T, 1, 1], [4, 4, 4]):
@@ -217,6 +229,8 @@ def test_a_recorded_step_has_a_graph_for_a_number_of_steps(float64: torch.dtype)
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
         graphs.append(recorded.captured.graphs)
     assert graphs == [1, 1, 2, 3, 3] and recorded.fallback == ""
+    of_two, of_four, of_six = nodes[1], nodes[0], nodes[2]
+    assert of_four - of_two > 70 and of_six - of_four > 70  # some forty for each step of the draw
 
 
 # --- one product for a weight ---

@@ -196,7 +196,7 @@ class Objective:
         kl_weight: Tensor | dict[str, Tensor],
         steps: int | None,
     ) -> Step:
-        with torch.enable_grad(), no_longer_than(steps):
+        with torch.enable_grad(), no_longer_than(steps, self.pair.sequence_lengths(x)):
             leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}
             objective, metrics, buffers = self._pure({**leaves, **constants}, x, kl_weight)
             if self.weight_prior is not None:
