@@ -174,6 +174,14 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         """
         return {}
 
+    def sequence_lengths(self, x: Data) -> tuple[Tensor, ...]:
+        """The lengths of the sequences of a batch, each [B], members of it that the programs read as they are.
+
+        A recorded training step then leaves out the steps that no sequence of the batch has; no number changes by it.
+        None by default: nothing is left out.
+        """
+        return ()
+
     @staticmethod
     def from_callables(
         model: Callable[..., Any],

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, constraints
 
 from .conditional import ConditionalDistribution, Head, independent, require_context
 from .mixtures import require_vector
+from .own_draw import OwnDraw, kept_density, own_draw
 from .planar import AmortizedPlanar
 from ..core.errors import PpvaeError, did_you_mean
 
@@ -43,7 +44,7 @@ class Flow(dist.TorchDistribution):
         self, base: dist.TorchDistribution, transforms: Sequence[Any], *, validate_args: bool | None = None
     ) -> None:
         self.base, self.transforms = base, tuple(transforms)
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: OwnDraw | None = None
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
@@ -57,7 +58,7 @@ class Flow(dist.TorchDistribution):
     def rsample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
         """Draws, [*sample_shape, *batch, Z], that carry gradients."""
         z, log_density = self.rsample_and_log_prob(sample_shape)
-        self._last = z, log_density
+        self._last = own_draw(z, log_density)
         return z
 
     def rsample_and_log_prob(self, sample_shape: Any = _NO_SHAPE) -> tuple[Tensor, Tensor]:
@@ -71,8 +72,8 @@ class Flow(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z) at z [*S, *batch, Z], in nats."""
-        if self._last is not None and value is self._last[0]:
-            return self._last[1]
+        if (kept := kept_density(self._last, value)) is not None:
+            return kept
         if self._validate_args:
             self._validate_sample(value)
         total: Any = 0.0

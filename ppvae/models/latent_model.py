@@ -172,6 +172,10 @@ class LatentModel(ModelGuidePair):
             return x
         return {**(x if isinstance(x, Mapping) else {}), **self._members(x)}
 
+    def sequence_lengths(self, x: Data) -> tuple[Tensor, ...]:
+        """The members that are :class:`Lengths`, each [B]."""
+        return tuple(self._members(x)[name] for name in self.description.named(Lengths))
+
     def _members(self, x: Data) -> dict[str, Tensor]:
         """The batch by name, and the totals that are found from it.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .mlp import require_units
 from ..core.errors import PpvaeError, did_you_mean, try_one_of
-from ..core.lengths import present
 
 Cell = Literal["gru", "tanh", "relu"]
 Direction = Literal["forward", "backward", "both"]
@@ -82,23 +81,19 @@ class Recurrent(nn.Module):
                 f"Recurrent: expected sequences [*S, T, D] with D = {self.in_features}, found {list(x.shape)}"
                 + try_one_of("x[None] for one sequence", "x[..., None] for one value a step, and in_features=1")
             )
-        num_steps, inside, order = x.shape[-2], None, None
-        if lengths is not None:
-            if lengths.shape != x.shape[:-2]:
-                raise PpvaeError(
-                    f"Recurrent: expected lengths {list(x.shape[:-2])} as the leading axes of x, "
-                    f"found {list(lengths.shape)}"
-                )
-            inside = present(lengths, num_steps)
-            x = x.where(inside[..., None], 0.0)
-            steps = torch.arange(num_steps, device=x.device)
-            order = torch.where(inside, lengths[..., None].long() - 1 - steps, steps)
-        features = [
-            _run(layer, x, self.cell) if way == "forwards" else _turn(_run(layer, _turn(x, order), self.cell), order)
-            for way, layer in self.layers.items()
-        ]
+        if lengths is not None and lengths.shape != x.shape[:-2]:
+            raise PpvaeError(
+                f"Recurrent: expected lengths {list(x.shape[:-2])} as the leading axes of x, "
+                f"found {list(lengths.shape)}"
+            )
+        rows = x.reshape(-1, *x.shape[-2:])
+        ends = None if lengths is None else lengths.reshape(-1)
+        features: list[Tensor] = []
+        for way, layer in self.layers.items():
+            weights = [getattr(layer, f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            features.append(_recurrence(rows, ends, *weights, self.cell, way == "backwards"))
         h = features[0] if len(features) == 1 else torch.cat(features, -1)
-        return h if inside is None else h.where(inside[..., None], 0.0)
+        return h.reshape(*x.shape[:-1], self.out_features)
 
 
 class Combiner(nn.Module):
@@ -133,99 +128,147 @@ class Combiner(nn.Module):
         return 0.5 * (before + features)
 
 
-def _turn(x: Tensor, order: Tensor | None) -> Tensor:
-    """Sequences [*S, T, D] from their last step to their first, the padding left where it is."""
-    if order is None:
-        return x.flip(-2)
-    return x.gather(-2, order[..., None].expand_as(x))
-
-
-def _run(layer: nn.Module, x: Tensor, cell: Cell) -> Tensor:
-    """States [*S, T, H] of one direction at inputs [*S, T, D]."""
-    parameters: list[Any] = [getattr(layer, f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-    states: Tensor = _recurrence(x.reshape(-1, *x.shape[-2:]), *parameters, cell)
-    return states.unflatten(0, x.shape[:-2]) if x.dim() > 2 else states[0]
-
-
 # --- one operation for all steps: PyTorch's own would be recorded step by step, some 30 nodes for each ---
 
-_FORWARD = "(Tensor x, Tensor w_in, Tensor w_state, Tensor b_in, Tensor b_state, str cell) -> Tensor"
-_BACKWARD = (
-    "(Tensor grad, Tensor states, Tensor x, Tensor w_in, Tensor w_state, Tensor b_in, Tensor b_state, str cell) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+_INPUTS = (
+    "Tensor x, Tensor? lengths, Tensor w_in, Tensor w_state, Tensor b_in, Tensor b_state, str cell, bool backwards"
 )
+_FORWARD = f"({_INPUTS}) -> Tensor"
+_BACKWARD = f"(Tensor grad, Tensor states, bool of_inputs, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+
+
+class _Packed(NamedTuple):
+    """Sequences [N, T, D] without their padding, in the order in which they are read, a step of all after another.
+
+    Attributes:
+        place: where each entry stands among the N * T steps, [P].
+        sizes: how many sequences have a first, a second, ... step; the longer ones come first.
+        before: of all entries after the first step, the entry of the step before, [P - sizes[0]].
+    """
+
+    place: Tensor
+    sizes: list[int]
+    before: Tensor
+
+
+def _packed(x: Tensor, lengths: Tensor | None, backwards: bool) -> _Packed:
+    num, num_steps = x.shape[:2]
+    ends = torch.full((num,), num_steps) if lengths is None else lengths.detach().to("cpu", torch.long)
+    ends, order = ends.clamp(0, num_steps).sort(descending=True, stable=True)
+    steps = torch.arange(num_steps)[:, None].expand(-1, num)
+    inside = steps < ends
+    read = (ends - 1 - steps if backwards else steps)[inside]
+    place = order.expand(num_steps, -1)[inside] * num_steps + read
+    sizes = [size for size in inside.sum(1).tolist() if size]
+    counts = torch.tensor(sizes)
+    before = torch.arange(sum(sizes[:1]), len(place)) - counts[:-1].repeat_interleave(counts[1:])
+    return _Packed(place.to(x.device), sizes, before.to(x.device))
 
 
 @torch.library.custom_op("ppvae::recurrence", mutates_args=(), schema=_FORWARD)
-def _recurrence(x: Tensor, w_in: Tensor, w_state: Tensor, b_in: Tensor, b_state: Tensor, cell: str) -> Tensor:
-    """States [N, T, H] at inputs [N, T, D], from zero."""
-    start = x.new_zeros(1, len(x), w_state.shape[1])
-    weights = [w_in, w_state, b_in, b_state]
-    # has_biases, num_layers, dropout, train, bidirectional, batch_first
-    states, _ = _RUN[cell](x, start, weights, True, 1, 0.0, False, False, True)
-    return states.contiguous()
+def _recurrence(
+    x: Tensor,
+    lengths: Tensor | None,
+    w_in: Tensor,
+    w_state: Tensor,
+    b_in: Tensor,
+    b_state: Tensor,
+    cell: str,
+    backwards: bool,
+) -> Tensor:
+    """States [N, T, H] at inputs [N, T, D], from zero; of steps beyond the lengths [N], zero."""
+    place, sizes, _ = _packed(x, lengths, backwards)
+    states: Tensor = x.new_zeros(x.shape[0] * x.shape[1], w_state.shape[1])
+    if sizes:
+        start = x.new_zeros(1, sizes[0], w_state.shape[1])
+        weights = [w_in, w_state, b_in, b_state]
+        # has_biases, num_layers, dropout, train, bidirectional
+        options = (True, 1, 0.0, False, False)
+        states[place] = _RUN[cell](x.flatten(0, 1)[place], torch.tensor(sizes), start, weights, *options)[0]
+    return states.view(*x.shape[:2], -1)
 
 
 @torch.library.custom_op("ppvae::recurrence_backward", mutates_args=(), schema=_BACKWARD)
 def _recurrence_backward(
-    grad: Tensor, states: Tensor, x: Tensor, w_in: Tensor, w_state: Tensor, b_in: Tensor, b_state: Tensor, cell: str
+    grad: Tensor,
+    states: Tensor,
+    of_inputs: bool,
+    x: Tensor,
+    lengths: Tensor | None,
+    w_in: Tensor,
+    w_state: Tensor,
+    b_in: Tensor,
+    b_state: Tensor,
+    cell: str,
+    backwards: bool,
 ) -> tuple[Tensor, ...]:
-    """Gradients by x and the parameters, from grad [N, T, H] by the states.
+    """Gradients by x, where it is needed, and the parameters, from grad [N, T, H] by the states.
 
     With $\\delta_t$ the gradient by $h_t$, every gate's pre-activation has $\\delta_t$ times a factor of known values,
     so that only $\\delta_{t-1} = g_{t-1} + c_t \\delta_t + (f_t \\delta_t) U$ is a loop.
     """
-    hidden = states.shape[-1]
-    before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1)
+    place, sizes, before = _packed(x, lengths, backwards)
+    hidden, first = states.shape[-1], sum(sizes[:1])
+    inputs, after, delta = (value.flatten(0, 1)[place] for value in (x, states, grad))
+    earlier = after[before]
     carry: Tensor | None = None
     if cell == "gru":
-        of_x, of_state = x @ w_in.mT + b_in, before @ w_state.mT + b_state
+        previous = torch.cat([torch.zeros_like(after[:first]), earlier])
+        of_x, of_state = inputs @ w_in.mT + b_in, previous @ w_state.mT + b_state
         reset, update = (of_x + of_state)[..., : 2 * hidden].sigmoid().chunk(2, -1)
         of_state = of_state[..., 2 * hidden :]
         new = (of_x[..., 2 * hidden :] + reset * of_state).tanh()
         by_new = (1 - update) * (1 - new.square())
         by_reset = by_new * of_state * reset * (1 - reset)
-        by_update = (before - new) * update * (1 - update)
+        by_update = (previous - new) * update * (1 - update)
         factors_in = torch.stack([by_reset, by_update, by_new], -2)
         factors_state = torch.stack([by_reset, by_update, by_new * reset], -2)
         carry = update
     else:
-        slope = 1 - states.square() if cell == "tanh" else (states > 0).to(states)
+        slope = 1 - after.square() if cell == "tanh" else (after > 0).to(after)
         factors_in = factors_state = slope[..., None, :]
-    deltas, delta = [], torch.zeros_like(states[:, 0])
-    for t in range(states.shape[1] - 1, -1, -1):
-        delta = delta + grad[:, t]
-        deltas.append(delta)
-        back = (delta[:, None] * factors_state[:, t]).flatten(-2) @ w_state
-        delta = back if carry is None else torch.addcmul(back, delta, carry[:, t])
-    total = torch.stack(deltas[::-1], 1)[..., None, :]
-    by_in, by_state = (total * factors_in).flatten(-2), (total * factors_state).flatten(-2)
-    return (
-        by_in @ w_in,
-        by_in.flatten(0, 1).mT @ x.flatten(0, 1),
-        by_state.flatten(0, 1).mT @ before.flatten(0, 1),
-        by_in.sum((0, 1)),
-        by_state.sum((0, 1)),
-    )
+    by_state = delta.new_empty(len(delta), factors_state.shape[1], hidden)
+    end = len(delta)
+    for t in range(len(sizes) - 1, -1, -1):
+        now = slice(end - sizes[t], end)
+        end = now.start
+        torch.mul(delta[now, None], factors_state[now], out=by_state[now])
+        if t:
+            earlier_delta = delta[end - sizes[t - 1] : end - sizes[t - 1] + sizes[t]]
+            earlier_delta.addmm_(by_state[now].flatten(1), w_state)
+            if carry is not None:
+                earlier_delta.addcmul_(delta[now], carry[now])
+    by_in = by_state if factors_in is factors_state else delta[:, None] * factors_in
+    by_in, by_state = by_in.flatten(1), by_state.flatten(1)
+    of_x = x.new_zeros(x.shape if of_inputs else 0)
+    if of_inputs:
+        of_x.flatten(0, 1)[place] = by_in @ w_in
+    return of_x, by_in.mT @ inputs, by_state[first:].mT @ earlier, by_in.sum(0), by_state.sum(0)
 
 
 @_recurrence.register_fake
-def _(x: Tensor, w_in: Tensor, w_state: Tensor, b_in: Tensor, b_state: Tensor, cell: str) -> Tensor:
+def _(x: Tensor, lengths: Tensor | None, w_in: Tensor, w_state: Tensor, *_: Any) -> Tensor:
     return x.new_empty(*x.shape[:2], w_state.shape[1])
 
 
 @_recurrence_backward.register_fake
-def _(grad: Tensor, states: Tensor, x: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (x, *parameters[:4]))
+def _(
+    grad: Tensor, states: Tensor, of_inputs: bool, x: Tensor, lengths: Tensor | None, *rest: Any
+) -> tuple[Tensor, ...]:
+    of_x = x.new_empty(x.shape if of_inputs else 0)
+    return (of_x, *(tensor.new_empty(tensor.shape) for tensor in rest[:4]))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(output, *inputs[:-1])
-    ctx.cell = inputs[-1]
+    ctx.save_for_backward(output, *inputs[:-2])
+    ctx.cell, ctx.backwards = inputs[-2:]
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return (*_recurrence_backward(grad, *ctx.saved_tensors, ctx.cell), None)
+    states, *inputs = ctx.saved_tensors
+    of_inputs = ctx.needs_input_grad[0]
+    of_x, *of_weights = _recurrence_backward(grad, states, of_inputs, *inputs, ctx.cell, ctx.backwards)
+    return (of_x if of_inputs else None, None, *of_weights, None, None)
 
 
 _recurrence.register_autograd(_gradients, setup_context=_keep)

@@ -49,7 +49,10 @@ def test_the_operation_keeps_pytorchs_contract_of_one(cell: str, float64: torch.
     gates = 3 if cell == "gru" else 1
     shapes = [(2, 4, 3), (gates * 5, 3), (gates * 5, 5), (gates * 5,), (gates * 5,)]
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
-    torch.library.opcheck(_recurrence, (*inputs, cell))
+    x, *weights = inputs
+    for lengths, backwards in ((None, False), (torch.tensor([1, 4]), True)):
+        torch.library.opcheck(_recurrence, (x, lengths, *weights, cell, backwards))
+        torch.library.opcheck(_recurrence, (x.detach(), lengths, *weights, cell, backwards))
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward", "both"])

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ...core import Data, ModelGuidePair, parameter_roles
 from ...core.compile import Captured, Mode, bind, capture, preserve
 from ...core.fingerprint import differences, fingerprint
+from ...core.lengths import bucket_of, no_longer_than
 
 
 class Step(NamedTuple):
@@ -115,9 +116,11 @@ class Ascent(ABC):
         """Why the step runs in another mode than the requested one; empty where it does not."""
         return self._step.fallback
 
-    def __call__(self, *inputs: Any) -> Step:
+    def __call__(self, x: Data, *inputs: Any) -> Step:
         """The metrics and gradients of one batch."""
-        step: Step = self._step(self.trainable, self._constants, *inputs)
+        # An eager step sees the lengths itself, and to compile one for each number of steps would take too long.
+        steps = bucket_of(self.pair.sequence_lengths(x)) if self._step.mode == "graph" else None
+        step: Step = self._step(self.trainable, self._constants, steps, x, *inputs)
         return step
 
     def apply(self, step: Step, optimizer: Optimizer) -> None:
@@ -126,10 +129,12 @@ class Ascent(ABC):
             parameter.grad = step.gradients[name]
         optimizer.step()
 
-    def _gradient(self, trainable: Mapping[str, Tensor], constants: dict[str, Tensor], *inputs: Any) -> Step:
-        with torch.enable_grad():
+    def _gradient(
+        self, trainable: Mapping[str, Tensor], constants: dict[str, Tensor], steps: int | None, x: Data, *inputs: Any
+    ) -> Step:
+        with torch.enable_grad(), no_longer_than(steps, self.pair.sequence_lengths(x)):
             leaves = {name: value.detach().requires_grad_() for name, value in trainable.items()}
-            objective, metrics, buffers = self._pure({**leaves, **constants}, *inputs)
+            objective, metrics, buffers = self._pure({**leaves, **constants}, x, *inputs)
             if self.weight_prior is not None:
                 prefix = "" if self.module is self.pair else "pair."
                 for name in sorted(self.prior_names):
