@@ -23,7 +23,8 @@ class WeightGradientsAtOnce(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._weights: dict[tuple[int, int], tuple[Tensor, Tensor | None, _Products]] = {}
+        # Each with the tensors that it goes by: one that were let go would leave its id to another.
+        self._weights: dict[tuple[int, int], tuple[tuple[Tensor, Tensor | None], tuple[Any, ...]]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.linear and not kwargs and _applies(*args):
@@ -31,8 +32,9 @@ class WeightGradientsAtOnce(TorchFunctionMode):
             key = id(weight), id(bias)
             if key not in self._weights:
                 products = _Products()
-                self._weights[key] = (*_Gate.apply(weight, bias, products), products)  # type: ignore[no-untyped-call]
-            return _Product.apply(x, *self._weights[key])  # type: ignore[no-untyped-call]
+                gated = (*_Gate.apply(weight, bias, products), products)  # type: ignore[no-untyped-call]
+                self._weights[key] = (weight, bias), gated
+            return _Product.apply(x, *self._weights[key][1])  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 

@@ -259,6 +259,20 @@ def test_weight_gradients_at_once_are_the_gradients_of_any_order(bias: bool, flo
         torch.testing.assert_close(one, other, **EXACT)
 
 
+def test_weights_that_are_made_anew_at_every_step_are_told_apart(float64: torch.dtype) -> None:
+    """Parts of a parameter, as in a layer of several inputs, which live for a step only."""
+    whole, x, found = torch.randn(4, 6, requires_grad=True), torch.randn(3, 4), []
+    for mode in (torch.enable_grad(), WeightGradientsAtOnce()):
+        value = x
+        with mode:
+            for t in range(40):
+                first, second = whole.split([2, 4], -1) if t % 2 else whole.split([4, 2], -1)[::-1]
+                value = (nn.functional.linear(value[:, :2], first) + nn.functional.linear(value, second)).tanh()
+        found.append((value, *torch.autograd.grad(value.sum(), whole)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **EXACT)
+
+
 def test_the_gradient_of_a_draw_multiplies_once_for_a_weight() -> None:
     """Of shape [H, Z] is the gradient by the combiner's weight alone."""
     counts = []
