@@ -82,7 +82,7 @@ def fit_mcem(
         learning_rate: step size of a named optimiser.
         num_epochs: epochs.
         batch_size: M, or None for all data; the default takes all of fewer than 100.
-        num_leapfrog: of one transition; the paper's is 10.
+        num_leapfrog: of one transition; the paper's is 10. All are one recorded function: hundreds take long to record.
         num_updates: steps on the weights after each transition; the paper's is 5.
         target_acceptance: the paper's is 0.9.
         weight_prior: a distribution over single weights, for MAP estimation.
