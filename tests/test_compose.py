@@ -20,8 +20,10 @@ from ppvae.inference import (
     evidence,
     fit,
     generate,
+    inpaint,
     log_evidence,
     posterior_checks,
+    predict_given,
     reconstruct,
     sample_posterior,
     site_report,
@@ -106,6 +108,17 @@ def test_the_verbs_serve_it(name: str, page: dict[str, Any]) -> None:
     kind: Any = "sample" if name == "few_labels" else "mean"  # the mean of a picture is given a class
     for value in (reconstruct(pair, few, site=site, num_samples=3), generate(pair, 3, like=x, site=site, kind=kind)):
         assert isinstance(value, Tensor) and bool(value.isfinite().all()) and len(value) == 3
+
+
+def test_observed_sites_are_drawn_together_and_given_each_other(page: dict[str, Any]) -> None:
+    pair, x = page["two_views"], rows(page["views"], 4)
+    names = generate(pair, 4, like=x, site="name", kind="sample")
+    assert torch.equal(names.sum(-1), torch.ones(4))
+    found = predict_given(pair, {"name": x["name"]}, like=x, site="picture", num_samples=50)
+    assert found.mean.shape == (4, 64) and bool(((found.mean > 0) & (found.mean < 1)).all())
+    filled = inpaint(pair, x, site="picture", num_steps=4, num_burn_in=1)
+    here = x["has_picture"]
+    assert torch.equal(filled[here], x["picture"][here]) and bool(((filled > 0) & (filled < 1))[~here].all())
 
 
 @pytest.mark.slow

@@ -398,5 +398,3 @@ def test_rows_of_classes_are_checked_by_their_shares() -> None:
     found = posterior_checks(pair, x, num_replicates=5)
     shares = {name: check.observed for name, check in found.items()}
     assert shares == pytest.approx({"share of class 0": 1 / 2, "share of class 2": 1 / 3, "share of class 1": 1 / 6})
-    total = torch.stack([check.replicated for check in found.values()]).sum(0)
-    torch.testing.assert_close(total, torch.ones(5, dtype=torch.float64))
