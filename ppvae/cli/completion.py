@@ -15,6 +15,7 @@ MODELS = (
     "gaussian-vae",
     "hidden-markov-model",
     "mixture-of-factor-analysers",
+    "multinomial-vae",
     "negative-binomial-vae",
     "poisson-vae",
     "student-t-vae",

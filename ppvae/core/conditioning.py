@@ -53,6 +53,10 @@ class DerivedPair(ModelGuidePair):
         """That of the pair: where sites are held at values, which of them are data cannot be told any more."""
         return structure(self.__dict__["_pair"], x).data_plate
 
+    def completed(self, x: Any) -> Any:
+        """As the pair completes it."""
+        return self.__dict__["_pair"].completed(x)
+
     def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
         """The pair adopts it."""
         self.__dict__["_pair"].adopt(name, value, constraint)

@@ -160,6 +160,13 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         # An explicit subsample: without one the plate would draw randperm(N) at every step.
         return pyro.plate(DATA_PLATE, num_data or size, subsample=torch.arange(size), dim=-1)
 
+    def completed(self, x: Data) -> Data:
+        """A batch with what is found from it once and then given, as a covariate is: totals of counts.
+
+        A simulation keeps these, whatever it puts in the place of the data.
+        """
+        return x
+
     def gaps(self, x: Data) -> dict[str, Tensor]:
         """Which entries of a batch are there, member to a mask of its shape; none where all are.
 

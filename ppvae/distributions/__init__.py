@@ -13,7 +13,7 @@ from .real_values import DiscretisedLogistic, StudentT
 from .relaxed import RelaxedBernoulli, RelaxedOneHotCategorical
 from .reparameterization import FAMILIES, FixedPrior, Reparameterized
 from .sequences import EachStep, GatedTransition, LinearTransition, MarkovNormal, StepwiseNormal
-from .vamp import VampPrior
+from .vamp import ExemplarPrior, VampPrior
 
 __all__ = [
     "FAMILIES",
@@ -25,6 +25,7 @@ __all__ = [
     "DiagonalNormalMixture",
     "DiscretisedLogistic",
     "EachStep",
+    "ExemplarPrior",
     "FixedPrior",
     "Flow",
     "FlowPosterior",

@@ -34,7 +34,7 @@ class DiagonalNormalMixture(dist.TorchDistribution):
     Draws carry no gradient to the parameters: the component is discrete. A prior needs none.
 
     Args:
-        logits: $\log \pi$ up to a constant, [K].
+        logits: $\log \pi$ up to a constant, [K], or [*batch, K] where the weights differ from datum to datum.
         loc: $\mu$, [K, Z].
         scale: $\sigma$, standard deviations, [K, Z], positive.
     """
@@ -48,18 +48,20 @@ class DiagonalNormalMixture(dist.TorchDistribution):
     has_rsample = False
 
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, *, validate_args: bool | None = None) -> None:
-        if loc.dim() != 2 or scale.shape != loc.shape or logits.shape != loc.shape[:1]:
+        if loc.dim() != 2 or scale.shape != loc.shape or logits.shape[-1:] != loc.shape[:1]:
             raise PpvaeError(
-                "DiagonalNormalMixture: expected logits [K], loc [K, Z] and scale [K, Z], found "
+                "DiagonalNormalMixture: expected logits [*batch, K], loc [K, Z] and scale [K, Z], found "
                 f"{list(logits.shape)}, {list(loc.shape)} and {list(scale.shape)}"
             )
         self.logits, self.loc, self.scale = logits, loc, scale
-        super().__init__(torch.Size(), loc.shape[1:], validate_args=validate_args)
+        super().__init__(logits.shape[:-1], loc.shape[1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """The same mixture for every entry of a batch."""
         new: Any = self._get_checked_instance(DiagonalNormalMixture, _instance)  # type: ignore[no-untyped-call]
         new.logits, new.loc, new.scale = self.logits, self.loc, self.scale
+        if self.logits.dim() > 1:
+            new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
         super(DiagonalNormalMixture, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -73,14 +75,16 @@ class DiagonalNormalMixture(dist.TorchDistribution):
     def variance(self) -> Tensor:
         """The variance of every dimension, [*batch, Z]."""
         weights = self.logits.softmax(-1)
-        spread = (self.loc - weights @ self.loc).square() + self.scale.square()
-        return (weights @ spread).expand(self._extended_shape())
+        loc = self.loc - self.loc.mean(0)
+        variance = weights @ (loc.square() + self.scale.square()) - (weights @ loc).square()
+        return variance.expand(self._extended_shape())
 
     def sample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
         """Draws, [*sample_shape, *batch, Z]: a component, then its normal."""
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
-            component = dist.Categorical(logits=self.logits).sample(shape[:-1])
+            weights = dist.Categorical(logits=self.logits)
+            component = weights.sample(shape[:-1] if self.logits.dim() == 1 else torch.Size(sample_shape))
             noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
             return self.loc[component] + self.scale[component] * noise
 

@@ -10,7 +10,13 @@ from .linear_gaussian import LinearGaussian
 from .linear_gaussian_state_space import LinearGaussianStateSpace
 from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
 from .presets import bernoulli_vae, gaussian_vae
-from .presets_by_value import discretised_logistic_vae, negative_binomial_vae, poisson_vae, student_t_vae
+from .presets_by_value import (
+    discretised_logistic_vae,
+    multinomial_vae,
+    negative_binomial_vae,
+    poisson_vae,
+    student_t_vae,
+)
 from .vae import VAE
 from .variables import Covariate, Exposure, Features, Label, Latent, Lengths, Mask, Observed
 
@@ -39,6 +45,7 @@ __all__ = [
     "bernoulli_vae",
     "discretised_logistic_vae",
     "gaussian_vae",
+    "multinomial_vae",
     "negative_binomial_vae",
     "poisson_vae",
     "student_t_vae",

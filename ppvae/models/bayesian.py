@@ -118,6 +118,10 @@ class BayesianPair(ModelGuidePair):
             weights = {name: sample[name] for name in self.weight_names}
         return self._run("guide", weights, x, num_data, "shared")
 
+    def completed(self, x: Any) -> Any:
+        """As the pair within completes it."""
+        return self.pair.completed(x)
+
     def gaussian_weights(self) -> dict[str, GaussianWeight]:
         """The posterior of every tensor of weights as mean and scales; empty where an autoguide holds it."""
         return {name: self._posterior(name).gaussian() for name in self.weight_names} if self.weight_posterior else {}

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from .variables import (
     Covariate,
+    Exposure,
     Features,
     Label,
     Latent,
@@ -67,7 +68,13 @@ class Description:
     @property
     def data(self) -> list[str]:
         """The members of a batch."""
-        return self.named(Observed, Label, Covariate, Mask, Lengths)
+        return [name for name in self.named(Observed, Label, Covariate, Mask, Lengths) if name not in self.totals]
+
+    @property
+    def totals(self) -> dict[str, str]:
+        """The exposures that are the total of an observed variable: name to its name."""
+        named = {name: self.variables[name] for name in self.named(Exposure)}
+        return {n: v.total_of for n, v in named.items() if isinstance(v, Exposure) and v.total_of is not None}
 
     def role(self, name: str, program: Program) -> str | None:
         """Which module of a variable a program runs; None where the variable is given there."""
@@ -138,6 +145,14 @@ class Description:
                 raise PairError(
                     f"{name!r}, its {role}: expected a conditional distribution, found a {type(edge.module).__name__}"
                     + try_one_of("one of ppvae.distributions", "a subclass of ConditionalDistribution")
+                )
+        if isinstance(variable, Exposure) and variable.total_of is not None:
+            other = self.variables.get(variable.total_of)
+            if not isinstance(other, Observed) or gaps_of(other) or variable.shape:
+                raise PairError(
+                    f"{name!r} is one number for each datum, the total of an observed variable without gaps, which "
+                    f"{variable.total_of!r} is not: {did_you_mean(variable.total_of, self.named(Observed))}"
+                    + try_one_of("Exposure(), a member of the batch")
                 )
         for gap, kind in gaps_of(variable).items():
             if not isinstance(self.variables.get(gap), kind):

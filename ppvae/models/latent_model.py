@@ -166,12 +166,25 @@ class LatentModel(ModelGuidePair):
         batch = self._members(x)
         return {n: with_axes(here, batch[n].dim()).expand(batch[n].shape) for n, here in self._present(batch).items()}
 
+    def completed(self, x: Data) -> Data:
+        """A batch with the totals that it does not hold."""
+        if not self.description.totals:
+            return x
+        return {**(x if isinstance(x, Mapping) else {}), **self._members(x)}
+
     def _members(self, x: Data) -> dict[str, Tensor]:
-        """The batch by name.
+        """The batch by name, and the totals that are found from it.
 
         Raises:
             PairError: a variable that is data is missing.
         """
+        batch = self._as_mapping(x)
+        for name, of in self.description.totals.items():
+            given = x.get(name) if isinstance(x, Mapping) else None
+            batch[name] = batch[of].flatten(1).sum(1) if given is None else given
+        return batch
+
+    def _as_mapping(self, x: Data) -> dict[str, Tensor]:
         expected = self.description.data
         if isinstance(x, Tensor) and len(expected) == 1:
             return {expected[0]: x}

@@ -7,9 +7,11 @@ from typing import Literal
 
 from .presets import trunks
 from .vae import VAE
+from ..core.errors import PpvaeError, try_one_of
 from ..distributions import (
     DiagonalNormal,
     DiscretisedLogistic,
+    Multinomial,
     NegativeBinomial,
     Poisson,
     StandardNormal,
@@ -44,6 +46,41 @@ def poisson_vae(
         prior=StandardNormal(latent_dim),
         likelihood=Poisson(decoder, event_shape),
         posterior=DiagonalNormal(LogCounts(encoder), latent_dim),
+    )
+
+
+def multinomial_vae(
+    event_shape: int | Sequence[int],
+    *,
+    latent_dim: int = 10,
+    hidden: Sequence[int] = (200,),
+    activation: str = "tanh",
+    init: Initializer | None = None,
+) -> VAE:
+    """A VAE for the words of documents, each given its own total: Gaussian encoder of log(1 + x), multinomial decoder.
+
+    The total of a document is the sum of its counts, and no part of the model: the evidence is that of the words given
+    how many there are, and a new document has the total of one of the data.
+
+    Args:
+        event_shape: number of words V.
+        latent_dim: Z.
+        hidden: units of the hidden layers, encoder first to last; the decoder has them in reverse.
+        activation: see :class:`ppvae.networks.MLP`.
+        init: an initializer; None for the paper's N(0, 0.01).
+
+    Raises:
+        PpvaeError: fewer than one latent dimension, or counts of several axes.
+    """
+    encoder, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
+    shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+    if len(shape) != 1:
+        raise PpvaeError(f"multinomial_vae: expected counts of V words, found {shape}" + try_one_of("flatten=True"))
+    return VAE(
+        prior=StandardNormal(latent_dim),
+        likelihood=Multinomial(decoder, *shape),
+        posterior=DiagonalNormal(LogCounts(encoder), latent_dim),
+        total=True,
     )
 
 

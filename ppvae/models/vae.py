@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .latent_model import LatentModel
-from .variables import Latent, Observed
+from .variables import Exposure, Latent, Observed
 from ..distributions.conditional import ConditionalDistribution
 
 
@@ -30,6 +30,7 @@ class VAE(LatentModel):
         prior: a distribution without context.
         likelihood: a distribution given z.
         posterior: a distribution given x, of the prior's event shape.
+        total: give the likelihood the sum of each datum's entries as its last context, as a multinomial takes it.
 
     Raises:
         PairError: prior and posterior differ in event shape, or a network does not fit.
@@ -44,9 +45,15 @@ class VAE(LatentModel):
         prior: ConditionalDistribution,
         likelihood: ConditionalDistribution,
         posterior: ConditionalDistribution,
+        *,
+        total: bool = False,
     ) -> None:
         z = Latent(prior, posterior=posterior.given("x"))
-        super().__init__(z=z, x=Observed(likelihood.given("z")))
+        if total:
+            x = Observed(likelihood.given("z", "total"))
+            super().__init__(z=z, total=Exposure(total_of="x"), x=x)
+        else:
+            super().__init__(z=z, x=Observed(likelihood.given("z")))
 
     @staticmethod
     def _attribute(name: str, role: str) -> str:

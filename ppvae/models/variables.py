@@ -104,9 +104,15 @@ class Covariate:
 
 @dataclass(frozen=True)
 class Exposure(Covariate):
-    """What a rate is multiplied by, such as a document's length or a library's size: a positive number, [B]."""
+    """What a rate is multiplied by, such as a document's length or a library's size: a positive number, [B].
+
+    Args:
+        event_shape: of one datum.
+        total_of: the name of an observed variable whose entries it is the sum of, as data: then no member of the batch.
+    """
 
     event_shape: int | Sequence[int] = ()
+    total_of: str | None = None
 
 
 @dataclass(frozen=True)

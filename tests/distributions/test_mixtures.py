@@ -100,7 +100,9 @@ def test_from_parameters() -> None:
         MixtureOfNormals.from_parameters(torch.tensor([0.0, 1.0]), loc, scale)
     with pytest.raises(PpvaeError, match="expected positive scale, found a minimum of -1"):
         MixtureOfNormals.from_parameters(torch.ones(2), loc, -torch.ones(2, 2))
-    with pytest.raises(PpvaeError, match=r"expected logits \[K\], loc \[K, Z\] and scale \[K, Z\], found \[3\]"):
+    with pytest.raises(
+        PpvaeError, match=r"expected logits \[\*batch, K\], loc \[K, Z\] and scale \[K, Z\], found \[3\]"
+    ):
         MixtureOfNormals.from_parameters(torch.ones(3), loc, scale)
 
 

@@ -277,7 +277,10 @@ class _Discrepancies:
                 for kind in ("mean", "variance")
             )
             for which, value in (("data", x), ("replicate", new)):
-                values[f"{CHI_SQUARE}/{which}"] = ((value - mean).square() / variance).reshape(len(new), -1).sum(1)
+                square = (value - mean).square()
+                # What is known for sure, such as the words of an empty document, has no variance, and no deviation.
+                ratio = torch.where(square == 0, 0.0, square / variance)
+                values[f"{CHI_SQUARE}/{which}"] = ratio.reshape(len(new), -1).sum(1)
         return {key: value.reshape(len(new)) for key, value in values.items()}
 
     def _has_moments(self) -> bool:

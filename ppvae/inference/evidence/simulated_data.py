@@ -59,7 +59,7 @@ def simulate_data(
     """
     if num_data < 1:
         raise DataError(f"simulate_data: expected num_data of at least 1, found {num_data}")
-    like = model_ready(like.x if isinstance(like, SimulatedData) else like, dtype_of(pair), seed)
+    like = pair.completed(model_ready(like.x if isinstance(like, SimulatedData) else like, dtype_of(pair), seed))
     like = to(rows_of(like, torch.arange(num_data) % batch_size(like)), home_of(pair))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)

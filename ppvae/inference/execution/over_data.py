@@ -122,7 +122,7 @@ class OverData(Execution):
 
     def batch(self, rows: Tensor) -> Data:
         """These rows as the pair sees them."""
-        return like_pair(self.data.batch(rows, dtype=self.dtype), self.dtype)
+        return self.original.completed(like_pair(self.data.batch(rows, dtype=self.dtype), self.dtype))
 
     def run(
         self,
@@ -166,4 +166,4 @@ def rows_like(like: Any, num: int, pair: ModelGuidePair) -> Dataset:
     dtype = dtype_of(pair)
     dataset = as_dataset(like, dtype=dtype).binarize(0, dtype=dtype)
     index = torch.arange(num, device=dataset.device) % len(dataset)
-    return Dataset(dataset.batch(index, dtype=dtype), name=dataset.name)
+    return Dataset(pair.completed(dataset.batch(index, dtype=dtype)), name=dataset.name)

@@ -30,7 +30,7 @@ CHECK_NAMES = ("predictive_checks", "aggregate_posterior", "reliability")
 
 def is_misfit(check: PredictiveCheck) -> bool:
     """Whether a quantity of the data lies outside those of the model's data, or among the outermost of them."""
-    return not TAIL <= check.p_value <= 1 - TAIL
+    return check.p_value < TAIL or check.p_value > 1 - TAIL
 
 
 def check_pictures(report: ReportData) -> dict[str, Picture]:
@@ -167,9 +167,9 @@ def _reliability(report: ReportData, found: ObservedFindings) -> Picture | None:
 
 
 def _drawable(checks: PosteriorChecks) -> list[PredictiveCheck]:
-    """The first few whose values are numbers."""
+    """The first few whose values are numbers, and not one and the same for the data and all that the model made."""
     fine = [c for c in checks.values() if math.isfinite(c.observed) and bool(torch.isfinite(c.replicated).any())]
-    return fine[:PANELS]
+    return [c for c in fine if float(c.replicated.std()) > 0 or c.z_score != 0][:PANELS]
 
 
 def furthest(posterior: AggregatePosterior) -> list[int]:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ppvae.core import ModelGuidePair, PairError, PpvaeError
 from ppvae.data import Dataset
-from ppvae.distributions import Categorical, DiagonalNormal, StandardNormal
+from ppvae.distributions import Categorical, DiagonalNormal, OneHotCategorical, StandardNormal
 from ppvae.inference import aggregate_posterior, posterior_checks
 from ppvae.inference.criticism.posterior_checks import PredictiveCheck, Source
-from ppvae.models import VAE, FactorAnalysis, bayesianise, bernoulli_vae
+from ppvae.models import VAE, FactorAnalysis, bayesianise, bernoulli_vae, multinomial_vae
 from ppvae.networks import MLP
 
 LOC = [0.5, -1.0, 2.0, 0.0]
@@ -382,3 +382,21 @@ def test_categories_have_no_mean() -> None:
 
     with pytest.raises(PairError, match="'k' is categorical: its numbers are names"):
         aggregate_posterior(Classes(), torch.randn(5, 1))
+
+
+def test_an_empty_document_deviates_by_nothing() -> None:
+    """The chi-square of words given their total, of which one document has none."""
+    pair, x = multinomial_vae(5, latent_dim=2, hidden=(4,)), torch.poisson(torch.full((30, 5), 2.0))
+    x[3] = 0
+    found = posterior_checks(pair, x, source="posterior", statistics={}, num_replicates=20)["chi-square"]
+    assert math.isfinite(found.observed) and bool(found.replicated.isfinite().all())
+
+
+def test_rows_of_classes_are_checked_by_their_shares() -> None:
+    posterior = DiagonalNormal(MLP(3, []), 2)
+    pair, x = VAE(StandardNormal(2), OneHotCategorical(MLP(2, []), 3), posterior), torch.eye(3)[[0, 0, 0, 2, 2, 1]]
+    found = posterior_checks(pair, x, num_replicates=5)
+    shares = {name: check.observed for name, check in found.items()}
+    assert shares == pytest.approx({"share of class 0": 1 / 2, "share of class 2": 1 / 3, "share of class 1": 1 / 6})
+    total = torch.stack([check.replicated for check in found.values()]).sum(0)
+    torch.testing.assert_close(total, torch.ones(5, dtype=torch.float64))
