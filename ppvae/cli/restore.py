@@ -70,9 +70,9 @@ def restore(
 ) -> None:
     """Damage held-out data and restore them: the posterior of what is hidden, given what is seen.
 
-    A picture with a row for each datum (truth, what is seen of it, posterior mean, draws, standard deviation, nearest
-    training datum), and a table of the error over the entries that are not seen, beside that of the training mean
-    and of the nearest training datum. The mask, the grid or the noise is the same for the same seed.
+    A picture shows of each datum the truth, what is seen, posterior mean, draws and standard deviation.
+
+    A table has the error over what is not seen, beside that of the training mean and the nearest training datum.
     """
     from ..core.errors import RunError, try_one_of
     from ..report.figures.images import shaped

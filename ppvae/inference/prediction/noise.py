@@ -34,7 +34,7 @@ class Flips:
         DataError: another probability.
 
     >>> Flips(0.1).corrupt(torch.tensor([[0.0, 1.0, 1.0, 0.0]]), seed=3).tolist()
-    [[1.0, 1.0, 1.0, 0.0]]
+    [[1.0, 1.0, 1.0, 1.0]]
     """
 
     probability: float

@@ -82,6 +82,11 @@ def only_site(work: OverData) -> SiteInfo:
             "hidden" + try_one_of("predict_given(pair, {site: values}, like=...), one site given others")
         )
     (info,) = sites
+    if not isinstance(work.example, Tensor):
+        raise DataError(
+            f"inpaint: the entries of {info.name!r} share a total, which says what is missing: expected independent "
+            "ones" + try_one_of("predict_given", "a likelihood of independent entries, such as a Poisson")
+        )
     event = tuple(work.data.event_shape)
     if info.shape != event:
         raise PairError(

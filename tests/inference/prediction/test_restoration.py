@@ -152,11 +152,12 @@ def test_denoising_a_hierarchy(float64: torch.dtype) -> None:
     part = joint.slices["x"]
     loc, covariance = joint.loc[0, part], joint.covariance[part, part]
     y = dist.MultivariateNormal(loc, covariance + 0.49 * torch.eye(4)).sample((3,))
-    found = denoise(pair, y, AdditiveNormal(0.7), **MANY)
+    fewer = MANY | {"num_chains": 200}
+    found = denoise(pair, y, AdditiveNormal(0.7), **fewer)
     mean, deviation = normal_posterior(loc, covariance, y, torch.ones(4, dtype=torch.bool), 0.7)
     assert ((found.mean - mean).abs() < 5 * found.standard_error).all()
-    torch.testing.assert_close(found.standard_deviation, deviation, rtol=0.03, atol=0)
-    wrong = denoise(pair, y, AdditiveNormal(1.4), **MANY)
+    torch.testing.assert_close(found.standard_deviation, deviation, rtol=0.05, atol=0)
+    wrong = denoise(pair, y, AdditiveNormal(1.4), **fewer)
     assert ((wrong.mean - mean).abs() > 5 * wrong.standard_error).any()
 
 
