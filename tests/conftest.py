@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pyro
 import pytest
 import torch
+from contracts.processes import Ppvae
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)  # test processes run side by side, and seeded numbers depend on the thread count
@@ -55,6 +57,22 @@ def float64() -> Iterator[torch.dtype]:
     torch.set_default_dtype(torch.float64)
     yield torch.float64
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="session")
+def ppvae(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ppvae]:
+    """The command in processes of its own."""
+    server = Ppvae(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are left blank, which takes most of the time of a page: for tests of its words."""
+    blank = {"svg": b'<svg viewBox="0 0 1 1"></svg>', "png": b""}
+    monkeypatch.setattr("ppvae.report.figures.theme._make", lambda *args, **options: MagicMock())
+    monkeypatch.setattr("ppvae.report.figures.theme._save", lambda *args, format, **options: blank[format])
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,8 @@ _FEW = 8  # data that the programs are run on again
 def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     """Refuse, by name, programs whose traces add up to something else than log p(x, z) and log q(z | x).
 
-    First the sites are checked, and what depends on masked entries; then, once for each structure, both programs are
-    run again on a few data: with one particle and with several, datum by datum and together.
+    First the sites are checked, and what depends on masked entries; then, once for each structure of a few data, both
+    programs are run again on these: with one particle and with several, datum by datum and together.
 
     Args:
         pair: the pair.
@@ -43,7 +43,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     check_plates(shape)
     check_priors(shape)
     check_guide(shape)
-    sites = tuple(replace(info, support=None) for info in (*shape.model, *shape.guide))
+    sites = _sites(shape)
     if shape.enumerated and sites not in pair._audits:  # first of all: it sees what does not fit into memory
         with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
             _check_sum(pair, *_few_draws(pair, x))
@@ -57,13 +57,22 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     with torch.no_grad(), torch.random.fork_rng():
         with _one_by_one(pair):
             few, draws = _few_draws(pair, x)
+            of_few = _sites(structure(pair, few))
+            if of_few in pair._audits:  # those of a batch of another size, which would be run alike
+                pair._audits.add(sites)
+                return
             apart = _densities(pair, few, draws)
             _check_noise(pair, few, draws, apart)
             if not shape.one_datum and not (few is not x and _check_rows(pair, few, draws)):
                 _check_others(pair, few, draws)
         if pair.vectorizes:
             _check_particles(pair, few, draws, apart)
-    pair._audits.add(sites)
+    pair._audits |= {sites, of_few}
+
+
+def _sites(shape: Structure) -> tuple[SiteInfo, ...]:
+    """What tells one structure from another; supports may hold tensors."""
+    return tuple(replace(info, support=None) for info in (*shape.model, *shape.guide))
 
 
 def check_plates(shape: Structure) -> None:

@@ -1,4 +1,4 @@
-"""The command as a process: what it imports to answer, and how a signal ends it. Each costs a start of Python."""
+"""The command as a process: what it imports to answer, and how a signal ends it. Each start of Python costs seconds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from contracts.processes import Ppvae
 from contracts.runs import newest
 
 from ppvae.runs import RunFolder
@@ -78,14 +79,17 @@ def stopped_by(number: signal.Signals, words: list[str], ready: Callable[[], boo
     return process.returncode, stdout, stderr
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_saves_the_run(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    out = tmp_path / "run"
-    words = ["fit", "--model", "bernoulli-vae", "--epochs", "1000000", "--set", "training.compile=eager"]
-    words += ["--set", "data.num_train=200", "--set", "model.hidden=[8]", "--out", str(out)]
+EPOCH = ["--set", "training.compile=eager", "--set", "data.num_train=200", "--set", "model.hidden=[8]"]
+
+
+def without_end(out: Path) -> tuple[list[str], Callable[[], bool]]:
+    """A training run that only a signal ends, and whether it has begun."""
     metrics = out / "metrics.jsonl"
-    code, stdout, stderr = stopped_by(number, words, lambda: metrics.exists() and metrics.read_text().count("\n") > 2)
-    assert code == status, stderr
+    words = ["fit", "--model", "bernoulli-vae", "--epochs", "1000000", *EPOCH, "--out", str(out)]
+    return words, lambda: metrics.exists() and metrics.read_text().count("\n") > 2
+
+
+def assert_saved(out: Path, stdout: str, stderr: str) -> None:
     assert stdout == ""
     assert "its state is saved; go on with: ppvae fit --resume" in stderr
     assert "Traceback" not in stderr
@@ -93,23 +97,39 @@ def test_a_signal_saves_the_run(tmp_path: Path, number: signal.Signals, status: 
     assert list((out / "checkpoints").glob("last-*.sha256"))
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_keeps_what_is_evaluated(tmp_path: Path, number: signal.Signals, status: int) -> None:
+def test_an_interrupt_saves_the_run_of_a_command_of_its_own(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ["fit", "--model", "bernoulli-vae", "--epochs", "1", "--set", "training.compile=eager"]
-    words += ["--set", "data.num_train=200", "--set", "model.hidden=[8]", "--out", str(out)]
-    subprocess.run([*COMMAND, *words], check=True, capture_output=True, env=ENVIRONMENT)
+    words, ready = without_end(out)
+    code, stdout, stderr = stopped_by(signal.SIGINT, words, ready)
+    assert code == 130, stderr
+    assert_saved(out, stdout, stderr)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_saves_the_run(ppvae: Ppvae, tmp_path: Path, number: signal.Signals, status: int) -> None:
+    out = tmp_path / "run"
+    words, ready = without_end(out)
+    code, stdout, stderr = ppvae.stopped_by(number, words, ready, tmp_path)
+    assert code == status, stderr
+    assert_saved(out, stdout, stderr)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_is_evaluated(ppvae: Ppvae, tmp_path: Path, number: signal.Signals, status: int) -> None:
+    out = tmp_path / "run"
+    ppvae.check("fit", "--model", "bernoulli-vae", "--epochs", "1", *EPOCH, "--out", str(out))
     # Far longer than this test waits: it can only end by the signal.
     method = "ais:num_chains=2,num_temperatures=1000,num_leapfrog=50"
     words = ["evaluate", str(out), "--method", method, "--chunk-size", "1", "-k", "7", "--threads", "1"]
+    words += ["--num-data", "20", "--seed", "0"]
 
     def is_half_done() -> bool:
         return any("L_7" in path.read_text() for path in paths_of(RunFolder(out)))
 
-    code, stdout, stderr = stopped_by(number, words, is_half_done)
+    code, stdout, stderr = ppvae.stopped_by(number, words, is_half_done, tmp_path)
     assert code == status, stderr
     assert stdout == ""
-    assert f"what is finished is kept; go on with: ppvae evaluate {out} --part test --seed 0" in stderr
+    assert f"what is finished is kept; go on with: ppvae evaluate {out} --part test --num-data 20 --seed 0" in stderr
     assert "Traceback" not in stderr
     assert [row["label"] for row in newest(RunFolder(out)).rows] == ["ELBO", "L_7"]
     assert list(out.rglob("*.tmp")) == []

@@ -12,7 +12,7 @@ import torch
 from core.pairs import Nested, Regression
 from torch import Tensor
 
-from ppvae.core import ModelGuidePair, PairError, PpvaeError, check_pair, draw
+from ppvae.core import ModelGuidePair, PairError, PpvaeError, audit, check_pair, draw
 from ppvae.core.errors import did_you_mean
 from ppvae.distributions import Bernoulli, DiagonalNormal, Normal, StandardNormal
 from ppvae.inference import fit
@@ -336,3 +336,22 @@ def test_a_packed_member() -> None:
     packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(2, 2)])
     with pytest.raises(PairError, match=r"'x': expected a tensor, found PackedSequence(?s:.*)the padded tensor"):
         check_pair(bernoulli_vae(6, latent_dim=2, hidden=(3,)), {"x": packed})  # type: ignore[dict-item]
+
+
+def test_batches_of_other_sizes_are_audited_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are run again on the same few data; after a change of what the programs read they are audited anew."""
+    audited: list[int] = []
+    check_noise = audit._check_noise
+
+    def noted(pair: ModelGuidePair, few: Tensor, *rest: Any) -> None:
+        audited.append(len(few))
+        check_noise(pair, few, *rest)
+
+    monkeypatch.setattr(audit, "_check_noise", noted)
+    pair = gaussian_vae(3, latent_dim=2, hidden=(4,))
+    for size in (20, 30, 20, 4, 30):
+        check_pair(pair, torch.rand(size, 3))
+    assert audited == [8, 4]
+    pair.likelihood = gaussian_vae(3, latent_dim=2, hidden=(5,)).likelihood
+    check_pair(pair, torch.rand(30, 3))
+    assert audited == [8, 4, 8]

@@ -139,9 +139,11 @@ WIDTHS = (1400, 1010, 880, 660, 390)
 def test_a_page_can_be_read(pages: dict[str, Path], name: str, dark: bool, tmp_path: Path) -> None:
     page = pages[name]
     assert page.stat().st_size < 5e6
-    found, console = browse(page, tmp_path, WIDTHS, *(["--force-dark-mode"] if dark else []))
+    # In the dark it has other colours, of the same texts: the drawings for a desk and those for a phone.
+    widths = (WIDTHS[0], WIDTHS[-1]) if dark else WIDTHS
+    found, console = browse(page, tmp_path, widths, *(["--force-dark-mode"] if dark else []))
     assert console == []
-    assert tuple(sorted(found, reverse=True)) == WIDTHS
+    assert tuple(sorted(found, reverse=True)) == widths
     for width, seen in found.items():
         assert seen["dark"] is dark and seen["inner"] == width
         assert seen["texts"] > 100

@@ -190,6 +190,7 @@ def test_labels_that_the_model_has_seen_are_not_matched() -> None:
     assert scores(of("y"), None) is None
 
 
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("modules", [pytest.param(["likelihood"], marks=pytest.mark.slow), None])
 def test_weights_that_are_held_are_told(modules: list[str] | None, tmp_path: Path) -> None:
     values = dict(DIGITS)

@@ -6,21 +6,18 @@ the process is killed 50 times, here and there in the default suite 4 times.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
-import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from contracts.processes import Ppvae
 from contracts.runs import assert_whole, left_over, newest, same
 
 from ppvae.runs import Recipe, RunFolder
@@ -42,64 +39,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 METHODS = ["-k", "200", "--method", "ais:num_chains=2,num_temperatures=40"]
 METHODS += ["--method", "ris:num_draws=40,num_chains=2,num_warmup=20,trust=true"]
 METHODS += ["--num-data", "100", "--chunk-size", "10"]
-
-
-class Ppvae:
-    """The command in processes that can be killed; see ``fork_server.py``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = folder / "log"
-        self.kills = 0
-        self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "fork_server.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,  # so that a line that was not read yet can be waited for
-            env={**os.environ, "LOG": str(self.log), "OMP_NUM_THREADS": "1"},
-        )
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self._server.stdout is not None
-        return self._server.stdout.readline().decode().strip()
-
-    def __call__(
-        self, *words: str, kill_after: float | None = None, kill_when: Callable[[], bool] | None = None
-    ) -> int:
-        """Run it, to its end or until it is killed: after so many seconds, or once something is so; its status."""
-        assert self._server.stdin is not None
-        self._server.stdin.write((json.dumps(words) + "\n").encode())
-        child = int(self._line())
-        if kill_after is not None and not select.select([self._server.stdout], [], [], kill_after)[0]:
-            with contextlib.suppress(ProcessLookupError):  # it ended just now
-                os.kill(child, signal.SIGKILL)
-        if kill_when is not None:
-            while not select.select([self._server.stdout], [], [], 0.002)[0]:
-                if kill_when():
-                    os.kill(child, signal.SIGKILL)
-                    break
-        status = int(self._line())
-        self.kills += status == -signal.SIGKILL
-        return status
-
-    def check(self, *words: str) -> float:
-        """Run it to its end, which must be a good one; seconds."""
-        started = time.monotonic()
-        assert self(*words) == 0, self.log.read_text()
-        return time.monotonic() - started
-
-    def close(self) -> None:
-        assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.wait(60)
-        self._server.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def ppvae(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ppvae]:
-    server = Ppvae(tmp_path_factory.mktemp("server"))
-    yield server
-    server.close()
 
 
 def recipe_in(folder: Path, changes: dict[str, Any]) -> Path:

@@ -33,6 +33,7 @@ def words_of(page: Path) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", page.read_text()).split())
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_resumed_run_does_not_show_the_numbers_of_its_earlier_parameters(run: Run) -> None:
     early = evaluate(run, [L_5], num_data=30, progress=False)
     later = resume(run.folder.path, num_epochs=2, progress=False)
@@ -53,6 +54,7 @@ def test_a_resumed_run_does_not_show_the_numbers_of_its_earlier_parameters(run: 
     assert "Not shown: estimates of other parameters than those of this page (1)" in page
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_another_number_of_data_leaves_what_is_finished(run: Run) -> None:
     first = evaluate(run, [L_5], num_data=40, progress=False)
     evaluate(run, [Method.parse("prior-sampling:num_samples=3")], num_data=20, progress=False)
@@ -132,6 +134,7 @@ def test_runs_are_compared_over_common_data() -> None:
     assert all(gap is None for part in parts for row in part.rows for gap in row.differences)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_page_of_several_runs_says_over_how_many_data(run: Run, small: Recipe, tmp_path: Path) -> None:
     other = train(small.replace(seed=1, training={"num_epochs": 1}), tmp_path / "other", progress=False)
     chains = [Method.parse(f"ais:num_chains={c},num_temperatures=5") for c in (2, 3)]

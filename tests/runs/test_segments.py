@@ -48,6 +48,7 @@ def test_an_edited_recipe_is_refused(run: Run, before: str, after: str, key: str
         resume(run.folder.path, num_epochs=3, changes={"training": {"clip_norm": 1.0}}, progress=False)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_change_by_an_explicit_option_is_a_segment(run: Run) -> None:
     first = checkpoint.load(run.folder.checkpoints)[0]
     words = ["fit", "--resume", str(run.folder.path), "--epochs", "4", "--learning-rate", "0.1"]
@@ -170,6 +171,7 @@ def test_damaged_metrics_and_facts_do_not_stand_in_the_way(
     assert same(later.folder.path, whole.folder.path)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_page_elsewhere_leaves_the_run_folder_alone(run: Run, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in [run.folder.path, *run.folder.path.rglob("*")]}
     page = write_report(run, out=tmp_path / "page.html")

@@ -62,11 +62,12 @@ def chart(
         broad: whether it has a row to itself.
     """
     theme = replace(LIGHT, width=BROAD) if broad else LIGHT
-    drawings = (draw_inline(drawn, *args, theme=one, name=f"{name}-{one.name}") for one in (theme, NARROW))
+    desk, png = draw_inline(drawn, *args, theme=theme, name=f"{name}-{theme.name}")
+    phone, _ = draw_inline(drawn, *args, theme=NARROW, name=f"{name}-{NARROW.name}")
     drawing = Markup('<div class="{}"><div class="desk">{}</div><div class="phone">{}</div></div>').format(
-        "broad" if broad else "half", *map(Markup, drawings)
+        "broad" if broad else "half", Markup(desk), Markup(phone)
     )
-    return Picture(name, title, alt, caption, drawing, lambda: draw(drawn, *args))
+    return Picture(name, title, alt, caption, drawing, (lambda: draw(drawn, *args)) if broad else png)
 
 
 def tiles(name: str, title: str, alt: str, caption: str, images: Tensor, columns: int, **options: Any) -> Picture:

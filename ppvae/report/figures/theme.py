@@ -135,10 +135,10 @@ def canvas(theme: Theme, height: float = 3.6, columns: int = 1) -> tuple[Figure,
 
 def draw(chart: Callable[..., Figure], *args: Any, theme: Theme = LIGHT, dpi: int = 144) -> bytes:
     """``chart(*args, theme)`` as a PNG file, the same bytes for the same arguments."""
-    return _save(chart, *args, theme=theme, format="png", dpi=dpi, metadata={"Software": None})
+    return _save(_make(chart, *args, theme=theme), theme, format="png", dpi=dpi, metadata={"Software": None})
 
 
-def draw_inline(chart: Callable[..., Figure], *args: Any, theme: Theme, name: str) -> str:
+def draw_inline(chart: Callable[..., Figure], *args: Any, theme: Theme, name: str) -> tuple[str, Callable[[], bytes]]:
     """``chart(*args, theme)`` as an SVG element of a page, as wide as its place; its colours are the page's variables.
 
     Args:
@@ -146,14 +146,20 @@ def draw_inline(chart: Callable[..., Figure], *args: Any, theme: Theme, name: st
         args: its arguments.
         theme: LIGHT or NARROW, perhaps of another width.
         name: unique in the page, of letters, digits, - and _.
+
+    Returns:
+        the element, and a function that writes the same figure as a PNG file.
     """
+    figure = _make(chart, *args, theme=theme)
     # The salt makes names of parts that no other drawing of the page has.
-    text = _save(chart, *args, theme=theme, salt=name, format="svg", dpi=144, metadata={"Date": None}).decode()
+    text = _save(figure, theme, salt=name, format="svg", dpi=144, metadata={"Date": None}).decode()
+    figure.set_layout_engine("none")  # it is laid out, which takes longer than to draw it
     text = _NAMES.sub("", _NOT_SHOWN.sub("", text[text.index("<svg") :])).replace("xlink:href", "href")
     text = re.sub("|".join(_VARIABLES), lambda match: f"var({_VARIABLES[match[0]]})", text)
     text = re.sub(r"\n\s*", "\n", text)
     widest = round(theme.width * 72 * _LARGEST)
-    return _HEAD.sub(rf'<svg viewBox="\1" style="max-width: {widest}px" aria-hidden="true">', text, count=1)
+    text = _HEAD.sub(rf'<svg viewBox="\1" style="max-width: {widest}px" aria-hidden="true">', text, count=1)
+    return text, lambda: _save(figure, theme, format="png", dpi=144, metadata={"Software": None})
 
 
 def plain_numbers(axis: Axis) -> None:
@@ -171,9 +177,14 @@ def elide(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: (length - 1) // 2]}…{text[len(text) - length // 2 :]}"
 
 
-def _save(chart: Callable[..., Figure], *args: Any, theme: Theme, salt: str = "", **options: Any) -> bytes:
+def _make(chart: Callable[..., Figure], *args: Any, theme: Theme) -> Figure:
+    with rc_context(theme.settings()):
+        return chart(*args, theme)
+
+
+def _save(figure: Figure, theme: Theme, *, salt: str = "", **options: Any) -> bytes:
     with rc_context({**theme.settings(), "svg.hashsalt": salt or None}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a browser has it
         buffer = io.BytesIO()
-        chart(*args, theme).savefig(buffer, **options)
+        figure.savefig(buffer, **options)
     return buffer.getvalue()

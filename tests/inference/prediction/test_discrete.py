@@ -100,7 +100,7 @@ def test_importance_weights_mend_a_wrong_guide() -> None:
 
 def test_draws_of_hmc_reach_the_exact_posterior() -> None:
     pair, x = mixture(), data_of((8, 2))
-    draws = sample_posterior(pair, x, num_samples=300, num_warmup=200, num_chains=4, progress=False)
+    draws = sample_posterior(pair, x, num_samples=150, num_warmup=100, num_chains=8, progress=False)
     found = discrete_posterior(pair, x, draws=draws, chunk_size=5)
     assert worst_score(found, "y", pair.discrete_posterior(x).detach()) < 5
     assert 0 < float(found.standard_error["y"].max()) < 0.05

@@ -147,7 +147,7 @@ def test_an_estimator_of_pyro_that_would_weight_global_latents_wrongly_is_refuse
     def train(estimator: Any, **options: Any) -> float:
         guide = _MeanGuide()
         pair = ModelGuidePair.from_callables(_mean_model, guide)
-        quiet(pair, x, elbo=estimator, learning_rate=0.02, **options)
+        quiet(pair, x, elbo=estimator, learning_rate=0.02, compile="auto", **options)  # thousands of steps
         return float(guide.log_scale.detach().exp())
 
     with pytest.raises(PairError, match="counted 100 times"):

@@ -22,7 +22,8 @@ def test_one_seed_gives_one_run(optimizer: str) -> None:
     for seed in (3, 3, 4):
         pair = small()
         torch.rand(1)  # the caller's random state is not the run's
-        quiet(pair, binary(), seed=seed, optimizer=optimizer, learning_rate=1e-2)
+        mode = "auto" if optimizer == "adam" else "eager"
+        quiet(pair, binary(), seed=seed, optimizer=optimizer, learning_rate=1e-2, compile=mode)
         runs.append(torch.cat([p.detach().flatten() for p in pair.parameters()]))
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
@@ -42,6 +43,7 @@ def test_a_run_goes_on_bit_for_bit_from_any_step(optimizer: str, stop_at: int) -
         "num_epochs": 3,
         "batch_size": 100,
         "optimizer": optimizer,
+        "compile": "auto" if (optimizer, stop_at) == ("adagrad", 2) else "eager",
         "early_stopping": EarlyStopping(2),
         "kl_warmup": KLWarmup(2),
         "validation": load("digits", binarize="static").validation,

@@ -1,7 +1,8 @@
 """Runs ``ppvae`` again and again in processes of their own, without importing torch again and again.
 
-Reads one JSON list of arguments a line; forks; prints the child's number, and when it has ended its status as
-``os.waitstatus_to_exitcode`` has it (-9 for one that was killed). Training saves after every epoch, not every few
+Reads one JSON list a line, of the arguments and of the files that take stdout and stderr; forks; prints the child's
+number, and when it has ended its status as ``os.waitstatus_to_exitcode`` has it (-9 for one that was killed). A child
+meets signals as a process does that a shell started in the foreground. Training saves after every epoch, not every few
 seconds, so that runs of a second or two have checkpoints to go on from.
 """
 
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 
 import sklearn.datasets  # noqa: F401  what the children need, imported once
 import torch
+import torch._dynamo
 
 import ppvae.cli.fit
 import ppvae.runs.evaluation.evaluation  # noqa: F401
@@ -34,11 +37,14 @@ def main() -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            log = os.open(os.environ["LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
+            words, *files = json.loads(line)
+            for number, file in enumerate(files, 1):
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for ending in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(ending, signal.SIG_DFL)
             try:
-                app(json.loads(line))
+                app(words)
             except SystemExit as end:
                 os._exit(int(end.code or 0))
             os._exit(99)
