@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ppvae.inference import evaluate_bound, evidence, log_evidence
-from ppvae.report.figures.theme import LIGHT, plain_numbers
+from ppvae.report.figures.theme import LIGHT
 
-from .cells import Bench, Cell, Found, Pictures, Size
+from .cells import Bench, Cell, Found, Pictures, Size, samples_axis
 from .pages import table
 from .training import choose_step_size, data_of, first_rows, paper_recipe, points, train_to
 
@@ -80,8 +80,8 @@ def draw(found: Found) -> Figure:
         axes.errorbar(
             [row[0] for row in rows], values, errors, fmt="o-", color=COLOURS[cell["name"]], label=cell["name"]
         )
-    axes.set(xscale="log", xlabel="training samples seen", ylabel="log p(x) of held-out data, nats per datum")
-    plain_numbers(axes.xaxis)
+    axes.set(ylabel="log p(x) of held-out data, nats per datum")
+    samples_axis(axes)
     axes.legend()
     return figure
 

@@ -14,7 +14,9 @@ from typing import Any
 import pyro
 import torch
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ppvae import __version__
 from ppvae.report.figures.theme import LIGHT
@@ -113,3 +115,10 @@ def save_figure(path: Path, draw: Callable[[], Figure]) -> None:
         figure = draw()
         figure.savefig(path.with_suffix(".png"), dpi=110, metadata={"Software": None})
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+
+
+def samples_axis(axes: Axes) -> None:
+    """Training samples seen, on a logarithmic axis."""
+    axes.set(xscale="log", xlabel="training samples seen")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+0", "e")))
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -19,15 +19,15 @@ from .pages import table
 TITLE = "Forward and reverse KL"
 INTERVAL = (-12.0, 12.0)
 DIVERGENCES: tuple[Divergence, ...] = ("reverse", "forward")
-WORDS = """One normal q fitted to p = 0.6 N(−2, 0.7²) + 0.4 N(2.5, 1). KL(q ‖ p), which the bound of AEVB descends, is
-infinite where q has mass and p has none: q settles in one mode, and either mode is a local optimum. KL(p ‖ q), which
-the sleep phase of wake-sleep descends, is infinite the other way round: q covers both modes, with p's mean and
-standard deviation."""
+WORDS = """One normal q fitted to p = 0.6 N(−3, 0.7²) + 0.4 N(3, 1). KL(q ‖ p), which the bound of AEVB descends, is
+infinite where q has mass and p has none: q settles in one mode, where the divergence is little less than −log of its
+weight, 0.511 or 0.916 nats, and either mode is a local optimum. KL(p ‖ q), which the sleep phase of wake-sleep
+descends, is infinite the other way round: q covers both modes, with p's mean and standard deviation."""
 
 
 def target() -> MixtureSameFamily:
     """The density with two modes."""
-    weights, locs, scales = (torch.tensor(v, dtype=torch.float64) for v in ([0.6, 0.4], [-2.0, 2.5], [0.7, 1.0]))
+    weights, locs, scales = (torch.tensor(v, dtype=torch.float64) for v in ([0.6, 0.4], [-3.0, 3.0], [0.7, 1.0]))
     return MixtureSameFamily(Categorical(weights), Normal(locs, scales))
 
 
@@ -63,7 +63,7 @@ def draw(found: Found) -> Figure:
     """The target and the normals."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
-    z = torch.linspace(-7, 8, 600, dtype=torch.float64)
+    z = torch.linspace(-8, 8, 600, dtype=torch.float64)
     axes.fill_between(z, log_density(z).exp(), color=LIGHT.rule, label="p")
     for divergence, colour in zip(DIVERGENCES, (LIGHT.first, LIGHT.second), strict=True):
         if divergence not in found:

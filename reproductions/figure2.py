@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ppvae.inference import evaluate_bound
-from ppvae.report.figures.theme import LIGHT, plain_numbers
+from ppvae.report.figures.theme import LIGHT
 
-from .cells import Bench, Cell, Found, Pictures, Size
+from .cells import Bench, Cell, Found, Pictures, Size, samples_axis
 from .pages import table
 from .published import BOUNDS
 from .training import choose_step_size, data_of, first_rows, paper_recipe, points, train_to
@@ -80,10 +80,10 @@ def draw(found: Found, source: str) -> Figure:
             reached = [(int(at), bound) for at, bound in published.items() if tests and at <= tests[-1][0]]
             x, y = ([row[axis] for row in reached] for axis in (0, 1))
             axes.plot(x, y, "o", color=colour, label=f"{method}, published (test)")
-        axes.set(title=f"{source}, N_z = {latent_dim}", xscale="log", xlabel="training samples seen")
-        plain_numbers(axes.xaxis)
+        axes.set(title=f"{source}, N_z = {latent_dim}")
+        samples_axis(axes)
     figure.axes[0].set_ylabel("lower bound, nats per datum")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ppvae.inference import evidence, log_evidence
-from ppvae.report.figures.theme import LIGHT, plain_numbers
+from ppvae.report.figures.theme import LIGHT
 
-from .cells import Bench, Cell, Found, Pictures, Size
+from .cells import Bench, Cell, Found, Pictures, Size, samples_axis
 from .figure2 import ESTIMATORS
 from .mcem import choose_mcem_step_size, train_mcem_to
 from .pages import table
@@ -27,9 +27,9 @@ METHODS: dict[str, evidence.EvidenceMethod] = {
     "importance sampling": evidence.ImportanceSampling(5000),
 }
 WORDS = """100 hidden units, N_z = 3. Curves: the estimator of appendix D as published, 50 draws by HMC with 4
-leapfrogs for each of the first 1000 training and test data. Below: the same by annealed importance sampling from the
-prior, which does not see the encoder, and by importance sampling from the encoder (Monte Carlo EM has none), for the
-first 200."""
+leapfrogs for each of the first 1000 training and test data; crosses are published. Below: the same by annealed
+importance sampling from the prior, which does not see the encoder, and by importance sampling from the encoder (Monte
+Carlo EM has none), for the first 200."""
 
 
 def cells(size: Size) -> list[Cell]:
@@ -94,10 +94,10 @@ def draw(found: Found) -> Figure:
                 axes.plot([at for at, _ in rows], values, f"{style}o", color=colour, label=f"{algorithm}, {part}")
                 if rows and rows[-1][0] >= 1e7 and (num_train, algorithm) in EVIDENCE:
                     axes.plot(1e7, EVIDENCE[num_train, algorithm][part], "x", color=colour)
-        axes.set(title=f"N_train = {num_train:,}", xscale="log", xlabel="training samples seen")
-        plain_numbers(axes.xaxis)
-    figure.axes[0].set_ylabel("log p(x), nats per datum (crosses: published)")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        axes.set(title=f"N_train = {num_train:,}")
+        samples_axis(axes)
+    figure.axes[0].set_ylabel("log p(x), nats per datum")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 

@@ -47,7 +47,8 @@ def paper_recipe(size: Size, source: str, latent_dim: int, estimator: Mapping[st
 
 def data_of(recipe: Recipe) -> Dataset:
     """The data of a recipe, training part first."""
-    data = load(recipe.data.source, binarize="none")
+    assert recipe.data.binarize != "auto"
+    data = load(recipe.data.source, binarize=recipe.data.binarize)
     return data if recipe.data.num_train is None else data.take(recipe.data.num_train)
 
 
