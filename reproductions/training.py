@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ppvae.core import FitError, ModelGuidePair
+from ppvae.core.errors import RunError, try_one_of
 from ppvae.data import Dataset, load
 from ppvae.inference import Callback, TrainingState, evaluate_bound
 from ppvae.runs import Recipe, Run, load_run, resume, train
@@ -127,7 +128,13 @@ def trained(bench: Bench, source: str, latent_dim: int) -> Run:
     Raises:
         RunError: it was not begun.
     """
-    run = load_run(bench.size.runs / "figure2" / f"{source}-{latent_dim}-AEVB" / "run")
+    folder = bench.size.runs / "figure2" / f"{source}-{latent_dim}-AEVB" / "run"
+    if not folder.exists():
+        raise RunError(
+            f"figure 2 has not trained {source}-{latent_dim}-AEVB: expected its run in {folder}"
+            + try_one_of(f"python -m reproductions figure2 --only {source}-{latent_dim}-AEVB")
+        )
+    run = load_run(folder)
     bench.keep(samples=len(run.history) * len(run.data), recipe=run.recipe.to_dict())
     return run
 
