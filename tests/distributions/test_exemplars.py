@@ -6,15 +6,34 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.conditional import CONTEXT, ConditionalContract, trunk
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppvae.core import PpvaeError, check_pair, log_joint, parameter_roles
 from ppvae.core.modes import evaluation_mode
-from ppvae.distributions import Bernoulli, DiagonalNormal, DiagonalNormalMixture, ExemplarPrior
+from ppvae.distributions import (
+    Bernoulli,
+    ConditionalDistribution,
+    DiagonalNormal,
+    DiagonalNormalMixture,
+    ExemplarPrior,
+)
 from ppvae.inference import elbo, evidence, fit, log_evidence
 from ppvae.models import VAE, Covariate, Latent, LatentModel, Observed
 from ppvae.networks import MLP
+
+
+class TestExemplarPrior(ConditionalContract):
+    event_shapes = ((4,), (1,))
+    conditional = False
+    reparameterized = False
+
+    def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
+        posterior = DiagonalNormal(trunk(), event_shape)
+        made = ExemplarPrior(posterior, torch.randn(5, CONTEXT), leave_one_out=False, scale="posterior")
+        made.of_the_pair = posterior  # what a pair does, so that it follows in dtype, device and state
+        return made
 
 
 def data_of(count: int = 40) -> Tensor:

@@ -56,7 +56,7 @@ def inpaint(
 ) -> Restoration:
     r"""The posterior of the entries that are not seen, or seen through noise, given those that are: $p(x \mid y)$.
 
-    $$z \sim q(z \mid x),\qquad x \sim p(x \mid z, y) = \textstyle\prod_i p(x_i \mid z, y_i)$$
+    $$z \sim q(z \mid x),\qquad x \sim p(x \mid z, y) = \prod_i p(x_i \mid z, y_i)$$
 
     in turn (Rezende, Mohamed & Wierstra 2014, arXiv 1401.4082, appendix F: pseudo-Gibbs, exact only where the guide
     is the posterior). With ``correction`` the draw of z is accepted with probability
@@ -219,7 +219,7 @@ def denoise(
 ) -> Restoration:
     r"""The posterior of clean data given noisy ones, under a noise that is stated: $p(x \mid y)$.
 
-    $$p(x \mid y) \propto \int p(z) \textstyle\prod_i p(x_i \mid z)\, p(y_i \mid x_i)\, dz$$
+    $$p(x \mid y) \propto \int p(z) \prod_i p(x_i \mid z)\, p(y_i \mid x_i)\, dz$$
 
     by the chain of :func:`inpaint`, every entry seen through the noise: arguments as there. Kingma & Welling 2013
     (arXiv 1312.6114, section 2.1) name denoising as a use of the model. To encode and decode the noisy data as if they
