@@ -116,6 +116,7 @@ def test_changes_are_made_table_by_table() -> None:
         ({"model": {"name": "bernoulli-vae", "latent_dm": 2}}, "unknown key 'model.latent_dm': did you mean"),
         ({"model": {"name": "bernoulli-vae", "hidden": [2.5]}}, "model.hidden.0: expected a valid integer"),
         ({"model": {"latent_dim": 2}}, "model.name: expected one of"),
+        ({"model": {"name": ["bernoulli-vae"]}}, "model.name: expected one of"),
         ({"model": {"pair": "x.py"}}, "model.pair: expected 'file.py:Name', found 'x.py'"),
         ({"model": {"pair": "x.py:A", "name": "b"}}, "model: expected either name or pair, found both"),
         ({"seed": -1}, "seed: expected greater than or equal to 0, found -1"),

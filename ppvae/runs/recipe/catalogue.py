@@ -175,7 +175,8 @@ def complete_model(table: Any) -> dict[str, Any]:
         RunError: as :func:`complete_table`.
     """
     parts = {}
-    if isinstance(table, Mapping) and (entry := model_entries().get(table.get("name", ""))) is not None:
+    name = table.get("name") if isinstance(table, Mapping) else None
+    if isinstance(name, str) and (entry := model_entries().get(name)) is not None:
         parts = {
             part: complete_table(entries, table[part], f"model.{part}", part)
             for part, entries in part_entries().items()
