@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from pyro.distributions import Normal
 
-from ppvae.core import FitError, ModelGuidePair
+from ppvae.core import ModelGuidePair
 from ppvae.inference import Fit, fit_mcem
 from ppvae.models import bernoulli_vae
 from ppvae.runs import Recipe
 
 from .cells import Bench, versions
-from .training import STEP_SIZES, AtMarks, Saves, data_of
+from .training import AtMarks, Saves, best_step_size, data_of
 
 
 def pair_of(recipe: Recipe) -> ModelGuidePair:
@@ -43,18 +43,11 @@ def run(recipe: Recipe, pair: ModelGuidePair, num_epochs: int, **options: Any) -
 
 def choose_mcem_step_size(bench: Bench, recipe: Recipe) -> float:
     """The step size with the highest log p(x, z) of the training data after the first samples."""
-    if "step_sizes" not in bench.found:
-        values: dict[str, float | str] = {}
-        epochs = max(1, (20_000 if bench.size.quick else 100_000) // len(data_of(recipe)))
-        for rate in STEP_SIZES:
-            part = recipe.replace(training={"learning_rate": rate})
-            try:
-                values[str(rate)] = run(part, pair_of(part), epochs, progress=False).history[-1]["log_joint_train"]
-            except FitError:
-                values[str(rate)] = "diverged"
-        bench.keep(step_sizes=values)
-    found = {float(rate): value for rate, value in bench.found["step_sizes"].items() if value != "diverged"}
-    return max(found, key=found.__getitem__)
+
+    def first_log_joint(part: Recipe) -> float:
+        return run(part, pair_of(part), part.training.num_epochs, progress=False).history[-1]["log_joint_train"]
+
+    return best_step_size(bench, recipe, first_log_joint)
 
 
 def train_mcem_to(bench: Bench, recipe: Recipe, visit: Callable[[Any, int], None]) -> tuple[ModelGuidePair, int]:

@@ -84,19 +84,26 @@ class AtMarks(Callback):
 
 def choose_step_size(bench: Bench, recipe: Recipe) -> float:
     """The step size with the highest training bound after the first samples, as in the paper."""
-    data = data_of(recipe)
-    first = 20_000 if bench.size.quick else 100_000
+
+    def first_bound(part: Recipe) -> float:
+        run = train(part, bench.folder / f"first_{part.training.learning_rate}", overwrite=True, progress=False)
+        return evaluate_bound(run.pair, first_rows(data_of(part), 2000), progress=False).mean
+
+    return best_step_size(bench, recipe, first_bound)
+
+
+def best_step_size(bench: Bench, recipe: Recipe, objective: Callable[[Recipe], float]) -> float:
+    """The step size with the highest objective after the first samples; one at which training diverges has none."""
     if "step_sizes" not in bench.found:
-        bounds: dict[str, float | str] = {}
+        epochs = max(1, (20_000 if bench.size.quick else 100_000) // len(data_of(recipe)))
+        values: dict[str, float | str] = {}
         for rate in STEP_SIZES:
-            part = recipe.replace(training={"learning_rate": rate, "num_epochs": max(1, first // len(data))})
             try:
-                run = train(part, bench.folder / f"first_{rate}", overwrite=True, progress=False)
-                bounds[str(rate)] = evaluate_bound(run.pair, first_rows(data, 2000), progress=False).mean
+                values[str(rate)] = objective(recipe.replace(training={"learning_rate": rate, "num_epochs": epochs}))
             except FitError:
-                bounds[str(rate)] = "diverged"
-        bench.keep(step_sizes=bounds)
-    found = {float(rate): bound for rate, bound in bench.found["step_sizes"].items() if bound != "diverged"}
+                values[str(rate)] = "diverged"
+        bench.keep(step_sizes=values)
+    found = {float(rate): value for rate, value in bench.found["step_sizes"].items() if value != "diverged"}
     return max(found, key=found.__getitem__)
 
 
