@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ppvae.core import ModelGuidePair
 from ppvae.core.compile import Mode
-from ppvae.data import Dataset, load
+from ppvae.data import Dataset, keep_labels, load
 from ppvae.distributions import draw_gaps, observe_with_gaps
 from ppvae.inference import elbo, fit
 from ppvae.inference.comparison.statistics import seconds_of
@@ -137,16 +137,6 @@ def speed(rounds: int, steps: int) -> dict[str, Any]:
     }
 
 
-def with_gaps(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Labels of which so many are kept, the same number of each class; -1 elsewhere."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    kept = torch.full_like(labels, -1)
-    for label in range(K):
-        rows = order[labels[order] == label][: count // K]
-        kept[rows] = label
-    return kept
-
-
 def accuracy(num_epochs: int, num_labels: int, seed: int, folder: Path, which: tuple[str, ...]) -> dict[str, Any]:
     """Test accuracy of the classifier at the epoch of the best validation accuracy, for both objectives."""
     mnist = load("mnist", binarize="none")
@@ -155,7 +145,7 @@ def accuracy(num_epochs: int, num_labels: int, seed: int, folder: Path, which: t
         for part in (mnist.train, mnist.validation, mnist.test)
     ]
     (x, labels), (held_x, held_labels), (test_x, test_labels) = parts
-    data = Dataset({"x": x, "label": with_gaps(labels, num_labels, seed)})
+    data = Dataset({"x": x, "label": keep_labels(labels, num_labels, seed)})
     objectives = {"y drawn": Trace_ELBO(), "y summed out": elbo.TraceELBO()}
     outcome: dict[str, Any] = {}
     for name in which:

@@ -16,6 +16,8 @@ from sphinx.domains.python import PyObject
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.logging import getLogger
 
+from ppvae import models
+
 _log = getLogger(__name__)
 
 # Literals, roles and code in a docstring, which stay as they are.
@@ -103,6 +105,17 @@ class Generated(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+class ModelGraph(SphinxDirective):
+    """The graph of a model of ``ppvae.models``, whose call is the argument."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        pair = eval(self.arguments[0], {"priors": models.priors, **vars(models)})
+        return [nodes.raw("", f'<div class="model-graph">{pair.graph().to_svg()}</div>', format="html")]
+
+
 class Estimators(Generated):
     """The estimators with the facts that they declare."""
 
@@ -182,4 +195,5 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("ppvae-idioms", Idioms)
     app.add_directive("ppvae-stock-programs", StockPrograms)
     app.add_directive("ppvae-measured", Measured)
+    app.add_directive("ppvae-model-graph", ModelGraph)
     return {"version": "1", "parallel_read_safe": True}

@@ -18,10 +18,13 @@ MODELS = (
     "multinomial-vae",
     "negative-binomial-vae",
     "poisson-vae",
+    "semi-supervised-vae",
     "student-t-vae",
 )
 
 PRIORS = ("flow", "mixture", "standard", "vamp")
+
+LIKELIHOODS = ("bernoulli", "continuous-bernoulli", "discretised-logistic", "gaussian", "student-t")
 
 POSTERIORS = ("coupling", "diagonal", "full", "iaf", "low-rank", "planar", "spline")
 

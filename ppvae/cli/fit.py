@@ -21,7 +21,7 @@ from .common import (
     threads,
     verb,
 )
-from .completion import DATA_SETS, ELBOS, MODELS, POSTERIORS, PRIORS, among
+from .completion import DATA_SETS, ELBOS, LIKELIHOODS, MODELS, POSTERIORS, PRIORS, among
 from .listing import list_entries
 
 if TYPE_CHECKING:
@@ -59,6 +59,16 @@ def fit(
             help="Its posterior with its options, for instance iaf:num_transforms=4; list shows all.",
             metavar="NAME[:OPTIONS]",
             autocompletion=among(*POSTERIORS, "list"),
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    likelihood: Annotated[
+        str | None,
+        typer.Option(
+            help="The likelihood of a model that takes any, with its options, for instance gaussian:scale=shared; list "
+            "shows all.",
+            metavar="NAME[:OPTIONS]",
+            autocompletion=among(*LIKELIHOODS, "list"),
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -138,7 +148,7 @@ def fit(
 
     if recipe is not None and data is None and _is_data(recipe):
         data, recipe = str(recipe), None
-    parts = _without_none(prior=prior, posterior=posterior)
+    parts = _without_none(prior=prior, posterior=posterior, likelihood=likelihood)
     catalogues = {"model": model_entries(), "elbo": elbo_entries(), **part_entries()}
     for name, asked in {"model": model, "elbo": elbo, **parts}.items():
         if asked == "list":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .convert import as_dataset
 from .dataset import Dataset
+from .labels import keep_labels
 from .loading import Listing, available, load
 from .minibatches import Minibatches, chunks
 
-__all__ = ["Listing", "Dataset", "Minibatches", "as_dataset", "available", "chunks", "load"]
+__all__ = ["Listing", "Dataset", "Minibatches", "as_dataset", "available", "chunks", "keep_labels", "load"]

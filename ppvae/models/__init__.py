@@ -17,6 +17,7 @@ from .presets_by_value import (
     poisson_vae,
     student_t_vae,
 )
+from .semi_supervised_vae import semi_supervised_vae
 from .vae import VAE
 from .variables import Covariate, Exposure, Features, Label, Latent, Lengths, Mask, Observed
 
@@ -48,5 +49,6 @@ __all__ = [
     "multinomial_vae",
     "negative_binomial_vae",
     "poisson_vae",
+    "semi_supervised_vae",
     "student_t_vae",
 ]

@@ -8,7 +8,7 @@ from typing import Literal
 from .posteriors import PosteriorMaker, diagonal
 from .priors import PriorMaker, standard
 from .vae import VAE
-from ..core.errors import PpvaeError
+from ..core.errors import PpvaeError, try_one_of
 from ..distributions import Bernoulli, Normal
 from ..networks import MLP, Initializer, paper
 
@@ -85,6 +85,26 @@ def gaussian_vae(
     )
 
 
+def require_rows(event_shape: int | Sequence[int], model: str) -> int:
+    """The number of entries of a row, for a model that reads rows.
+
+    Raises:
+        PpvaeError: data of several axes.
+    """
+    shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+    if len(shape) != 1:
+        raise PpvaeError(
+            f"{model}: expected rows of D entries, found data of shape {shape}" + try_one_of("flatten=True")
+        )
+    return shape[0]
+
+
+def require_latents(latent_dim: int, option: str = "latent_dim") -> None:
+    """An error that names the option, where there are no latent dimensions."""
+    if latent_dim < 1:
+        raise PpvaeError(f"{option}: expected at least one latent dimension, found {latent_dim}")
+
+
 def trunks(
     event_shape: int | Sequence[int],
     latent_dim: int,
@@ -93,8 +113,7 @@ def trunks(
     init: Initializer | None,
 ) -> tuple[MLP, MLP]:
     """The networks of an encoder and of a decoder, each other's mirror image, for the arguments of a preset."""
-    if latent_dim < 1:
-        raise PpvaeError(f"latent_dim: expected at least one latent dimension, found {latent_dim}")
+    require_latents(latent_dim)
     init = init or paper()
     encoder = MLP(event_shape, hidden, activation=activation, init=init)
     return encoder, MLP(latent_dim, hidden[::-1], activation=activation, init=init)

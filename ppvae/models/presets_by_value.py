@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from .presets import trunks
+from .presets import require_rows, trunks
 from .vae import VAE
-from ..core.errors import PpvaeError, try_one_of
 from ..distributions import (
     DiagonalNormal,
     DiscretisedLogistic,
@@ -73,12 +72,10 @@ def multinomial_vae(
         PpvaeError: fewer than one latent dimension, or counts of several axes.
     """
     encoder, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
-    shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
-    if len(shape) != 1:
-        raise PpvaeError(f"multinomial_vae: expected counts of V words, found {shape}" + try_one_of("flatten=True"))
+    num_words = require_rows(event_shape, "multinomial_vae")
     return VAE(
         prior=StandardNormal(latent_dim),
-        likelihood=Multinomial(decoder, *shape),
+        likelihood=Multinomial(decoder, num_words),
         posterior=DiagonalNormal(LogCounts(encoder), latent_dim),
         total=True,
     )

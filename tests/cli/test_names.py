@@ -76,6 +76,7 @@ def test_what_is_completed_is_what_there_is() -> None:
     assert sorted(completion.MODELS) == sorted(model_entries())
     assert sorted(completion.PRIORS) == sorted(part_entries()["prior"])
     assert sorted(completion.POSTERIORS) == sorted(part_entries()["posterior"])
+    assert sorted(completion.LIKELIHOODS) == sorted(part_entries()["likelihood"])
     assert sorted(completion.ELBOS) == sorted(elbo_entries())
     assert sorted(completion.METHODS) == sorted(evidence_entries())
     assert sorted(completion.DATA_SETS) == sorted(REGISTRY)

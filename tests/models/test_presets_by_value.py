@@ -133,7 +133,7 @@ def test_a_recipe_trains_it_on_a_file_of_such_data(name: str, tmp_path: Path) ->
     ("make", "match"),
     [
         (lambda: poisson_vae(5, latent_dim=0), "latent_dim: expected at least one"),
-        (lambda: multinomial_vae((5, 2)), r"expected counts of V words, found \(5, 2\)"),
+        (lambda: multinomial_vae((5, 2)), r"multinomial_vae: expected rows of D entries, found data of shape \(5, 2\)"),
         (lambda: negative_binomial_vae(5, dispersion=-1.0), "positive dispersion"),
         (lambda: student_t_vae(5, df=0.0), "positive df"),
         (lambda: discretised_logistic_vae(5, num_levels=1), "num_levels of at least 2"),

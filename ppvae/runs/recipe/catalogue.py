@@ -20,10 +20,16 @@ from ...core.errors import PpvaeError, RunError, try_one_of
 from ...data import Dataset
 from ...inference import elbo
 from ...inference import evidence as evidence_methods
-from ...models import posteriors, priors
+from ...models import likelihoods, posteriors, priors
 
-FROM_DATA = ("event_shape", "data_dim", "image_shape")
+FROM_DATA = ("event_shape", "data_dim", "image_shape", "num_classes")
 """Arguments of a model that come from the data."""
+
+_MAY_LACK = {
+    "image_shape": ("images", ("data.image_shape=[28, 28]", "data that are images, such as digits")),
+    "num_classes": ("labels, one for each datum", ("data with labels, such as digits", "a column called label")),
+}
+"""Those that not all data have: what that is, and what to do."""
 
 
 @cache
@@ -35,8 +41,12 @@ def model_entries() -> dict[str, Entry]:
 
 @cache
 def part_entries() -> dict[str, dict[str, Entry]]:
-    """What the arguments "prior" and "posterior" of a model can be, by name."""
-    return {"prior": entries_of(priors), "posterior": entries_of(posteriors)}
+    """What the arguments "prior", "posterior" and "likelihood" of a model can be, by name."""
+    return {
+        "prior": entries_of(priors),
+        "posterior": entries_of(posteriors),
+        "likelihood": entries_of(likelihoods),
+    }
 
 
 @cache
@@ -200,6 +210,9 @@ def build_model(table: Mapping[str, Any], data: Dataset) -> Any:
     """
     entry = model_entries()[table["name"]]
     arguments = {key: value for key, value in from_data(data).items() if _takes(entry, (key,))}
+    for key, (what, remedy) in _MAY_LACK.items():
+        if key in arguments and arguments[key] is None:
+            raise RunError(f"{entry.name}: needs {what}, which {data.name} lacks" + try_one_of(*remedy))
     _require_memory(table, arguments)
     try:
         return _construct(table, arguments)
@@ -259,6 +272,7 @@ def from_data(data: Dataset) -> dict[str, Any]:
         "event_shape": shape[0] if len(shape) == 1 else shape,
         "data_dim": size,
         "image_shape": data.image_shape,
+        "num_classes": None if data.labels is None or data.labels.dim() != 1 else int(data.labels.max()) + 1,
     }
 
 

@@ -32,6 +32,7 @@ class DataTable(Table):
             says which.
         seed: of a static binarisation and of the split of a file.
         num_train: the first so many training rows; all where absent.
+        num_labels: how many labels training knows, for a model that takes labels with gaps; all where absent.
     """
 
     source: str = "digits"
@@ -43,6 +44,7 @@ class DataTable(Table):
     test: float | int | None = None
     key: str | None = None
     num_train: int | None = Field(default=None, ge=1)
+    num_labels: int | None = Field(default=None, ge=0)
 
 
 class EarlyStoppingTable(Table):

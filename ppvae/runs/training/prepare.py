@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pyro.distributions import Normal
 
+from .roles import in_roles
 from ..recipe.catalogue import build_model
 from ..recipe.recipe import Recipe
 from ..recipe.source import build_pair, digest_of, file_of
@@ -26,14 +27,17 @@ _log = logging.getLogger("ppvae.runs")
 def prepare(recipe: Recipe, pair: Any = None, *, force: bool = False) -> tuple[Recipe, Dataset, ModelGuidePair]:
     """The recipe with its open choices made, its data and its untrained pair."""
     data = _data(recipe, "none" if recipe.data.binarize == "auto" else recipe.data.binarize)
-    new_pair = _pair(recipe, data, pair, force)
+    plain = _plain_pair(recipe, data, pair, force)
+    roles = {"num_labels": recipe.data.num_labels, "seed": recipe.data.seed}
+    in_use = in_roles(data, plain, **roles)
+    new_pair = _weights_too(recipe, plain)
     if recipe.data.binarize == "auto":
-        choice = "static" if _wants_binary(new_pair, data) else "none"
+        choice = "static" if _wants_binary(new_pair, in_use) else "none"
         if choice == "static":
             _log.warning("%s: grey values under a Bernoulli: binarised once (binarize = 'static')", data.name)
-            data = _data(recipe, "static")
+            in_use = in_roles(_data(recipe, "static"), plain, **roles)
         recipe = recipe.replace(data={"binarize": choice})
-    return recipe.replace(ppvae=__version__), data, new_pair
+    return recipe.replace(ppvae=__version__), in_use, new_pair
 
 
 def model_for_data(recipe: Recipe) -> dict[str, Any]:
@@ -58,8 +62,8 @@ def _data(recipe: Recipe, binarize: Any) -> Dataset:
     return data if table.num_train is None else data.take(table.num_train)
 
 
-def _pair(recipe: Recipe, data: Dataset, member: Any, force: bool) -> ModelGuidePair:
-    plain = _plain_pair(recipe, data, member, force)
+def _weights_too(recipe: Recipe, plain: ModelGuidePair) -> ModelGuidePair:
+    """The pair with a posterior over its weights, where the recipe asks for one."""
     table = recipe.bayesian
     if table is None:
         return plain

@@ -1,0 +1,58 @@
+"""Likelihoods by name, each a function of what can be stated in numbers and words: for the models and for recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+from torch import nn
+
+from ..distributions import (
+    Bernoulli,
+    ConditionalDistribution,
+    ContinuousBernoulli,
+    DiscretisedLogistic,
+    Normal,
+    StudentT,
+)
+
+LikelihoodMaker: TypeAlias = Callable[[nn.Module, int | Sequence[int]], ConditionalDistribution]
+"""From the decoder's trunk and the shape of a datum to the likelihood."""
+
+Spread: TypeAlias = Literal["conditional", "per-dimension", "shared"] | float
+"""Where a standard deviation comes from, or its value."""
+
+__all__ = ["bernoulli", "continuous_bernoulli", "discretised_logistic", "gaussian", "student_t"]
+
+
+def bernoulli(allow_grey: bool = False) -> LikelihoodMaker:
+    """Zeros and ones."""
+    return lambda trunk, event_shape: Bernoulli(trunk, event_shape, allow_grey=allow_grey)
+
+
+def continuous_bernoulli() -> LikelihoodMaker:
+    """Shares in [0, 1]."""
+    return ContinuousBernoulli
+
+
+def gaussian(scale: Spread = "conditional", mean: Literal["identity", "sigmoid"] = "identity") -> LikelihoodMaker:
+    """Real values."""
+    return lambda trunk, event_shape: Normal(trunk, event_shape, scale=scale, mean=mean)
+
+
+def student_t(df: Literal["shared"] | float = 5.0, scale: Spread = "conditional") -> LikelihoodMaker:
+    """Real values, some far out."""
+    return lambda trunk, event_shape: StudentT(trunk, event_shape, df=df, scale=scale)
+
+
+def discretised_logistic(num_levels: int = 256, scale: Spread = "conditional") -> LikelihoodMaker:
+    """Levels, such as bytes."""
+    return lambda trunk, event_shape: DiscretisedLogistic(trunk, event_shape, num_levels=num_levels, scale=scale)
+
+
+def range_of(likelihood: ConditionalDistribution) -> tuple[float, float] | None:
+    """The range of the values that it is for, where they are bounded; None for any."""
+    if isinstance(likelihood, Bernoulli | ContinuousBernoulli):
+        return (0.0, 1.0)
+    found: tuple[float, float] | None = getattr(likelihood, "mean_range", None)
+    return found
