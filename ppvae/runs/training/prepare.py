@@ -28,14 +28,14 @@ def prepare(recipe: Recipe, pair: Any = None, *, force: bool = False) -> tuple[R
     """The recipe with its open choices made, its data and its untrained pair."""
     data = _data(recipe, "none" if recipe.data.binarize == "auto" else recipe.data.binarize)
     plain = _plain_pair(recipe, data, pair, force)
-    roles = {"num_labels": recipe.data.num_labels, "seed": recipe.data.seed}
-    in_use = in_roles(data, plain, **roles)
+    in_use = in_roles(data, plain, num_labels=recipe.data.num_labels, seed=recipe.data.seed)
     new_pair = _weights_too(recipe, plain)
     if recipe.data.binarize == "auto":
         choice = "static" if _wants_binary(new_pair, in_use) else "none"
         if choice == "static":
             _log.warning("%s: grey values under a Bernoulli: binarised once (binarize = 'static')", data.name)
-            in_use = in_roles(_data(recipe, "static"), plain, **roles)
+            data = _data(recipe, "static")
+            in_use = in_roles(data, plain, num_labels=recipe.data.num_labels, seed=recipe.data.seed)
         recipe = recipe.replace(data={"binarize": choice})
     return recipe.replace(ppvae=__version__), in_use, new_pair
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -56,16 +57,15 @@ def in_roles(data: Dataset, pair: Any, *, num_labels: int | None = None, seed: i
         return data
 
     def part(one: Dataset, known: int | None) -> Dataset:
-        members = {description.named(Observed)[0]: one.x} if isinstance(one.x, Tensor) else dict(one.x)
+        members = one.members if isinstance(one.x, Mapping) else {description.named(Observed)[0]: one.members[one.main]}
         marks = set(description.named(Mask, Lengths))  # which have the shapes of the others
         for name in sorted(description.data, key=marks.__contains__):
             if name not in members:
                 members[name] = _found(name, description, one, members, known, seed)
         return replace(one, x=members)
 
-    train = part(data, num_labels)
-    held_out = {name: part(one, 0) for name, one in data.parts.items() if name != "train"}
-    return replace(train, **held_out)
+    held_out = [None if one is None else part(one, 0) for one in (data.validation, data.test)]
+    return replace(part(data, num_labels), validation=held_out[0], test=held_out[1])
 
 
 def _found(
