@@ -92,7 +92,7 @@ def read_npz(path: Path) -> Arrays:
             mapping = {name: _read_member(budget, archive, info) for name, info in members.items()}
             lengths = {name: value.shape[:1] for name, value in mapping.items()}
             if len(set(lengths.values())) == 1 and () not in lengths.values():
-                return Arrays(next(iter(mapping.values())), members=mapping)
+                return Arrays.of_members(mapping)
             raise DataError(
                 f"{path}: no training rows among its members, and these share no axis 0: lengths "
                 f"{ {name: shape[0] if shape else None for name, shape in lengths.items()} }."

@@ -160,11 +160,23 @@ def test_a_frey_file_of_another_shape_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_the_listing_names_every_set() -> None:
     listing = {entry.name: entry for entry in available()}
-    assert list(listing) == ["digits", "mnist", "binarized-mnist", "frey-faces"]
+    assert list(listing) == list(REGISTRY)
     assert listing["digits"].found
-    for name, entry in listing.items():
-        assert entry.description
-        assert sum(entry.sizes) == {"digits": 1797, "frey-faces": 1965}.get(name, 70_000)
+    totals = {name: sum(entry.sizes) for name, entry in listing.items()}
+    assert totals == {
+        "digits": 1797,
+        "mnist": 70_000,
+        "binarized-mnist": 70_000,
+        "frey-faces": 1965,
+        "olivetti-faces": 400,
+        "mnist-5000": 5000,
+        "newsgroups": 18_745,
+        "reuters": 395,
+        "jsb-chorales": 382,
+        "japanese-vowels": 640,
+        "penguins": 342,
+    }
+    assert all(entry.description for entry in listing.values())
 
 
 def test_a_zipped_frey_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ class DataTable(Table):
     validation: float | int | None = None
     test: float | int | None = None
     key: str | None = None
+    gaps: bool = False
     num_train: int | None = Field(default=None, ge=1)
     num_labels: int | None = Field(default=None, ge=0)
 
