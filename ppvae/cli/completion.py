@@ -15,6 +15,7 @@ MODELS = (
     "gamma-poisson",
     "gaussian-vae",
     "hidden-markov-model",
+    "linear-gaussian-state-space",
     "mixture-of-factor-analysers",
     "multinomial-vae",
     "negative-binomial-vae",

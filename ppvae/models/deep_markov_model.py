@@ -80,11 +80,11 @@ def deep_markov_model(
 
     >>> print(deep_markov_model((160, 88)))
     p(x, z | lengths) = p(z | lengths) p(x | z)
-    q(z | x, lengths) = q(z | x, lengths)
+    q(z | lengths, x) = q(z | x, lengths)
     <BLANKLINE>
+    lengths: lengths
     z: latent [160, 100], prior MarkovNormal, posterior MarkovNormal
-    x: observed [160, 88], steps within lengths, likelihood EachStep
-    lengths: lengths of x
+    x: observed [160, 88], likelihood EachStep, gaps by lengths
     """
     shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
     if len(shape) != 2:
