@@ -153,7 +153,7 @@ def test_npz_of_x_and_what_stands_beside_it(tmp_path: Path) -> None:
     assert data.validation is not None
     for part in (data, data.validation):
         assert part.labels is not None
-        row = (part.members["x"][:, 0, 0] / 6).long()
+        row = (part.members["x"][:, 0, 0] / 6).long().numpy()
         assert part.members["lengths"].tolist() == lengths[row].tolist()
         assert part.labels.tolist() == classes[row].tolist()
     # what is of another length is no member, and parts have rows alone
