@@ -200,7 +200,11 @@ def require_finite(x: Tensor, what: str) -> None:
         + try_one_of(
             "leave out those rows",
             "fill them in and pass a mask in a mapping {'x': ..., 'mask': ...}",
-            *(["gaps=True, where a file is loaded: missing values are gaps"] if nan == total else []),
+            *(
+                ["gaps=True, for a file: missing values are gaps, which the member 'seen' marks"]
+                if nan == total
+                else []
+            ),
         )
     )
 

@@ -41,7 +41,7 @@ def load(
     Names: "digits" (bundled), "mnist" and the others of :func:`available`, each with a fixed split; their files are
     searched in ``PPVAE_DATA``, in the cache folder (``PPVAE_CACHE`` or the user's own) and in the small package that
     brings them, and verified by checksum. Sequences and tables with gaps are mappings and come as they are: "x",
-    "lengths" [N], how many steps each has, and "seen" [N, *event], which values are there ("x" is 0 where they are not).
+    "lengths" [N], the number of steps, and "seen" [N, *event], which values are there ("x" is 0 where they are not).
 
     Files: .npy (memory-mapped above 256 MiB), .npz, .csv, .parquet, IDX, .amat, .mat. Folders of images (PNG, JPEG and
     the like, of one size): their bytes, grey or RGB, with the names of sub-folders as labels. An .npz of several arrays

@@ -58,7 +58,7 @@ def datasets_of(
             value_space=row_space,
             image_shape=picture,
             memory_mapped=memory_mapped,
-            feature_names=parts["train"].feature_names,
+            feature_names=parts["train"].feature_names if x.dim() == 2 else None,
         )
     return datasets
 
