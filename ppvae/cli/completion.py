@@ -22,6 +22,7 @@ MODELS = (
     "poisson-vae",
     "semi-supervised-vae",
     "student-t-vae",
+    "topic-model",
 )
 
 PRIORS = ("flow", "mixture", "standard", "vamp")

@@ -19,6 +19,7 @@ from .presets_by_value import (
     student_t_vae,
 )
 from .semi_supervised_vae import semi_supervised_vae
+from .topic_model import topic_model
 from .vae import VAE
 from .variables import Covariate, Exposure, Features, Label, Latent, Lengths, Mask, Observed
 
@@ -53,4 +54,5 @@ __all__ = [
     "poisson_vae",
     "semi_supervised_vae",
     "student_t_vae",
+    "topic_model",
 ]

@@ -195,6 +195,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "hidden-markov-model": {"latent_dim": 3, "num_states": 3},
     "mixture-of-factor-analysers": {"latent_dim": 3, "num_components": 3},
     "gamma-poisson": {},
+    "topic-model": {"num_topics": 3},
 }
 SEQUENCES = ("deep-markov-model",)
 """Models that are built for data [N, T, D] alone."""
@@ -219,7 +220,7 @@ def test_a_model_is_counted_without_being_built(name: str, monkeypatch: pytest.M
     monkeypatch.setenv(MEMORY_VARIABLE, str(COPIES * size))
     build_model(table, data)
     monkeypatch.setenv(MEMORY_VARIABLE, str(COPIES * size - 1))
-    said = "latent_dim=3" if options else f"name={name}"
+    said = next((f"{key}={value}" for key, value in options.items()), f"name={name}")
     with pytest.raises(RunError, match=rf"model.{said}.*: such a {name} has {count:,} parameters"):
         build_model(table, data)
 
