@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 MODELS = (
     "bernoulli-vae",
+    "count-vae",
     "deep-markov-model",
     "discretised-logistic-vae",
     "factor-analysis",

@@ -1,6 +1,7 @@
 """The statements: which p(x, z, theta), which q."""
 
 from .bayesian import BayesianPair, bayesianise
+from .count_vae import count_vae
 from .deep_markov_model import deep_markov_model
 from .factor_analysis import FactorAnalysis
 from .gamma_poisson import GammaPoisson
@@ -46,6 +47,7 @@ __all__ = [
     "Observed",
     "bayesianise",
     "bernoulli_vae",
+    "count_vae",
     "deep_markov_model",
     "discretised_logistic_vae",
     "gaussian_vae",
