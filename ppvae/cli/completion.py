@@ -10,6 +10,7 @@ from collections.abc import Callable
 MODELS = (
     "bernoulli-vae",
     "count-vae",
+    "deep-exponential-family",
     "deep-markov-model",
     "discretised-logistic-vae",
     "factor-analysis",

@@ -4,6 +4,7 @@ from .conditional import ConditionalDistribution, Given, Head, declare_positive,
 from .counts import Multinomial, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .experts import ProductOfExperts
 from .flows import Flow, FlowPosterior, FlowPrior
+from .gammas import Gamma
 from .gaps import draw_gaps, observe_with_gaps
 from .likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Normal, OneHotCategorical
 from .mixtures import DiagonalNormalMixture, MixtureOfNormals
@@ -31,6 +32,7 @@ __all__ = [
     "FlowPosterior",
     "FlowPrior",
     "FullCovarianceNormal",
+    "Gamma",
     "GatedTransition",
     "Given",
     "Head",

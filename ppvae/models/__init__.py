@@ -2,6 +2,7 @@
 
 from .bayesian import BayesianPair, bayesianise
 from .count_vae import count_vae
+from .deep_exponential_family import deep_exponential_family
 from .deep_markov_model import deep_markov_model
 from .factor_analysis import FactorAnalysis
 from .gamma_poisson import GammaPoisson
@@ -48,6 +49,7 @@ __all__ = [
     "bayesianise",
     "bernoulli_vae",
     "count_vae",
+    "deep_exponential_family",
     "deep_markov_model",
     "discretised_logistic_vae",
     "gaussian_vae",

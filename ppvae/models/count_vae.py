@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
+from torch import nn
 
 from .latent_model import LatentModel
 from .posteriors import PosteriorMaker, diagonal
@@ -96,8 +97,10 @@ def count_vae(
     variables: dict[str, Variable] = {}
     if size != "none":
         variables["size"] = Exposure(total_of="x" if size == "total" else None)
+        log_mean = likelihood.head.layers[0]
+        assert isinstance(log_mean, nn.Linear)
         with torch.no_grad():  # all counts together are of the size
-            likelihood.head.layers[0].bias.sub_(math.log(num_counts))
+            log_mean.bias.sub_(math.log(num_counts))
     if num_batches:
         variables["batch"] = Covariate(num_batches)
     given = [name for name in ("batch", "size") if name in variables]

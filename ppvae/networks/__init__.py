@@ -5,6 +5,7 @@ from .initialization import Initializer, glorot, paper
 from .joined import JoinedMLP
 from .log_counts import LogCounts
 from .mlp import MLP
+from .positive import LogPositiveLinear
 from .recurrent import Combiner, Recurrent
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Initializer",
     "JoinedMLP",
     "LogCounts",
+    "LogPositiveLinear",
     "Recurrent",
     "glorot",
     "paper",

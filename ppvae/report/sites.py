@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import OneHotCategorical
+from torch.distributions import OneHotCategorical, constraints
 
 from .decoded import reliability
 from ..core import ModelGuidePair, PairError, PpvaeError, Structure, simulate
@@ -43,7 +43,8 @@ class LatentFindings:
         train_latents: the same of training data.
         prior: its draws from the prior, [S, Z].
         kl: KL of every dimension, averaged over data, [Z]; None where it is no sum over dimensions.
-        active: variance over data of every dimension's posterior mean, [Z].
+        active: variance over data of every dimension's posterior mean, [Z]; None of positive values, of which no
+            variance is small in itself.
         aggregate: its values for all data against the prior.
     """
 
@@ -158,11 +159,18 @@ def latent_findings(
             if not priors:
                 attempt("prior", lambda: priors.update(_priors(pair, data, shape, options["seed"])))
             results["prior"] = priors.get(site)
-            results["active"] = results["latents"].var(0) if len(data) > 1 else None
+            measured = len(data) > 1 and not _is_positive(info.support)
+            results["active"] = results["latents"].var(0) if measured else None
             kl = () if told is None else told.site(site).kl_per_dimension
             results["kl"] = torch.tensor(kl, dtype=torch.float64) if kl else None
         found[site] = LatentFindings(site, label, info.shape, **results)
     return found
+
+
+def _is_positive(support: Any) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return isinstance(support, constraints.greater_than | constraints.greater_than_eq)
 
 
 @in_evaluation_mode

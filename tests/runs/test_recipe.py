@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mixture-of-factor-analysers": {"latent_dim": 3, "num_components": 3},
     "gamma-poisson": {},
     "topic-model": {"num_topics": 3},
+    "deep-exponential-family": {"widths": [3, 2]},
 }
 SEQUENCES = ("deep-markov-model",)
 """Models that are built for data [N, T, D] alone."""
@@ -220,7 +222,7 @@ def test_a_model_is_counted_without_being_built(name: str, monkeypatch: pytest.M
     monkeypatch.setenv(MEMORY_VARIABLE, str(COPIES * size))
     build_model(table, data)
     monkeypatch.setenv(MEMORY_VARIABLE, str(COPIES * size - 1))
-    said = next((f"{key}={value}" for key, value in options.items()), f"name={name}")
+    said = re.escape(next((f"{key}={value}" for key, value in options.items()), f"name={name}"))
     with pytest.raises(RunError, match=rf"model.{said}.*: such a {name} has {count:,} parameters"):
         build_model(table, data)
 

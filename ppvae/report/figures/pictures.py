@@ -167,14 +167,19 @@ def _kl(report: ReportData, found: LatentFindings) -> Picture | None:
         return None
     kl, active, z = found.kl, found.active, found.site
     between = f"KL of {z}, posterior from prior," if found.label else f"KL(q({z} | x) ‖ p({z}))"
-    count = len(kl) if active is None else int((active > ACTIVE).sum())
+    count = 0 if active is None else int((active > ACTIVE).sum())
     remark = ", the 40 largest" if len(kl) > 40 else ""
     return chart(
         *of_site("kl_per_dimension", "What each latent dimension carries", found.label),
         f"Bar chart of the KL of {len(kl)} latent dimensions, from {float(kl.max()):.2f} down to "
-        f"{float(kl.min()):.2f} nats; {count} are active.",
-        f"{between} per dimension, mean over {report.kind} data{remark}. {count} of {len(kl)} "
-        f"dimensions are active: the variance of their posterior mean over data is above {ACTIVE} (Burda et al. 2015).",
+        f"{float(kl.min()):.2f} nats" + ("." if active is None else f"; {count} are active."),
+        f"{between} per dimension, mean over {report.kind} data{remark}."
+        + (
+            ""
+            if active is None
+            else f" {count} of {len(kl)} dimensions are active: the variance of their posterior mean over data is "
+            f"above {ACTIVE} (Burda et al. 2015)."
+        ),
         charts.kl_per_dimension,
         kl,
         active,
