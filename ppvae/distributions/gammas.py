@@ -19,8 +19,8 @@ class Gamma(ConditionalDistribution):
         trunk: a network from the context to features, with ``out_features``, or
             :class:`ppvae.networks.LogPositiveLinear`; None for a free mean, as a prior has.
         event_shape: the number of dimensions, or a shape.
-        concentration: $\alpha$: a number (fixed), "per-dimension" (free, one an element) or "shared" (free, one for
-            all).
+        concentration: $\alpha$: a number (fixed), "per-dimension" (free, one an element), "shared" (free, one for all)
+            or "conditional" (the head gives it too).
 
     Raises:
         PpvaeError: an unknown concentration, or one that is not positive.
@@ -35,11 +35,12 @@ class Gamma(ConditionalDistribution):
         self, trunk: nn.Module | None, event_shape: int | Sequence[int], *, concentration: str | float = 1.0
     ) -> None:
         super().__init__(event_shape)
-        self.head = head_of(trunk, self.event_shape, 1)
-        declare_positive(self, "concentration", concentration, self.event_shape, words=("per-dimension", "shared"))
+        self.head = head_of(trunk, self.event_shape, 1 + (concentration == "conditional"))
+        declare_positive(self, "concentration", concentration, self.event_shape)
 
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
-        (log_mean,) = self.head(*require_context(context, self))
-        rate = (self.log_concentration - log_mean).exp()
-        return independent(dist.Gamma(self.log_concentration.exp().expand_as(rate), rate), self.event_shape)
+        log_mean, *conditional = self.head(*require_context(context, self))
+        log_concentration = conditional[0] if conditional else self.log_concentration
+        rate = (log_concentration - log_mean).exp()
+        return independent(dist.Gamma(log_concentration.exp().expand_as(rate), rate), self.event_shape)

@@ -8,7 +8,7 @@ from .latent_model import LatentModel
 from .presets import require_latents, require_rows
 from .variables import Features, Latent, Observed, Variable
 from ..core.errors import PpvaeError
-from ..distributions import FixedPrior, Gamma, Poisson, Reparameterized
+from ..distributions import FixedPrior, Gamma, Poisson
 from ..networks import MLP, Initializer, LogCounts, LogPositiveLinear
 
 
@@ -42,7 +42,8 @@ def deep_exponential_family(
 
     Limitations: weights are positive parameters, where the paper has gamma priors over them: its bound, which pays for
     the weights of all data, is another number. The guide is amortised and independent between latents, so that its gap
-    grows with the width. The sizes of the layers between top and data are determined up to a factor each.
+    grows with the width; draws of a small concentration have noisy gradients, so that training is slow. The sizes of
+    the layers between top and data are determined up to a factor each.
 
     Args:
         event_shape: number of counts D.
@@ -60,8 +61,8 @@ def deep_exponential_family(
     q(z2, z1 | x) = q(z2 | h) q(z1 | h)
     <BLANKLINE>
     h: features, LogCounts of x
-    z2: latent [15], prior FixedPrior, posterior Reparameterized
-    z1: latent [40], prior Gamma, posterior Reparameterized
+    z2: latent [15], prior FixedPrior, posterior Gamma
+    z1: latent [40], prior Gamma, posterior Gamma
     x: observed [2000], likelihood Poisson
     """
     size = require_rows(event_shape, "deep_exponential_family")
@@ -74,7 +75,7 @@ def deep_exponential_family(
     variables: dict[str, Variable] = {"h": Features(LogCounts(encoder)).given("x")}
     for layer in range(len(widths), 0, -1):
         width = widths[layer - 1]
-        posterior = Reparameterized("gamma", MLP(encoder.out_features, []), width).given("h")
+        posterior = Gamma(MLP(encoder.out_features, []), width, concentration="conditional").given("h")
         if layer == len(widths):
             prior = FixedPrior("gamma", width, concentration=concentration, rate=concentration)
             variables[f"z{layer}"] = Latent(prior, posterior=posterior)

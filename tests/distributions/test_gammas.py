@@ -16,6 +16,11 @@ class TestGamma(ConditionalContract):
         return Gamma(trunk(), event_shape, concentration="per-dimension")
 
 
+class TestConditionalGamma(ConditionalContract):
+    def make(self, event_shape: tuple[int, ...]) -> ConditionalDistribution:
+        return Gamma(trunk(), event_shape, concentration="conditional")
+
+
 class TestGammaPrior(ConditionalContract):
     conditional = False
 

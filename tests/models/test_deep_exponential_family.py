@@ -46,12 +46,12 @@ def test_one_latent_is_a_gamma_poisson_model(float64: torch.dtype) -> None:
     twin = GammaPoisson.from_parameters(0.1, 0.1, loading(pair))
     z = torch.rand(4, 6, 1) + 0.01
     torch.testing.assert_close(log_joint(pair, x, {"z1": z}).local, log_joint(twin, x, {"z": z}).local)
-    one, layers = x[2:3], pair.posterior_z1.layers
+    one, layers = x[2:3], pair.posterior_z1.head.layers
     exact = twin.posterior(one).base_dist
     with torch.no_grad():
-        for name, layer in layers.items():
+        for layer, value in zip(layers, (exact.mean, exact.concentration), strict=True):
             layer.weight.zero_()
-            layer.bias.copy_(getattr(exact, name)[0].log())
+            layer.bias.copy_(value[0].log())
     bound = elbo.TraceELBO().terms(pair, one).local
     torch.testing.assert_close(bound, twin.log_evidence(one))
 
