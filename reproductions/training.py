@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +16,7 @@ from ppvae.core.errors import RunError, try_one_of
 from ppvae.data import Dataset, load
 from ppvae.inference import Callback, TrainingState, evaluate_bound
 from ppvae.runs import Recipe, Run, load_run, resume, train
+from ppvae.runs.storage.atomic import make_folder, write_bytes
 
 from .cells import Bench, Size
 
@@ -159,8 +160,8 @@ class Saves(Callback):
 
     def on_end(self, state: TrainingState) -> None:
         """Save; the file is there whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".new")
-        torch.save(state.state_dict(), temporary)
-        os.replace(temporary, self.path)
+        buffer = io.BytesIO()
+        torch.save(state.state_dict(), buffer)
+        make_folder(self.path.parent)
+        write_bytes(self.path, buffer.getvalue())
         self.next = time.monotonic() + 30
