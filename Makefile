@@ -36,6 +36,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "ppvae needs Python 3.11 or newer; $(PYTHON) is not. Try: make PYTHON=python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+# For the Japanese vowels, a file of it: what it depends on (numba, an older pandas) is not needed.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --no-compile aeon
 	@touch $@
 
 install: $(STAMP) ## the environment alone

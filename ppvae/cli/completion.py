@@ -54,7 +54,19 @@ METHODS = (
 
 REGIONS = ("left", "right", "top", "bottom", "box")
 
-DATA_SETS = ("binarized-mnist", "digits", "frey-faces", "mnist")
+DATA_SETS = (
+    "binarized-mnist",
+    "digits",
+    "frey-faces",
+    "japanese-vowels",
+    "jsb-chorales",
+    "mnist",
+    "mnist-5000",
+    "newsgroups",
+    "olivetti-faces",
+    "penguins",
+    "reuters",
+)
 
 
 def among(*names: str) -> Callable[[str], list[str]]:

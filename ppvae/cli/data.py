@@ -35,4 +35,6 @@ def list_(json: Json = False) -> None:
 
 
 def _sizes(sizes: tuple[int, int, int]) -> str:
-    return ", ".join(f"{size} {part}" for part, size in zip(("train", "validation", "test"), sizes, strict=True))
+    return ", ".join(
+        f"{size} {part}" for part, size in zip(("train", "validation", "test"), sizes, strict=True) if size
+    )

@@ -197,7 +197,15 @@ def require_finite(x: Tensor, what: str) -> None:
     raise DataError(
         f"{what}: {total} of {x.numel()} values are not finite ({nan} NaN, {total - nan} infinite); "
         f"the first is {x[first].item()} at {list(first)}."
-        + try_one_of("leave out those rows", "fill them in and pass a mask in a mapping {'x': ..., 'mask': ...}")
+        + try_one_of(
+            "leave out those rows",
+            "fill them in and pass a mask in a mapping {'x': ..., 'mask': ...}",
+            *(
+                ["gaps=True, for a file: missing values are gaps, which the member 'seen' marks"]
+                if nan == total
+                else []
+            ),
+        )
     )
 
 

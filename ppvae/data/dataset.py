@@ -50,10 +50,11 @@ class Dataset:
         validation: the part for early stopping, or None.
         test: the part for the final numbers alone, or None.
         memory_mapped: ``x`` stands on disk and is paged in as rows are gathered.
+        feature_names: of the last axis of the main member (the words of a vocabulary, the columns of a table), or None.
 
     Raises:
-        DataError: no rows, members or labels of different lengths, an unknown space, or binarisation of
-            values that are no probabilities.
+        DataError: no rows, members or labels of different lengths, an unknown space, feature names of another
+            number, or binarisation of values that are no probabilities.
 
     >>> import torch
     >>> data = Dataset(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), value_space="byte")
@@ -70,6 +71,7 @@ class Dataset:
     validation: Dataset | None = None
     test: Dataset | None = None
     memory_mapped: bool = False
+    feature_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for field, value, legal in (
@@ -91,6 +93,10 @@ class Dataset:
             )
         if 0 in members[self.main].shape:
             raise DataError(f"{self.name}: empty data, {self.main!r} has shape {tuple(members[self.main].shape)}.")
+        if self.feature_names is not None and self.event_shape[-1:] != (len(self.feature_names),):
+            raise DataError(
+                f"{self.name}: {len(self.feature_names)} feature_names for data of event shape {self.event_shape}."
+            )
         if self.binarization == "dynamic" and self.value_space not in ("unit", "byte"):
             raise DataError(
                 f"{self.name}: dynamic binarisation reads values as probabilities, found {self.value_space} "
@@ -120,8 +126,7 @@ class Dataset:
     @property
     def main(self) -> str:
         """The name of the member that the value space describes."""
-        members = self.members
-        return "x" if "x" in members else next(iter(members))
+        return main_of(self.members)
 
     def main_of(self, batch: Batch) -> Tensor:
         """The main member of a batch of these data."""
@@ -249,6 +254,11 @@ class Dataset:
             buffer: Any = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
             digest.update(buffer)
         return digest.hexdigest()
+
+
+def main_of(members: Mapping[str, object]) -> str:
+    """The name of the main one of some members."""
+    return "x" if "x" in members else next(iter(members))
 
 
 def draw_binary(probability: Tensor, generator: torch.Generator | None = None) -> Tensor:

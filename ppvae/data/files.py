@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Arrays:
     """The arrays of a file (or a named set) before it becomes a Dataset: rows, labels, and held-out parts.
 
     Or ``members``, by name, that share axis 0 (data and covariates); ``x`` is then the first of them.
+    ``feature_names`` are those of the last axis of the rows, for all parts.
     """
 
     x: Array
@@ -45,6 +46,29 @@ class Arrays:
     test: Arrays | None = None
     memory_mapped: bool = False
     members: Mapping[str, Array] | None = None
+    feature_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of_members(cls, members: Mapping[str, Array], labels: Array | None = None) -> Arrays:
+        """Members by name."""
+        return cls(next(iter(members.values())), labels, members=members)
+
+    @property
+    def parts(self) -> dict[str, Arrays]:
+        """The parts that exist, by name: "train", then "validation" and "test"."""
+        parts = {"train": self, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def rows(self, index: Any) -> Arrays:
+        """Some of the rows, of all members and of the labels; without held-out parts."""
+        return replace(
+            self,
+            x=self.x[index],
+            labels=None if self.labels is None else self.labels[index],
+            validation=None,
+            test=None,
+            members=None if self.members is None else {key: value[index] for key, value in self.members.items()},
+        )
 
 
 @contextmanager

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import torch
 
-from .convert import as_dataset
 from .dataset import Binarization, Dataset
 from .files import Array, Arrays
-from .prepare import binarize_part, datasets_of
-from .registry import REGISTRY, find_file, read_set
+from .finding import find_file, installation, package_folder, read_set
+from .gaps import fill, with_seen
+from .prepare import binarize_part, datasets_of, datasets_of_members
+from .registry import REGISTRY
 from .sources import format_of, read_path
 from .splits import Rows, count_of, split_rows
 from ..core.errors import DataError, did_you_mean, try_one_of
@@ -33,16 +32,20 @@ def load(
     validation: float | int | None = None,
     test: float | int | None = None,
     key: str | None = None,
+    gaps: bool = False,
     dtype: torch.dtype | None = None,
     base_url: str | None = None,
 ) -> Dataset:
     r"""A named data set, or the rows of a file, as a Dataset with its splits.
 
-    Names: ``digits`` (bundled), ``mnist``, ``binarized-mnist``, ``frey-faces``, each with a fixed split;
-    their files are searched in ``PPVAE_DATA``, then in the cache folder (``PPVAE_CACHE`` or the user's
-    own), and verified by checksum. Files: .npy (memory-mapped above 256 MiB), .npz, .csv, .parquet, IDX,
-    .amat, .mat. Folders of images (PNG, JPEG and the like, of one size): their bytes, grey or RGB, with the names of
-    sub-folders as labels. An .npz of several arrays of one length gives a mapping: data and covariates, by their names.
+    Names: "digits" (bundled), "mnist" and the others of :func:`available`, each with a fixed split; their files are
+    searched in ``PPVAE_DATA``, in the cache folder (``PPVAE_CACHE`` or the user's own) and in the small package that
+    brings them, and verified by checksum. Sequences and tables with gaps are mappings and come as they are: "x",
+    "lengths" [N], the number of steps, and "seen" [N, *event], which values are there ("x" is 0 where they are not).
+
+    Files: .npy (memory-mapped above 256 MiB), .npz, .csv, .parquet, IDX, .amat, .mat. Folders of images (PNG, JPEG and
+    the like, of one size): their bytes, grey or RGB, with the names of sub-folders as labels. An .npz of several arrays
+    of one length gives a mapping: data and covariates, by their names.
 
     Values come out model ready: bytes are divided by 255 (value space "unit") and all in the default float
     dtype; only a memory-mapped file keeps what is on disk, converted batch by batch.
@@ -60,6 +63,8 @@ def load(
             rows. Of a memory map, the last rows are held out (a random choice would read it whole).
         test: likewise.
         key: which array of a .mat file.
+        gaps: missing values of a file (empty cells, NaN) are gaps: the rows are a mapping, "x" with 0 in the gaps, and
+            "seen", which says what is there. False refuses them.
         dtype: of the rows in memory. None: the default float dtype; ``torch.uint8`` holds bytes (and zeros and
             ones) in a quarter of the memory, converted batch by batch.
         base_url: where MNIST is downloaded from if it is absent.
@@ -78,9 +83,9 @@ def load(
     if not 0 <= seed < 2**64:
         raise DataError(f"{name}: seed: expected 0 to {2**64 - 1}, found {seed}.")
     if name in REGISTRY:
-        if (validation, test, key) != (None, None, None):
+        if (validation, test, key, gaps) != (None, None, None, False):
             raise DataError(
-                f"{name}: has a fixed split and one array; validation, test and key are for files."
+                f"{name}: has a fixed split and known arrays; validation, test, key and gaps are for files."
                 + try_one_of("leave them out", "load(...).take(n) for fewer training rows")
             )
         arrays, image_shape = read_set(name, base_url=base_url), REGISTRY[name].image_shape
@@ -94,47 +99,27 @@ def load(
                     "a path to .npy, .npz, .csv, .parquet, IDX, .amat, .mat or a folder of images",
                 )
             )
-        arrays = read_path(path, key=key)
-        arrays = arrays if arrays.members is not None else _split(arrays, name, validation, test, seed)
+        arrays = _split(read_path(path, key=key), name, validation, test, seed)
         path = path.resolve() if path.is_dir() else path
         name = path.name.removesuffix(".gz").rsplit(".", 1)[0] if "." in path.name else path.name
+    parts, seen = arrays.parts, dict[str, Array]()
+    if gaps:
+        for part, one in arrays.parts.items():
+            parts[part], seen[part] = fill(one, str(name_or_path))
     if arrays.members is not None:
         if binarize != "none" or dtype is not None:
             raise DataError(
                 f"{name_or_path}: holds members {sorted(arrays.members)}; binarize and dtype are for one array."
                 + try_one_of("leave them out", "binarise before saving")
             )
-        return _of_members(arrays.members, name, validation, test, seed)
-    parts = {"train": arrays, "validation": arrays.validation, "test": arrays.test}
-    present = {part: value for part, value in parts.items() if value is not None}
-    datasets = datasets_of(present, name, str(name_or_path), flatten, image_shape, dtype)
-    for offset, part in enumerate(parts):
-        if part in datasets:
-            datasets[part] = binarize_part(datasets[part], binarize, str(name_or_path), seed, offset, part)
+        datasets = datasets_of_members(parts, name)
+    else:
+        datasets = datasets_of(parts, name, str(name_or_path), flatten, image_shape, dtype)
+        for offset, part in enumerate(("train", "validation", "test")):
+            if part in datasets:
+                datasets[part] = binarize_part(datasets[part], binarize, str(name_or_path), seed, offset, part)
+    datasets |= {part: with_seen(datasets[part], there) for part, there in seen.items()}
     return replace(datasets["train"], validation=datasets.get("validation"), test=datasets.get("test"))
-
-
-def _of_members(
-    members: Mapping[str, Array], name: str, validation: float | int | None, test: float | int | None, seed: int
-) -> Dataset:
-    """A mapping of arrays that share axis 0, split in the same way."""
-    whole = as_dataset(dict(members), name=name)
-    counts = [count_of(part, len(whole), name) for part in (validation, test)]
-    if sum(counts) >= len(whole):
-        raise DataError(f"{name}: validation and test would hold out all {len(whole)} rows: {counts}.")
-    rows = split_rows(len(whole), *counts, seed=seed) if any(counts) else [np.arange(len(whole))]
-
-    def part(index: Rows, label: str) -> Dataset | None:
-        if not len(index):
-            return None
-        return replace(
-            whole, x={key: value[torch.from_numpy(index)] for key, value in whole.members.items()}, name=label
-        )
-
-    held_out = [part(index, f"{name}/{label}") for index, label in zip(rows[1:], ("validation", "test"), strict=False)]
-    train = part(rows[0], name)
-    assert train is not None
-    return replace(train, validation=held_out[0], test=held_out[1]) if held_out else train
 
 
 def _split(arrays: Arrays, name: str, validation: float | int | None, test: float | int | None, seed: int) -> Arrays:
@@ -158,20 +143,11 @@ def _split(arrays: Arrays, name: str, validation: float | int | None, test: floa
         rows: list[slice | Rows] = [slice(0, start), slice(start, middle), slice(middle, n)]
     else:
         rows = list(split_rows(n, held_out["validation"], held_out["test"], seed=seed))
-    pieces = [
-        Arrays(
-            arrays.x[r],
-            None if arrays.labels is None else arrays.labels[r],
-            memory_mapped=arrays.memory_mapped,
-        )
-        for r in rows
-    ]
-    return Arrays(
-        pieces[0].x,
-        pieces[0].labels,
+    pieces = [arrays.rows(r) for r in rows]
+    return replace(
+        pieces[0],
         validation=pieces[1] if held_out["validation"] else arrays.validation,
         test=pieces[2] if held_out["test"] else arrays.test,
-        memory_mapped=arrays.memory_mapped,
     )
 
 
@@ -197,7 +173,10 @@ def available() -> list[Listing]:
         if not paths:
             where = "bundled with scikit-learn"
         elif present and paths[0] is not None:
-            where = str(paths[0].parent)
+            in_package = paths[0].parent == package_folder(entry)
+            where = f"in the package {entry.package.partition('/')[0]}" if in_package else str(paths[0].parent)
+        elif entry.package:
+            where = f"not found: {installation(entry)}"
         elif downloads:
             where = "downloaded when first used"
         else:

@@ -16,6 +16,18 @@ from ..core.bounds import in_words
 from ..core.errors import DataError, did_you_mean, try_one_of
 
 
+def read_cells(path: Path) -> dict[str, list[Array]]:
+    """The cell arrays of a .mat file whose cells are numeric arrays, by name: a list of arrays each.
+
+    Raises:
+        DataError: as :func:`read_mat`.
+    """
+    cells: dict[str, list[Array]] = {}
+    for name, value in _read(path, "cell ").items():
+        cells.setdefault(name.rpartition(" ")[0], []).append(value)
+    return cells
+
+
 def read_mat(path: Path, *, key: str | None = None) -> Array:
     """One numeric array of a .mat file, in its own axis order.
 
@@ -27,7 +39,7 @@ def read_mat(path: Path, *, key: str | None = None) -> Array:
     Raises:
         DataError: unreadable, more than the limit, version 7.3, no such key, several arrays to choose from.
     """
-    arrays = _numeric_arrays(path)
+    arrays = _read(path, "array ")
     if key is not None:
         if key not in arrays:
             raise DataError(f"{path}: no numeric array {key!r}: {did_you_mean(key, arrays)}")
@@ -48,7 +60,7 @@ _READER = """
 import io, json, math, sys, warnings
 import numpy as np
 from scipy.io import loadmat, whosmat
-limit, memory = int(sys.argv[1]), int(sys.argv[2])
+limit, memory, kind = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 try:
     import os, resource
     used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -63,10 +75,10 @@ try:
     # From memory: a wrong header then cannot ask for more bytes than the file has.
     stream = io.BytesIO(sys.stdin.buffer.read())
     total = 0
-    for name, shape, kind in whosmat(stream):
-        total += math.prod(shape) * sizes.get(kind, 8)
+    for name, shape, dtype in whosmat(stream):
+        total += math.prod(shape) * sizes.get(dtype, 8)
         if total > limit:
-            print(json.dumps([name, list(shape), {1: "u1", 2: "u2", 4: "f4", 8: "f8"}[sizes.get(kind, 8)]]))
+            print(json.dumps([name, list(shape), {1: "u1", 2: "u2", 4: "f4", 8: "f8"}[sizes.get(dtype, 8)]]))
             sys.exit(5)
     stream.seek(0)
     content = loadmat(stream)
@@ -78,21 +90,29 @@ except MemoryError as error:
 except Exception as error:
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     sys.exit(4)
-arrays = {
-    f"array {name}": value
-    for name, value in content.items()
-    if not name.startswith("__") and isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+arrays = {name: value for name, value in content.items() if not name.startswith("__")}
+if kind == "cell ":
+    arrays = {
+        f"{name} {place}": cell
+        for name, value in arrays.items()
+        if isinstance(value, np.ndarray) and value.dtype == object
+        for place, cell in enumerate(value.ravel())
+    }
+numeric = {
+    kind + name: value
+    for name, value in arrays.items()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 }
-np.savez(sys.stdout.buffer, **arrays)
+np.savez(sys.stdout.buffer, **numeric)
 """
 
 
-def _numeric_arrays(path: Path) -> dict[str, Array]:
-    """Every numeric array of the file by name."""
+def _read(path: Path, kind: str) -> dict[str, Array]:
+    """Every numeric array of the file by name; of the kind "cell " every numeric cell, by name and place."""
     content = read_content(path, ".mat")
     limit = file_limit()
     with read_errors(path, ".mat"):
-        command = [sys.executable, "-I", "-c", _READER, str(limit), str(SHARE * limit // 2 + len(content))]
+        command = [sys.executable, "-I", "-c", _READER, str(limit), str(SHARE * limit // 2 + len(content)), kind]
         process = subprocess.run(command, input=content, capture_output=True, check=False)
         if process.returncode == 5:
             name, shape, kind = json.loads(process.stdout)
@@ -107,4 +127,4 @@ def _numeric_arrays(path: Path) -> dict[str, Array]:
             crash = f"its reader crashed (signal {-process.returncode})"
             raise DataError(f"{path}: not readable as .mat: {lines[-1] if lines and process.returncode > 0 else crash}")
         with np.load(io.BytesIO(process.stdout), allow_pickle=False) as arrays:
-            return {name.removeprefix("array "): arrays[name] for name in arrays.files}
+            return {name.removeprefix(kind): arrays[name] for name in arrays.files}

@@ -58,7 +58,8 @@ def read_npz(path: Path) -> Arrays:
     ========== ============================================= =================================================
 
     An archive with one member only is read as the training rows, whatever the name. One without training rows whose
-    members all have one length holds a mapping: data and covariates by the names that the pair knows them under.
+    members all have one length holds a mapping: data and covariates by the names that the pair knows them under. So
+    does one of ``x`` and members of other names that have its length (``lengths``, ``seen``), without held-out parts.
 
     Raises:
         DataError: its members declare more than the limit, or are not what they declare; pickled objects.
@@ -88,11 +89,17 @@ def read_npz(path: Path) -> Arrays:
 
         train = part(("train",), ("labels", "y"))
         validation, test = part(_VALIDATION), part(("test",))
+        if train is not None and "x" in members and validation is None and test is None:
+            beside = {name: info for name, info in members.items() if name not in arrays}
+            if beside and all(_shape_of(archive, info)[:1] == train.x.shape[:1] for info in beside.values()):
+                arrays |= {name: _read_member(budget, archive, info) for name, info in beside.items()}
+                rows = {name: arrays[name] for name in members if name == "x" or name in beside}
+                return Arrays.of_members(rows, train.labels)
         if train is None and not arrays:
             mapping = {name: _read_member(budget, archive, info) for name, info in members.items()}
             lengths = {name: value.shape[:1] for name, value in mapping.items()}
             if len(set(lengths.values())) == 1 and () not in lengths.values():
-                return Arrays(next(iter(mapping.values())), members=mapping)
+                return Arrays.of_members(mapping)
             raise DataError(
                 f"{path}: no training rows among its members, and these share no axis 0: lengths "
                 f"{ {name: shape[0] if shape else None for name, shape in lengths.items()} }."
@@ -107,6 +114,12 @@ def read_npz(path: Path) -> Arrays:
             + try_one_of("save the rows under the name 'x' or 'x_train': numpy.savez(path, x=rows)")
         )
     return Arrays(train.x, train.labels, validation=validation, test=test)
+
+
+def _shape_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, ...]:
+    """What the header of a member declares."""
+    with archive.open(info) as stream:
+        return read_declaration(stream, info.filename)[0]
 
 
 def _read_member(budget: Budget, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:

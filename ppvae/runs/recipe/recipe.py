@@ -31,6 +31,7 @@ class DataTable(Table):
         binarize: "auto" is "static" for grey values under a Bernoulli likelihood, else "none"; a run's own recipe
             says which.
         seed: of a static binarisation and of the split of a file.
+        gaps: whether missing values of a file are gaps, which the member "seen" marks.
         num_train: the first so many training rows; all where absent.
         num_labels: how many labels training knows, for a model that takes labels with gaps; all where absent.
     """
@@ -43,6 +44,7 @@ class DataTable(Table):
     validation: float | int | None = None
     test: float | int | None = None
     key: str | None = None
+    gaps: bool = False
     num_train: int | None = Field(default=None, ge=1)
     num_labels: int | None = Field(default=None, ge=0)
 

@@ -58,6 +58,7 @@ def _data(recipe: Recipe, binarize: Any) -> Dataset:
         validation=table.validation,
         test=table.test,
         key=table.key,
+        gaps=table.gaps,
     )
     return data if table.num_train is None else data.take(table.num_train)
 
