@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +109,15 @@ def best_step_size(bench: Bench, recipe: Recipe, objective: Callable[[Recipe], f
 
 
 def train_to(
-    bench: Bench, recipe: Recipe, visit: Callable[[Any, int], None], samples: float | None = None
+    bench: Bench,
+    recipe: Recipe,
+    visit: Callable[[Any, int], None] = lambda pair, samples: None,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[ModelGuidePair, int]:
     """Train, or go on with a run where it stopped, until so many data were seen, with a visit at every mark."""
     folder, data = bench.folder / "run", data_of(recipe)
     epochs = math.ceil(bench.size.samples / len(data))
-    callbacks = [AtMarks(len(data), bench.size.samples, visit)]
+    callbacks = [AtMarks(len(data), bench.size.samples, visit), *callbacks]
     done = len(load_run(folder).history) if (folder / "checkpoints").exists() else 0
     if done >= epochs:
         run = load_run(folder)

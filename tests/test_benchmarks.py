@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 SMALLEST = {
     "svi_step": "--rounds 1 --steps 1",
+    "model_steps": "--only bernoulli-vae semi-supervised-vae --modes graph --rounds 1 --steps 1",
     "baselines": "--rounds 1 --steps 1 --modes graph",
     "semi_supervised": "speed --rounds 1 --steps 1",
     "hmc": "--rounds 1",
