@@ -38,6 +38,7 @@ ELBOS = (
     "trace",
     "trace-mean-field",
     "vimco",
+    "with-classifier",
 )
 
 METHODS = (
