@@ -19,6 +19,7 @@ MODELS = (
     "negative-binomial-vae",
     "poisson-vae",
     "semi-supervised-vae",
+    "sigmoid-belief-network",
     "student-t-vae",
 )
 

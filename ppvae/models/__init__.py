@@ -18,6 +18,7 @@ from .presets_by_value import (
     student_t_vae,
 )
 from .semi_supervised_vae import semi_supervised_vae
+from .sigmoid_belief_network import sigmoid_belief_network
 from .vae import VAE
 from .variables import Covariate, Exposure, Features, Label, Latent, Lengths, Mask, Observed
 
@@ -50,5 +51,6 @@ __all__ = [
     "negative_binomial_vae",
     "poisson_vae",
     "semi_supervised_vae",
+    "sigmoid_belief_network",
     "student_t_vae",
 ]

@@ -6,6 +6,7 @@ from .joined import JoinedMLP
 from .log_counts import LogCounts
 from .mlp import MLP
 from .recurrent import Combiner, Recurrent
+from .signs import Signs
 
 __all__ = [
     "MLP",
@@ -16,6 +17,7 @@ __all__ = [
     "JoinedMLP",
     "LogCounts",
     "Recurrent",
+    "Signs",
     "glorot",
     "paper",
 ]
