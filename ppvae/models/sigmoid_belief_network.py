@@ -48,8 +48,8 @@ def sigmoid_belief_network(
     $\pi$                   of the top layer, free                      ``prior_z``
     ======================  ==========================================  =======================================
 
-    Limitations: what needs gradients by the latents (HMC, AIS, bridge sampling) serves the relaxed model alone; evidence
-    comes from importance sampling, whose error is honest where the guide is near the posterior.
+    Limitations: what needs gradients by the latents (HMC, AIS, bridge sampling) serves the relaxed model alone; the
+    evidence of the one with coins comes from importance sampling.
 
     Args:
         event_shape: number of entries D.
