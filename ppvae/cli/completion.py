@@ -14,6 +14,7 @@ MODELS = (
     "gamma-poisson",
     "gaussian-vae",
     "hidden-markov-model",
+    "hierarchical-vae",
     "mixture-of-factor-analysers",
     "multinomial-vae",
     "negative-binomial-vae",

@@ -5,6 +5,7 @@ from .factor_analysis import FactorAnalysis
 from .gamma_poisson import GammaPoisson
 from .graph import Arrow, Graph, Node
 from .hidden_markov_model import HiddenMarkovModel
+from .hierarchical_vae import hierarchical_vae
 from .latent_model import LatentModel
 from .linear_gaussian import LinearGaussian
 from .linear_gaussian_state_space import LinearGaussianStateSpace
@@ -46,6 +47,7 @@ __all__ = [
     "bernoulli_vae",
     "discretised_logistic_vae",
     "gaussian_vae",
+    "hierarchical_vae",
     "multinomial_vae",
     "negative_binomial_vae",
     "poisson_vae",

@@ -1,14 +1,15 @@
 """Trunks: networks whose output a conditional distribution reads."""
 
 from .convolutional import ConvDecoder, ConvEncoder
-from .initialization import Initializer, glorot, paper
-from .joined import JoinedMLP
+from .initialization import Initializer, glorot, he, paper
+from .joined import Branches, JoinedMLP
 from .log_counts import LogCounts
 from .mlp import MLP
 from .recurrent import Combiner, Recurrent
 
 __all__ = [
     "MLP",
+    "Branches",
     "Combiner",
     "ConvDecoder",
     "ConvEncoder",
@@ -17,5 +18,6 @@ __all__ = [
     "LogCounts",
     "Recurrent",
     "glorot",
+    "he",
     "paper",
 ]
