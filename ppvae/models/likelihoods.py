@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
@@ -12,8 +13,12 @@ from ..distributions import (
     ConditionalDistribution,
     ContinuousBernoulli,
     DiscretisedLogistic,
+    Multinomial,
+    NegativeBinomial,
     Normal,
+    Poisson,
     StudentT,
+    ZeroInflatedNegativeBinomial,
 )
 
 LikelihoodMaker: TypeAlias = Callable[[nn.Module, int | Sequence[int]], ConditionalDistribution]
@@ -46,13 +51,19 @@ def student_t(df: Literal["shared"] | float = 5.0, scale: Spread = "conditional"
 
 
 def discretised_logistic(num_levels: int = 256, scale: Spread = "conditional") -> LikelihoodMaker:
-    """Levels, such as bytes."""
-    return lambda trunk, event_shape: DiscretisedLogistic(trunk, event_shape, num_levels=num_levels, scale=scale)
+    """Levels, such as bytes, as :mod:`ppvae.data` reads them: 0, 1 / (L - 1), ..., 1."""
+    return lambda trunk, event_shape: DiscretisedLogistic(
+        trunk, event_shape, num_levels=num_levels, scale=scale, unit=True
+    )
 
 
 def range_of(likelihood: ConditionalDistribution) -> tuple[float, float] | None:
     """The range of the values that it is for, where they are bounded; None for any."""
     if isinstance(likelihood, Bernoulli | ContinuousBernoulli):
         return (0.0, 1.0)
+    if isinstance(likelihood, DiscretisedLogistic):
+        return (0.0, (likelihood.num_levels - 1) * likelihood.step)
+    if isinstance(likelihood, Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial | Multinomial):
+        return (0.0, math.inf)
     found: tuple[float, float] | None = getattr(likelihood, "mean_range", None)
     return found
