@@ -1,6 +1,7 @@
 """The statements: which p(x, z, theta), which q."""
 
 from .bayesian import BayesianPair, bayesianise
+from .convolutional_vae import convolutional_vae
 from .factor_analysis import FactorAnalysis
 from .gamma_poisson import GammaPoisson
 from .graph import Arrow, Graph, Node
@@ -45,6 +46,7 @@ __all__ = [
     "Observed",
     "bayesianise",
     "bernoulli_vae",
+    "convolutional_vae",
     "discretised_logistic_vae",
     "gaussian_vae",
     "hierarchical_vae",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
@@ -20,6 +20,7 @@ from ..distributions import (
     StudentT,
     ZeroInflatedNegativeBinomial,
 )
+from ..networks import MLP
 
 LikelihoodMaker: TypeAlias = Callable[[nn.Module, int | Sequence[int]], ConditionalDistribution]
 """From the decoder's trunk and the shape of a datum to the likelihood."""
@@ -55,6 +56,12 @@ def discretised_logistic(num_levels: int = 256, scale: Spread = "conditional") -
     return lambda trunk, event_shape: DiscretisedLogistic(
         trunk, event_shape, num_levels=num_levels, scale=scale, unit=True
     )
+
+
+def numbers_per_element(likelihood: LikelihoodMaker) -> int:
+    """How many numbers it asks of a network for each element of a datum, which a convolutional one puts out itself."""
+    made: Any = likelihood(MLP(1, ()), 1)
+    return int(made.head.parameters_per_element)
 
 
 def range_of(likelihood: ConditionalDistribution) -> tuple[float, float] | None:

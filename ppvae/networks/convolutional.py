@@ -53,7 +53,7 @@ class ConvEncoder(nn.Module):
             depth, height, width = out, (height + 1) // 2, (width + 1) // 2
         self.convolutions = nn.Sequential(*layers)
         self.head = nn.Sequential(*layer(partial(nn.Linear, depth * height * width), hidden, activation))
-        self.out_features = hidden
+        self.out_features, self.init = hidden, init
         initialize(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,13 +71,14 @@ class ConvDecoder(nn.Module):
 
     Args:
         in_features: latent dimensions.
-        image_shape: (channels, height, width), or (height, width); sides divisible by 2 per convolution.
+        image_shape: (channels, height, width), or (height, width); of sides that cannot be halved as often as there are
+            convolutions, what is beyond the image is cut off.
         channels: channels before each transposed convolution.
         activation: see :class:`ppvae.networks.MLP`.
         init: an initializer, see :mod:`ppvae.networks.initialization`.
 
     Raises:
-        PpvaeError: a side that cannot be halved as often as there are convolutions.
+        PpvaeError: no convolution, a layer without units, or no image.
     """
 
     per_event = True
@@ -94,15 +95,10 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image_shape = _image(image_shape)
-        require_units("channels", channels)
+        require_units("channels", channels or [0])
         depth, height, width = self.image_shape
         shrink = 2 ** len(channels)
-        if height % shrink or width % shrink:
-            raise PpvaeError(
-                f"image sides {height} x {width} must be divisible by {shrink}: expected at most "
-                f"{_halvings(height, width)} transposed convolutions, found {len(channels)}"
-            )
-        self.start = (channels[0], height // shrink, width // shrink)
+        self.start = (channels[0], math.ceil(height / shrink), math.ceil(width / shrink))
         self.stem = nn.Sequential(*layer(partial(nn.Linear, in_features), math.prod(self.start), activation))
         layers: list[nn.Module] = []
         for index, out in enumerate((*channels[1:], depth * outputs_per_pixel)):
@@ -118,9 +114,9 @@ class ConvDecoder(nn.Module):
         """Parameters [*S, pixels, outputs_per_pixel] of the pixels, given z [*S, in_features]."""
         lead = z.shape[:-1]
         stem = self.stem(z.reshape(-1, z.shape[-1])).reshape(-1, *self.start)
-        maps: Tensor = self.convolutions(stem)
         channels, height, width = self.image_shape
-        maps = maps.reshape(-1, self.outputs_per_pixel, channels * height * width).transpose(1, 2)
+        maps: Tensor = self.convolutions(stem)
+        maps = maps[..., :height, :width].reshape(-1, self.outputs_per_pixel, channels * height * width).transpose(1, 2)
         return maps.reshape(*lead, channels * height * width, self.outputs_per_pixel)
 
 
@@ -144,10 +140,3 @@ def _lead(x: Tensor, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
     if axes == 2 and image_shape[0] == 1 and x.dim() > 3 and x.shape[-3] == 1:
         axes = 3
     return tuple(x.shape[: x.dim() - axes])
-
-
-def _halvings(height: int, width: int) -> int:
-    count = 0
-    while height % 2 == 0 and width % 2 == 0:
-        height, width, count = height // 2, width // 2, count + 1
-    return count

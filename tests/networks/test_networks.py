@@ -89,9 +89,17 @@ def test_convolutional_decoder_folds_leading_axes() -> None:
     torch.testing.assert_close(net(z.reshape(2, 3, 2)), net(z).reshape(2, 3, 192, 2))
 
 
+def test_convolutional_decoder_cuts_off_what_is_beyond_the_image() -> None:
+    """Both sides of 5 x 7 are as if the image were 8 x 8."""
+    small, whole = ConvDecoder(2, (5, 7), (4, 3)), ConvDecoder(2, (8, 8), (4, 3))
+    whole.load_state_dict(small.state_dict())
+    z = torch.randn(6, 2)
+    torch.testing.assert_close(small(z).reshape(6, 5, 7), whole(z).reshape(6, 8, 8)[:, :5, :7])
+
+
 def test_refusals() -> None:
-    with pytest.raises(PpvaeError, match="divisible by 4: expected at most 1"):
-        ConvDecoder(2, (6, 6), (4, 5))
+    with pytest.raises(PpvaeError, match=r"channels: expected at least one unit in every layer, found \[0\]"):
+        ConvDecoder(2, (6, 6), ())
     with pytest.raises(PpvaeError, match=r"expected images of shape \(1, 8, 8\) \(64 values\), found data \(2, 60\)"):
         ConvEncoder((8, 8))(torch.zeros(2, 60))
     with pytest.raises(PpvaeError, match="did you mean 'tanh'"):
