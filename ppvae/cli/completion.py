@@ -17,6 +17,7 @@ MODELS = (
     "hidden-markov-model",
     "hierarchical-vae",
     "mixture-of-factor-analysers",
+    "mixture-vae",
     "multinomial-vae",
     "negative-binomial-vae",
     "poisson-vae",

@@ -11,6 +11,7 @@ from .latent_model import LatentModel
 from .linear_gaussian import LinearGaussian
 from .linear_gaussian_state_space import LinearGaussianStateSpace
 from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
+from .mixture_vae import mixture_vae
 from .presets import bernoulli_vae, gaussian_vae
 from .presets_by_value import (
     discretised_logistic_vae,
@@ -50,6 +51,7 @@ __all__ = [
     "discretised_logistic_vae",
     "gaussian_vae",
     "hierarchical_vae",
+    "mixture_vae",
     "multinomial_vae",
     "negative_binomial_vae",
     "poisson_vae",
