@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 MODELS = (
     "bernoulli-vae",
+    "conditional-vae",
     "convolutional-vae",
     "discretised-logistic-vae",
     "factor-analysis",

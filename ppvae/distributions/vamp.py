@@ -45,7 +45,9 @@ class _PosteriorReader(ConditionalDistribution):
         try:
             with torch.no_grad(), pyro.validation_enabled(False):  # validation looks at values; here it is shapes
                 self._encode(inputs)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, PpvaeError) as error:
+            if str(error).startswith(type(self).__name__):
+                raise
             raise PpvaeError(
                 f"{type(self).__name__}: the posterior fails on {what} of shape {list(inputs.shape)}: {error}"
                 + try_one_of("a posterior of the data alone", "another prior, such as a mixture")

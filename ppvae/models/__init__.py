@@ -1,6 +1,7 @@
 """The statements: which p(x, z, theta), which q."""
 
 from .bayesian import BayesianPair, bayesianise
+from .conditional_vae import conditional_vae
 from .convolutional_vae import convolutional_vae
 from .factor_analysis import FactorAnalysis
 from .gamma_poisson import GammaPoisson
@@ -47,6 +48,7 @@ __all__ = [
     "Observed",
     "bayesianise",
     "bernoulli_vae",
+    "conditional_vae",
     "convolutional_vae",
     "discretised_logistic_vae",
     "gaussian_vae",
