@@ -9,12 +9,16 @@ from collections.abc import Callable
 
 MODELS = (
     "bernoulli-vae",
+    "conditional-vae",
+    "convolutional-vae",
     "discretised-logistic-vae",
     "factor-analysis",
     "gamma-poisson",
     "gaussian-vae",
     "hidden-markov-model",
+    "hierarchical-vae",
     "mixture-of-factor-analysers",
+    "mixture-vae",
     "multinomial-vae",
     "negative-binomial-vae",
     "poisson-vae",

@@ -1,14 +1,18 @@
 """The statements: which p(x, z, theta), which q."""
 
 from .bayesian import BayesianPair, bayesianise
+from .conditional_vae import conditional_vae
+from .convolutional_vae import convolutional_vae
 from .factor_analysis import FactorAnalysis
 from .gamma_poisson import GammaPoisson
 from .graph import Arrow, Graph, Node
 from .hidden_markov_model import HiddenMarkovModel
+from .hierarchical_vae import hierarchical_vae
 from .latent_model import LatentModel
 from .linear_gaussian import LinearGaussian
 from .linear_gaussian_state_space import LinearGaussianStateSpace
 from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
+from .mixture_vae import mixture_vae
 from .presets import bernoulli_vae, gaussian_vae
 from .presets_by_value import (
     discretised_logistic_vae,
@@ -45,8 +49,12 @@ __all__ = [
     "Observed",
     "bayesianise",
     "bernoulli_vae",
+    "conditional_vae",
+    "convolutional_vae",
     "discretised_logistic_vae",
     "gaussian_vae",
+    "hierarchical_vae",
+    "mixture_vae",
     "multinomial_vae",
     "negative_binomial_vae",
     "poisson_vae",

@@ -1,8 +1,8 @@
 """Trunks: networks whose output a conditional distribution reads."""
 
 from .convolutional import ConvDecoder, ConvEncoder
-from .initialization import Initializer, glorot, paper
-from .joined import JoinedMLP
+from .initialization import Initializer, glorot, he, paper
+from .joined import Branches, JoinedMLP
 from .log_counts import LogCounts
 from .mlp import MLP
 from .recurrent import Combiner, Recurrent
@@ -10,6 +10,7 @@ from .signs import Signs
 
 __all__ = [
     "MLP",
+    "Branches",
     "Combiner",
     "ConvDecoder",
     "ConvEncoder",
@@ -19,5 +20,6 @@ __all__ = [
     "Recurrent",
     "Signs",
     "glorot",
+    "he",
     "paper",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from .decoded import average, interpolations, nearest, plane, traversals
 from .sites import Attempts, LatentFindings, ObservedFindings, cut, latent_findings, observed_findings, within
 from ..core import ModelGuidePair, structure
-from ..data import Dataset
+from ..data import Dataset, tells_labels
 from ..inference import (
     DiscretePosterior,
     PosteriorDraws,
@@ -115,6 +115,12 @@ class ReportData:
     def labels(self) -> Tensor | None:
         """Labels of the data shown."""
         return self.data.labels
+
+    @property
+    def labels_are_data(self) -> bool:
+        """Whether the model learnt from labels, all or some of them."""
+        data = self.run.data
+        return data.labels is not None and tells_labels(data.members, data.labels)
 
 
 def kind_of(part: str) -> str:

@@ -148,13 +148,11 @@ def _latents(report: ReportData, found: LatentFindings) -> Picture | None:
     small = "" if background is None else " (large points) and training data (small)"
     plane = charts.in_plane(found.latents)[2]
     by_label = "" if report.labels is None else ", coloured by label"
-    # Data of several members may have the labels among them.
-    unseen = report.labels is not None and not isinstance(report.data.x, Mapping)
     return chart(
         *of_site("latents", "Where the data lie", found.label),
         f"Scatter plot of the posterior means of {len(found.latents)} {report.kind} data{by_label}.",
         f"The mean of q({found.site} | x) of {report.kind} data{small}{by_label}."
-        + (" Labels were never shown to the model." if unseen else "")
+        + ("" if report.labels is None or report.labels_are_data else " Labels were never shown to the model.")
         + (f" This is {plane}." if plane else ""),
         charts.scatter,
         found.latents,
