@@ -1,9 +1,9 @@
 """A training step of every model of the suite, against the same programs in stock Pyro's SVI.
 
 Both sides have the same networks, data, estimator and optimiser (Adam) and run in one process, in turns; the time of
-each is the median of the rounds, in processor time by default, in which the machine's other work does not count. Ours is
-the step that ``fit`` runs, recorded ("graph") and compiled; ``TraceEnum_ELBO`` stands against a class that is summed out,
-where Pyro has no other, and ``Trace_ELBO`` against all else.
+each is the median of the rounds, in processor time by default, in which the machine's other work does not count. Ours
+is the step that ``fit`` runs, recorded ("graph") and compiled; ``TraceEnum_ELBO`` stands against a class that is summed
+out, where Pyro has no other, and ``Trace_ELBO`` against all else.
 
     python benchmarks/model_steps.py                     # all models; writes benchmarks/results/model_steps.json
     python benchmarks/model_steps.py --only topic-model --modes graph

@@ -11,12 +11,14 @@ MODELS = (
     "bernoulli-vae",
     "conditional-vae",
     "convolutional-vae",
+    "deep-markov-model",
     "discretised-logistic-vae",
     "factor-analysis",
     "gamma-poisson",
     "gaussian-vae",
     "hidden-markov-model",
     "hierarchical-vae",
+    "linear-gaussian-state-space",
     "mixture-of-factor-analysers",
     "mixture-vae",
     "multinomial-vae",
@@ -25,6 +27,7 @@ MODELS = (
     "semi-supervised-vae",
     "sigmoid-belief-network",
     "student-t-vae",
+    "topic-model",
 )
 
 PRIORS = ("flow", "mixture", "standard", "vamp")

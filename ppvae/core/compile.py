@@ -50,8 +50,8 @@ def record(function: Callable[..., Any], tensors: Iterable[Tensor]) -> fx.GraphM
 
 
 def _recorded(function: Callable[..., Any], tensors: list[Tensor]) -> fx.GraphModule:
-    # Every node notes the shape of its value in a FakeTensorMode; without one at hand each node makes its own, which took
-    # two fifths of the time.
+    # Every node notes the shape of its value in a FakeTensorMode; without one at hand each made its own, which took two
+    # fifths of the time.
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
         return make_fx(function)(*tensors)
 

@@ -282,7 +282,7 @@ class FixedPrior(ConditionalDistribution):
         for name, constraint in self.family.parameters.items():
             value = torch.as_tensor(parameters[name], dtype=torch.get_default_dtype())
             value = value.expand(_shape(self.family, name, self.event_shape)).clone()
-            if not bool(constraint.check(value).all()):
+            if not value.is_meta and not bool(constraint.check(value).all()):
                 raise PpvaeError(f"FixedPrior: parameter {name!r} of {family!r}: expected {constraint}, found {value}")
             self.register_buffer(f"parameter_{name}", value)
 

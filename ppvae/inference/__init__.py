@@ -23,6 +23,7 @@ from .prediction import (
     Flips,
     PredictiveMoments,
     Restoration,
+    Topics,
     coarse_grid,
     decode,
     denoise,
@@ -37,6 +38,7 @@ from .prediction import (
     reconstruct,
     sample_discrete,
     signal_to_noise,
+    topics,
     weight_moments,
 )
 from .training import (
@@ -84,6 +86,7 @@ __all__ = [
     "PredictiveMoments",
     "Restoration",
     "Schedule",
+    "Topics",
     "TrainingState",
     "aggregate_posterior",
     "coarse_grid",
@@ -114,6 +117,7 @@ __all__ = [
     "sample_posterior",
     "signal_to_noise",
     "site_report",
+    "topics",
     "wake_sleep",
     "weight_moments",
 ]

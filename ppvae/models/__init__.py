@@ -3,6 +3,7 @@
 from .bayesian import BayesianPair, bayesianise
 from .conditional_vae import conditional_vae
 from .convolutional_vae import convolutional_vae
+from .deep_markov_model import deep_markov_model
 from .factor_analysis import FactorAnalysis
 from .gamma_poisson import GammaPoisson
 from .graph import Arrow, Graph, Node
@@ -23,6 +24,7 @@ from .presets_by_value import (
 )
 from .semi_supervised_vae import semi_supervised_vae
 from .sigmoid_belief_network import sigmoid_belief_network
+from .topic_model import topic_model
 from .vae import VAE
 from .variables import Covariate, Exposure, Features, Label, Latent, Lengths, Mask, Observed
 
@@ -51,6 +53,7 @@ __all__ = [
     "bernoulli_vae",
     "conditional_vae",
     "convolutional_vae",
+    "deep_markov_model",
     "discretised_logistic_vae",
     "gaussian_vae",
     "hierarchical_vae",
@@ -61,4 +64,5 @@ __all__ = [
     "semi_supervised_vae",
     "sigmoid_belief_network",
     "student_t_vae",
+    "topic_model",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pyro.distributions as dist
@@ -127,8 +127,7 @@ class FactorAnalysers(nn.Module):
         Raises:
             DataError: other data.
         """
-        if x.dim() != axes.count(",") + 1 or x.shape[-1:] != self.event_shape or 0 in x.shape:
-            raise DataError(f"expected x {axes} with D = {self.event_shape[0]}, found {list(x.shape)}")
+        check_axes(x, axes, self.event_shape)
 
 
 class Categories(nn.Module):
@@ -187,13 +186,54 @@ class Categories(nn.Module):
         Raises:
             DataError: other data.
         """
-        if x.dim() != axes.count(",") + 1 or 0 in x.shape:
-            raise DataError(f"expected x {axes}, found {list(x.shape)}")
+        check_axes(x, axes, self.event_shape)
         outside = (x < 0) | (x >= self.logits.shape[-1]) | (x != x.long())
         if bool(outside.any()):
             place = torch.nonzero(outside)[0].tolist()
             found, last = x[tuple(place)].item(), self.logits.shape[-1] - 1
             raise DataError(f"expected categories 0, 1, ..., {last}, found {found:g} at {place}")
+
+
+class StateLikelihood(nn.Module):
+    r"""$x \mid y \sim p(x \mid e_y)$ with any likelihood, given the state as a row of 0 and 1; without a latent.
+
+    Args:
+        num_components: K.
+        likelihood: of one context [*S, K].
+    """
+
+    latent_dim = 0
+    states: Tensor
+
+    def __init__(self, num_components: int, likelihood: ConditionalDistribution) -> None:
+        super().__init__()
+        self.likelihood, self.event_shape = likelihood, likelihood.event_shape
+        self.register_buffer("states", torch.eye(num_components), persistent=False)
+
+    def marginal(self) -> dist.TorchDistribution:
+        """p(x | y) of every component: batch shape [K]."""
+        return cast(dist.TorchDistribution, self.likelihood(self.states))
+
+    def given(self, y: Tensor, z: Tensor | None) -> dist.TorchDistribution:
+        """p(x | y) at y [*S]; there is no z."""
+        return cast(dist.TorchDistribution, self.likelihood(self.states[y]))
+
+    def log_marginal(self, x: Tensor) -> Tensor:
+        """log p(x | y) of every component, [*S, K], in nats, at x [*S, *event]."""
+        log_prob: Tensor = self.marginal().log_prob(x.unsqueeze(-1 - len(self.event_shape)))
+        return log_prob
+
+    def log_given(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """The same; there is no z."""
+        return self.log_marginal(x)
+
+    def check(self, x: Tensor, axes: str) -> None:
+        """Data of these axes, such as "[B, T, D]".
+
+        Raises:
+            DataError: other data.
+        """
+        check_axes(x, axes, self.event_shape)
 
 
 def as_floats(*values: Values) -> list[Tensor]:
@@ -236,6 +276,18 @@ def check_event_shape(posterior: ConditionalDistribution | None, expected: Seque
         raise PairError(
             f"site 'z': expected the posterior's event shape to be {tuple(expected)}, found {posterior.event_shape}"
         )
+
+
+def check_axes(x: Tensor, axes: str, event_shape: tuple[int, ...]) -> None:
+    """Data of these axes, such as "[B, T, D]", of which the last are those of an event.
+
+    Raises:
+        DataError: other data.
+    """
+    if x.dim() != axes.count(",") + 1 or x.shape[x.dim() - len(event_shape) :] != event_shape or 0 in x.shape:
+        size = f" with D = {event_shape[0]}" if event_shape else ""
+        remedy = try_one_of("--data jsb-chorales", "an .npz file with an array x [N, T, D]") if "T" in axes else ""
+        raise DataError(f"expected x {axes}{size}, found {list(x.shape)}{remedy}")
 
 
 def unpack_sequences(x: Any) -> tuple[Tensor, Tensor | None]:

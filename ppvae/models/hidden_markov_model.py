@@ -13,17 +13,21 @@ from torch import Tensor, nn
 from .components import (
     Categories,
     FactorAnalysers,
+    StateLikelihood,
     Values,
     as_floats,
+    check_axes,
     check_event_shape,
     check_lengths,
     log_probabilities,
     unpack_sequences,
 )
+from .likelihoods import LikelihoodMaker
 from ..core.errors import PairError, try_one_of
 from ..core.lengths import present
 from ..core.pair import ModelGuidePair
 from ..distributions.conditional import ConditionalDistribution
+from ..networks import MLP
 
 
 class HiddenMarkovModel(ModelGuidePair):
@@ -33,7 +37,8 @@ class HiddenMarkovModel(ModelGuidePair):
       x_t \mid y_t \sim \mathrm{Categorical}(\rho_{y_t})\ \text{ or }\
       \mathcal{N}(\mu_{y_t}, \mathrm{diag}\,\sigma_{y_t}^2)$$
 
-    or, with a continuous latent for every time step, a chain of factor analysers:
+    or any other likelihood of a step given its state; or, with a continuous latent for every time step, a chain of
+    factor analysers:
 
     $$z_t \sim \mathcal{N}(0, I_Z),\qquad x_t \mid y_t, z_t \sim
       \mathcal{N}(\mu_{y_t} + W_{y_t} z_t, \mathrm{diag}\,\sigma_{y_t}^2)$$
@@ -76,12 +81,14 @@ class HiddenMarkovModel(ModelGuidePair):
         data_dim: D, for real data; None for categories.
         num_categories: C, for categories; None for real data.
         latent_dim: Z; 0 for no continuous latent.
+        likelihood: of a step of data_dim entries given its state, one of :mod:`ppvae.models.likelihoods`, without a
+            continuous latent; None for the normals.
         posterior: a guide with parameters of its own over z, of event shape (T, Z), whose context is x; None for the
             exact posterior.
 
     Raises:
-        PairError: a number below 1, not one of data_dim and num_categories, a latent of categories, or a posterior of
-            another event shape.
+        PairError: a number below 1, not one of data_dim and num_categories, a latent of categories or of another
+            likelihood, or a posterior of another event shape.
 
     >>> import torch
     >>> from ppvae.models import HiddenMarkovModel
@@ -95,7 +102,7 @@ class HiddenMarkovModel(ModelGuidePair):
     torch.Size([2, 3, 2])
     """
 
-    emission: FactorAnalysers | Categories
+    emission: FactorAnalysers | Categories | StateLikelihood
 
     def __init__(
         self,
@@ -104,6 +111,7 @@ class HiddenMarkovModel(ModelGuidePair):
         data_dim: int | None = None,
         num_categories: int | None = None,
         latent_dim: int = 0,
+        likelihood: LikelihoodMaker | None = None,
         posterior: ConditionalDistribution | None = None,
     ) -> None:
         super().__init__()
@@ -120,11 +128,18 @@ class HiddenMarkovModel(ModelGuidePair):
             raise PairError(
                 f"expected latent_dim of at least 0, 0 for categories and above 0 for a posterior, found {latent_dim}"
             )
+        if likelihood is not None and (latent_dim or data_dim is None):
+            raise PairError(
+                f"expected a likelihood of real data without a continuous latent, found latent_dim = {latent_dim} and "
+                f"data_dim = {data_dim}" + try_one_of("latent_dim=0", "no likelihood")
+            )
         self.num_states, self.data_dim, self.num_categories = num_states, data_dim, num_categories
         self.latent_dim, self.factorised = latent_dim, False
         self.initial_logits = nn.Parameter(torch.zeros(num_states))
         self.transition_logits = nn.Parameter(torch.zeros(num_states, num_states))
-        if data_dim is not None:
+        if data_dim is not None and likelihood is not None:
+            self.emission = StateLikelihood(num_states, likelihood(MLP(num_states, []), data_dim))
+        elif data_dim is not None:
             self.emission = FactorAnalysers(num_states, data_dim, latent_dim)
         elif num_categories is not None:
             self.emission = Categories(num_states, num_categories)
@@ -257,6 +272,7 @@ class HiddenMarkovModel(ModelGuidePair):
     def model(self, x: Any, num_data: int | None = None) -> None:
         """p(y) p(z) p(x | y, z) of a batch x."""
         x, lengths = unpack_sequences(x)
+        check_axes(x, "[B, T, D]" if self.emission.event_shape else "[B, T]", self.emission.event_shape)
         steps = x.shape[1]
         with self.data_plate(x, num_data):
             z, y = None, None

@@ -10,8 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .components import Values, as_floats, check_event_shape, check_lengths, unpack_sequences
-from ..core.errors import DataError, PairError, try_one_of
+from .components import Values, as_floats, check_axes, check_event_shape, check_lengths, unpack_sequences
+from ..core.errors import PairError, try_one_of
 from ..core.lengths import present
 from ..core.pair import ModelGuidePair
 from ..distributions.conditional import ConditionalDistribution, independent
@@ -254,6 +254,7 @@ class LinearGaussianStateSpace(ModelGuidePair):
     def model(self, x: Any, num_data: int | None = None) -> None:
         """p(z) p(x | z) of a batch x."""
         x, lengths = unpack_sequences(x)
+        check_axes(x, "[B, T, D]", (self.data_dim,))
         inside = None if lengths is None else present(lengths, x.shape[1])
         initial = independent(dist.Normal(self.initial_loc, self.initial_scale), (self.latent_dim,))
         with self.data_plate(x, num_data):
@@ -297,8 +298,7 @@ class LinearGaussianStateSpace(ModelGuidePair):
         """
         inside = self._inside(x)
         x, _ = unpack_sequences(x)
-        if x.dim() != 3 or x.shape[-1] != self.data_dim or 0 in x.shape:
-            raise DataError(f"expected x [B, T, D] with D = {self.data_dim}, found {list(x.shape)}")
+        check_axes(x, "[B, T, D]", (self.data_dim,))
         weighted = self.loading / self.scale[:, None]
         precision = weighted.mT @ weighted
         if inside is not None:

@@ -17,11 +17,13 @@ from ..inference import (
     DiscretePosterior,
     PosteriorDraws,
     PredictiveMoments,
+    Topics,
     discrete_posterior,
     predictive_moments,
     sample_posterior,
     signal_to_noise,
     site_report,
+    topics,
 )
 from ..inference.criticism.site_report import SiteReport
 from ..inference.execution.placement import dtype_of, like_pair
@@ -67,6 +69,7 @@ class ReportData:
         chains: HMC draws from p(z | x) of the first few data; None without ``chains_for``.
         signal_to_noise: |mean| / sd of every weight that has a posterior, by site; empty where none has.
         moments: mean and variance of new data under that posterior, for the first data; None where none has.
+        topics: the words that each latent dimension makes likelier; None where data are no counts of named words.
         discrete: the probabilities of the discrete latents that are summed out or marked; None where there are none.
         notes: the quantities that could not be computed, and why.
         seed: of all draws.
@@ -95,6 +98,7 @@ class ReportData:
     chains: PosteriorDraws | None = None
     signal_to_noise: Mapping[str, Tensor] = field(default_factory=dict)
     moments: PredictiveMoments | None = None
+    topics: Topics | None = None
     discrete: DiscretePosterior | None = None
     notes: tuple[str, ...] = ()
     seed: int = 0
@@ -157,6 +161,8 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     if len(shape.local_latents) == 1:
         for found in latent.values():
             _find_decoded(attempt, pair, found, data, device)
+            if data.value_space == "count" and data.feature_names is not None and len(found.shape) == 1:
+                attempt("topics", lambda: topics(pair, like=data, device=device))
     attempt.results |= evaluations_of(run, attempt.notes)
     x = data.main_of(data.tensor()) if main is None else main.x
     return ReportData(

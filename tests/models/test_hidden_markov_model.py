@@ -17,15 +17,17 @@ from torch import Tensor
 from ppvae.core import DataError, ModelGuidePair, PairError, check_pair, draw, log_joint
 from ppvae.distributions import DiagonalNormal
 from ppvae.inference import elbo, evidence, log_evidence
-from ppvae.models import HiddenMarkovModel, MixtureOfFactorAnalysers
+from ppvae.models import HiddenMarkovModel, MixtureOfFactorAnalysers, likelihoods
+from ppvae.models.components import StateLikelihood
 from ppvae.networks import MLP
 
 STATES, STEPS, SIZE = 3, 5, 4
 PATHS = list(itertools.product(range(STATES), repeat=STEPS))
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
-KINDS: dict[str, dict[str, int]] = {
+KINDS: dict[str, dict[str, Any]] = {
     "categories": {"num_categories": 4},
     "normals": {"data_dim": 3},
+    "likelihood": {"data_dim": 3, "likelihood": likelihoods.bernoulli()},
     "factor-analysers": {"data_dim": 3, "latent_dim": 2},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -33,13 +35,15 @@ whole_or_not = pytest.mark.parametrize("padded", [False, True], ids=["whole", "p
 
 
 def chain(kind: str) -> HiddenMarkovModel:
-    pair = HiddenMarkovModel(STATES, **KINDS[kind])  # type: ignore[arg-type]
+    pair = HiddenMarkovModel(STATES, **KINDS[kind])
     scramble(pair)
     return pair
 
 
 def sequences(kind: str, padded: bool = False) -> Any:
     x = torch.randint(0, 4, (SIZE, STEPS)) if kind == "categories" else 1.5 * torch.randn(SIZE, STEPS, 3)
+    if kind == "likelihood":
+        x = (x > 0).to(x)
     return {"x": x, "lengths": torch.tensor([STEPS, 1, 3, 4])} if padded else x
 
 
@@ -72,6 +76,9 @@ def step(pair: HiddenMarkovModel, y: int) -> Any:
     emission: Any = pair.emission
     if pair.num_categories:
         return dist.Categorical(probs=emission.probs[y])
+    if isinstance(emission, StateLikelihood):
+        table = emission.likelihood.head.layers[0]
+        return dist.Bernoulli(logits=table.weight[:, y] + table.bias).to_event(1)
     covariance = torch.diag(emission.scale[y].square())
     if pair.latent_dim:
         covariance = covariance + emission.loading[y] @ emission.loading[y].T
@@ -312,7 +319,7 @@ def test_padding_is_as_if_it_were_not_there(float64: torch.dtype, kind: str) -> 
     pair, batch = chain(kind), sequences(kind, padded=True)
     other = {**batch, "x": batch["x"].clone()}
     for row, length in enumerate(batch["lengths"].tolist()):
-        other["x"][row, length:] = 3
+        other["x"][row, length:] = 1 if kind == "likelihood" else 3  # of its support
         alone = batch["x"][row : row + 1, :length]
         torch.testing.assert_close(pair.log_evidence(alone)[0], pair.log_evidence(batch)[row], **EXACT)
         together = pair.discrete_posterior(batch)[row, :length]
@@ -362,6 +369,10 @@ def test_bad_parameters() -> None:
         ({"num_states": 2, "data_dim": 1, "num_categories": 2}, "found 1 and 2"),
         ({"num_states": 2, "num_categories": 2, "latent_dim": 1}, "0 for categories .* found 1"),
         ({"num_states": 2, "data_dim": 2, "latent_dim": -1}, "latent_dim of at least 0.* found -1"),
+        (
+            {**KINDS["likelihood"], "num_states": 2, "latent_dim": 1},
+            "without a continuous latent, found latent_dim = 1",
+        ),
     ):
         with pytest.raises(PairError, match=message):
             HiddenMarkovModel(**sizes)

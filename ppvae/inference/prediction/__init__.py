@@ -11,6 +11,7 @@ from .moments import PredictiveMoments, predictive_moments
 from .noise import AdditiveNormal, Flips
 from .predictive import decode, embed, generate, reconstruct
 from .restoration import Restoration
+from .topics import Topics, topics
 from .weights import prune, signal_to_noise, weight_moments
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Flips",
     "PredictiveMoments",
     "Restoration",
+    "Topics",
     "coarse_grid",
     "decode",
     "denoise",
@@ -35,5 +37,6 @@ __all__ = [
     "reconstruct",
     "sample_discrete",
     "signal_to_noise",
+    "topics",
     "weight_moments",
 ]

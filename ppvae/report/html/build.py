@@ -14,7 +14,7 @@ import torch
 from markupsafe import Markup
 
 from .page import fill
-from .tables import aggregate_table, check_table, evaluation_table, site_table, time_table
+from .tables import aggregate_table, check_table, evaluation_table, site_table, time_table, topics_table
 from .verdict import over, verdict, warnings
 from ..common_data import on_common_data, tightest
 from ..figures.checks import CHECK_NAMES, check_pictures
@@ -104,6 +104,7 @@ def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None
         kind=report.kind,
         described=_described(run),
         sites=site_table(report),
+        topics=topics_table(report),
         checks=check_table(report),
         aggregate=aggregate_table(report),
         times=time_table(report),

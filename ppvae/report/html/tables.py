@@ -128,6 +128,17 @@ def site_table(report: ReportData) -> str:
     return fill("sites.html", rows=rows, kind=report.kind, active=ACTIVE)
 
 
+def topics_table(report: ReportData) -> str:
+    """The words of each latent dimension that the data use, the most active first; empty where there are none."""
+    found = next(iter(report.latent.values()), None)
+    if report.topics is None or found is None or found.active is None:
+        return ""
+    used = [i for i in found.active.argsort(descending=True).tolist() if found.active[i] > ACTIVE]
+    names = dimensions_of(found.site, found.shape)
+    rows = [(names[i], (" ".join(report.topics.words[i]),)) for i in used]
+    return fill("topics.html", rows=rows, count=len(found.active)) if rows else ""
+
+
 def time_table(report: ReportData) -> str:
     """Where the time went: seconds, work and work per second of training and of every estimate."""
     run, info = report.run, report.run.info

@@ -265,22 +265,16 @@ def count_parameters(table: Mapping[str, Any], arguments: Mapping[str, Any]) -> 
 def from_data(data: Dataset) -> dict[str, Any]:
     """A model's arguments that come from the data."""
     shape = data.event_shape
-    size = 1
-    for extent in shape:
-        size *= extent
     return {
         "event_shape": shape[0] if len(shape) == 1 else shape,
-        "data_dim": size,
+        "data_dim": shape[-1] if shape else 1,  # of a sequence [T, D]: of one step
         "image_shape": data.image_shape,
         "num_classes": None if data.labels is None or data.labels.dim() != 1 else int(data.labels.max()) + 1,
     }
 
 
 def _makes_a_pair(build: Callable[..., Any]) -> bool:
-    """Whether it makes a pair for what files hold, rows and images; sequences of vectors come from Python."""
-    return not inspect.isclass(build) or (
-        issubclass(build, ModelGuidePair) and build is not models.LinearGaussianStateSpace
-    )
+    return not inspect.isclass(build) or issubclass(build, ModelGuidePair)
 
 
 def _takes(entry: Entry, names: tuple[str, ...]) -> bool:
