@@ -198,6 +198,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mixture-of-factor-analysers": {"latent_dim": 3, "num_components": 3},
     "gamma-poisson": {},
     "hierarchical-vae": {"latent_dims": [3, 2]},
+    "sigmoid-belief-network": {"latent_dims": [3]},
     "topic-model": {"num_topics": 3},
 }
 SEQUENCES = ("deep-markov-model",)
