@@ -25,7 +25,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 PYTEST := OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults fuzz check format docs picture paper paper-quick bench clean distclean
+.PHONY: help install demo test test-slow faults fuzz check format docs picture paper paper-quick tables tables-quick bench clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -82,6 +82,12 @@ paper: $(STAMP) ## every figure of the paper, hours, resumable (needs MNIST and 
 
 paper-quick: $(STAMP) ## the same on the bundled digits, in minutes: a page with pictures
 	$(BIN)/python -m reproductions --quick $(PAPER_ARGS)
+
+tables: $(STAMP) ## published tables of other papers, hours, resumable (needs data, see PPVAE_DATA)
+	$(BIN)/python -m reproductions tables $(PAPER_ARGS)
+
+tables-quick: $(STAMP) ## the same on small data, in minutes
+	$(BIN)/python -m reproductions tables --quick $(PAPER_ARGS)
 
 bench: ## list the side-by-side timings: run one with .venv/bin/python benchmarks/NAME.py
 	@for file in $(wildcard benchmarks/*.py); do \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -15,7 +16,7 @@ import typer
 from ppvae.core import PpvaeError
 
 from .cells import Bench, Found, Size, save_figure
-from .pages import markdown, write_html
+from .pages import Page, markdown, write_html
 
 ROOM = Path(__file__).parent
 FIGURES = (
@@ -33,8 +34,18 @@ FIGURES = (
 )
 
 
+TABLES = ("semi_supervised",)
+PAGES = {
+    "paper": Page("The paper, figure by figure", "paper", FIGURES),
+    "tables": Page("Published tables", "tables", TABLES),
+}
+
+
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(FIGURES)}; all where absent.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"paper, tables, or of {', '.join((*FIGURES, *TABLES))}; the paper where absent."),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="On the bundled digits, in minutes.")] = False,
     samples: Annotated[float, typer.Option(help="Training data seen by the end of a run.", min=1000)] = 1e7,
     only: Annotated[str, typer.Option(help="Cells whose names begin so.")] = "",
@@ -43,17 +54,17 @@ def main(
     draw: Annotated[bool, typer.Option("--draw", help="No experiment: pictures and page of what was found.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="The cells, and how far each is.")] = False,
 ) -> None:
-    """Reproduce Auto-Encoding Variational Bayes. Interrupted, it goes on where it was when it is called again."""
+    """Reproduce the paper, or published tables. Interrupted, it goes on where it was when it is called again."""
     if threads is not None:
         torch.set_num_threads(threads)
-    for name in names or []:
-        if name not in FIGURES:
-            raise typer.BadParameter(f"{name!r}: expected {', '.join(FIGURES)}")
+    chosen: dict[str, ModuleType] = {}
+    for name in names or ["paper"]:
+        if name not in (*PAGES, *FIGURES, *TABLES):
+            raise typer.BadParameter(f"{name!r}: expected {', '.join((*PAGES, *FIGURES, *TABLES))}")
+        chosen |= modules_of(PAGES[name].names if name in PAGES else (name,))
     folder = runs or Path("runs") / ("paper-quick" if quick else "paper")
     results = folder / "results" if quick else ROOM / "results"
     size = Size(quick, min(samples, 5e4) if quick else samples, folder, results)
-    modules = {name: importlib.import_module(f"{__package__}.{name}") for name in FIGURES}
-    chosen = {name: modules[name] for name in names or FIGURES}
     if list_:
         for name, module in chosen.items():
             for cell in module.cells(size):
@@ -69,12 +80,21 @@ def main(
     for name, module in chosen.items():
         for picture, drawn in module.pictures(found_of(name, module, size)).items():
             save_figure(size.results / name / picture, drawn)
-    page = size.results / "paper.md" if quick else ROOM.parent / "docs" / "paper.md"
-    found = {name: found_of(name, module, size) for name, module in modules.items()}
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(markdown(page, modules, found, size), encoding="utf-8")
-    print(f"{page} and {write_html(page, folder)}")
+    for page in PAGES.values():
+        if not set(page.names) & set(chosen):
+            continue
+        path = size.results / f"{page.stem}.md" if quick else ROOM.parent / "docs" / f"{page.stem}.md"
+        modules = modules_of(page.names)
+        found = {name: found_of(name, module, size) for name, module in modules.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(markdown(page, path, modules, found, size), encoding="utf-8")
+        print(f"{path} and {write_html(path, folder)}")
     sys.exit(1 if failures else 0)
+
+
+def modules_of(names: Iterable[str]) -> dict[str, ModuleType]:
+    """The files of figures and tables by name."""
+    return {n: importlib.import_module(f"{__package__}.{'tables.' if n in TABLES else ''}{n}") for n in names}
 
 
 def bench_of(name: str, cell: str, size: Size) -> Bench:

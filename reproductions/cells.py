@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -11,15 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyro
-import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from ppvae import __version__
 from ppvae.report.figures.theme import LIGHT
+from ppvae.runs.storage.atomic import make_folder, write_text
+from ppvae.runs.training import provenance
 
 Found = Mapping[str, Mapping[str, Any]]
 """Of each cell, by its name, what it found; cells that were not worked through are absent."""
@@ -86,10 +84,8 @@ class Bench:
         seconds = self.found.get("seconds", 0.0) + now - self._since
         self._since = now
         self.found |= values | {"seconds": round(seconds, 1), "versions": versions()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".new")
-        temporary.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path)
+        make_folder(self.path.parent)
+        write_text(self.path, json.dumps(self.found, indent=1) + "\n")
 
     def keep_figure(self, name: str, draw: Callable[[], Figure]) -> None:
         """Write a picture as PNG and SVG."""
@@ -98,13 +94,7 @@ class Bench:
 
 def versions() -> dict[str, str]:
     """What numbers depend on beside recipe, seed and data."""
-    return {
-        "ppvae": __version__,
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
+    return {**provenance.versions(), "python": platform.python_version(), "machine": platform.machine()}
 
 
 def save_figure(path: Path, draw: Callable[[], Figure]) -> None:

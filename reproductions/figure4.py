@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from ppvae.inference import decode
-from ppvae.report.figures.images import as_images
+from ppvae.report.decoded import plane
+from ppvae.report.figures.images import as_images, page_of
+from ppvae.report.figures.theme import LIGHT
 
 from .cells import Bench, Cell, Found, Pictures, Size
 from .training import trained
@@ -32,24 +34,19 @@ def manifold(source: str, bench: Bench) -> None:
     """Decode a grid of quantiles."""
     run = trained(bench, source, 2)
     quantiles = Normal(0.0, 1.0).icdf((torch.arange(SIDE) + 0.5) / SIDE)
-    z = torch.stack(torch.meshgrid(-quantiles, quantiles, indexing="ij"), -1).reshape(-1, 2)
-    images = as_images(decode(run.pair, z.flip(-1), like=run.data.take(1)), run.data)
+    z = plane(quantiles, quantiles).flatten(0, 1)
+    images = as_images(decode(run.pair, z, like=run.data.take(1)), run.data)
     assert images is not None
     bench.keep_figure(source, partial(mosaic, images, SIDE))
 
 
 def mosaic(images: Tensor, columns: int) -> Figure:
-    """Images side by side; strokes dark on white."""
-    height, width = images.shape[1:3]
-    rows = len(images) // columns
-    page = (
-        images.reshape(rows, columns, height, width, -1)
-        .permute(0, 2, 1, 3, 4)
-        .reshape(rows * height, columns * width, -1)
-    )
-    figure = Figure(figsize=(6.0, 6.0 * rows * height / (columns * width)))
+    """Images side by side, without gaps."""
+    page = page_of(images, columns, LIGHT, gap=0)
+    height, width = page.shape[:2]
+    figure = Figure(figsize=(6.0, 6.0 * height / width))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(page.squeeze(-1), cmap="gray_r", vmin=0, vmax=1)
+    axes.imshow(page)
     axes.axis("off")
     return figure
 

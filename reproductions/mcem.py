@@ -15,7 +15,7 @@ from ppvae.inference import Fit, fit_mcem
 from ppvae.models import bernoulli_vae
 from ppvae.runs import Recipe
 
-from .cells import Bench, versions
+from .cells import Bench
 from .training import AtMarks, Saves, best_step_size, data_of
 
 
@@ -64,6 +64,5 @@ def train_mcem_to(bench: Bench, recipe: Recipe, visit: Callable[[Any, int], None
         recipe=recipe.to_dict() | {"algorithm": "Monte Carlo EM"},
         data={name: part.fingerprint() for name, part in data.parts.items()},
         seed=recipe.seed,
-        versions=versions(),
     )
     return pair, epochs * len(data)

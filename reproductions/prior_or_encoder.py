@@ -16,7 +16,7 @@ from .cells import Bench, Cell, Found, Pictures, Size
 from .pages import table
 
 TITLE = "Sampling from the prior, or from the encoder"
-DIMENSIONS = (1, 2, 3, 5, 10, 20)
+DIMENSIONS = (1, 2, 3, 5, 10, 20, 30, 50)
 SAMPLES = 1000
 METHODS = {"prior": evidence.PriorSampling(SAMPLES), "encoder": evidence.ImportanceSampling(SAMPLES)}
 WORDS = f"""log p(x) by {SAMPLES} draws for every datum, once from the prior, where p(x) is the average of p(x | z),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ppvae.core.errors import RunError, try_one_of
 from ppvae.data import Dataset, load
 from ppvae.inference import Callback, TrainingState, evaluate_bound
 from ppvae.runs import Recipe, Run, load_run, resume, train
+from ppvae.runs.storage.atomic import make_folder, write_bytes
 
 from .cells import Bench, Size
 
@@ -108,12 +109,15 @@ def best_step_size(bench: Bench, recipe: Recipe, objective: Callable[[Recipe], f
 
 
 def train_to(
-    bench: Bench, recipe: Recipe, visit: Callable[[Any, int], None], samples: float | None = None
+    bench: Bench,
+    recipe: Recipe,
+    visit: Callable[[Any, int], None] = lambda pair, samples: None,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[ModelGuidePair, int]:
     """Train, or go on with a run where it stopped, until so many data were seen, with a visit at every mark."""
     folder, data = bench.folder / "run", data_of(recipe)
     epochs = math.ceil(bench.size.samples / len(data))
-    callbacks = [AtMarks(len(data), bench.size.samples, visit)]
+    callbacks = [AtMarks(len(data), bench.size.samples, visit), *callbacks]
     done = len(load_run(folder).history) if (folder / "checkpoints").exists() else 0
     if done >= epochs:
         run = load_run(folder)
@@ -159,8 +163,8 @@ class Saves(Callback):
 
     def on_end(self, state: TrainingState) -> None:
         """Save; the file is there whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".new")
-        torch.save(state.state_dict(), temporary)
-        os.replace(temporary, self.path)
+        buffer = io.BytesIO()
+        torch.save(state.state_dict(), buffer)
+        make_folder(self.path.parent)
+        write_bytes(self.path, buffer.getvalue())
         self.next = time.monotonic() + 30

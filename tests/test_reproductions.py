@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typer.testing import CliRunner
 
 from ppvae.inference import Callback, TrainingState
 from ppvae.runs import RunInterrupt
-from reproductions.__main__ import FIGURES, ROOM, found_of, main
+from reproductions.__main__ import FIGURES, PAGES, ROOM, TABLES, found_of, main, modules_of
 from reproductions.cells import Bench, Size
 from reproductions.pages import markdown
 from reproductions.training import choose_step_size, marks, paper_recipe, train_to
@@ -37,14 +36,14 @@ def command(*words: str) -> Any:
 
 
 def test_a_figure_is_a_short_file() -> None:
-    for name in FIGURES:
-        lines = (ROOM / f"{name}.py").read_text(encoding="utf-8").splitlines()
-        assert len(lines) <= 120, f"{name}: {len(lines)}"
+    for path in (*(ROOM / f"{name}.py" for name in FIGURES), *(ROOM / "tables" / f"{name}.py" for name in TABLES)):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert len(lines) <= 120, f"{path}: {len(lines)}"
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [*FIGURES, *TABLES])
 def test_a_figure_of_nothing_has_no_picture(name: str) -> None:
-    module = importlib.import_module(f"reproductions.{name}")
+    module = modules_of([name])[name]
     assert module.TITLE and module.WORDS
     assert dict(module.pictures({})) == {}
     for quick in (True, False):
@@ -52,13 +51,15 @@ def test_a_figure_of_nothing_has_no_picture(name: str) -> None:
         assert names and len(names) == len(set(names))
 
 
-def test_the_page_is_what_the_results_say() -> None:
-    """docs/paper.md is made, not written."""
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_is_what_the_results_say(name: str) -> None:
+    """docs/paper.md and docs/tables.md are made, not written."""
     size = Size(False, 1e7, Path("runs/paper"), ROOM / "results")
-    modules = {name: importlib.import_module(f"reproductions.{name}") for name in FIGURES}
+    modules = modules_of(PAGES[name].names)
     found = {name: found_of(name, module, size) for name, module in modules.items()}
-    page = ROOM.parent / "docs" / "paper.md"
-    assert page.read_text(encoding="utf-8") == markdown(page, modules, found, size), "python -m reproductions --draw"
+    page = ROOM.parent / "docs" / f"{name}.md"
+    made = markdown(PAGES[name], page, modules, found, size)
+    assert page.read_text(encoding="utf-8") == made, f"python -m reproductions {name} --draw"
 
 
 def test_marks() -> None:

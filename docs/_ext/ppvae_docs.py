@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import estimator_facts
 import facts
 import measured
+import model_index
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -116,6 +117,21 @@ class ModelGraph(SphinxDirective):
         return [nodes.raw("", f'<div class="model-graph">{pair.graph().to_svg()}</div>', format="html")]
 
 
+class ModelPicture(SphinxDirective):
+    """Which model for which data, as a picture whose names are links."""
+
+    def run(self) -> list[nodes.Node]:
+        return [nodes.raw("", model_index.picture(), format="html")]
+
+
+class ModelTable(Generated):
+    """The same as a table."""
+
+    def run(self) -> list[nodes.Node]:
+        header, rows = model_index.table()
+        return self.table(header, rows, [32, 26, 42])
+
+
 class Estimators(Generated):
     """The estimators with the facts that they declare."""
 
@@ -196,4 +212,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("ppvae-stock-programs", StockPrograms)
     app.add_directive("ppvae-measured", Measured)
     app.add_directive("ppvae-model-graph", ModelGraph)
+    app.add_directive("ppvae-model-picture", ModelPicture)
+    app.add_directive("ppvae-model-table", ModelTable)
     return {"version": "1", "parallel_read_safe": True}

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 MODELS = (
     "bernoulli-vae",
+    "conditional-vae",
+    "convolutional-vae",
     "count-vae",
     "deep-exponential-family",
     "deep-markov-model",
@@ -17,12 +19,15 @@ MODELS = (
     "gamma-poisson",
     "gaussian-vae",
     "hidden-markov-model",
+    "hierarchical-vae",
     "linear-gaussian-state-space",
     "mixture-of-factor-analysers",
+    "mixture-vae",
     "multinomial-vae",
     "negative-binomial-vae",
     "poisson-vae",
     "semi-supervised-vae",
+    "sigmoid-belief-network",
     "student-t-vae",
     "topic-model",
 )
@@ -43,6 +48,7 @@ ELBOS = (
     "trace",
     "trace-mean-field",
     "vimco",
+    "with-classifier",
 )
 
 METHODS = (

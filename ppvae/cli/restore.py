@@ -175,10 +175,11 @@ def _format(value: float | None) -> str:
 
 def _hidden(text: str) -> Any:
     """What --mask says: a region, a share of entries, or a mask, True where seen."""
-    import numpy as np
     import torch
 
-    from ..core.errors import RunError, did_you_mean, try_one_of
+    from ..core.errors import DataError, RunError, change_remedies, did_you_mean, try_one_of
+    from ..data.convert import to_tensor
+    from ..data.sources import read_path
 
     if text in REGIONS:
         return text
@@ -196,10 +197,11 @@ def _hidden(text: str) -> Any:
     if not text.endswith(".npy"):
         raise RunError(f"--mask {text}: {did_you_mean(text, [*REGIONS, 'random:0.5', 'FILE.npy'])}")
     try:
-        values = torch.from_numpy(np.load(text, allow_pickle=False).astype(np.float64))
-    except (OSError, ValueError) as error:
+        found = read_path(Path(text))
+        values = to_tensor(found.x, text, memory_mapped=found.memory_mapped, dtype=torch.float64)
+    except DataError as error:
         raise RunError(
-            f"--mask {text}: cannot be read as an array of numbers: {error}"
+            f"--mask {change_remedies(str(error), lambda _: None)}"  # they are for data
             + try_one_of("numpy.save of an array of 1 where seen and 0 where hidden")
         ) from error
     if not bool(((values == 0) | (values == 1)).all()):

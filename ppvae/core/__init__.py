@@ -10,7 +10,7 @@ from .parameters import local_parameters
 from .roles import Role, parameter_roles
 from .simulation import predict, simulate, simulate_given
 from .site import SiteInfo
-from .site_terms import site_terms
+from .site_terms import log_guide_site, site_terms
 from .structure import Structure
 from .summed import DiscreteSite, discrete_marginals, discrete_sites, draw_discrete
 from .terms import Draw, LogTerms, Simulation, SiteTerm, scaled_total
@@ -42,6 +42,7 @@ __all__ = [
     "draw_all_values",
     "draw_discrete",
     "log_guide",
+    "log_guide_site",
     "local_parameters",
     "log_joint",
     "members_of",

@@ -27,10 +27,14 @@ class DerivedPair(ModelGuidePair):
         pair: whose modules and adopted parameters these are.
         model: the model to run.
         guide: the guide to run.
+        whole: whether the data of these programs are the only row of a batch: see :func:`as_one_datum`.
     """
 
-    def __init__(self, pair: ModelGuidePair, *, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
+    def __init__(
+        self, pair: ModelGuidePair, *, model: Callable[..., Any], guide: Callable[..., Any], whole: bool = False
+    ) -> None:
         super().__init__()
+        self.__dict__["_whole"] = whole
         # Not as a submodule: Pyro would rename the pair and make its context this one's.
         self.__dict__["_pair"] = pair
         self.__dict__["_programs"] = (model, guide)
@@ -55,7 +59,16 @@ class DerivedPair(ModelGuidePair):
 
     def completed(self, x: Any) -> Any:
         """As the pair completes it."""
-        return self.__dict__["_pair"].completed(x)
+        return self._told("completed", x)
+
+    def gaps(self, x: Any) -> dict[str, Tensor]:
+        """Those of the pair."""
+        gaps: dict[str, Tensor] = self._told("gaps", x)
+        return gaps
+
+    def sequence_lengths(self, x: Any) -> tuple[Tensor, ...]:
+        """Those of the pair; none of all data as one datum, whose programs read a row of them."""
+        return () if self.__dict__["_whole"] else self.__dict__["_pair"].sequence_lengths(x)
 
     def adopt(self, name: str, value: Tensor, constraint: Constraint) -> None:
         """The pair adopts it."""
@@ -65,6 +78,11 @@ class DerivedPair(ModelGuidePair):
         """The pair's value."""
         value: Tensor | None = self.__dict__["_pair"].adopted_value(name)
         return value
+
+    def _told(self, method: str, x: Any) -> Any:
+        """What a method of the pair tells of a batch."""
+        tell = getattr(self.__dict__["_pair"], method)
+        return map_tensors(lambda value: value[None], tell(_only_row(x))) if self.__dict__["_whole"] else tell(x)
 
 
 def prior_as_guide(pair: ModelGuidePair, x: Data) -> DerivedPair:
@@ -161,19 +179,20 @@ def as_one_datum(pair: ModelGuidePair) -> DerivedPair:
     """
 
     def of_all(program: Callable[..., Any]) -> Callable[..., Any]:
-        def run(x: Data, num_data: int | None) -> Any:
-            if batch_size(x) != 1:
-                raise PairError(
-                    f"as_one_datum: expected a batch of one datum, which holds all the data, found {batch_size(x)}"
-                    + try_one_of("x[None]; of a mapping, {key: value[None] for key, value in x.items()}")
-                )
-            return program(map_tensors(lambda value: value[0], x), None)
+        return lambda x, num_data: program(_only_row(x), None)
 
-        return run
-
-    whole = DerivedPair(pair, model=of_all(pair.model), guide=of_all(pair.guide))
+    whole = DerivedPair(pair, model=of_all(pair.model), guide=of_all(pair.guide), whole=True)
     whole.one_datum, whole.accepts_num_data = True, False
     return whole
+
+
+def _only_row(x: Data) -> Data:
+    if batch_size(x) != 1:
+        raise PairError(
+            f"as_one_datum: expected a batch of one datum, which holds all the data, found {batch_size(x)}"
+            + try_one_of("x[None]; of a mapping, {key: value[None] for key, value in x.items()}")
+        )
+    return map_tensors(lambda value: value[0], x)
 
 
 def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int | None) -> ModelGuidePair:

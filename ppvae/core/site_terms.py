@@ -6,10 +6,11 @@ from torch import Tensor
 
 from .axes import to_pyro
 from .density import over_groups, structure
-from .errors import PairError, try_one_of
+from .errors import PairError, did_you_mean, try_one_of
 from .guide_sum import draw_all_values
 from .pair import Data, ModelGuidePair
-from .terms import SiteTerm, join_particles, terms_of
+from .parameters import local_parameters
+from .terms import SiteTerm, join_particles, reduce_term, terms_of
 from .tracing import run_model, run_program, width_of
 
 
@@ -63,6 +64,29 @@ def site_terms(
         return terms
     share = draws.log_share.exp()
     return {name: _weighted(term, share) for name, term in terms.items()}
+
+
+def log_guide_site(pair: ModelGuidePair, x: Data, name: str, value: Tensor, num_data: int | None = None) -> Tensor:
+    r"""$\log q(z_i \mid x, \ldots)$ of a local site of the guide at a value, given a draw of the sites before it, [B].
+
+    Args:
+        pair: the pair.
+        x: the batch, [B, *event].
+        name: the site.
+        value: [B, *event] of the site.
+        num_data: N, handed to the guide.
+
+    Raises:
+        PairError: the guide has no local latent of this name.
+    """
+    shape = structure(pair, x)
+    infos = {info.name: info for info in shape.guide_latents if info.scope == "local"}
+    if name not in infos:
+        raise PairError(f"the guide has no latent {name!r} in the plate over data: {did_you_mean(name, list(infos))}")
+    with local_parameters(pair):
+        site = run_program(pair, "guide", x, num_data, nesting=shape.nesting)[name]
+    log_q = site["fn"].log_prob(to_pyro(value[None], infos[name], shape.nesting))
+    return reduce_term(log_q, site, shape, 1)[0]
 
 
 def _weighted(term: SiteTerm, share: Tensor) -> SiteTerm:

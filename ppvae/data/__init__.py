@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from .convert import as_dataset
 from .dataset import Dataset
-from .labels import keep_labels
+from .labels import keep_labels, tells_labels
 from .loading import Listing, available, load
 from .minibatches import Minibatches, chunks
 
-__all__ = ["Listing", "Dataset", "Minibatches", "as_dataset", "available", "chunks", "keep_labels", "load"]
+__all__ = [
+    "Listing",
+    "Dataset",
+    "Minibatches",
+    "as_dataset",
+    "available",
+    "chunks",
+    "keep_labels",
+    "load",
+    "tells_labels",
+]

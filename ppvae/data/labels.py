@@ -1,6 +1,8 @@
-"""Labels of which some are kept, for models that learn from few."""
+"""Labels of which some are kept, for models that learn from few; and whether data tell theirs."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -41,3 +43,21 @@ def keep_labels(labels: Tensor, count: int, seed: int = 0) -> Tensor:
             )
         kept[rows[:each]] = kind
     return kept
+
+
+def tells_labels(members: Mapping[str, Tensor], labels: Tensor) -> bool:
+    """Whether a member of the data is their labels: the numbers, some of them gaps, or rows of 0 and 1.
+
+    >>> tells_labels({"x": torch.zeros(2, 4), "label": torch.tensor([-1, 1])}, torch.tensor([0, 1]))
+    True
+    """
+    if labels.dim() != 1:
+        return False
+    for member in members.values():
+        known = member >= 0
+        if member.dim() == 1 and bool(known.any()) and torch.equal(member[known], labels[known].to(member)):
+            return True
+        legal = member.dim() == 2 and 0 <= int(labels.min()) <= int(labels.max()) < member.shape[1]
+        if legal and torch.equal(member, torch.eye(member.shape[1]).to(member)[labels.long()]):
+            return True
+    return False

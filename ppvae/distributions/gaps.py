@@ -9,6 +9,7 @@ A gap is declared by a negative label, -1 for instance.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -92,9 +93,20 @@ def _split(fn: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
         raise DataError(
             f"labels: expected one for each datum, [B], found {list(labels.shape)}" + try_one_of("labels.reshape(-1)")
         )
-    present, values = labels >= 0, labels.clamp_min(0)
     require_classes(fn)
-    if fn.event_shape:
-        one_hot = torch.eye(fn.event_shape[-1], dtype=fn.mean.dtype, device=values.device)
-        return present, one_hot[values.long()]  # torch's one_hot looks at values, and cannot be captured
-    return present, values
+    return labels >= 0, class_values(labels, fn.event_shape, fn.mean.dtype if fn.event_shape else None)
+
+
+def class_values(labels: Tensor, event_shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """Labels [B] as values of a distribution of classes, [B, *event_shape]: rows of 0 and 1, or the numbers.
+
+    Args:
+        labels: whole numbers; in a gap, a negative one, some value stands.
+        event_shape: of the distribution: its number of classes, or nothing.
+        dtype: of the rows.
+    """
+    values = labels.clamp_min(0)
+    if not event_shape:
+        return values
+    # torch's one_hot looks at values, and cannot be captured
+    return torch.eye(event_shape[-1], dtype=dtype, device=values.device)[values.long()]

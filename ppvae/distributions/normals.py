@@ -42,15 +42,31 @@ class DiagonalNormal(ConditionalDistribution):
         trunk: a network from the context to features, with ``out_features``; None for a free mean and scale, as a
             prior has.
         event_shape: the number of dimensions, or a shape.
+        log_scale_range: where log sigma is cut off below and above, which keeps a stack of layers from running away at
+            the start; (-3, 1) is Tomczak & Welling's (2018), whose log-variances end at -6 and 2. None for no end.
+
+    Raises:
+        PpvaeError: a range that is no range.
     """
 
-    def __init__(self, trunk: nn.Module | None, event_shape: int | Sequence[int]) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module | None,
+        event_shape: int | Sequence[int],
+        *,
+        log_scale_range: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(event_shape)
+        if log_scale_range is not None and not (len(log_scale_range) == 2 and log_scale_range[0] < log_scale_range[1]):
+            raise PpvaeError(f"log_scale_range: expected (low, high) with low < high, found {log_scale_range}")
+        self.log_scale_range = log_scale_range
         self.head = head_of(trunk, self.event_shape, 2)
 
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
         loc, log_scale = self.head(*require_context(context, self))
+        if self.log_scale_range is not None:
+            log_scale = log_scale.clamp(*self.log_scale_range)
         return independent(dist.Normal(loc, log_scale.exp()), self.event_shape)
 
 

@@ -8,15 +8,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .conditional import ConditionalDistribution, Head, independent, require_context
+from .conditional import ConditionalDistribution, head_of, independent, require_context
 from ..core.errors import PpvaeError
 
 
 class _Relaxed(ConditionalDistribution):
-    """A relaxed distribution given logits, of a network or, for a prior, all zero."""
+    """A relaxed distribution given logits, of a network or, for a prior, free."""
 
     temperature: Tensor
-    zero: Tensor
 
     def __init__(
         self, trunk: nn.Module | None, event_shape: int | Sequence[int], *, temperature: float = 2 / 3
@@ -25,16 +24,10 @@ class _Relaxed(ConditionalDistribution):
         if not temperature > 0:
             raise PpvaeError(f"{type(self).__name__}: expected a positive temperature, found {temperature}")
         self.register_buffer("temperature", torch.tensor(float(temperature)))
-        if trunk is None:
-            self.head = None
-            self.register_buffer("zero", torch.zeros(self.event_shape), persistent=False)
-        else:
-            self.head = Head(trunk, self.event_shape, 1)
+        self.head = head_of(trunk, self.event_shape, 1)
 
     def logits(self, context: tuple[Tensor, ...]) -> Tensor:
         """The logits, [*S, *event_shape], at a context [*S, *context event]."""
-        if self.head is None:
-            return self.zero
         logits: Tensor = self.head(*require_context(context, self))[0]
         return logits
 
@@ -48,7 +41,7 @@ class RelaxedBernoulli(_Relaxed):
     $\tau = 2/3$, one in 60 for 0.3; lower temperatures are for float64.
 
     Args:
-        trunk: a network from the context to features; None for a prior, whose logits are zero.
+        trunk: a network from the context to features; None for free logits, as a prior has.
         event_shape: the number of elements, or a shape.
         temperature: $\tau$. The buffer ``temperature`` may be changed during training: a captured step reads it.
 
@@ -68,7 +61,7 @@ class RelaxedOneHotCategorical(_Relaxed):
     arXiv 1611.01144). What holds of the bound is said at :class:`RelaxedBernoulli`.
 
     Args:
-        trunk: a network from the context to features; None for a prior, whose logits are zero.
+        trunk: a network from the context to features; None for free logits, as a prior has.
         event_shape: C, or the elements and C, (\*elements, C).
         temperature: $\tau$, a buffer, see :class:`RelaxedBernoulli`.
 

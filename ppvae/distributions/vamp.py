@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -44,9 +45,12 @@ class _PosteriorReader(ConditionalDistribution):
         try:
             with torch.no_grad(), pyro.validation_enabled(False):  # validation looks at values; here it is shapes
                 self._encode(inputs)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, PpvaeError) as error:
+            if str(error).startswith(type(self).__name__):
+                raise
             raise PpvaeError(
                 f"{type(self).__name__}: the posterior fails on {what} of shape {list(inputs.shape)}: {error}"
+                + try_one_of("a posterior of the data alone", "another prior, such as a mixture")
             ) from error
 
 
@@ -66,8 +70,8 @@ class VampPrior(_PosteriorReader):
         num_components: K; may be left out beside ``pseudo_inputs``.
         input_shape: shape of one datum, or its number of features; may be left out beside ``pseudo_inputs``.
         pseudo_inputs: the start of $u$, [K, \*input_shape], for instance ``data[:500]``; where absent, draws that
-            spread over the whole range (N(0, 1) where there are no bounds).
-        bounds: the range of the data; None for data of any size.
+            spread over the whole range (N(0, 1), reflected at a lower end, where it is infinite).
+        bounds: the range of the data, of which the upper end may be infinite, as for counts; None for data of any size.
 
     Raises:
         PpvaeError: K and the shape of the data are not given or contradict the pseudo-inputs, pseudo-inputs outside
@@ -84,7 +88,7 @@ class VampPrior(_PosteriorReader):
         bounds: tuple[float, float] | None = (0.0, 1.0),
     ) -> None:
         super().__init__(posterior)
-        if bounds is not None and not bounds[0] < bounds[1]:
+        if bounds is not None and not -math.inf < bounds[0] < bounds[1]:
             raise PpvaeError(f"VampPrior: expected bounds (low, high) with low < high, found {bounds}")
         self.bounds = bounds
         self.free = nn.Parameter(self._start(num_components, input_shape, pseudo_inputs))
@@ -96,6 +100,8 @@ class VampPrior(_PosteriorReader):
         if self.bounds is None:
             return self.free
         low, high = self.bounds
+        if math.isinf(high):
+            return low + (self.free - low).abs()
         place = ((self.free - low) / (high - low)).remainder(2)  # of a wave that goes up and down again
         return low + (high - low) * torch.where(place < 1, place, 2 - place)
 
@@ -112,7 +118,7 @@ class VampPrior(_PosteriorReader):
                     f"VampPrior: expected num_components of at least 1 and input_shape, found {count} and {shape}"
                     + try_one_of("VampPrior(posterior, 500, 784)", "VampPrior(posterior, pseudo_inputs=data[:500])")
                 )
-            if self.bounds is None:
+            if self.bounds is None or math.isinf(self.bounds[1]):
                 return torch.randn(count, *shape)
             return self.bounds[0] + (self.bounds[1] - self.bounds[0]) * torch.rand(count, *shape)
         if given.dim() < 2 or count not in (None, given.shape[0]) or shape not in (None, given.shape[1:]):

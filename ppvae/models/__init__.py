@@ -1,6 +1,8 @@
 """The statements: which p(x, z, theta), which q."""
 
 from .bayesian import BayesianPair, bayesianise
+from .conditional_vae import conditional_vae
+from .convolutional_vae import convolutional_vae
 from .count_vae import count_vae
 from .deep_exponential_family import deep_exponential_family
 from .deep_markov_model import deep_markov_model
@@ -8,10 +10,12 @@ from .factor_analysis import FactorAnalysis
 from .gamma_poisson import GammaPoisson
 from .graph import Arrow, Graph, Node
 from .hidden_markov_model import HiddenMarkovModel
+from .hierarchical_vae import hierarchical_vae
 from .latent_model import LatentModel
 from .linear_gaussian import LinearGaussian
 from .linear_gaussian_state_space import LinearGaussianStateSpace
 from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
+from .mixture_vae import mixture_vae
 from .presets import bernoulli_vae, gaussian_vae
 from .presets_by_value import (
     discretised_logistic_vae,
@@ -21,6 +25,7 @@ from .presets_by_value import (
     student_t_vae,
 )
 from .semi_supervised_vae import semi_supervised_vae
+from .sigmoid_belief_network import sigmoid_belief_network
 from .topic_model import topic_model
 from .vae import VAE
 from .variables import Covariate, Exposure, Features, Label, Latent, Lengths, Mask, Observed
@@ -48,15 +53,20 @@ __all__ = [
     "Observed",
     "bayesianise",
     "bernoulli_vae",
+    "conditional_vae",
+    "convolutional_vae",
     "count_vae",
     "deep_exponential_family",
     "deep_markov_model",
     "discretised_logistic_vae",
     "gaussian_vae",
+    "hierarchical_vae",
+    "mixture_vae",
     "multinomial_vae",
     "negative_binomial_vae",
     "poisson_vae",
     "semi_supervised_vae",
+    "sigmoid_belief_network",
     "student_t_vae",
     "topic_model",
 ]

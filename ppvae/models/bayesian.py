@@ -120,7 +120,15 @@ class BayesianPair(ModelGuidePair):
 
     def completed(self, x: Any) -> Any:
         """As the pair within completes it."""
-        return self.pair.completed(x)
+        return self._inner.completed(x)
+
+    def gaps(self, x: Any) -> dict[str, Tensor]:
+        """Those of the pair within."""
+        return self._inner.gaps(x)
+
+    def sequence_lengths(self, x: Any) -> tuple[Tensor, ...]:
+        """Those of the pair within."""
+        return self._inner.sequence_lengths(x)
 
     def gaussian_weights(self) -> dict[str, GaussianWeight]:
         """The posterior of every tensor of weights as mean and scales; empty where an autoguide holds it."""

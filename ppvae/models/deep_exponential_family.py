@@ -15,7 +15,7 @@ from ..networks import MLP, Initializer, LogCounts, LogPositiveLinear
 def deep_exponential_family(
     event_shape: int | Sequence[int],
     *,
-    widths: Sequence[int] = (100, 40, 15),
+    latent_dims: Sequence[int] = (100, 40, 15),
     concentration: float = 0.1,
     hidden: Sequence[int] = (200,),
     activation: str = "tanh",
@@ -47,7 +47,7 @@ def deep_exponential_family(
 
     Args:
         event_shape: number of counts D.
-        widths: $K_1, \ldots, K_L$, the layer next to the data first.
+        latent_dims: $K_1, \ldots, K_L$, the layer next to the data first.
         concentration: $\alpha$.
         hidden: units of the hidden layers of the guide's network, which all layers share.
         activation: see :class:`ppvae.networks.MLP`.
@@ -56,7 +56,7 @@ def deep_exponential_family(
     Raises:
         PpvaeError: counts of several axes, no layer, one without latents, or a concentration that is not positive.
 
-    >>> print(deep_exponential_family(2000, widths=(40, 15)))
+    >>> print(deep_exponential_family(2000, latent_dims=(40, 15)))
     p(x, z2, z1) = p(z2) p(z1 | z2) p(x | z1)
     q(z2, z1 | x) = q(z2 | h) q(z1 | h)
     <BLANKLINE>
@@ -66,21 +66,21 @@ def deep_exponential_family(
     x: observed [2000], likelihood Poisson
     """
     size = require_rows(event_shape, "deep_exponential_family")
-    if not widths:
-        raise PpvaeError("widths: expected at least one layer, found none")
-    require_latents(min(widths), "widths")
+    if not latent_dims:
+        raise PpvaeError("latent_dims: expected at least one layer, found none")
+    require_latents(min(latent_dims), "latent_dims")
     if not concentration > 0:
         raise PpvaeError(f"concentration: expected a positive number, found {concentration}")
     encoder = MLP(size, hidden, activation=activation, init=init)
     variables: dict[str, Variable] = {"h": Features(LogCounts(encoder)).given("x")}
-    for layer in range(len(widths), 0, -1):
-        width = widths[layer - 1]
+    for layer in range(len(latent_dims), 0, -1):
+        width = latent_dims[layer - 1]
         posterior = Gamma(MLP(encoder.out_features, []), width, concentration="conditional").given("h")
-        if layer == len(widths):
+        if layer == len(latent_dims):
             prior = FixedPrior("gamma", width, concentration=concentration, rate=concentration)
             variables[f"z{layer}"] = Latent(prior, posterior=posterior)
         else:
-            parts = LogPositiveLinear(widths[layer], width)
+            parts = LogPositiveLinear(latent_dims[layer], width)
             below = Gamma(parts, width, concentration=concentration).given(f"z{layer + 1}")
             variables[f"z{layer}"] = Latent(below, posterior=posterior)
-    return LatentModel(**variables, x=Observed(Poisson(LogPositiveLinear(widths[0], size), size).given("z1")))
+    return LatentModel(**variables, x=Observed(Poisson(LogPositiveLinear(latent_dims[0], size), size).given("z1")))

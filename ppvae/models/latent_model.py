@@ -207,6 +207,14 @@ class LatentModel(ModelGuidePair):
                     f"{type(self).__name__}: the batch has no member {name!r} ({role}): expected {names}, found "
                     f"{', '.join(map(repr, x)) or 'none'}" + try_one_of(did_you_mean(name, list(x)), *gaps)
                 )
+        for name in self.description.named(Covariate):
+            shape = event_shape_of(self.description.variables[name]) or ()
+            if name in expected and tuple(x[name].shape[1:]) != shape:
+                rows = [f"torch.eye({shape[0]})[labels], rows of 0 and 1"] if len(shape) == 1 else []
+                raise PairError(
+                    f"member {name!r}: expected {['B', *shape]}, found {list(x[name].shape)}".replace("'B'", "B")
+                    + try_one_of(*rows, f"Covariate({list(x[name].shape[1:])})")
+                )
         return {name: x[name] for name in expected}
 
     def _given(self, batch: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:

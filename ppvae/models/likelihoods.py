@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
@@ -12,9 +13,14 @@ from ..distributions import (
     ConditionalDistribution,
     ContinuousBernoulli,
     DiscretisedLogistic,
+    Multinomial,
+    NegativeBinomial,
     Normal,
+    Poisson,
     StudentT,
+    ZeroInflatedNegativeBinomial,
 )
+from ..networks import MLP
 
 LikelihoodMaker: TypeAlias = Callable[[nn.Module, int | Sequence[int]], ConditionalDistribution]
 """From the decoder's trunk and the shape of a datum to the likelihood."""
@@ -46,13 +52,25 @@ def student_t(df: Literal["shared"] | float = 5.0, scale: Spread = "conditional"
 
 
 def discretised_logistic(num_levels: int = 256, scale: Spread = "conditional") -> LikelihoodMaker:
-    """Levels, such as bytes."""
-    return lambda trunk, event_shape: DiscretisedLogistic(trunk, event_shape, num_levels=num_levels, scale=scale)
+    """Levels, such as bytes, as :mod:`ppvae.data` reads them: 0, 1 / (L - 1), ..., 1."""
+    return lambda trunk, event_shape: DiscretisedLogistic(
+        trunk, event_shape, num_levels=num_levels, scale=scale, unit=True
+    )
+
+
+def numbers_per_element(likelihood: LikelihoodMaker) -> int:
+    """How many numbers it asks of a network for each element of a datum, which a convolutional one puts out itself."""
+    made: Any = likelihood(MLP(1, ()), 1)
+    return int(made.head.parameters_per_element)
 
 
 def range_of(likelihood: ConditionalDistribution) -> tuple[float, float] | None:
     """The range of the values that it is for, where they are bounded; None for any."""
     if isinstance(likelihood, Bernoulli | ContinuousBernoulli):
         return (0.0, 1.0)
+    if isinstance(likelihood, DiscretisedLogistic):
+        return (0.0, (likelihood.num_levels - 1) * likelihood.step)
+    if isinstance(likelihood, Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial | Multinomial):
+        return (0.0, math.inf)
     found: tuple[float, float] | None = getattr(likelihood, "mean_range", None)
     return found

@@ -22,9 +22,9 @@ PosteriorMaker: TypeAlias = Callable[[nn.Module, int], ConditionalDistribution]
 __all__ = ["coupling", "diagonal", "full", "iaf", "low_rank", "planar", "spline"]
 
 
-def diagonal() -> PosteriorMaker:
+def diagonal(log_scale_range: Sequence[float] | None = None) -> PosteriorMaker:
     """A normal with independent dimensions."""
-    return DiagonalNormal
+    return lambda trunk, latent_dim: DiagonalNormal(trunk, latent_dim, log_scale_range=log_scale_range)
 
 
 def low_rank(rank: int = 2) -> PosteriorMaker:

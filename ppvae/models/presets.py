@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from torch import nn
+
+from .likelihoods import LikelihoodMaker, Spread, bernoulli, gaussian, range_of
 from .posteriors import PosteriorMaker, diagonal
 from .priors import PriorMaker, standard
 from .vae import VAE
 from ..core.errors import PpvaeError, try_one_of
-from ..distributions import Bernoulli, Normal
-from ..networks import MLP, Initializer, paper
+from ..distributions import Multinomial
+from ..networks import MLP, Initializer, LogCounts, paper
 
 
 def bernoulli_vae(
@@ -39,13 +42,8 @@ def bernoulli_vae(
     Raises:
         PpvaeError: fewer than one latent dimension.
     """
-    trunk, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
-    encoder = (posterior or diagonal())(trunk, latent_dim)
-    return VAE(
-        prior=(prior or standard())(encoder, event_shape, (0.0, 1.0)),
-        likelihood=Bernoulli(decoder, event_shape, allow_grey=allow_grey),
-        posterior=encoder,
-    )
+    networks = trunks(event_shape, latent_dim, hidden, activation, init)
+    return compose(networks, bernoulli(allow_grey), event_shape, latent_dim, prior, posterior)
 
 
 def gaussian_vae(
@@ -55,7 +53,7 @@ def gaussian_vae(
     hidden: Sequence[int] = (200,),
     activation: str = "tanh",
     init: Initializer | None = None,
-    scale: Literal["conditional", "per-dimension", "shared"] | float = "conditional",
+    scale: Spread = "conditional",
     mean: Literal["identity", "sigmoid"] = "sigmoid",
     prior: PriorMaker | None = None,
     posterior: PosteriorMaker | None = None,
@@ -76,13 +74,8 @@ def gaussian_vae(
     Raises:
         PpvaeError: fewer than one latent dimension.
     """
-    trunk, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
-    encoder = (posterior or diagonal())(trunk, latent_dim)
-    return VAE(
-        prior=(prior or standard())(encoder, event_shape, (0.0, 1.0) if mean == "sigmoid" else None),
-        likelihood=Normal(decoder, event_shape, scale=scale, mean=mean),
-        posterior=encoder,
-    )
+    networks = trunks(event_shape, latent_dim, hidden, activation, init)
+    return compose(networks, gaussian(scale, mean), event_shape, latent_dim, prior, posterior)
 
 
 def require_rows(event_shape: int | Sequence[int], model: str) -> int:
@@ -117,3 +110,31 @@ def trunks(
     init = init or paper()
     encoder = MLP(event_shape, hidden, activation=activation, init=init)
     return encoder, MLP(latent_dim, hidden[::-1], activation=activation, init=init)
+
+
+def compose(
+    networks: tuple[nn.Module, nn.Module],
+    likelihood: LikelihoodMaker,
+    event_shape: int | Sequence[int],
+    latent_dim: int,
+    prior: PriorMaker | None,
+    posterior: PosteriorMaker | None,
+    *,
+    counts: bool = False,
+) -> VAE:
+    """A VAE of the parts that a preset names, on the networks of its encoder and decoder.
+
+    Args:
+        networks: trunks of the encoder and of the decoder.
+        likelihood: of the data; a multinomial is given the total of each datum.
+        event_shape: of a datum.
+        latent_dim: Z.
+        prior: None for the standard normal.
+        posterior: None for a diagonal normal.
+        counts: the encoder reads log(1 + x).
+    """
+    trunk, decoder = networks
+    encoder = (posterior or diagonal())(LogCounts(trunk) if counts else trunk, latent_dim)
+    observed = likelihood(decoder, event_shape)
+    top = (prior or standard())(encoder, event_shape, range_of(observed))
+    return VAE(top, observed, encoder, total=isinstance(observed, Multinomial))

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
-from .presets import require_rows, trunks
+from .likelihoods import Spread, discretised_logistic, student_t
+from .posteriors import PosteriorMaker
+from .presets import compose, require_rows, trunks
+from .priors import PriorMaker
 from .vae import VAE
-from ..distributions import (
-    DiagonalNormal,
-    DiscretisedLogistic,
-    Multinomial,
-    NegativeBinomial,
-    Poisson,
-    StandardNormal,
-    StudentT,
-    ZeroInflatedNegativeBinomial,
-)
-from ..networks import Initializer, LogCounts
+from ..distributions import Multinomial, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from ..networks import Initializer
 
 
 def poisson_vae(
@@ -27,6 +22,8 @@ def poisson_vae(
     hidden: Sequence[int] = (200,),
     activation: str = "tanh",
     init: Initializer | None = None,
+    prior: PriorMaker | None = None,
+    posterior: PosteriorMaker | None = None,
 ) -> VAE:
     """A VAE for counts: Gaussian encoder of log(1 + x), Poisson decoder, both MLPs.
 
@@ -36,16 +33,14 @@ def poisson_vae(
         hidden: units of the hidden layers, encoder first to last; the decoder has them in reverse.
         activation: see :class:`ppvae.networks.MLP`.
         init: an initializer; None for the paper's N(0, 0.01).
+        prior: see :func:`bernoulli_vae`.
+        posterior: see :func:`bernoulli_vae`.
 
     Raises:
         PpvaeError: fewer than one latent dimension.
     """
-    encoder, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
-    return VAE(
-        prior=StandardNormal(latent_dim),
-        likelihood=Poisson(decoder, event_shape),
-        posterior=DiagonalNormal(LogCounts(encoder), latent_dim),
-    )
+    networks = trunks(event_shape, latent_dim, hidden, activation, init)
+    return compose(networks, Poisson, event_shape, latent_dim, prior, posterior, counts=True)
 
 
 def multinomial_vae(
@@ -55,6 +50,8 @@ def multinomial_vae(
     hidden: Sequence[int] = (200,),
     activation: str = "tanh",
     init: Initializer | None = None,
+    prior: PriorMaker | None = None,
+    posterior: PosteriorMaker | None = None,
 ) -> VAE:
     """A VAE for the words of documents, each given its own total: Gaussian encoder of log(1 + x), multinomial decoder.
 
@@ -67,17 +64,16 @@ def multinomial_vae(
         hidden: units of the hidden layers, encoder first to last; the decoder has them in reverse.
         activation: see :class:`ppvae.networks.MLP`.
         init: an initializer; None for the paper's N(0, 0.01).
+        prior: see :func:`bernoulli_vae`.
+        posterior: see :func:`bernoulli_vae`.
 
     Raises:
         PpvaeError: fewer than one latent dimension, or counts of several axes.
     """
-    encoder, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
+    networks = trunks(event_shape, latent_dim, hidden, activation, init)
     num_words = require_rows(event_shape, "multinomial_vae")
-    return VAE(
-        prior=StandardNormal(latent_dim),
-        likelihood=Multinomial(decoder, num_words),
-        posterior=DiagonalNormal(LogCounts(encoder), latent_dim),
-        total=True,
+    return compose(
+        networks, lambda trunk, _: Multinomial(trunk, num_words), num_words, latent_dim, prior, posterior, counts=True
     )
 
 
@@ -88,6 +84,8 @@ def negative_binomial_vae(
     hidden: Sequence[int] = (200,),
     activation: str = "tanh",
     init: Initializer | None = None,
+    prior: PriorMaker | None = None,
+    posterior: PosteriorMaker | None = None,
     dispersion: Literal["per-dimension", "shared", "conditional"] | float = "per-dimension",
     zero_inflated: bool = False,
 ) -> VAE:
@@ -99,19 +97,18 @@ def negative_binomial_vae(
         hidden: units of the hidden layers, encoder first to last; the decoder has them in reverse.
         activation: see :class:`ppvae.networks.MLP`.
         init: an initializer; None for the paper's N(0, 0.01).
+        prior: see :func:`bernoulli_vae`.
+        posterior: see :func:`bernoulli_vae`.
         dispersion: the likelihood's, see :class:`ppvae.distributions.NegativeBinomial`.
         zero_inflated: counts that drop out, see :class:`ppvae.distributions.ZeroInflatedNegativeBinomial`.
 
     Raises:
         PpvaeError: fewer than one latent dimension, an unknown dispersion, or one that is not positive.
     """
-    encoder, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
-    likelihood = ZeroInflatedNegativeBinomial if zero_inflated else NegativeBinomial
-    return VAE(
-        prior=StandardNormal(latent_dim),
-        likelihood=likelihood(decoder, event_shape, dispersion=dispersion),
-        posterior=DiagonalNormal(LogCounts(encoder), latent_dim),
-    )
+    networks = trunks(event_shape, latent_dim, hidden, activation, init)
+    family = ZeroInflatedNegativeBinomial if zero_inflated else NegativeBinomial
+    likelihood = partial(family, dispersion=dispersion)
+    return compose(networks, likelihood, event_shape, latent_dim, prior, posterior, counts=True)
 
 
 def student_t_vae(
@@ -121,8 +118,10 @@ def student_t_vae(
     hidden: Sequence[int] = (200,),
     activation: str = "tanh",
     init: Initializer | None = None,
+    prior: PriorMaker | None = None,
+    posterior: PosteriorMaker | None = None,
     df: Literal["shared"] | float = 5.0,
-    scale: Literal["conditional", "per-dimension", "shared"] | float = "conditional",
+    scale: Spread = "conditional",
 ) -> VAE:
     """A VAE for real data with values far out: Gaussian encoder, Student t decoder, both MLPs.
 
@@ -132,18 +131,16 @@ def student_t_vae(
         hidden: units of the hidden layers, encoder first to last; the decoder has them in reverse.
         activation: see :class:`ppvae.networks.MLP`.
         init: an initializer; None for the paper's N(0, 0.01).
+        prior: see :func:`bernoulli_vae`.
+        posterior: see :func:`bernoulli_vae`.
         df: the likelihood's degrees of freedom, see :class:`ppvae.distributions.StudentT`.
         scale: the likelihood's scale, see :class:`ppvae.distributions.StudentT`.
 
     Raises:
         PpvaeError: fewer than one latent dimension, an unknown df or scale, or one that is not positive.
     """
-    encoder, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
-    return VAE(
-        prior=StandardNormal(latent_dim),
-        likelihood=StudentT(decoder, event_shape, df=df, scale=scale),
-        posterior=DiagonalNormal(encoder, latent_dim),
-    )
+    networks = trunks(event_shape, latent_dim, hidden, activation, init)
+    return compose(networks, student_t(df, scale), event_shape, latent_dim, prior, posterior)
 
 
 def discretised_logistic_vae(
@@ -153,8 +150,10 @@ def discretised_logistic_vae(
     hidden: Sequence[int] = (200,),
     activation: str = "tanh",
     init: Initializer | None = None,
+    prior: PriorMaker | None = None,
+    posterior: PosteriorMaker | None = None,
     num_levels: int = 256,
-    scale: Literal["conditional", "per-dimension", "shared"] | float = "conditional",
+    scale: Spread = "conditional",
 ) -> VAE:
     """A VAE for levels, such as bytes: Gaussian encoder, discretised logistic decoder, both MLPs.
 
@@ -164,15 +163,14 @@ def discretised_logistic_vae(
         hidden: units of the hidden layers, encoder first to last; the decoder has them in reverse.
         activation: see :class:`ppvae.networks.MLP`.
         init: an initializer; None for the paper's N(0, 0.01).
+        prior: see :func:`bernoulli_vae`.
+        posterior: see :func:`bernoulli_vae`.
         num_levels: L; the data are 0, 1 / (L - 1), ..., 1, as bytes are when :mod:`ppvae.data` has read them.
         scale: the likelihood's scale, see :class:`ppvae.distributions.DiscretisedLogistic`.
 
     Raises:
         PpvaeError: fewer than one latent dimension or two levels, an unknown scale, or one that is not positive.
     """
-    encoder, decoder = trunks(event_shape, latent_dim, hidden, activation, init)
-    return VAE(
-        prior=StandardNormal(latent_dim),
-        likelihood=DiscretisedLogistic(decoder, event_shape, num_levels=num_levels, scale=scale, unit=True),
-        posterior=DiagonalNormal(encoder, latent_dim),
-    )
+    networks = trunks(event_shape, latent_dim, hidden, activation, init)
+    likelihood = discretised_logistic(num_levels, scale)
+    return compose(networks, likelihood, event_shape, latent_dim, prior, posterior)

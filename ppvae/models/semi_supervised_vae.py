@@ -24,7 +24,7 @@ def semi_supervised_vae(
 ) -> LatentModel:
     r"""A VAE of data of which few have labels: a class, known or summed out, and a style (M2).
 
-    $$y_b \sim \mathrm{Cat}(\pi),\qquad z_b \sim \mathcal{N}(0, I),\qquad x_b \sim p_\theta(x \mid z_b, y_b)$$
+    $$y_b \sim \mathrm{Cat}(1/K),\qquad z_b \sim \mathcal{N}(0, I),\qquad x_b \sim p_\theta(x \mid z_b, y_b)$$
 
     with the guide $q_\phi(y \mid x)\, q_\phi(z \mid x, y)$ (Kingma, Rezende, Mohamed & Welling 2014, arXiv 1406.5298,
     equations 6 and 7). Where a label is given it is observed; where it is a gap, -1, its expectation under
@@ -70,7 +70,8 @@ def semi_supervised_vae(
     decoder = JoinedMLP([latent_dim, num_classes], hidden[::-1], activation=activation, init=init)
     return LatentModel(
         label=Label(
-            OneHotCategorical(None, num_classes), posterior=OneHotCategorical(classifier, num_classes).given("x")
+            OneHotCategorical(None, num_classes).requires_grad_(False),  # every class as probable as any other
+            posterior=OneHotCategorical(classifier, num_classes).given("x"),
         ),
         z=Latent(StandardNormal(latent_dim), posterior=DiagonalNormal(encoder, latent_dim).given("x", "label")),
         x=Observed((likelihood or bernoulli())(decoder, size).given("z", "label")),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
 from .initialization import Initializer, initialize
-from .mlp import make_activation, require_units
+from .mlp import layer, require_units
 from ..core.errors import PpvaeError
 
 
@@ -18,6 +20,7 @@ class ConvEncoder(nn.Module):
         image_shape: (channels, height, width), or (height, width) for one channel; what a row is reshaped to.
         channels: channels after each convolution.
         hidden: units of the affine layer.
+        in_shape: shape of the data; None to find the axes of an image by their number of values.
         activation: see :class:`ppvae.networks.MLP`.
         init: an initializer, see :mod:`ppvae.networks.initialization`.
 
@@ -31,6 +34,7 @@ class ConvEncoder(nn.Module):
         channels: Sequence[int] = (32, 64),
         hidden: int = 256,
         *,
+        in_shape: int | Sequence[int] | None = None,
         activation: str = "relu",
         init: Initializer | None = None,
     ) -> None:
@@ -38,19 +42,23 @@ class ConvEncoder(nn.Module):
         self.image_shape = _image(image_shape)
         require_units("channels", channels)
         require_units("hidden", [hidden])
+        self.in_shape = (in_shape,) if isinstance(in_shape, int) else None if in_shape is None else tuple(in_shape)
+        if self.in_shape is not None and math.prod(self.in_shape) != math.prod(self.image_shape):
+            raise PpvaeError(f"image_shape {self.image_shape} does not hold data of shape {self.in_shape}")
         layers: list[nn.Module] = []
         depth, height, width = self.image_shape
         for out in channels:
-            layers += [nn.Conv2d(depth, out, 3, stride=2, padding=1), make_activation(activation)]
+            halving: Callable[[int], nn.Module] = partial(nn.Conv2d, depth, kernel_size=3, stride=2, padding=1)
+            layers += layer(halving, out, activation, axis=-3)
             depth, height, width = out, (height + 1) // 2, (width + 1) // 2
         self.convolutions = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Linear(depth * height * width, hidden), make_activation(activation))
-        self.out_features = hidden
+        self.head = nn.Sequential(*layer(partial(nn.Linear, depth * height * width), hidden, activation))
+        self.out_features, self.init = hidden, init
         initialize(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [*S, hidden] of images [*S, *event] whose event has as many elements as the image."""
-        lead = _lead(x, self.image_shape)
+        lead = _lead(x, self.image_shape) if self.in_shape is None else x.shape[: x.dim() - len(self.in_shape)]
         features: Tensor = self.head(self.convolutions(x.reshape(-1, *self.image_shape)).flatten(1))
         return features.reshape(*lead, -1)
 
@@ -63,13 +71,14 @@ class ConvDecoder(nn.Module):
 
     Args:
         in_features: latent dimensions.
-        image_shape: (channels, height, width), or (height, width); sides divisible by 2 per convolution.
+        image_shape: (channels, height, width), or (height, width); of sides that cannot be halved as often as there are
+            convolutions, what is beyond the image is cut off.
         channels: channels before each transposed convolution.
         activation: see :class:`ppvae.networks.MLP`.
         init: an initializer, see :mod:`ppvae.networks.initialization`.
 
     Raises:
-        PpvaeError: a side that cannot be halved as often as there are convolutions.
+        PpvaeError: no convolution, a layer without units, or no image.
     """
 
     per_event = True
@@ -86,24 +95,16 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image_shape = _image(image_shape)
-        require_units("channels", channels)
+        require_units("channels", channels or [0])
         depth, height, width = self.image_shape
         shrink = 2 ** len(channels)
-        if height % shrink or width % shrink:
-            raise PpvaeError(
-                f"image sides {height} x {width} must be divisible by {shrink}: expected at most "
-                f"{_halvings(height, width)} transposed convolutions, found {len(channels)}"
-            )
-        self.start = (channels[0], height // shrink, width // shrink)
-        self.stem = nn.Sequential(
-            nn.Linear(in_features, self.start[0] * self.start[1] * self.start[2]),
-            make_activation(activation),
-        )
+        self.start = (channels[0], math.ceil(height / shrink), math.ceil(width / shrink))
+        self.stem = nn.Sequential(*layer(partial(nn.Linear, in_features), math.prod(self.start), activation))
         layers: list[nn.Module] = []
         for index, out in enumerate((*channels[1:], depth * outputs_per_pixel)):
-            layers.append(nn.ConvTranspose2d(channels[index], out, 4, stride=2, padding=1))
-            if index + 1 < len(channels):
-                layers.append(make_activation(activation))
+            doubling = partial(nn.ConvTranspose2d, channels[index], kernel_size=4, stride=2, padding=1)
+            last = index + 1 == len(channels)
+            layers += [doubling(out)] if last else layer(doubling, out, activation, axis=-3)
         self.convolutions = nn.Sequential(*layers)
         self.outputs_per_pixel = outputs_per_pixel
         self.out_features = outputs_per_pixel
@@ -113,9 +114,9 @@ class ConvDecoder(nn.Module):
         """Parameters [*S, pixels, outputs_per_pixel] of the pixels, given z [*S, in_features]."""
         lead = z.shape[:-1]
         stem = self.stem(z.reshape(-1, z.shape[-1])).reshape(-1, *self.start)
-        maps: Tensor = self.convolutions(stem)
         channels, height, width = self.image_shape
-        maps = maps.reshape(-1, self.outputs_per_pixel, channels * height * width).transpose(1, 2)
+        maps: Tensor = self.convolutions(stem)
+        maps = maps[..., :height, :width].reshape(-1, self.outputs_per_pixel, channels * height * width).transpose(1, 2)
         return maps.reshape(*lead, channels * height * width, self.outputs_per_pixel)
 
 
@@ -139,10 +140,3 @@ def _lead(x: Tensor, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
     if axes == 2 and image_shape[0] == 1 and x.dim() > 3 and x.shape[-3] == 1:
         axes = 3
     return tuple(x.shape[: x.dim() - axes])
-
-
-def _halvings(height: int, width: int) -> int:
-    count = 0
-    while height % 2 == 0 and width % 2 == 0:
-        height, width, count = height // 2, width // 2, count + 1
-    return count

@@ -33,6 +33,19 @@ def paper(scale: float = 0.1) -> Initializer:
     return init
 
 
+def he() -> Initializer:
+    """He et al. 2015 normal weights of variance 2 / inputs, zero biases (as Tomczak & Welling 2018)."""
+
+    def init(layer: nn.Module) -> None:
+        for parameter in layer.parameters(recurse=False):
+            if parameter.dim() > 1:
+                nn.init.kaiming_normal_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+
+    return init
+
+
 def glorot() -> Initializer:
     """Glorot & Bengio 2010 uniform weights, zero biases (as Burda et al. 2015)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -27,8 +28,27 @@ def make_activation(name: str) -> nn.Module:
         PpvaeError: an unknown name; suggests the nearest.
     """
     if name not in ACTIVATIONS:
-        raise PpvaeError(f"unknown activation {name!r}: {did_you_mean(name, ACTIVATIONS)}")
+        raise PpvaeError(f"unknown activation {name!r}: {did_you_mean(name, [*ACTIVATIONS, 'gated'])}")
     return ACTIVATIONS[name]()
+
+
+def layer(affine: Callable[[int], nn.Module], units: int, activation: str, axis: int = -1) -> list[nn.Module]:
+    r"""An affine layer of so many units and its activation.
+
+    "gated" is $h \odot \sigma(g)$ of two affine maps h and g side by side (Dauphin et al. 2016, arXiv 1612.08083).
+
+    Args:
+        affine: makes the layer of so many outputs.
+        units: after the activation.
+        activation: a name.
+        axis: of the units.
+
+    Raises:
+        PpvaeError: an unknown activation.
+    """
+    if activation == "gated":
+        return [affine(2 * units), nn.GLU(axis)]
+    return [affine(units), make_activation(activation)]
 
 
 def require_units(name: str, sizes: Sequence[int]) -> None:
@@ -47,7 +67,8 @@ class MLP(nn.Module):
     Args:
         in_shape: shape of one input, or its number of features; its axes are flattened.
         hidden: units of each hidden layer; an empty sequence makes the identity.
-        activation: "tanh", "relu", "softplus", "silu", "elu" or "sigmoid".
+        activation: "tanh", "relu", "softplus", "silu", "elu", "sigmoid", or "gated", see :func:`layer`: two affine maps
+            h and g a layer, of which $h \odot \sigma(g)$ goes on.
         init: an :class:`Initializer`; ``paper()`` is the paper's N(0, 0.01) (a standard deviation of 0.1).
 
     Attributes:
@@ -71,7 +92,7 @@ class MLP(nn.Module):
         require_units("hidden", hidden)
         layers: list[nn.Module] = []
         for units in hidden:
-            layers += [nn.Linear(features, units), make_activation(activation)]
+            layers += layer(partial(nn.Linear, features), units, activation)
             features = units
         self.layers = nn.Sequential(*layers)
         self.out_features = features

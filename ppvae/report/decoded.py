@@ -9,6 +9,12 @@ STEPS, DIMENSIONS, PAIRS = 11, 8, 6
 _REACH = (0.01, 0.99)  # quantiles of the prior between which a dimension is run through
 
 
+def plane(across: Tensor, up: Tensor) -> Tensor:
+    """Points of a latent plane at these values of its dimensions, [rows, columns, 2], the second one upwards."""
+    second, first = torch.meshgrid(up.flip(0), across, indexing="ij")
+    return torch.stack((first, second), -1)
+
+
 def traversals(latents: Tensor, prior: Tensor, active: Tensor) -> tuple[Tensor, list[int]]:
     """Points where one dimension after the other runs through the prior, the others at those of one datum.
 

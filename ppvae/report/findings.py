@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .decoded import average, interpolations, nearest, traversals
+from .decoded import average, interpolations, nearest, plane, traversals
 from .sites import Attempts, LatentFindings, ObservedFindings, cut, latent_findings, observed_findings, within
 from ..core import ModelGuidePair, structure
-from ..data import Dataset
+from ..data import Dataset, tells_labels
 from ..inference import (
     DiscretePosterior,
     PosteriorDraws,
@@ -120,6 +120,12 @@ class ReportData:
         """Labels of the data shown."""
         return self.data.labels
 
+    @property
+    def labels_are_data(self) -> bool:
+        """Whether the model learnt from labels, all or some of them."""
+        data = self.run.data
+        return data.labels is not None and tells_labels(data.members, data.labels)
+
 
 def kind_of(part: str) -> str:
     """The kind of the data of a part: "training" or "held-out"."""
@@ -197,8 +203,8 @@ def _find_decoded(attempt: Attempts, pair: ModelGuidePair, found: LatentFindings
 
     if latents.shape[1] == 2:
         limits = _range(prior, latents)
-        attempt("manifold", lambda: decoded(_grid(*_quantiles(prior)), base))
-        attempt("fine", lambda: decoded(_grid(*(torch.linspace(*ends, FINE) for ends in limits)), base))
+        attempt("manifold", lambda: decoded(plane(*_quantiles(prior)), base))
+        attempt("fine", lambda: decoded(plane(*(torch.linspace(*ends, FINE) for ends in limits)), base))
         results["fine_range"] = limits
     elif latents.shape[1] > 2 and found.active is not None:
         points, results["traversed"] = traversals(latents, prior, found.active)
@@ -213,13 +219,6 @@ def _quantiles(prior: Tensor) -> tuple[Tensor, Tensor]:
     levels = (torch.arange(GRID, dtype=prior.dtype) + 0.5) / GRID
     across, up = (torch.quantile(prior[:, axis], levels) for axis in (0, 1))
     return across, up
-
-
-def _grid(across: Tensor, up: Tensor) -> Tensor:
-    """Points [rows, columns, 2], the second dimension upwards."""
-    down = up.flip(0)
-    z = torch.stack((across.repeat(len(down)), down.repeat_interleave(len(across))), 1)
-    return z.reshape(len(down), len(across), 2)
 
 
 def _neighbours(samples: Tensor | None, run: Run) -> Tensor | None:

@@ -156,7 +156,9 @@ def test_weights_are_held_and_it_is_said(tmp_path: Path) -> None:
     [
         (["--mask", "lefft"], "--mask lefft: did you mean 'left'"),
         (["--mask", "random:2"], "--mask random:2: expected a share of entries to hide, in (0, 1]"),
-        (["--mask", "nothing.npy"], "--mask nothing.npy: cannot be read as an array of numbers"),
+        (["--mask", "nothing.npy"], "--mask nothing.npy: no such file"),
+        (["--mask", "WORDS"], "values of dtype <U4 are not numbers"),
+        (["--mask", "HALF"], "not readable as .npy"),
         (["--mask", "SHAPE"], "a mask of shape [3, 3] for 4 data of [64]: expected one of"),
         (["--mask", "GREY"], "expected 1 where an entry is seen and 0 where it is hidden"),
         (["--mask", "ALL"], "and no entry is hidden"),
@@ -170,10 +172,11 @@ def test_weights_are_held_and_it_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_refused(words: list[str], message: str, run: Path, tmp_path: Path) -> None:
-    masks = {"SHAPE": np.ones((3, 3)), "GREY": np.full(64, 0.5), "ALL": np.ones(64)}
+    masks = {"SHAPE": np.ones((3, 3)), "GREY": np.full(64, 0.5), "ALL": np.ones(64), "WORDS": np.array(["seen"] * 64)}
     for name, mask in masks.items():
         np.save(tmp_path / f"{name}.npy", mask)
-    words = [str(tmp_path / f"{word}.npy") if word in masks else word for word in words]
+    (tmp_path / "HALF.npy").write_bytes((tmp_path / "ALL.npy").read_bytes()[:200])
+    words = [str(tmp_path / f"{word}.npy") if word.isupper() else word for word in words]
     before = sorted(run.iterdir())
     result = call("restore", run, *QUICK, *words)
     assert result.exit_code in (1, 2) and result.stdout == ""

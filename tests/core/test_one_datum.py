@@ -14,7 +14,11 @@ from pyro.infer import autoguide
 from torch import Tensor
 
 from ppvae.core import ModelGuidePair, PairError, as_one_datum, check_pair, draw, log_joint
+from ppvae.core.lengths import present as steps_within
+from ppvae.distributions import DiagonalNormal, Normal, Poisson, StandardNormal
 from ppvae.inference import elbo, evidence, fit, log_evidence, sample_posterior
+from ppvae.models import Exposure, Latent, LatentModel, Lengths, Observed
+from ppvae.networks import MLP
 
 X = data()
 NOISE = 0.5
@@ -200,6 +204,24 @@ def test_latents_keep_the_axes_of_the_program() -> None:
     assert latents["z"].shape == (3, 1, 4, 1, 2)  # sample, datum, and Pyro's axes: the data at dim -2, and the event
     assert log_joint(pair, X[None], latents).local.shape == (3, 1)
     assert torch.allclose(latents["z"].mean(0)[0, :, 0], posterior_mean(X), atol=2.5)
+
+
+def test_totals_and_gaps_are_those_of_the_data_within() -> None:
+    pair = LatentModel(
+        total=Exposure(total_of="x"),
+        z=Latent(StandardNormal(1), posterior=DiagonalNormal(None, 1)),
+        x=Observed(Poisson(MLP(1, []), 3, exposure=True).given("z", "total")),
+        y=Observed(Normal(MLP(1, []), (4, 2)).given("z"), lengths="n"),
+        n=Lengths(),
+    )
+    x = {"x": torch.tensor([[0.0, 2.0, 1.0], [5.0, 7.0, 4.0]]), "n": torch.tensor([1, 3])}
+    x["y"] = torch.randn(2, 4, 2).where(steps_within(x["n"], 4)[..., None], torch.nan)
+    whole, z = as_one_datum(pair), torch.randn(2, 1)
+    completed = whole.completed({name: value[None] for name, value in x.items()})
+    assert completed["total"].tolist() == [[3.0, 16.0]]  # not one of all
+    check_pair(whole, completed)
+    found = log_joint(whole, completed, {"z": z[None]}).local
+    torch.testing.assert_close(found, log_joint(pair, x, {"z": z}).local.sum(-1, keepdim=True))
 
 
 def test_several_data_are_refused() -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ppvae.core import compile
+from ppvae.core import ModelGuidePair, compile
 from ppvae.core.compile import record
+from ppvae.core.conditioning import at_values
 from ppvae.core.lengths import longest, no_longer_than, present
 from ppvae.distributions import (
     Bernoulli,
@@ -28,7 +29,7 @@ from ppvae.distributions import (
 from ppvae.distributions.weight_gradients import WeightGradientsAtOnce
 from ppvae.inference import elbo
 from ppvae.inference.training.objective import Objective
-from ppvae.models import Latent, LatentModel, Lengths, Observed
+from ppvae.models import Latent, LatentModel, Lengths, Observed, bayesianise
 from ppvae.networks import MLP, Combiner, JoinedMLP, Recurrent
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -146,7 +147,7 @@ def deep_markov_model() -> LatentModel:
     return model
 
 
-def objective(pair: LatentModel, estimator: elbo.ELBO, mode: Any) -> Objective:
+def objective(pair: ModelGuidePair, estimator: elbo.ELBO, mode: Any) -> Objective:
     options: Any = {"weight_prior": None, "prior_names": frozenset(), "clip_norm": None, "mode": mode}
     return Objective(pair, estimator, num_data=30, **options)
 
@@ -231,6 +232,17 @@ def test_a_recorded_step_has_a_graph_for_a_number_of_steps(
     assert graphs == [1, 1, 2, 3, 3] and recorded.fallback == ""
     of_two, of_four, of_six = nodes[1], nodes[0], nodes[2]
     assert of_four - of_two > 70 and of_six - of_four > 70  # some forty for each step of the draw
+
+
+def test_pairs_around_it_tell_its_lengths(float64: torch.dtype) -> None:
+    """One of random weights, and around that one of other programs: a graph for each number of steps as before."""
+    pair = at_values(bayesianise(deep_markov_model(), modules="likelihood_x"), {})
+    recorded, eager = (objective(pair, elbo.TraceELBO(), mode) for mode in ("graph", "eager"))
+    for graphs, lengths in enumerate(([2, 1, 2], [4, 1, 3]), start=1):
+        x = {"x": torch.bernoulli(torch.full((3, T, D), 0.4)), "n": torch.tensor(lengths)}
+        for one, other in zip(step_of(recorded, x), step_of(eager, x), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+        assert (recorded.captured.graphs, recorded.fallback) == (graphs, "")
 
 
 # --- one product for a weight ---

@@ -302,3 +302,12 @@ def test_the_contract_finds_what_is_broken(broken: Any, test: str, arguments: tu
         getattr(Case(), test)(*arguments)
     if broken is not Undeclared:
         Case().test_event_and_batch_shapes()  # broken in one respect only
+
+
+def test_scales_end_where_they_are_told_to() -> None:
+    prior = DiagonalNormal(None, 3, log_scale_range=(-3, 1))
+    prior.head.free[1].data = torch.tensor([-9.0, 0.5, 9.0])
+    torch.testing.assert_close(prior().base_dist.scale, torch.tensor([-3.0, 0.5, 1.0]).exp())
+    for wrong in ((1.0, 1.0), (1.0,)):
+        with pytest.raises(PpvaeError, match=r"log_scale_range: expected \(low, high\) with low < high"):
+            DiagonalNormal(None, 3, log_scale_range=wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,9 @@ def test_pseudo_inputs_without_bounds() -> None:
     assert torch.equal(vamp_vae(pseudo_inputs=start, bounds=None)[1].pseudo_inputs, start)
     _, prior = vamp_vae(num_components=500, input_shape=6, bounds=None)
     assert bool((prior.pseudo_inputs < 0).any())
+    _, prior = vamp_vae(num_components=500, input_shape=6, bounds=(-1.0, math.inf))
+    assert bool((prior.free < -1).any()) and bool((prior.pseudo_inputs >= -1).all())
+    torch.testing.assert_close(prior.pseudo_inputs[prior.free > -1], prior.free[prior.free > -1])
 
 
 def test_a_posterior_that_the_pair_does_not_hold_is_refused() -> None:

@@ -22,7 +22,7 @@ def counts() -> Tensor:
 
 
 def small(*widths: int, **options: Any) -> LatentModel:
-    return deep_exponential_family(D, widths=widths, hidden=(5,), **options)
+    return deep_exponential_family(D, latent_dims=widths, hidden=(5,), **options)
 
 
 class TestDeepExponentialFamily(PairContract):
@@ -57,7 +57,7 @@ def test_one_latent_is_a_gamma_poisson_model(float64: torch.dtype) -> None:
 
 
 def by_quadrature(pair: LatentModel, x: Tensor, concentration: float) -> Tensor:
-    """log p(x) of widths (1, 1): given z2 it is a gamma-Poisson model, of exposure w z2 / alpha."""
+    """log p(x) of latent_dims (1, 1): given z2 it is a gamma-Poisson model, of exposure w z2 / alpha."""
     log_z2 = torch.linspace(-60, 6, 4000)
     w = float(pair.prior_z1.head.trunk.weight.detach())
     log_prior = torch.distributions.Gamma(concentration, concentration).log_prob(log_z2.exp()) + log_z2
@@ -90,8 +90,8 @@ def test_means_are_sums_of_parts() -> None:
 
 def test_what_is_refused() -> None:
     for widths, options, message in (
-        ((), {}, "widths: expected at least one layer"),
-        ((3, 0), {}, "widths: expected at least one latent dimension, found 0"),
+        ((), {}, "latent_dims: expected at least one layer"),
+        ((3, 0), {}, "latent_dims: expected at least one latent dimension, found 0"),
         ((3,), {"concentration": -1.0}, "concentration: expected a positive number"),
     ):
         with pytest.raises(PpvaeError, match=message):

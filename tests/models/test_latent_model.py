@@ -20,6 +20,7 @@ from ppvae.core import (
     draw,
     log_joint,
     structure,
+    sum_out,
 )
 from ppvae.data import Dataset
 from ppvae.distributions import (
@@ -50,6 +51,7 @@ from ppvae.models import (
     Lengths,
     Mask,
     Observed,
+    bayesianise,
 )
 from ppvae.networks import MLP, JoinedMLP, Recurrent
 
@@ -300,7 +302,8 @@ def test_lengths_are_gaps_at_the_end() -> None:
     x, z = torch.randn(3, 4, 2), {"z": torch.randn(3, 1)}
     batch = {"x": x, "lengths": torch.tensor([2, 2, 2])}
     noise = {"x": torch.cat([x[:, :2], torch.full((3, 2, 2), torch.nan)], 1), "lengths": batch["lengths"]}
-    check_pair(pair, noise)
+    for each in (pair, bayesianise(pair, modules="likelihood_x"), sum_out(pair)):
+        check_pair(each, noise)
     expected = log_joint(short, {"x": x[:, :2], "lengths": batch["lengths"]}, z).local
     for each in (batch, noise):
         torch.testing.assert_close(log_joint(pair, each, z).local, expected)

@@ -26,6 +26,8 @@ from ppvae.models import (
     multinomial_vae,
     negative_binomial_vae,
     poisson_vae,
+    posteriors,
+    priors,
     student_t_vae,
 )
 from ppvae.networks import MLP
@@ -34,7 +36,7 @@ from ppvae.runs import Recipe, load_run, train
 
 class TestPoissonVAE(PairContract):
     def make_pair(self) -> ModelGuidePair:
-        return poisson_vae(7, latent_dim=2, hidden=(5,))
+        return poisson_vae(7, latent_dim=2, hidden=(5,), prior=priors.vamp(4))
 
     def make_data(self) -> Tensor:
         return torch.poisson(torch.full((6, 7), 3.0))
@@ -99,7 +101,7 @@ class TestStudentTVAE(PairContract):
 
 class TestDiscretisedLogisticVAE(PairContract):
     def make_pair(self) -> ModelGuidePair:
-        return discretised_logistic_vae(7, latent_dim=2, hidden=(5,))
+        return discretised_logistic_vae(7, latent_dim=2, hidden=(5,), posterior=posteriors.coupling(1, (4,)))
 
     def make_data(self) -> Tensor:
         return torch.randint(0, 256, (6, 7)) / 255

@@ -13,7 +13,10 @@ from ppvae.report.sites import latent_findings
 def test_no_dimension_of_positive_latents_is_called_active_or_not() -> None:
     """The variance of a mean depends on the unit of the latent, which the weights set."""
     x = torch.distributions.Poisson(2.0).sample((6, 3))
-    positive, real = deep_exponential_family(3, widths=(2,), hidden=(3,)), poisson_vae(3, latent_dim=2, hidden=(3,))
+    positive, real = (
+        deep_exponential_family(3, latent_dims=(2,), hidden=(3,)),
+        poisson_vae(3, latent_dim=2, hidden=(3,)),
+    )
     for pair, site, measured in ((positive, "z1", False), (real, "z", True)):
         options = {"seed": 0, "device": "cpu"}
         found = latent_findings(pair, as_dataset(x), None, structure(pair, x), None, [], options)[site]

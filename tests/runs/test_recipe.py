@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import os
 import re
 from pathlib import Path
@@ -196,8 +197,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "hidden-markov-model": {"latent_dim": 3, "num_states": 3},
     "mixture-of-factor-analysers": {"latent_dim": 3, "num_components": 3},
     "gamma-poisson": {},
+    "hierarchical-vae": {"latent_dims": [3, 2]},
+    "sigmoid-belief-network": {"latent_dims": [3]},
     "topic-model": {"num_topics": 3},
-    "deep-exponential-family": {"widths": [3, 2]},
+    "deep-exponential-family": {"latent_dims": [3, 2]},
 }
 SEQUENCES = ("deep-markov-model",)
 """Models that are built for data [N, T, D] alone."""
@@ -222,8 +225,8 @@ def test_a_model_is_counted_without_being_built(name: str, monkeypatch: pytest.M
     monkeypatch.setenv(MEMORY_VARIABLE, str(COPIES * size))
     build_model(table, data)
     monkeypatch.setenv(MEMORY_VARIABLE, str(COPIES * size - 1))
-    said = re.escape(next((f"{key}={value}" for key, value in options.items()), f"name={name}"))
-    with pytest.raises(RunError, match=rf"model.{said}.*: such a {name} has {count:,} parameters"):
+    said = next(f"{key}={value}" for key, value in (options or {"name": name}).items())
+    with pytest.raises(RunError, match=rf"model.{re.escape(said)}.*: such a {name} has {count:,} parameters"):
         build_model(table, data)
 
 
@@ -275,7 +278,7 @@ def test_every_prior_and_posterior_is_built_from_a_recipe(model: str, part: str)
         options = {key: value for key, value in small.items() if key in entry.options.model_fields}
         table = {"name": model, "latent_dim": 3, "hidden": [5], part: {"name": name, **options}}
         recipe = Recipe.from_dict({"model": table})
-        assert recipe.model[part] == {**entry.options().model_dump(), "name": name, **options}
+        assert recipe.model[part] == {**entry.options().model_dump(exclude_none=True), "name": name, **options}
         pair = build_model(recipe.model, data)
         sizes = [*pair.parameters(), *pair.buffers()]
         counted, _ = count_parameters(recipe.model, {"event_shape": 64})
@@ -289,6 +292,8 @@ def test_a_vamp_prior_of_a_recipe_has_the_range_of_the_data() -> None:
         ({"name": "bernoulli-vae"}, (0.0, 1.0)),
         ({"name": "gaussian-vae"}, (0.0, 1.0)),
         ({"name": "gaussian-vae", "mean": "identity"}, None),
+        ({"name": "negative-binomial-vae"}, (0.0, math.inf)),
+        ({"name": "discretised-logistic-vae", "num_levels": 17}, (0.0, 1.0)),
     ):
         assert build_model(Recipe.from_dict({"model": {**table, **options}}).model, data).prior.bounds == bounds
 

@@ -11,6 +11,7 @@ from .sticking_the_landing import StickingTheLandingELBO
 from .trace import TraceELBO
 from .trace_mean_field import TraceMeanFieldELBO
 from .vimco import VIMCO
+from .with_classifier import WithClassifier
 
 __all__ = [
     "ELBO",
@@ -25,6 +26,7 @@ __all__ = [
     "StickingTheLandingELBO",
     "TraceELBO",
     "TraceMeanFieldELBO",
+    "WithClassifier",
     "PairWithEstimator",
     "log_mean_exp",
     "pathwise",

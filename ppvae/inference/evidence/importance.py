@@ -140,7 +140,7 @@ class PriorSampling(EvidenceMethod):
     Unbiased in p, so a lower bound in log p, in expectation.
 
     Limitations: the number of draws that it needs grows exponentially with KL(posterior || prior), so that it fails
-    from a few informative dimensions on (``benchmarks/evidence_dimension.py``), as Pareto k shows.
+    from a few informative dimensions on (``reproductions/prior_or_encoder.py``), as Pareto k shows.
 
     Args:
         num_samples: K, draws per datum.

@@ -32,6 +32,7 @@ from ...core.conditioning import hold_sites
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
 from ...core.simulation import NoisyValue, require_simulable
+from ...core.wrappers import with_axes
 
 
 @in_evaluation_mode
@@ -81,7 +82,7 @@ def inpaint(
             where the pair declares what is hidden.
         noise: what the seen entries went through, :class:`Flips` or :class:`AdditiveNormal`; None for nothing. With a
             mask.
-        site: the observed site to fill; None where there is one only.
+        site: the observed site to fill; None where there is one only, as there is beside a mask.
         num_steps: steps of each chain, including the burn-in.
         num_burn_in: steps before the averages begin.
         num_chains: C, for every datum.
@@ -96,9 +97,9 @@ def inpaint(
         progress: show a bar on a terminal, and elsewhere a line now and then.
 
     Raises:
-        PairError: beside a mask, not exactly one observed site, which is all of the data; without one, an unknown site,
-            or several and none named; entries of it that depend on each other given z, some hidden and others seen; no
-            mean; noise that is not of its family; a global latent site without a value.
+        PairError: an unknown site; beside a mask, not exactly one observed site, which is all of the data; without
+            one, several sites and none named; entries of it that depend on each other given z, some hidden and others
+            seen; no mean; noise that is not of its family; a global latent site without a value.
         DataError: no mask and no gaps that the pair declares, or both; a mask that does not fit; a seen value that is
             not finite, or that the likelihood does not have, grey under a Bernoulli among them.
         PpvaeError: numbers of steps, chains or draws that make no sense.
@@ -130,13 +131,14 @@ def inpaint(
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         work.pair = hold_sites(work.pair, work.example, global_sites)
-    declared = visible is None
-    info = site_with_gaps(work, site) if declared else only_site(work)
-    name = info.name
+    declared = mask is None
     if visible is None:
-        values, visible = declared_gaps(work, name)
+        info = site_with_gaps(work, site)
+        values, visible = declared_gaps(work, info.name)
     else:
+        info = only_site(work, site)
         values = work.data.main_of(work.data.tensor(dtype=work.dtype))
+    name = info.name
     beside = {"seen": visible.to(work.device), "values": values.to(work.device, work.dtype)}
     require_independent(info, beside["seen"])
     if noise is not None:
@@ -156,7 +158,7 @@ def inpaint(
         if correction and new:  # all latents may be summed out
             odds = log_weight(x, new) - log_weight(x, z)
             take = torch.rand_like(odds).log() < odds
-            new = {key: torch.where(_like(take, z[key][0]), new[key], z[key]) for key in new}
+            new = {key: torch.where(with_axes(take, new[key].dim() - 1), new[key], z[key]) for key in new}
             accepted = take.to(accepted.dtype)
         through = None if noise is None else {name: NoisyValue(noise, y, seen)}
         sample, mean, variance = (
@@ -264,8 +266,3 @@ def denoise(
 
 
 _KINDS: tuple[Literal["sample", "mean", "variance"], ...] = ("sample", "mean", "variance")
-
-
-def _like(flag: Tensor, value: Tensor) -> Tensor:
-    """A flag per datum, [B], with the axes of a value [B, *event]."""
-    return flag.reshape(-1, *(1,) * (value.dim() - 1))

@@ -12,11 +12,13 @@ from torch import Tensor
 from .guide_mean import observed_site
 from .noise import Noise
 from .observed_values import observed_values
+from ..execution.arguments import choose_name
 from ..execution.over_data import OverData
 from ...core import Data, DataError, PairError, SiteInfo, structure
 from ...core.axes import to_canonical
 from ...core.density import observed_support
 from ...core.errors import try_one_of
+from ...core.wrappers import with_axes
 from ...data import Dataset
 
 
@@ -72,8 +74,8 @@ def site_with_gaps(work: OverData, site: str | None) -> SiteInfo:
     return structure(work.pair, work.example).site(observed_site(work, site))
 
 
-def only_site(work: OverData) -> SiteInfo:
-    """The observed site, which is all of the data."""
+def only_site(work: OverData, site: str | None) -> SiteInfo:
+    """The observed site, which is all of the data, and of this name where one is given."""
     sites = [i for i in structure(work.pair, work.example).observed if i.scope == "local"]
     if len(sites) != 1:
         names = ", ".join(repr(site.name) for site in sites)
@@ -82,6 +84,7 @@ def only_site(work: OverData) -> SiteInfo:
             "hidden" + try_one_of("predict_given(pair, {site: values}, like=...), one site given others")
         )
     (info,) = sites
+    choose_name([info.name], site, "observed site")
     if not isinstance(work.example, Tensor):
         raise DataError(
             f"inpaint: the entries of {info.name!r} share a total, which says what is missing: expected independent "
@@ -124,8 +127,7 @@ def require_inside(work: OverData, info: SiteInfo, beside: Mapping[str, Tensor],
         found = observed_support(work.pair, x).get(info.name)
         if found is None or noise is not None:
             return {"outside": torch.zeros_like(seen)}
-        inside = found.inside
-        inside = inside.reshape(*inside.shape, *(1,) * (found.value.dim() - inside.dim())).expand(found.value.shape)
+        inside = with_axes(found.inside, found.value.dim()).expand(found.value.shape)
         return {"outside": seen & ~to_canonical(inside, info, shape.nesting, 1)[0]}
 
     found = work.run(outside, beside=beside)["outside"]

@@ -117,12 +117,12 @@ class Loop(ABC):
                 bar.set_postfix_str(f"{self.metric} {mean:.2f} nats/datum, {rate:,.0f} data/s")
         seconds = time.perf_counter() - start
         state.seconds += seconds
-        mean = float(state.sums[0]) / state.steps_in_epoch
         held_out = self._validate()
+        means = (state.sums / state.steps_in_epoch).tolist()
         with self.interruptions.step():
-            self._write_row(held_out)
+            self._write_row(means, held_out)
         bar.update(1)
-        text = f"{self.metric} {mean:.2f}"
+        text = f"{self.metric} {means[0]:.2f}"
         if "elbo_validation" in state.history[-1]:
             text += f", validation {state.history[-1]['elbo_validation']:.2f}"
         bar.set_postfix_str(f"{text} nats/datum, {rows / seconds:,.0f} data/s")
@@ -140,9 +140,8 @@ class Loop(ABC):
         state.sums += metrics.to(state.sums)
         return len(index)
 
-    def _write_row(self, held_out: BoundEstimate | None) -> None:
+    def _write_row(self, means: list[float], held_out: BoundEstimate | None) -> None:
         state = self.state
-        means = (state.sums / state.steps_in_epoch).tolist()
         row: Row = {
             "epoch": state.epoch + 1,
             "step": state.step,

@@ -109,8 +109,7 @@ class Objective(Ascent):
 
     def reads(self) -> dict[str, Any]:
         """The non-tensor inputs of a step: the fingerprint of the pair, and the estimator's options."""
-        options = {f"elbo.{name}": value for name, value in vars(self.elbo).items() if isinstance(value, int | float)}
-        return {**super().reads(), **options}
+        return {**super().reads(), **_options(self.elbo, "elbo")}
 
     def apply(self, step: Step, optimizer: Optimizer) -> None:
         """Move the parameters by the gradients of a step, and write the estimator's new buffers back into it."""
@@ -135,6 +134,17 @@ class Objective(Ascent):
             loss: Any = cast(Any, self.elbo).differentiable_loss(pair.model, pair.guide, *arguments)
         bound = -loss / self._plate_size(x)
         return bound, torch.stack((bound.detach(), *(bound.new_tensor(math.nan) for _ in range(3)))), {}
+
+
+def _options(elbo: pyro.infer.elbo.ELBO, name: str) -> dict[str, Any]:
+    """The numbers among an estimator's attributes, and those of the estimator that it adds to."""
+    found: dict[str, Any] = {}
+    for key, value in vars(elbo).items():
+        if isinstance(value, ELBO):
+            found |= _options(value, f"{name}.{key}")
+        elif isinstance(value, int | float):
+            found[f"{name}.{key}"] = value
+    return found
 
 
 class Diagnosis(NamedTuple):

@@ -152,7 +152,7 @@ def _latents(report: ReportData, found: LatentFindings) -> Picture | None:
         *of_site("latents", "Where the data lie", found.label),
         f"Scatter plot of the posterior means of {len(found.latents)} {report.kind} data{by_label}.",
         f"The mean of q({found.site} | x) of {report.kind} data{small}{by_label}."
-        + ("" if report.labels is None else " Labels were never shown to the model.")
+        + ("" if report.labels is None or report.labels_are_data else " Labels were never shown to the model.")
         + (f" This is {plane}." if plane else ""),
         charts.scatter,
         found.latents,

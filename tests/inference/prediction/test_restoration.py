@@ -470,6 +470,14 @@ def test_refused_by_name(pair: Any, x: Tensor, noise: Any, message: str) -> None
     assert "Try one of" in str(error.value)
 
 
+def test_a_site_that_is_named_beside_a_mask() -> None:
+    pair, x = gaussian_vae(4, latent_dim=1), HALF.expand(3, 4)
+    named, unnamed = (inpaint(pair, x, SEEN, site=site, num_steps=2, num_burn_in=0) for site in ("x", None))
+    assert torch.equal(named.draws, unnamed.draws)
+    with pytest.raises(PairError, match="no observed site 'y'"):
+        inpaint(pair, x, SEEN, site="y")
+
+
 def test_events_that_are_seen_whole_or_not_at_all() -> None:
     """Pixels of classes as indicators: each pixel is one event."""
 

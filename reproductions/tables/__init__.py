@@ -1,0 +1,1 @@
+"""Tables of other papers and programs, a short file each."""
