@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -267,7 +268,7 @@ def from_data(data: Dataset) -> dict[str, Any]:
     shape = data.event_shape
     return {
         "event_shape": shape[0] if len(shape) == 1 else shape,
-        "data_dim": shape[-1] if shape else 1,  # of a sequence [T, D]: of one step
+        "data_dim": shape[-1] if len(shape) == 2 else math.prod(shape),  # of a sequence [T, D]: of one step
         "image_shape": data.image_shape,
         "num_classes": None if data.labels is None or data.labels.dim() != 1 else int(data.labels.max()) + 1,
     }

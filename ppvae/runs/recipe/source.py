@@ -83,7 +83,8 @@ def file_of(member: Any, spec: str) -> Path | None:
 def build_pair(member: Any, options: dict[str, Any], data: Dataset) -> ModelGuidePair:
     """A pair of a class, of a function that returns one, or of an instance.
 
-    Arguments called event_shape, data_dim or image_shape are taken from the data, the others from the options.
+    Arguments called event_shape, data_dim (of sequences [T, D], that of a step), image_shape or num_classes are taken
+    from the data, the others from the options.
 
     Raises:
         RunError: it cannot be made without further arguments, or is no pair.
