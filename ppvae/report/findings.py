@@ -126,7 +126,8 @@ class ReportData:
     def labels_are_data(self) -> bool:
         """Whether the model learnt from labels, all or some of them."""
         data = self.run.data
-        return data.labels is not None and tells_labels(data.members, data.labels)
+        others = {name: member for name, member in data.members.items() if name != data.main}
+        return data.labels is not None and tells_labels(others, data.labels)
 
     def beside(self, whose: str) -> str:
         """A sentence on whose covariates a picture has; empty where the model has none."""
