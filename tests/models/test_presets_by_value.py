@@ -17,7 +17,6 @@ from ppvae.distributions import DiagonalNormal, Multinomial, Poisson, StandardNo
 from ppvae.inference import evidence, generate, inpaint, log_evidence
 from ppvae.inference.evidence import simulate_data
 from ppvae.models import (
-    VAE,
     Exposure,
     Latent,
     LatentModel,
@@ -113,13 +112,16 @@ class TestDiscretisedLogisticVAE(PairContract):
 
 
 @pytest.mark.parametrize(
-    ("model", "arguments", "site"),
-    [(hierarchical_vae, (6,), "z2"), (mixture_vae, (6,), "z"), (conditional_vae, (6, 2), "z")]
-    + [(convolutional_vae, (6, (2, 3)), "z")],
+    ("model", "arguments", "part"),
+    [
+        (hierarchical_vae, (6,), "posterior_z2"),
+        (mixture_vae, (6,), "posterior_z"),
+        (conditional_vae, (6, 2), "posterior_z"),
+        (convolutional_vae, (6, (2, 3)), "posterior"),
+    ],
 )
-def test_encoders_of_counts_read_their_logarithm(model: Any, arguments: tuple[Any, ...], site: str) -> None:
+def test_encoders_of_counts_read_their_logarithm(model: Any, arguments: tuple[Any, ...], part: str) -> None:
     pair, binary = model(*arguments, likelihood=Poisson), model(*arguments)
-    part = "posterior" if isinstance(pair, VAE) else f"posterior_{site}"
     assert isinstance(getattr(pair, part).head.trunk, LogCounts)
     assert not isinstance(getattr(binary, part).head.trunk, LogCounts)
 
