@@ -26,7 +26,7 @@ from svi_step import fit_step
 from torch import Tensor
 
 from ppvae import models
-from ppvae.core import ModelGuidePair
+from ppvae.core import ModelGuidePair, batch_size
 from ppvae.core.compile import Mode
 from ppvae.inference import elbo
 from ppvae.inference.comparison.statistics import seconds_of
@@ -61,9 +61,9 @@ def words(size: int = 2000) -> Tensor:
     return torch.poisson(torch.full((M, size), 0.05))
 
 
-def classes(count: int = 10) -> Tensor:
-    """A row of 0 and 1 for each datum."""
-    return torch.eye(count)[torch.randint(count, (M,))]
+def labels() -> Tensor:
+    """A class of ten for each datum."""
+    return torch.randint(10, (M,))
 
 
 def summed_out() -> Any:
@@ -76,9 +76,26 @@ CASES: dict[str, Case] = {
     "gaussian-vae": Case(lambda: models.gaussian_vae(560), lambda: torch.rand(M, 560)),
     "vae, VampPrior": Case(lambda: models.bernoulli_vae(784, prior=models.priors.vamp(500)), pixels),
     "vae, planar flow": Case(lambda: models.bernoulli_vae(784, posterior=models.posteriors.planar(10)), pixels),
+    "hierarchical-vae": Case(lambda: models.hierarchical_vae(784), pixels),
+    "convolutional-vae": Case(lambda: models.convolutional_vae(784, (28, 28)), pixels),
+    "mixture-vae": Case(lambda: models.mixture_vae(784), pixels, pyros=summed_out),
     "semi-supervised-vae": Case(
         lambda: models.semi_supervised_vae(784, 10),
         lambda: {"x": pixels(), "label": torch.full((M,), -1)},
+        pyros=summed_out,
+    ),
+    "conditional-vae": Case(
+        lambda: models.conditional_vae(784, 10), lambda: {"x": pixels(), "label": torch.eye(10)[labels()]}
+    ),
+    "sigmoid-belief-network": Case(lambda: models.sigmoid_belief_network(784), pixels, elbo.ScoreFunctionELBO),
+    "topic-model": Case(lambda: models.topic_model(2000), words),
+    "deep-markov-model": Case(
+        lambda: models.deep_markov_model((60, 88)),
+        lambda: {"x": torch.rand(20, 60, 88).round(), "lengths": torch.randint(20, 61, (20,))},
+    ),
+    "hidden-markov-model": Case(
+        lambda: models.HiddenMarkovModel(10, num_categories=50),
+        lambda: {"x": torch.randint(50, (M, 20)), "lengths": torch.randint(5, 21, (M,))},
         pyros=summed_out,
     ),
 }
@@ -93,7 +110,7 @@ def measure(case: Case, modes: list[Mode], rounds: int, steps: int, clock: Calla
     svi = SVI(stock.model, stock.guide, pyro.optim.Adam({"lr": 1e-3}), case.pyros())
     contestants: dict[str, Callable[[], object]] = {"pyro": lambda: svi.step(x)}
     for mode in modes:
-        contestants[mode] = fit_step(case.make(), x, case.ours(), num_data=M, learning_rate=1e-3, mode=mode)
+        contestants[mode] = fit_step(case.make(), x, case.ours(), num_data=batch_size(x), learning_rate=1e-3, mode=mode)
     found = seconds_of(contestants, rounds, calls=steps, clock=clock)
     middle = {name: statistics.median(times) for name, times in found.items()}
     return {

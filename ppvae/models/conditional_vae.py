@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .latent_model import LatentModel
-from .likelihoods import LikelihoodMaker, bernoulli, range_of
+from .likelihoods import LikelihoodMaker, bernoulli, range_of, reading
 from .posteriors import PosteriorMaker, diagonal
 from .presets import require_latents, require_rows
 from .priors import PriorMaker, standard
@@ -55,7 +55,7 @@ def conditional_vae(
         hidden: units of the hidden layers of the encoder and of a conditional prior; the decoder has them in reverse.
         conditional_prior: p(z | c), a diagonal normal by a network, in the place of ``prior``.
         activation: see :class:`ppvae.networks.MLP`.
-        init: an initializer; None for PyTorch's own.
+        init: an initializer of the hidden layers; None for PyTorch's own.
         likelihood: one of :mod:`ppvae.models.likelihoods`; None for a Bernoulli.
         prior: one of :mod:`ppvae.models.priors` but for the VampPrior, whose posterior reads data alone; None for the
             standard normal.
@@ -76,10 +76,11 @@ def conditional_vae(
     require_latents(latent_dim)
     if conditional_prior and prior is not None:
         raise PpvaeError("conditional_prior: there is another prior" + try_one_of("prior=None"))
-    encoder = JoinedMLP([size, num_classes], hidden, activation=activation, init=init)
+    likelihood = likelihood or bernoulli()
+    encoder = reading(JoinedMLP([size, num_classes], hidden, activation=activation, init=init), likelihood)
     decoder = JoinedMLP([latent_dim, num_classes], hidden[::-1], activation=activation, init=init)
     guide = (posterior or diagonal())(encoder, latent_dim)
-    observed = (likelihood or bernoulli())(decoder, size)
+    observed = likelihood(decoder, size)
     top: Part
     if conditional_prior:
         top = DiagonalNormal(MLP(num_classes, hidden, activation=activation, init=init), latent_dim).given("label")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from torch import nn
+
 from .latent_model import LatentModel
-from .likelihoods import LikelihoodMaker, bernoulli, range_of
+from .likelihoods import LikelihoodMaker, bernoulli, range_of, reading
 from .posteriors import PosteriorMaker, diagonal
 from .presets import require_latents
 from .priors import PriorMaker, standard
@@ -98,12 +100,16 @@ def hierarchical_vae(
     def above(level: int) -> list[str]:
         return names[level:] if links == "all" else names[level : level + 1]
 
-    observed = (likelihood or bernoulli())(network(above(0), hidden[::-1]), event_shape)
+    likelihood = likelihood or bernoulli()
+    observed = likelihood(network(above(0), hidden[::-1]), event_shape)
     layers: dict[str, Latent] = {}
     for level in range(len(names), 0, -1):
         name, dim = names[level - 1], latent_dims[level - 1]
         read = ["x", *above(level)] if links == "all" else [("x", *names)[level - 1]]
-        encoder = (posterior or diagonal(_LOG_SCALES))(network(read, hidden), dim)
+        trunk: nn.Module = network(read, hidden)
+        if read[0] == "x":
+            trunk = reading(trunk, likelihood)
+        encoder = (posterior or diagonal(_LOG_SCALES))(trunk, dim)
         if above(level):
             generated = DiagonalNormal(network(above(level), hidden[::-1]), dim, log_scale_range=_LOG_SCALES)
             layers[name] = Latent(generated.given(*above(level)), posterior=encoder.given(*read))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import nn
 
 from ..distributions import (
@@ -20,7 +21,7 @@ from ..distributions import (
     StudentT,
     ZeroInflatedNegativeBinomial,
 )
-from ..networks import MLP
+from ..networks import MLP, LogCounts
 
 LikelihoodMaker: TypeAlias = Callable[[nn.Module, int | Sequence[int]], ConditionalDistribution]
 """From the decoder's trunk and the shape of a datum to the likelihood."""
@@ -58,10 +59,20 @@ def discretised_logistic(num_levels: int = 256, scale: Spread = "conditional") -
     )
 
 
+def of_one_element(likelihood: LikelihoodMaker) -> Any:
+    """Of one element, given one number: for what is to be known of it before there are networks. Nothing is drawn."""
+    with torch.random.fork_rng(devices=[]):
+        return likelihood(MLP(1, ()), 1)
+
+
 def numbers_per_element(likelihood: LikelihoodMaker) -> int:
     """How many numbers it asks of a network for each element of a datum, which a convolutional one puts out itself."""
-    made: Any = likelihood(MLP(1, ()), 1)
-    return int(made.head.parameters_per_element)
+    return int(of_one_element(likelihood).head.parameters_per_element)
+
+
+def reading(trunk: nn.Module, likelihood: LikelihoodMaker) -> nn.Module:
+    """The trunk of an encoder of such data: it is given log(1 + x) of counts."""
+    return LogCounts(trunk) if range_of(of_one_element(likelihood)) == (0.0, math.inf) else trunk
 
 
 def range_of(likelihood: ConditionalDistribution) -> tuple[float, float] | None:

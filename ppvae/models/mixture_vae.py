@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from .latent_model import LatentModel
-from .likelihoods import LikelihoodMaker, bernoulli
+from .likelihoods import LikelihoodMaker, bernoulli, reading
 from .posteriors import PosteriorMaker, diagonal
 from .presets import require_latents
 from .variables import Latent, Observed
@@ -81,7 +81,8 @@ def mixture_vae(
     if given_class not in (words := ("latent", "data", "both")):
         raise PpvaeError(f"given_class: unknown word {given_class!r}: {did_you_mean(given_class, words)}")
     parents = {"z": latent_dim} if given_class == "latent" else {"z": latent_dim, "y": num_components}
-    encoder = MLP(event_shape, hidden, activation=activation, init=init)
+    likelihood = likelihood or bernoulli()
+    encoder = reading(MLP(event_shape, hidden, activation=activation, init=init), likelihood)
     decoder = JoinedMLP(list(parents.values()), hidden[::-1], activation=activation, init=init)
     # Means that differ from the start: K classes alike would stay alike.
     of_class = DiagonalNormal(MLP(num_components, (), init=paper(0.5)), latent_dim).given("y")
@@ -91,5 +92,5 @@ def mixture_vae(
             StandardNormal(latent_dim) if given_class == "data" else of_class,
             posterior=(posterior or diagonal())(encoder, latent_dim).given("x"),
         ),
-        x=Observed((likelihood or bernoulli())(decoder, event_shape).given(*parents)),
+        x=Observed(likelihood(decoder, event_shape).given(*parents)),
     )

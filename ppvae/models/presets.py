@@ -7,13 +7,13 @@ from typing import Literal
 
 from torch import nn
 
-from .likelihoods import LikelihoodMaker, Spread, bernoulli, gaussian, range_of
+from .likelihoods import LikelihoodMaker, Spread, bernoulli, gaussian, range_of, reading
 from .posteriors import PosteriorMaker, diagonal
 from .priors import PriorMaker, standard
 from .vae import VAE
 from ..core.errors import PpvaeError, try_one_of
 from ..distributions import Multinomial
-from ..networks import MLP, Initializer, LogCounts, paper
+from ..networks import MLP, Initializer, paper
 
 
 def bernoulli_vae(
@@ -119,8 +119,6 @@ def compose(
     latent_dim: int,
     prior: PriorMaker | None,
     posterior: PosteriorMaker | None,
-    *,
-    counts: bool = False,
 ) -> VAE:
     """A VAE of the parts that a preset names, on the networks of its encoder and decoder.
 
@@ -131,10 +129,9 @@ def compose(
         latent_dim: Z.
         prior: None for the standard normal.
         posterior: None for a diagonal normal.
-        counts: the encoder reads log(1 + x).
     """
     trunk, decoder = networks
-    encoder = (posterior or diagonal())(LogCounts(trunk) if counts else trunk, latent_dim)
+    encoder = (posterior or diagonal())(reading(trunk, likelihood), latent_dim)
     observed = likelihood(decoder, event_shape)
     top = (prior or standard())(encoder, event_shape, range_of(observed))
     return VAE(top, observed, encoder, total=isinstance(observed, Multinomial))

@@ -40,7 +40,7 @@ def poisson_vae(
         PpvaeError: fewer than one latent dimension.
     """
     networks = trunks(event_shape, latent_dim, hidden, activation, init)
-    return compose(networks, Poisson, event_shape, latent_dim, prior, posterior, counts=True)
+    return compose(networks, Poisson, event_shape, latent_dim, prior, posterior)
 
 
 def multinomial_vae(
@@ -72,9 +72,7 @@ def multinomial_vae(
     """
     networks = trunks(event_shape, latent_dim, hidden, activation, init)
     num_words = require_rows(event_shape, "multinomial_vae")
-    return compose(
-        networks, lambda trunk, _: Multinomial(trunk, num_words), num_words, latent_dim, prior, posterior, counts=True
-    )
+    return compose(networks, lambda trunk, _: Multinomial(trunk, num_words), num_words, latent_dim, prior, posterior)
 
 
 def negative_binomial_vae(
@@ -108,7 +106,7 @@ def negative_binomial_vae(
     networks = trunks(event_shape, latent_dim, hidden, activation, init)
     family = ZeroInflatedNegativeBinomial if zero_inflated else NegativeBinomial
     likelihood = partial(family, dispersion=dispersion)
-    return compose(networks, likelihood, event_shape, latent_dim, prior, posterior, counts=True)
+    return compose(networks, likelihood, event_shape, latent_dim, prior, posterior)
 
 
 def student_t_vae(

@@ -49,7 +49,7 @@ class JoinedMLP(nn.Module):
             raise PpvaeError("JoinedMLP: expected at least one input, found none")
         self.in_features = tuple(in_features)
         self.mlp = MLP(sum(in_features), hidden, activation=activation, init=init)
-        self.out_features = self.mlp.out_features
+        self.out_features, self.init = self.mlp.out_features, init
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Features [*S, out_features] of inputs [*S_i, in_features_i], where S are their leading axes broadcast.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 STEPS, DIMENSIONS, PAIRS = 11, 8, 6
+ROWS = 8  # data that are shown in every class
 _REACH = (0.01, 0.99)  # quantiles of the prior between which a dimension is run through
 
 
@@ -54,6 +55,11 @@ def interpolations(latents: Tensor, labels: Tensor | None) -> tuple[Tensor, Tens
     weight = torch.linspace(0, 1, STEPS, dtype=latents.dtype)[:, None]
     first, second = (latents[ends[:, side]].unsqueeze(1) for side in (0, 1))
     return (1 - weight) * first + weight * second, ends
+
+
+def first_of_each(labels: Tensor) -> Tensor:
+    """The first datum of each label, in their order: places, [K]."""
+    return torch.stack([(labels == kind).nonzero()[0, 0] for kind in labels.unique().tolist()])
 
 
 def nearest(samples: Tensor, data: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:

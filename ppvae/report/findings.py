@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .decoded import average, interpolations, nearest, plane, traversals
+from .decoded import ROWS, average, first_of_each, interpolations, nearest, plane, traversals
 from .sites import Attempts, LatentFindings, ObservedFindings, cut, latent_findings, observed_findings, within
 from ..core import ModelGuidePair, structure
 from ..data import Dataset, tells_labels
@@ -28,6 +28,7 @@ from ..inference import (
 from ..inference.criticism.site_report import SiteReport
 from ..inference.execution.placement import dtype_of, like_pair
 from ..inference.prediction import decode
+from ..models import Covariate, LatentModel
 from ..runs import Run
 from ..runs.evaluation.evaluation import Evaluation, digest_of_parameters, read_evaluations
 
@@ -62,6 +63,9 @@ class ReportData:
         traversed: the dimension of each row.
         interpolations: decoded means between two data, [rows, steps, *event].
         interpolated: which two data of the part, [rows, 2].
+        by_class: decoded means of data beside the covariates of each class, [rows, classes, *event]; None unless the
+            labels of the data are covariates.
+        recast: which data of the part, [rows].
         neighbours: rows of training data, each the nearest to one of the main site's samples.
         evaluation: the evaluation of these parameters on most of the data shown; None where there is none.
         more_evaluations: those of these parameters on other data.
@@ -91,6 +95,8 @@ class ReportData:
     traversed: Sequence[int] = ()
     interpolations: Tensor | None = None
     interpolated: Tensor | None = None
+    by_class: Tensor | None = None
+    recast: Tensor | None = None
     neighbours: Tensor | None = None
     evaluation: Evaluation | None = None
     more_evaluations: tuple[Evaluation, ...] = ()
@@ -124,7 +130,18 @@ class ReportData:
     def labels_are_data(self) -> bool:
         """Whether the model learnt from labels, all or some of them."""
         data = self.run.data
-        return data.labels is not None and tells_labels(data.members, data.labels)
+        others = {name: member for name, member in data.members.items() if name != data.main}
+        return data.labels is not None and tells_labels(others, data.labels)
+
+    def beside(self, whose: str) -> str:
+        """A sentence on whose covariates a picture has; empty where the model has none."""
+        names = covariates_of(self.run.pair)
+        return f" Given beside z: {', '.join(names)} of {whose}." if names else ""
+
+
+def covariates_of(pair: ModelGuidePair) -> list[str]:
+    """The data of a described pair that no distribution describes."""
+    return pair.description.named(Covariate) if isinstance(pair, LatentModel) else []
 
 
 def kind_of(part: str) -> str:
@@ -212,6 +229,12 @@ def _find_decoded(attempt: Attempts, pair: ModelGuidePair, found: LatentFindings
         lines, ends = interpolations(latents, data.labels)
         results["interpolated"] = ends
         attempt("interpolations", lambda: decoded(lines, ends[:, :1]))
+    given = {name: data.members[name] for name in covariates_of(pair) if name in data.members}
+    if data.labels is not None and tells_labels(given, data.labels):
+        firsts = first_of_each(data.labels)
+        results["recast"] = firsts[:ROWS]
+        points = latents[firsts[:ROWS], None].expand(-1, len(firsts), -1)
+        attempt("by_class", lambda: decoded(points, firsts[None]))
 
 
 def _quantiles(prior: Tensor) -> tuple[Tensor, Tensor]:

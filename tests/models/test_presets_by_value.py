@@ -13,7 +13,7 @@ from contracts.pair import PairContract
 from torch import Tensor
 
 from ppvae.core import DataError, ModelGuidePair, PairError, PpvaeError, check_pair, log_joint
-from ppvae.distributions import DiagonalNormal, Multinomial, StandardNormal
+from ppvae.distributions import DiagonalNormal, Multinomial, Poisson, StandardNormal
 from ppvae.inference import evidence, generate, inpaint, log_evidence
 from ppvae.inference.evidence import simulate_data
 from ppvae.models import (
@@ -22,7 +22,11 @@ from ppvae.models import (
     LatentModel,
     Observed,
     bayesianise,
+    conditional_vae,
+    convolutional_vae,
     discretised_logistic_vae,
+    hierarchical_vae,
+    mixture_vae,
     multinomial_vae,
     negative_binomial_vae,
     poisson_vae,
@@ -30,7 +34,7 @@ from ppvae.models import (
     priors,
     student_t_vae,
 )
-from ppvae.networks import MLP
+from ppvae.networks import MLP, LogCounts
 from ppvae.runs import Recipe, load_run, train
 
 
@@ -105,6 +109,21 @@ class TestDiscretisedLogisticVAE(PairContract):
 
     def make_data(self) -> Tensor:
         return torch.randint(0, 256, (6, 7)) / 255
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "part"),
+    [
+        (hierarchical_vae, (6,), "posterior_z2"),
+        (mixture_vae, (6,), "posterior_z"),
+        (conditional_vae, (6, 2), "posterior_z"),
+        (convolutional_vae, (6, (2, 3)), "posterior"),
+    ],
+)
+def test_encoders_of_counts_read_their_logarithm(model: Any, arguments: tuple[Any, ...], part: str) -> None:
+    pair, binary = model(*arguments, likelihood=Poisson), model(*arguments)
+    assert isinstance(getattr(pair, part).head.trunk, LogCounts)
+    assert not isinstance(getattr(binary, part).head.trunk, LogCounts)
 
 
 DATA: dict[str, Any] = {

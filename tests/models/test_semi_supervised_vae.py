@@ -39,6 +39,12 @@ def test_the_class_of_a_gap_is_summed_out(float64: torch.dtype) -> None:
         torch.testing.assert_close(known, drawn)
 
 
+def test_at_first_no_class_differs_from_another() -> None:
+    """Heads of networks of several inputs among them."""
+    pair = semi_supervised_vae(6, 3, latent_dim=2, hidden=(4,))
+    assert max(float(parameter.detach().abs().max()) for parameter in pair.parameters()) < 5e-3
+
+
 def test_data_of_several_axes_are_refused() -> None:
     with pytest.raises(PpvaeError, match=r"expected rows of D entries, found data of shape \(2, 3\)"):
         semi_supervised_vae((2, 3), 3)

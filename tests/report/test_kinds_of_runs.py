@@ -146,6 +146,20 @@ def test_a_described_model_is_shown_as_its_graph_beside_its_formulas(tmp_path: P
         assert f"<code>{formula}</code>" in card
 
 
+def test_what_covariates_a_picture_has_is_told(tmp_path: Path) -> None:
+    table = {"name": "conditional-vae", "latent_dim": 3, "hidden": [6]}
+    run = train(Recipe.from_dict({**DIGITS, "model": table}), tmp_path, progress=False)
+    found = find(run)
+    assert found.recast is not None and found.by_class is not None and found.by_class.shape == (8, 10, 64)
+    z = found.latent["z"].latents
+    assert z is not None
+    expected = run.pair.likelihood_x(z[found.recast[2]].expand(10, 3), torch.eye(10)).mean
+    torch.testing.assert_close(found.by_class[2], expected.detach())
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "The same in every class" in text and "Given beside z: label of held-out data." in text
+    assert "Labels were never shown" not in text
+
+
 def test_a_category_has_a_report_and_no_mean(tmp_path: Path) -> None:
     run = run_of(tmp_path, "Category")
     found = find(run)

@@ -10,7 +10,7 @@ import torch
 
 from ppvae.core import DataError
 from ppvae.core.errors import RunError
-from ppvae.data import Dataset, keep_labels
+from ppvae.data import Dataset, keep_labels, tells_labels
 from ppvae.distributions import Bernoulli, DiagonalNormal, OneHotCategorical, ProductOfExperts, StandardNormal
 from ppvae.inference import discrete_posterior
 from ppvae.models import Covariate, Exposure, Latent, LatentModel, Mask, Observed, bernoulli_vae, semi_supervised_vae
@@ -43,6 +43,20 @@ def test_training_knows_so_many_labels_and_held_out_data_none() -> None:
 def test_labels_that_cannot_be_kept(count: int, message: str) -> None:
     with pytest.raises(DataError, match=message):
         keep_labels(torch.arange(12) % 3, count)
+
+
+def test_whether_data_tell_their_labels() -> None:
+    labels = torch.arange(12) % 3
+    for told in (keep_labels(labels, 6), labels, torch.eye(3)[labels], torch.eye(4)[labels]):
+        assert tells_labels({"x": torch.zeros(12, 4), "label": told}, labels)
+    for other in (
+        torch.full((12,), -1),
+        labels.flip(0),
+        torch.eye(3)[labels].flip(1),
+        torch.ones(12, 3),
+        labels[:, None],
+    ):
+        assert not tells_labels({"label": other}, labels)
 
 
 def two_views(num_classes: int = 3) -> LatentModel:

@@ -14,7 +14,7 @@ _SHOWN = 24  # samples beside their neighbours
 
 def decoded_pictures(report: ReportData) -> dict[str, Picture]:
     """The pictures that this run has, by name."""
-    pictures = (_traversals(report), _interpolations(report), _neighbours(report))
+    pictures = (_traversals(report), _interpolations(report), _by_class(report), _neighbours(report))
     return {picture.name: picture for picture in pictures if picture is not None}
 
 
@@ -31,7 +31,7 @@ def _traversals(report: ReportData) -> Picture | None:
         "One dimension at a time",
         f"Grid of decoded images: {rows} rows, in each of which one latent dimension changes.",
         f"In each row one dimension runs from the 1 % to the 99 % quantile of the prior, the others stay where an "
-        f"average datum has them. From above: {names}, the most active first.",
+        f"average datum has them. From above: {names}, the most active first.{report.beside('that datum')}",
         images,
         columns,
         size=32,
@@ -52,9 +52,29 @@ def _interpolations(report: ReportData) -> Picture | None:
         "From one datum to another",
         f"Grid of {rows} rows: a datum, {columns} decoded images that change into another datum, and that datum.",
         f"First and last in each row are {report.kind} data; between them, the mean of p(x | z) on the straight line "
-        "between the means of their q(z | x).",
+        f"between the means of their q(z | x).{report.beside('the first')}",
         torch.cat((ends[:, :1], between, ends[:, 1:]), 1).flatten(0, 1),
         columns + 2,
+        size=32,
+    )
+
+
+def _by_class(report: ReportData) -> Picture | None:
+    if report.by_class is None or report.recast is None:
+        return None
+    rows, columns = report.by_class.shape[:2]
+    made = as_images(report.by_class.flatten(0, 1), report.data)
+    originals = as_images(report.x[report.recast], report.data)
+    if made is None or originals is None:
+        return None
+    return tiles(
+        "by_class",
+        "The same in every class",
+        f"Grid of {rows} rows: a datum, and {columns} decoded images of its latents, one for each class.",
+        f"First in each row is one of the {report.kind} data; beside it, the mean of p(x | z) at the mean of its "
+        "q(z | x), given the covariates of each class in turn: what z holds is what stays.",
+        torch.cat((originals[:, None], made.unflatten(0, (rows, columns))), 1).flatten(0, 1),
+        columns + 1,
         size=32,
     )
 

@@ -108,7 +108,8 @@ def _samples(report: ReportData, found: ObservedFindings) -> Picture | None:
         *of_site("samples", "Samples from the prior", found.label),
         f"Grid of {len(images)} data drawn from the model.",
         f"New data: z from the prior, then {'a draw from' if found.drawn else 'the mean of'} p({found.site} | z)."
-        + (" Each has the length of a datum." if found.lengths else ""),
+        + (" Each has the length of a datum." if found.lengths else "")
+        + report.beside("held-out data" if report.kind == "held-out" else "training data"),
         images,
         12,
         size=36,
@@ -131,7 +132,7 @@ def _manifold(report: ReportData) -> Picture | None:
         "The learnt manifold",
         f"Grid of {GRID} by {GRID} decoded images that change smoothly from corner to corner.",
         "The mean of p(x | z) where z runs over the quantiles of the prior in both dimensions "
-        "(Kingma & Welling 2013, figure 4).",
+        f"(Kingma & Welling 2013, figure 4).{report.beside('an average datum')}",
         images,
         GRID,
         size=32,

@@ -34,7 +34,7 @@ from ...runs.storage.folder import REPORT_LOCK, hold_lock
 from ...runs.training.segments import describe
 
 _LEARNT = (
-    *("reconstructions", "samples", "manifold", "traversals", "latents", "interpolations", "neighbours"),
+    *("reconstructions", "samples", "manifold", "traversals", "latents", "interpolations", "by_class", "neighbours"),
     "kl_per_dimension",
 )
 _LARGEST_DATA = 600_000  # bytes of the data's own pictures in the page
