@@ -19,6 +19,7 @@ MODELS = (
     "hidden-markov-model",
     "hierarchical-vae",
     "linear-gaussian-state-space",
+    "missing-data-vae",
     "mixture-of-factor-analysers",
     "mixture-vae",
     "multinomial-vae",

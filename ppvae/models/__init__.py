@@ -12,6 +12,7 @@ from .hierarchical_vae import hierarchical_vae
 from .latent_model import LatentModel
 from .linear_gaussian import LinearGaussian
 from .linear_gaussian_state_space import LinearGaussianStateSpace
+from .missing_data_vae import missing_data_vae
 from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
 from .mixture_vae import mixture_vae
 from .presets import bernoulli_vae, gaussian_vae
@@ -58,6 +59,7 @@ __all__ = [
     "gaussian_vae",
     "hierarchical_vae",
     "mixture_vae",
+    "missing_data_vae",
     "multinomial_vae",
     "negative_binomial_vae",
     "poisson_vae",
