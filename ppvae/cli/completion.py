@@ -22,6 +22,7 @@ MODELS = (
     "missing-data-vae",
     "mixture-of-factor-analysers",
     "mixture-vae",
+    "multimodal-vae",
     "multinomial-vae",
     "negative-binomial-vae",
     "poisson-vae",
