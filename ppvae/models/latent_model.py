@@ -209,14 +209,14 @@ class LatentModel(ModelGuidePair):
                 )
         for name in self.description.named(Covariate, Observed):
             shape = event_shape_of(self.description.variables[name]) or ()
-            found = tuple(x[name].shape[1:]) if name in expected else shape
+            entries = tuple(x[name].shape[1:]) if name in expected else shape
             given = isinstance(self.description.variables[name], Covariate)
             # An observed sequence may have another number of steps; a class as its number is no row of entries.
-            if found != shape and (given or (len(shape) == 1 and not found)):
+            if entries != shape and (given or (len(shape) == 1 and not entries)):
                 rows = [f"torch.eye({shape[0]})[labels], rows of 0 and 1"] if len(shape) == 1 else []
                 raise PairError(
                     f"member {name!r}: expected {['B', *shape]}, found {list(x[name].shape)}".replace("'B'", "B")
-                    + try_one_of(*rows, f"Covariate({list(found)})" if given else f"{name}[:, None], of one entry")
+                    + try_one_of(*rows, f"Covariate({list(entries)})" if given else f"{name}[:, None], of one entry")
                 )
         return {name: x[name] for name in expected}
 
@@ -267,11 +267,7 @@ class LatentModel(ModelGuidePair):
     def _probe(self) -> None:
         """Run both programs on two made-up data, for their shapes."""
         if any(tensor.is_meta for tensor in (*self.parameters(), *self.buffers())):
-            # Shapes alone, of which someone counts the entries.
-            for name in filter(lambda one: gaps_of(self.description.variables[one]), self.description.named(Observed)):
-                shape = event_shape_of(self.description.variables[name]) or ()
-                self.register_buffer(f"filling_{name}", torch.zeros(shape), persistent=False)
-            return
+            return  # shapes alone, of which someone counts the entries
         with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluation_mode(self):
             torch.manual_seed(0)
             values = self._made_up()
