@@ -81,7 +81,10 @@ def as_dataset(data: object, *, name: str = "data", dtype: torch.dtype | None = 
 
 
 def _without_gaps(values: Mapping[Any, Any], places: Mapping[Any, str]) -> dict[Any, Any]:
-    """The members with 0 where one is not finite and another, of 0 and 1 and of its shape, says that it is missing."""
+    """The members with 0 where one is not finite and another, of 0 and 1, says that it is missing.
+
+    That other has its shape, or one entry for each datum and the name ``has_`` and the member's.
+    """
     tensors = {k: v.detach() if isinstance(v, Tensor) else _from_numpy(v, places[k]) for k, v in values.items()}
     found = dict(values)
     for key, x in tensors.items():
@@ -89,6 +92,8 @@ def _without_gaps(values: Mapping[Any, Any], places: Mapping[Any, str]) -> dict[
         if not bool(bad.any()):
             continue
         for other, mask in tensors.items():
+            if other == f"has_{key}" and mask.shape == x.shape[:1]:
+                mask = mask.reshape(-1, *(1,) * (x.dim() - 1)).expand(x.shape)
             if (
                 mask.shape == x.shape
                 and bool(((mask == 0) | (mask == 1)).all())

@@ -14,8 +14,10 @@ from .hierarchical_vae import hierarchical_vae
 from .latent_model import LatentModel
 from .linear_gaussian import LinearGaussian
 from .linear_gaussian_state_space import LinearGaussianStateSpace
+from .missing_data_vae import missing_data_vae
 from .mixture_of_factor_analysers import MixtureOfFactorAnalysers
 from .mixture_vae import mixture_vae
+from .multimodal_vae import multimodal_vae
 from .presets import bernoulli_vae, gaussian_vae
 from .presets_by_value import (
     discretised_logistic_vae,
@@ -61,7 +63,9 @@ __all__ = [
     "discretised_logistic_vae",
     "gaussian_vae",
     "hierarchical_vae",
+    "missing_data_vae",
     "mixture_vae",
+    "multimodal_vae",
     "multinomial_vae",
     "negative_binomial_vae",
     "poisson_vae",

@@ -207,13 +207,16 @@ class LatentModel(ModelGuidePair):
                     f"{type(self).__name__}: the batch has no member {name!r} ({role}): expected {names}, found "
                     f"{', '.join(map(repr, x)) or 'none'}" + try_one_of(did_you_mean(name, list(x)), *gaps)
                 )
-        for name in self.description.named(Covariate):
+        for name in self.description.named(Covariate, Observed):
             shape = event_shape_of(self.description.variables[name]) or ()
-            if name in expected and tuple(x[name].shape[1:]) != shape:
+            entries = tuple(x[name].shape[1:]) if name in expected else shape
+            given = isinstance(self.description.variables[name], Covariate)
+            # An observed sequence may have another number of steps; a class as its number is no row of entries.
+            if entries != shape and (given or (len(shape) == 1 and not entries)):
                 rows = [f"torch.eye({shape[0]})[labels], rows of 0 and 1"] if len(shape) == 1 else []
                 raise PairError(
                     f"member {name!r}: expected {['B', *shape]}, found {list(x[name].shape)}".replace("'B'", "B")
-                    + try_one_of(*rows, f"Covariate({list(x[name].shape[1:])})")
+                    + try_one_of(*rows, f"Covariate({list(entries)})" if given else f"{name}[:, None], of one entry")
                 )
         return {name: x[name] for name in expected}
 

@@ -108,6 +108,16 @@ def test_nan_and_infinity_are_counted_and_placed() -> None:
         as_dataset({"x": torch.zeros(2, 1), "mask": torch.tensor([1.0, float("nan")])})
 
 
+def test_rows_that_a_mask_of_their_name_says_are_missing_are_no_error() -> None:
+    x = torch.tensor([[1.0, 2.0], [float("nan"), 3.0], [4.0, 5.0]])
+    there = torch.tensor([True, False, True])
+    found = as_dataset({"y": torch.ones(3, 2), "x": x, "has_x": there}).members["x"]
+    assert torch.equal(found, x.nan_to_num(0.0))
+    for other in ({"mask": there}, {"has_x": ~there}):
+        with pytest.raises(DataError, match=r"data\['x'\]: 1 of 6 values are not finite"):
+            as_dataset({"y": torch.ones(3, 2), "x": x, **other})
+
+
 def test_values_beyond_float32_are_not_turned_into_infinity() -> None:
     with pytest.raises(DataError, match=r"beyond the range of torch.float32.*inf at \[0, 1\]"):
         as_dataset(np.array([[1.0, 1e300]]))

@@ -16,6 +16,7 @@ from ppvae.inference import discrete_posterior
 from ppvae.models import Covariate, Exposure, Latent, LatentModel, Mask, Observed, bernoulli_vae, semi_supervised_vae
 from ppvae.networks import MLP, JoinedMLP
 from ppvae.runs import Recipe, load_run, train
+from ppvae.runs.recipe.catalogue import from_data
 from ppvae.runs.training.roles import in_roles
 
 
@@ -85,6 +86,13 @@ def test_labels_as_rows_and_masks_of_ones() -> None:
     assert torch.equal(in_roles(data(), conditional(Covariate(3))).members["u"], found["label"])
     with pytest.raises(DataError, match="'label' has 2 entries, but labels go up to 2"):
         in_roles(data(), two_views(2))
+
+
+def test_a_member_called_label_says_how_many_classes_there_are() -> None:
+    x, numbers = torch.eye(4).repeat(3, 1), torch.tensor([0, -1, 2, -1] * 3)
+    for label, classes in ((numbers, 3), (torch.eye(5)[numbers.clamp_min(0)], 5)):
+        assert from_data(Dataset({"x": x, "label": label}))["num_classes"] == classes
+    assert from_data(data())["num_classes"] == 3 and from_data(Dataset(x))["num_classes"] is None
 
 
 def test_what_data_lack_is_an_error() -> None:

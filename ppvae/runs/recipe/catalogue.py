@@ -270,8 +270,16 @@ def from_data(data: Dataset) -> dict[str, Any]:
         "event_shape": shape[0] if len(shape) == 1 else shape,
         "data_dim": shape[-1] if len(shape) == 2 else math.prod(shape),  # of a sequence [T, D]: of one step
         "image_shape": data.image_shape,
-        "num_classes": None if data.labels is None or data.labels.dim() != 1 else int(data.labels.max()) + 1,
+        "num_classes": _classes_of(data),
     }
+
+
+def _classes_of(data: Dataset) -> int | None:
+    """How many classes the labels have; or the member "label", of numbers or of rows of 0 and 1."""
+    labels, rows = data.labels, data.members.get("label")
+    if labels is None and rows is not None:
+        return rows.shape[1] if rows.dim() == 2 else int(rows.max()) + 1
+    return None if labels is None or labels.dim() != 1 else int(labels.max()) + 1
 
 
 def _makes_a_pair(build: Callable[..., Any]) -> bool:
