@@ -89,6 +89,15 @@ CASES: dict[str, Case] = {
     ),
     "sigmoid-belief-network": Case(lambda: models.sigmoid_belief_network(784), pixels, elbo.ScoreFunctionELBO),
     "topic-model": Case(lambda: models.topic_model(2000), words),
+    "count-vae": Case(lambda: models.count_vae(2000), words),
+    "deep-exponential-family": Case(lambda: models.deep_exponential_family(2000), words),
+    "missing-data-vae": Case(
+        lambda: models.missing_data_vae(784), lambda: {"x": pixels(), "seen": torch.rand(M, 784) < 0.7}
+    ),
+    "multimodal-vae": Case(
+        lambda: models.multimodal_vae(784, 10),
+        lambda: {"x": pixels(), "label": torch.eye(10)[labels()], **{f"has_{n}": labels() > 2 for n in ("x", "label")}},
+    ),
     "deep-markov-model": Case(
         lambda: models.deep_markov_model((60, 88)),
         lambda: {"x": torch.rand(20, 60, 88).round(), "lengths": torch.randint(20, 61, (20,))},

@@ -62,6 +62,9 @@ CHOICES: dict[str, list[Choice]] = {
     ],
     "counts": [
         Choice("words of documents", "topic-model", "topic_model", "topics as words; each document's own total"),
+        Choice("counts", "poisson-vae", "vae", "the mean is the variance"),
+        Choice("counts that vary more", "negative-binomial-vae", "vae", "a dispersion, and zeros that drop out"),
+        Choice("shares of a total", "multinomial-vae", "vae", "given how many there are"),
         Choice("cells, reads", "count-vae", "count_vae", "library size, drop-out, batches"),
         Choice(
             "rare, sparse causes", "deep-exponential-family", "deep_exponential_family", "layers of positive latents"
@@ -70,6 +73,7 @@ CHOICES: dict[str, list[Choice]] = {
     ],
     "sequences": [
         Choice("a state that drifts", "deep-markov-model", "deep_markov_model", "gated transitions, lengths"),
+        Choice("the same, linear", "linear-gaussian-state-space", "linear_gaussian_state_space", "everything exact"),
         Choice("a state that jumps", "hidden-markov-model", "hidden_markov_model", "everything exact"),
     ],
 }

@@ -17,6 +17,7 @@ import pytest
 from contracts.elbo import declared_facts
 
 from ppvae.inference import elbo, evidence
+from ppvae.runs.recipe.catalogue import model_entries
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -234,3 +235,12 @@ def test_a_wrong_output_is_found(tmp_path: Path) -> None:
     assert (first.line, first.output, second.line, second.output) == (4, None, 8, "3\n")
     with pytest.raises(pytest.fail.Exception, match=r"page.md:8 shows\n3\n\nprinted\n2"):
         run(page, tmp_path)
+
+
+def test_the_index_of_models_has_each_of_them() -> None:
+    """By the name on the command line, and on a page that is there."""
+    index = load_facts("model_index.py")
+    choices = list(index.every())
+    assert {choice.model for choice in choices} == set(model_entries())
+    assert all((DOCS / "models" / f"{choice.page}.md").exists() for choice in choices)
+    assert all(f'href="{choice.page}.html"' in index.picture() for choice in choices)
