@@ -19,7 +19,7 @@ SMALLEST = {
     "svi_step": "--rounds 1 --steps 1",
     "model_steps": "--only bernoulli-vae semi-supervised-vae --modes graph --rounds 1 --steps 1",
     "baselines": "--rounds 1 --steps 1 --modes graph",
-    "semi_supervised": "speed --rounds 1 --steps 1",
+    "semi_supervised": "--rounds 1 --steps 1",
     "hmc": "--rounds 1",
     "checkpoint": "--epochs 2",
     "estimators": "--only training --epochs 1",
