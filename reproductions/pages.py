@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ hand. Published values are read off the paper's figures, to a tenth of a nat; no
 """,
     "tables": """Tables of other papers and programs, run by this suite with their protocols, beside what they have.
 `{command}` makes this page from what its runs found: no number is typed by hand, and no experiment sees a published
-value. A cell is *reproduced* where it differs by at most twice the spread of both.
+value. A cell is *reproduced* where it differs by at most twice the spread of both; of one run the spread is 0.
 """,
 }
 QUICK = """This is the quick version: small data, small nets and few steps. It shows that the experiments run, and how
@@ -52,6 +53,11 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """A table of Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def verdict(difference: float, spread: float, published: float) -> str:
+    """Whether a cell is reproduced: it differs by at most twice the spread of both, standard deviations over runs."""
+    return "reproduced" if abs(difference) <= 2 * math.hypot(spread, published) else "not reproduced"
 
 
 def markdown(page: Page, path: Path, modules: Mapping[str, ModuleType], found: Mapping[str, Found], size: Size) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +108,11 @@ def best_step_size(bench: Bench, recipe: Recipe, objective: Callable[[Recipe], f
     return max(found, key=found.__getitem__)
 
 
-def train_to(
-    bench: Bench,
-    recipe: Recipe,
-    visit: Callable[[Any, int], None] = lambda pair, samples: None,
-    callbacks: Sequence[Callback] = (),
-) -> tuple[ModelGuidePair, int]:
+def train_to(bench: Bench, recipe: Recipe, visit: Callable[[Any, int], None]) -> tuple[ModelGuidePair, int]:
     """Train, or go on with a run where it stopped, until so many data were seen, with a visit at every mark."""
     folder, data = bench.folder / "run", data_of(recipe)
     epochs = math.ceil(bench.size.samples / len(data))
-    callbacks = [AtMarks(len(data), bench.size.samples, visit), *callbacks]
+    callbacks = [AtMarks(len(data), bench.size.samples, visit)]
     done = len(load_run(folder).history) if (folder / "checkpoints").exists() else 0
     if done >= epochs:
         run = load_run(folder)
