@@ -34,7 +34,7 @@ FIGURES = (
 )
 
 
-TABLES = ("semi_supervised",)
+TABLES = ("semi_supervised", "nvdm")
 PAGES = {
     "paper": Page("The paper, figure by figure", "paper", FIGURES),
     "tables": Page("Published tables", "tables", TABLES),
