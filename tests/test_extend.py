@@ -147,7 +147,7 @@ def test_the_linter_and_the_formatter_accept_it(tree: Path) -> None:
 # What the pages say of recipes, in a script of its own.
 RECIPES = """
 from ppvae.runs.recipe.catalogue import elbo_entries, evidence_entries, model_entries
-for entries, name in (model_entries, "count-vae"), (elbo_entries, "combined"), (evidence_entries, "jackknife"):
+for entries, name in (model_entries, "overdispersed-vae"), (elbo_entries, "combined"), (evidence_entries, "jackknife"):
     print(name, *entries()[name].options.model_fields)
 """
 END = "--- end of a script ---"
@@ -172,7 +172,7 @@ def test_a_page_prints_what_it_shows(printed: list[str]) -> None:
 
 
 def test_recipes_know_what_the_pages_add(printed: list[str]) -> None:
-    expected = ["count-vae latent_dim hidden", "combined weight num_particles", "jackknife num_samples"]
+    expected = ["overdispersed-vae latent_dim hidden", "combined weight num_particles", "jackknife num_samples"]
     assert printed[-1].splitlines() == expected
 
 

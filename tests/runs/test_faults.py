@@ -365,6 +365,9 @@ def resumed_is_whole(recipe: Recipe, elbo: str, optimizer: str, tmp_path: Path, 
     table = {"name": elbo, **({"alpha": 0.5} if elbo == "renyi" else {})}  # the one option without a default
     options = {"learning_rate": 1e-3, "num_epochs": 2, "optimizer": optimizer, "elbo": table}
     recipe = recipe.replace(training=options)
+    if elbo == "with-classifier":
+        model = {"name": "semi-supervised-vae", "latent_dim": 2, "hidden": [8]}
+        recipe = recipe.replace(model=model, data={"num_labels": 10})
     whole = train(recipe, tmp_path / "whole", progress=False)
     stopped_at(recipe, tmp_path / "run", *steps)
     parts = resume(tmp_path / "run", progress=False)
