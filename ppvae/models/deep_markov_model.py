@@ -48,16 +48,16 @@ def deep_markov_model(
     - ``"both"``, ST-LR: $q(z_t \mid z_{t-1}, x_{1:L})$;
     - ``"mean-field"``, MF-LR: $q(z_t \mid x_{1:L})$, which draws all states at once.
 
-    =========================  ====================================  ===============================
-    symbol                     meaning                               name in code
-    =========================  ====================================  ===============================
-    $z$, [T, Z]                states of one sequence                site ``"z"``
-    $z_0$, [Z]                 what is before the first, a parameter ``prior_z.start``
-    $x$, [T, D]                one sequence                          site ``"x"``
-    $L_b$                      how many steps it has, 1, ..., T      member ``"lengths"``
-    $p_\theta(z \mid z_{t-1})$ the transition                        ``prior_z.transition``
-    $p_\theta(x \mid z_t)$     the emission                          ``likelihood_x.likelihood``
-    =========================  ====================================  ===============================
+    ===========================  =====================================  ===============================
+    symbol                       meaning                                name in code
+    ===========================  =====================================  ===============================
+    $z$, [T, Z]                  states of one sequence                 site ``"z"``
+    $z_0$, [Z]                   what is before the first, a parameter  ``prior_z.start``
+    $x$, [T, D]                  one sequence                           site ``"x"``
+    $L_b$                        how many steps it has, 1, ..., T       member ``"lengths"``
+    $p_\theta(z \mid z_{t-1})$   the transition                         ``prior_z.transition``
+    $p_\theta(x \mid z_t)$       the emission                           ``likelihood_x.likelihood``
+    ===========================  =====================================  ===============================
 
     Steps from $L_b$ on are padding, whatever stands there: they change neither the evidence nor a gradient.
 
