@@ -39,8 +39,8 @@ def semi_supervised_vae(
     $q_\phi(y \mid x)$      the classifier                        ``posterior_label``
     ======================  ====================================  ===========================
 
-    Limitations: labels enter the classifier only through what the model learns of p(x | z, y); with few of them it is
-    trained much better with :class:`ppvae.inference.elbo.WithClassifier`.
+    Limitations: labels enter the classifier only through what the model learns of p(x | z, y); with few of them it
+    learns much sooner with :class:`ppvae.inference.elbo.WithClassifier`.
 
     Args:
         event_shape: number of entries D.
