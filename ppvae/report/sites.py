@@ -28,6 +28,8 @@ from ..models import BayesianPair, LatentModel, Observed
 NUM_CHECK_DATA = 300
 """Held-out data for predictive checks."""
 NUM_SAMPLES = 96
+NUM_SITES = 4
+"""Observed sites with figures of their own."""
 _DRAWS = 100  # of the guide, where its mean is no value of a latent
 
 
@@ -196,7 +198,7 @@ def rows(values: Tensor) -> Tensor:
 def observed_findings(
     pair: ModelGuidePair, data: Dataset, shape: Structure, notes: list[str], options: Mapping[str, Any]
 ) -> dict[str, ObservedFindings]:
-    """Every observed site that is a member of the data, the main one first; or the only one.
+    """Every observed site that is a member of the data, the main one first; or the only one; a few of many.
 
     Args:
         pair: the pair.
@@ -207,7 +209,7 @@ def observed_findings(
     """
     names = [info.name for info in shape.observed if info.scope == "local" and 0 not in info.event_shape]
     chosen: Sequence[str] = names if len(names) == 1 else [n for n in names if n in data.members] or names
-    chosen = sorted(chosen, key=lambda name: name != data.main)
+    chosen = _some(sorted(chosen, key=lambda name: name != data.main), notes)
     few = data.take(min(NUM_CHECK_DATA, len(data)))
     discrete = any(info.is_discrete for info in shape.local_latents)
     found = {}
@@ -221,6 +223,19 @@ def observed_findings(
         attempt("latent_checks", lambda again=again: posterior_checks(pair, few, **again), (Exception,))  # type: ignore[misc]
         found[name] = ObservedFindings(name, label, **attempt.results)
     return found
+
+
+def _some(names: list[str], notes: list[str]) -> list[str]:
+    """All names; of a long chain, whose figures a person would not look through, a few from its start to its end."""
+    if len(names) <= NUM_SITES:
+        return names
+    places = {round(i * (len(names) - 1) / (NUM_SITES - 1)) for i in range(NUM_SITES)}
+    chosen = [name for place, name in enumerate(names) if place in places]
+    notes.append(
+        f"{len(names)} observed sites: figures and checks of {', '.join(chosen)}; posterior_checks(..., site=...) and "
+        "generate(..., site=...) serve the others"
+    )
+    return chosen
 
 
 def _find_values(
