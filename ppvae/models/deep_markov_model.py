@@ -90,7 +90,7 @@ def deep_markov_model(
     if len(shape) != 2:
         raise PpvaeError(
             f"deep_markov_model: expected sequences of T steps of D entries, found data of shape {shape}"
-            + try_one_of("--data jsb-chorales", "data.flatten=false, for images row by row", "x [B, T, D] in an .npz")
+            + try_one_of("--data jsb-chorales", "--data japanese-vowels", "an .npz of x [N, T, D] and lengths [N]")
         )
     if guide not in get_args(SequenceGuide):
         raise PpvaeError(f"guide: unknown {guide!r}: {did_you_mean(guide, get_args(SequenceGuide))}")
