@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, bernoulli, range_of, reading
 from .posteriors import PosteriorMaker, diagonal
-from .presets import require_latents, require_rows
 from .priors import PriorMaker, standard
+from .requirements import require_latents, require_rows
 from .variables import Covariate, Latent, Observed, Part
 from ..core.errors import PpvaeError, try_one_of
 from ..distributions import DiagonalNormal

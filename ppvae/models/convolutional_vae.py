@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from .likelihoods import LikelihoodMaker, bernoulli, numbers_per_element
 from .posteriors import PosteriorMaker
-from .presets import compose, require_latents
+from .presets import compose
 from .priors import PriorMaker
+from .requirements import require_latents
 from .vae import VAE
 from ..networks import ConvDecoder, ConvEncoder, Initializer
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from .latent_model import LatentModel
 from .posteriors import PosteriorMaker, diagonal
-from .presets import require_latents, require_rows
+from .requirements import require_latents, require_rows, require_word
 from .variables import Covariate, Exposure, Latent, Observed, Variable
-from ..core.errors import PpvaeError, did_you_mean
+from ..core.errors import PpvaeError
 from ..distributions import NegativeBinomial, StandardNormal, ZeroInflatedNegativeBinomial
 from ..networks import Initializer, JoinedMLP, LogCounts
 
@@ -85,8 +85,7 @@ def count_vae(
     """
     num_counts = require_rows(event_shape, "count_vae")
     require_latents(latent_dim)
-    if size not in get_args(LibrarySize):
-        raise PpvaeError(f"size: unknown {size!r}: {did_you_mean(size, get_args(LibrarySize))}")
+    require_word("size", size, get_args(LibrarySize))
     if num_batches < 0:
         raise PpvaeError(f"num_batches: expected at least 0, found {num_batches}")
     batch = [num_batches] if num_batches else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .latent_model import LatentModel
-from .presets import require_latents, require_rows
+from .requirements import require_layers, require_rows
 from .variables import Features, Latent, Observed, Variable
 from ..core.errors import PpvaeError
 from ..distributions import FixedPrior, Gamma, Poisson
@@ -66,9 +66,7 @@ def deep_exponential_family(
     x: observed [2000], likelihood Poisson
     """
     size = require_rows(event_shape, "deep_exponential_family")
-    if not latent_dims:
-        raise PpvaeError("latent_dims: expected at least one layer, found none")
-    require_latents(min(latent_dims), "latent_dims")
+    require_layers(latent_dims)
     if not concentration > 0:
         raise PpvaeError(f"concentration: expected a positive number, found {concentration}")
     encoder = MLP(size, hidden, activation=activation, init=init)

@@ -7,9 +7,9 @@ from typing import Literal, get_args
 
 from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, bernoulli
-from .presets import require_latents
+from .requirements import require_latents, require_word
 from .variables import Latent, Lengths, Observed
-from ..core.errors import PpvaeError, did_you_mean, try_one_of
+from ..core.errors import PpvaeError, try_one_of
 from ..distributions import (
     ConditionalDistribution,
     DiagonalNormal,
@@ -92,8 +92,7 @@ def deep_markov_model(
             f"deep_markov_model: expected sequences of T steps of D entries, found data of shape {shape}"
             + try_one_of("--data jsb-chorales", "--data japanese-vowels", "an .npz of x [N, T, D] and lengths [N]")
         )
-    if guide not in get_args(SequenceGuide):
-        raise PpvaeError(f"guide: unknown {guide!r}: {did_you_mean(guide, get_args(SequenceGuide))}")
+    require_word("guide", guide, get_args(SequenceGuide))
     require_latents(latent_dim)
     num_steps, size = shape
     reader = Recurrent(size, recurrent_hidden, cell=cell, direction="backward" if guide == "backward" else "both")

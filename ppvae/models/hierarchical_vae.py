@@ -10,10 +10,9 @@ from torch import nn
 from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, bernoulli, range_of, reading
 from .posteriors import PosteriorMaker, diagonal
-from .presets import require_latents
 from .priors import PriorMaker, standard
+from .requirements import require_layers, require_word
 from .variables import Latent, Observed
-from ..core.errors import PpvaeError, did_you_mean
 from ..distributions import DiagonalNormal
 from ..networks import Branches, Initializer, he
 
@@ -84,12 +83,8 @@ def hierarchical_vae(
     z1: latent [4], prior DiagonalNormal, posterior DiagonalNormal
     x: observed [64], likelihood Bernoulli
     """
-    if not latent_dims:
-        raise PpvaeError("latent_dims: expected at least one layer, found none")
-    for dim in latent_dims:
-        require_latents(dim, "latent_dims")
-    if links not in ("all", "chain"):
-        raise PpvaeError(f"links: unknown word {links!r}: {did_you_mean(links, ['all', 'chain'])}")
+    require_layers(latent_dims)
+    require_word("links", links, ("all", "chain"))
     init = init or he()
     names = [f"z{level}" for level in range(1, len(latent_dims) + 1)]  # from the data up
     shapes = {"x": event_shape, **dict(zip(names, latent_dims, strict=True))}

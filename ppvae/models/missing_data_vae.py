@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, gaussian
 from .posteriors import PosteriorMaker, diagonal
-from .presets import require_latents, require_rows
+from .requirements import require_latents, require_rows
 from .variables import Latent, Mask, Observed
 from ..distributions import StandardNormal
 from ..networks import MLP, Initializer, JoinedMLP, paper

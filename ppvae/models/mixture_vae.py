@@ -8,9 +8,9 @@ from typing import Literal
 from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, bernoulli, reading
 from .posteriors import PosteriorMaker, diagonal
-from .presets import require_latents
+from .requirements import require_latents, require_word
 from .variables import Latent, Observed
-from ..core.errors import PpvaeError, did_you_mean
+from ..core.errors import PpvaeError
 from ..distributions import DiagonalNormal, OneHotCategorical, StandardNormal
 from ..networks import MLP, Initializer, JoinedMLP, paper
 
@@ -78,8 +78,7 @@ def mixture_vae(
     require_latents(latent_dim)
     if num_components < 2:
         raise PpvaeError(f"num_components: expected at least two, found {num_components}")
-    if given_class not in (words := ("latent", "data", "both")):
-        raise PpvaeError(f"given_class: unknown word {given_class!r}: {did_you_mean(given_class, words)}")
+    require_word("given_class", given_class, ("latent", "data", "both"))
     parents = {"z": latent_dim} if given_class == "latent" else {"z": latent_dim, "y": num_components}
     likelihood = likelihood or bernoulli()
     encoder = reading(MLP(event_shape, hidden, activation=activation, init=init), likelihood)

@@ -8,7 +8,7 @@ from torch import nn
 
 from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, bernoulli
-from .presets import require_latents, require_rows
+from .requirements import require_latents, require_rows
 from .variables import Latent, Mask, Observed
 from ..core.errors import PpvaeError, try_one_of
 from ..distributions import ConditionalDistribution, DiagonalNormal, OneHotCategorical, ProductOfExperts, StandardNormal

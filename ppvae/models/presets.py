@@ -10,8 +10,8 @@ from torch import nn
 from .likelihoods import LikelihoodMaker, Spread, bernoulli, gaussian, range_of, reading
 from .posteriors import PosteriorMaker, diagonal
 from .priors import PriorMaker, standard
+from .requirements import require_latents
 from .vae import VAE
-from ..core.errors import PpvaeError, try_one_of
 from ..distributions import Multinomial
 from ..networks import MLP, Initializer, paper
 
@@ -76,26 +76,6 @@ def gaussian_vae(
     """
     networks = trunks(event_shape, latent_dim, hidden, activation, init)
     return compose(networks, gaussian(scale, mean), event_shape, latent_dim, prior, posterior)
-
-
-def require_rows(event_shape: int | Sequence[int], model: str) -> int:
-    """The number of entries of a row, for a model that reads rows.
-
-    Raises:
-        PpvaeError: data of several axes.
-    """
-    shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
-    if len(shape) != 1:
-        raise PpvaeError(
-            f"{model}: expected rows of D entries, found data of shape {shape}" + try_one_of("flatten=True")
-        )
-    return shape[0]
-
-
-def require_latents(latent_dim: int, option: str = "latent_dim") -> None:
-    """An error that names the option, where there are no latent dimensions."""
-    if latent_dim < 1:
-        raise PpvaeError(f"{option}: expected at least one latent dimension, found {latent_dim}")
 
 
 def trunks(

@@ -8,8 +8,9 @@ from typing import Literal
 
 from .likelihoods import Spread, discretised_logistic, student_t
 from .posteriors import PosteriorMaker
-from .presets import compose, require_rows, trunks
+from .presets import compose, trunks
 from .priors import PriorMaker
+from .requirements import require_rows
 from .vae import VAE
 from ..distributions import Multinomial, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from ..networks import Initializer

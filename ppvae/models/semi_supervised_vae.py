@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, bernoulli
-from .presets import require_latents, require_rows
+from .requirements import require_latents, require_rows
 from .variables import Label, Latent, Observed
 from ..distributions import DiagonalNormal, OneHotCategorical, StandardNormal
 from ..networks import MLP, Initializer, JoinedMLP, paper

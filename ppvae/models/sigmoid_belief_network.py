@@ -9,9 +9,8 @@ from torch import nn
 
 from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, bernoulli
-from .presets import require_latents, require_rows
+from .requirements import require_layers, require_rows
 from .variables import Latent, Observed, Variable
-from ..core.errors import PpvaeError, try_one_of
 from ..distributions import Bernoulli, ConditionalDistribution, RelaxedBernoulli
 from ..networks import MLP, Initializer, Signs, paper
 
@@ -74,10 +73,7 @@ def sigmoid_belief_network(
     x: observed [6], likelihood Bernoulli
     """
     size = require_rows(event_shape, "sigmoid_belief_network")
-    if not latent_dims:
-        raise PpvaeError("latent_dims: expected at least one layer, found none" + try_one_of("latent_dims=(200,)"))
-    for units in latent_dims:
-        require_latents(units, "latent_dims")
+    require_layers(latent_dims)
     init = init or paper()
 
     def trunk(inputs: int, of_units: bool = True) -> nn.Module:

@@ -9,9 +9,9 @@ from typing import Literal, get_args
 from torch import nn
 
 from .latent_model import LatentModel
-from .presets import require_latents, require_rows
+from .requirements import require_latents, require_rows, require_word
 from .variables import Exposure, Features, Latent, Observed
-from ..core.errors import PpvaeError, did_you_mean
+from ..core.errors import PpvaeError
 from ..distributions import DiagonalNormal, FixedPrior, Multinomial, StandardNormal
 from ..networks import MLP, Initializer, LogCounts
 
@@ -80,8 +80,7 @@ def topic_model(
     x: observed [2000], likelihood Multinomial
     """
     size = require_rows(event_shape, "topic_model")
-    if kind not in get_args(TopicKind):
-        raise PpvaeError(f"kind: unknown {kind!r}: {did_you_mean(kind, get_args(TopicKind))}")
+    require_word("kind", kind, get_args(TopicKind))
     require_latents(num_topics - (kind == "prodlda"), "num_topics")
     if not concentration > 0:
         raise PpvaeError(f"concentration: expected a positive number, found {concentration}")

@@ -96,7 +96,7 @@ def test_labels_are_batches() -> None:
 
 def test_what_is_refused() -> None:
     for options, message in (
-        ({"size": "sum"}, "size: unknown 'sum'"),
+        ({"size": "sum"}, "size: unknown word 'sum'"),
         ({"num_batches": -1}, "num_batches: expected at least 0"),
         ({"event_shape": (2, 3)}, "expected rows of D entries"),
     ):

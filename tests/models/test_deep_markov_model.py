@@ -86,5 +86,5 @@ def test_two_methods_agree() -> None:
 def test_data_that_are_no_sequences_are_refused() -> None:
     with pytest.raises(PpvaeError, match=r"expected sequences of T steps of D entries, found data of shape \(64,\)"):
         deep_markov_model((64,))
-    with pytest.raises(PpvaeError, match="guide: unknown 'forward'"):
+    with pytest.raises(PpvaeError, match="guide: unknown word 'forward'"):
         small(guide="forward")

@@ -101,7 +101,7 @@ def test_what_is_refused() -> None:
     for options, message in (
         ({"num_topics": 1}, "num_topics: expected at least one latent dimension"),
         ({"concentration": 0.0}, "concentration: expected a positive number"),
-        ({"kind": "lda"}, "kind: unknown 'lda'"),
+        ({"kind": "lda"}, "kind: unknown word 'lda'"),
         ({"event_shape": (2, 3)}, "expected rows of D entries"),
     ):
         with pytest.raises(PpvaeError, match=message):

@@ -106,6 +106,25 @@ def test_what_data_lack_is_an_error() -> None:
         in_roles(data(), bernoulli_vae(4, latent_dim=1, hidden=(2,)), num_labels=3)
 
 
+def test_labels_among_the_members_are_taken_as_they_are() -> None:
+    pair, known = semi_supervised_vae(4, 3, latent_dim=1, hidden=(2,)), torch.arange(12) % 4 - 1
+    named = Dataset({"x": torch.eye(4).repeat(3, 1), "label": known})
+    assert torch.equal(in_roles(named, pair).members["label"], known)
+    with pytest.raises(DataError, match="data itself says which labels are known"):
+        in_roles(named, pair, num_labels=3)
+
+
+def test_a_mask_of_two_variables_says_that_both_are_there() -> None:
+    posterior = DiagonalNormal(JoinedMLP([4, 3], [2]), 1).given("x", "label")
+    pair = LatentModel(
+        there=Mask(per_datum=True),
+        z=Latent(StandardNormal(1), posterior=posterior),
+        x=Observed(Bernoulli(MLP(1, [2]), 4).given("z"), mask="there"),
+        label=Observed(OneHotCategorical(MLP(1, [2]), 3).given("z"), mask="there"),
+    )
+    assert torch.equal(in_roles(data(), pair).members["there"], torch.ones(12, dtype=torch.bool))
+
+
 def test_gaps_and_lengths_are_not_taken_for_values() -> None:
     x = torch.zeros(6, 4)
     for name, member in (("seen", torch.ones(6, 4, dtype=torch.bool)), ("lengths", torch.full((6,), 2))):

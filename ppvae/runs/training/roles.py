@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...core.errors import DataError, try_one_of
 from ...data import Dataset, keep_labels
-from ...models import Covariate, Exposure, Label, LatentModel, Lengths, Mask, Observed
+from ...models import Exposure, Label, LatentModel, Lengths, Mask, Observed
 from ...models.description import Description
-from ...models.variables import Variable, event_shape_of
+from ...models.variables import Variable, event_shape_of, gaps_of
 
 _SAID = {"seen": "gaps", "lengths": "sequences of several lengths"}
 """Members by the suite's convention that change what the others mean."""
@@ -53,6 +53,10 @@ def in_roles(data: Dataset, pair: Any, *, num_labels: int | None = None, seed: i
             f"{data.name}: has {_SAID[name]} (member {name!r}), which the model would take for values"
             + try_one_of("--model missing-data-vae" if name == "seen" else "--model deep-markov-model", "--model list")
         )
+    if num_labels is not None and set(description.named(Label)) <= set(data.members):
+        raise DataError(
+            f"data.num_labels: {data.name} itself says which labels are known" + try_one_of("no num_labels")
+        )
     if isinstance(data.x, Tensor) and len(description.data) == 1:
         return data
 
@@ -77,18 +81,13 @@ def _found(
         labels = _labels(name, "a label", data)
         return labels if known is None else keep_labels(labels, known, seed)
     if isinstance(variable, Mask | Lengths):
-        (of,) = [n for n in description.named(Observed) if name in vars(description.variables[n]).values()]
-        x = members[of]
+        observed = description.named(Observed)
+        x = members[next((n for n in observed if name in gaps_of(description.variables[n])), observed[0])]
         if isinstance(variable, Lengths):
             return torch.full((len(x),), x.shape[1])
         return torch.ones(x.shape[:1] if variable.per_datum else x.shape, dtype=torch.bool)
-    shape = event_shape_of(variable)
-    if (
-        isinstance(variable, Exposure)
-        or not isinstance(variable, Covariate | Observed)
-        or shape is None
-        or len(shape) != 1
-    ):
+    shape = event_shape_of(variable) or ()
+    if isinstance(variable, Exposure) or len(shape) != 1:
         raise DataError(
             f"{data.name}: has no member {name!r} ({type(variable).__name__}), found {', '.join(map(repr, members))}"
             + try_one_of(f"an .npz file with an array {name!r}")

@@ -1,0 +1,40 @@
+"""What the options of a model have to be: errors that name the option, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..core.errors import PpvaeError, did_you_mean, try_one_of
+
+
+def require_rows(event_shape: int | Sequence[int], model: str) -> int:
+    """The number of entries of a row, for a model that reads rows.
+
+    Raises:
+        PpvaeError: data of several axes.
+    """
+    shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+    if len(shape) != 1:
+        raise PpvaeError(
+            f"{model}: expected rows of D entries, found data of shape {shape}" + try_one_of("flatten=True")
+        )
+    return shape[0]
+
+
+def require_latents(latent_dim: int, option: str = "latent_dim") -> None:
+    """An error that names the option, where there are no latent dimensions."""
+    if latent_dim < 1:
+        raise PpvaeError(f"{option}: expected at least one latent dimension, found {latent_dim}")
+
+
+def require_layers(latent_dims: Sequence[int]) -> None:
+    """An error where there is no layer of latents, or one without dimensions."""
+    if not latent_dims:
+        raise PpvaeError("latent_dims: expected at least one layer, found none" + try_one_of("latent_dims=(40, 40)"))
+    require_latents(min(latent_dims), "latent_dims")
+
+
+def require_word(option: str, value: str, words: Sequence[str]) -> None:
+    """An error that names the option and the nearest word, where the value is none of the words."""
+    if value not in words:
+        raise PpvaeError(f"{option}: unknown word {value!r}: {did_you_mean(value, words)}")
