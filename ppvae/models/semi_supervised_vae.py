@@ -10,6 +10,7 @@ from .requirements import require_latents, require_rows
 from .variables import Label, Latent, Observed
 from ..distributions import DiagonalNormal, OneHotCategorical, StandardNormal
 from ..networks import MLP, Initializer, JoinedMLP, paper
+from ..networks.initialization import initialize
 
 
 def semi_supervised_vae(
@@ -48,7 +49,8 @@ def semi_supervised_vae(
         latent_dim: Z.
         hidden: units of the hidden layers of the classifier and the encoder; the decoder has them in reverse.
         activation: see :class:`ppvae.networks.MLP`.
-        init: an initializer; None for N(0, 1e-6): at first no class differs from another, so that the labels name them.
+        init: an initializer; None for N(0, 1e-6) in hidden layers, so that at first no class differs from another and
+            the labels name them, and PyTorch's own in the layers above them, without which learning starts late.
         likelihood: one of :mod:`ppvae.models.likelihoods`; None for a Bernoulli.
 
     Raises:
@@ -64,10 +66,12 @@ def semi_supervised_vae(
     """
     size = require_rows(event_shape, "semi_supervised_vae")
     require_latents(latent_dim)
-    init = init or paper(1e-3)
     classifier = MLP(size, hidden, activation=activation, init=init)
     encoder = JoinedMLP([size, num_classes], hidden, activation=activation, init=init)
     decoder = JoinedMLP([latent_dim, num_classes], hidden[::-1], activation=activation, init=init)
+    if init is None:
+        for trunk in (classifier, encoder, decoder):
+            initialize(trunk, paper(1e-3))
     return LatentModel(
         label=Label(
             OneHotCategorical(None, num_classes).requires_grad_(False),  # every class as probable as any other

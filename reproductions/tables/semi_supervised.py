@@ -22,7 +22,7 @@ from ..pages import table, verdict
 from ..training import Saves
 
 TITLE = "Semi-supervised M2 on MNIST: accuracy of the classifier"
-WORDS = """Protocol of Pyro's tutorial "ss-vae": z 50, hidden 500, softplus, weights from N(0, 1e-6), Adam 4.2e-4,
+WORDS = """Protocol of Pyro's tutorial "ss-vae": z 50, hidden 500, softplus, hidden weights from N(0, 1e-6), Adam 4.2e-4,
 M = 200, 50,000 grey digits of which so many have labels, the same number of each class; accuracy on test data at the
 epoch of the best accuracy on validation data. Where y is drawn (Pyro's own Trace_ELBO), its gradient is the score
 function's; where it is summed out, its expectation under q(y | x) is exact. The auxiliary objective adds
