@@ -40,7 +40,7 @@ def paper_recipe(size: Size, source: str, latent_dim: int, estimator: Mapping[st
     recipe = Recipe.from_dict(
         {
             "model": {**model, "latent_dim": latent_dim},
-            "data": {"source": source, "binarize": "none"},
+            "data": {"source": source, "binarize": "none", "validation": 0},  # nothing is chosen by it
             "training": training,
         }
     )
@@ -50,7 +50,7 @@ def paper_recipe(size: Size, source: str, latent_dim: int, estimator: Mapping[st
 def data_of(recipe: Recipe) -> Dataset:
     """The data of a recipe, training part first."""
     assert recipe.data.binarize != "auto"
-    data = load(recipe.data.source, binarize=recipe.data.binarize)
+    data = load(recipe.data.source, binarize=recipe.data.binarize, validation=recipe.data.validation)
     return data if recipe.data.num_train is None else data.take(recipe.data.num_train)
 
 

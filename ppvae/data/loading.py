@@ -60,7 +60,8 @@ def load(
             the file).
         image_shape: how to draw a flat row of a file, for instance (28, 28).
         validation: for a file without parts of its own: how much to hold out, a fraction or a number of
-            rows. Of a memory map, the last rows are held out (a random choice would read it whole).
+            rows. Of a memory map, the last rows are held out (a random choice would read it whole). 0 leaves the part
+            out that a named set or a file has: training is not held against it after every epoch.
         test: likewise.
         key: which array of a .mat file.
         gaps: missing values of a file (empty cells, NaN) are gaps: the rows are a mapping, "x" with 0 in the gaps, and
@@ -83,10 +84,12 @@ def load(
     if not 0 <= seed < 2**64:
         raise DataError(f"{name}: seed: expected 0 to {2**64 - 1}, found {seed}.")
     if name in REGISTRY:
-        if (validation, test, key, gaps) != (None, None, None, False):
+        if validation or test or key is not None or gaps:
             raise DataError(
                 f"{name}: has a fixed split and known arrays; validation, test, key and gaps are for files."
-                + try_one_of("leave them out", "load(...).take(n) for fewer training rows")
+                + try_one_of(
+                    "leave them out", "0 for a part to be without", "load(...).take(n) for fewer training rows"
+                )
             )
         arrays, image_shape = read_set(name, base_url=base_url), REGISTRY[name].image_shape
     else:
@@ -119,7 +122,11 @@ def load(
             if part in datasets:
                 datasets[part] = binarize_part(datasets[part], binarize, str(name_or_path), seed, offset, part)
     datasets |= {part: with_seen(datasets[part], there) for part, there in seen.items()}
-    return replace(datasets["train"], validation=datasets.get("validation"), test=datasets.get("test"))
+    return replace(
+        datasets["train"],
+        validation=None if validation == 0 else datasets.get("validation"),
+        test=None if test == 0 else datasets.get("test"),
+    )
 
 
 def _split(arrays: Arrays, name: str, validation: float | int | None, test: float | int | None, seed: int) -> Arrays:

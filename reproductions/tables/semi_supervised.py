@@ -22,10 +22,10 @@ from ..pages import table, verdict
 from ..training import Saves
 
 TITLE = "Semi-supervised M2 on MNIST: accuracy of the classifier"
-WORDS = """Protocol of Pyro's tutorial "ss-vae": z 50, hidden 500, softplus, hidden weights from N(0, 1e-6), Adam 4.2e-4,
-M = 200, 50,000 grey digits of which so many have labels, the same number of each class; accuracy on test data at the
-epoch of the best accuracy on validation data. Where y is drawn (Pyro's own Trace_ELBO), its gradient is the score
-function's; where it is summed out, its expectation under q(y | x) is exact. The auxiliary objective adds
+WORDS = """Protocol of Pyro's tutorial "ss-vae": z 50, hidden 500, softplus, hidden weights from N(0, 1e-6), Adam
+4.2e-4, M = 200, 50,000 grey digits of which so many have labels, the same number of each class; accuracy on test data
+at the epoch of the best accuracy on validation data. Where y is drawn (Pyro's own Trace_ELBO), its gradient is the
+score function's; where it is summed out, its expectation under q(y | x) is exact. The auxiliary objective adds
 46 log q(y | x) of each known label. Published: mean and 95 % bounds over five choices of labels; how many epochs, the
 tutorial does not say."""
 LABELS = (1000, 100, 3000)
@@ -53,6 +53,7 @@ def work(num_labels: int, kind: str, bench: Bench) -> None:
     quick, path = bench.size.quick, Path(bench.folder) / "state.pt"
     whole = load("digits" if quick else "mnist")
     assert whole.labels is not None
+    bench.keep(labels=num_labels, objective=kind, seed=0, data=whole.fingerprint())
     data = Dataset({"x": whole.members["x"], "label": keep_labels(whole.labels, num_labels)})
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"latent_dim": 5, "hidden": (50,)} if quick else {}
@@ -67,7 +68,6 @@ def work(num_labels: int, kind: str, bench: Bench) -> None:
         callbacks=[Accuracy(bench, whole.parts), Saves(path)],
         resume=torch.load(path, weights_only=True) if path.exists() else None,
     )
-    bench.keep(labels=num_labels, objective=kind, seed=0, data=whole.fingerprint())
 
 
 class Accuracy(Callback):

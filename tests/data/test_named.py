@@ -233,6 +233,15 @@ def test_names_that_are_none() -> None:
         load("digits", validation=10)
 
 
+def test_zero_leaves_a_part_out() -> None:
+    whole, without = load("digits"), load("digits", validation=0)
+    assert without.validation is None
+    assert without.test is not None
+    assert whole.test is not None
+    assert torch.equal(without.members["x"], whole.members["x"])
+    assert torch.equal(without.test.members["x"], whole.test.members["x"])
+
+
 def test_mnist_is_the_real_one(data_folder: Path) -> None:
     data = load("mnist")
     assert [len(part) for part in data.parts.values()] == [50_000, 10_000, 10_000]
