@@ -34,7 +34,7 @@ FIGURES = (
 )
 
 
-TABLES = ("semi_supervised", "nvdm", "sparse_gamma", "binary_latents")
+TABLES = ("semi_supervised", "nvdm", "sparse_gamma", "binary_latents", "chorales")
 PAGES = {
     "paper": Page("The paper, figure by figure", "paper", FIGURES),
     "tables": Page("Published tables", "tables", TABLES),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,12 @@ def marks(samples: float) -> list[float]:
 def points(cell: Any, part: str) -> list[tuple[int, float, float]]:
     """Samples seen, the bound and its standard error over data."""
     return sorted((int(samples), *row[part]) for samples, row in cell.get("curve", {}).items())
+
+
+def xy(rows: Iterable[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """The first and the second column."""
+    several = list(rows)
+    return [row[0] for row in several], [row[1] for row in several]
 
 
 class AtMarks(Callback):

@@ -15,7 +15,7 @@ from ppvae.runs import Recipe
 
 from ..cells import Bench, Cell, Found, Pictures, Size, samples_axis
 from ..pages import table
-from ..training import data_of, first_rows, points, train_to
+from ..training import data_of, first_rows, points, train_to, xy
 
 TITLE = "Binary latents: VIMCO and Concrete"
 WORDS = """Fixed binarisation, 200 units of -1 and 1, maps that are linear (200H-784V) or have two layers of 200 tanh
@@ -87,7 +87,7 @@ def draw(found: Found) -> Figure:
     for axes, shape in zip(figure.subplots(1, 2), SHAPES, strict=True):
         for name, colour in zip(ESTIMATORS, (LIGHT.first, LIGHT.second), strict=True):
             rows = points(found.get(f"{shape}-{name}", {}), "test")
-            axes.plot([row[0] for row in rows], [row[1] for row in rows], "o-", color=colour, label=name)
+            axes.plot(*xy(rows), "o-", color=colour, label=name)
             axes.axhline(PUBLISHED[shape, name], color=colour, linestyle=":", label=f"{name}, published")
         axes.set(title=shape)
         samples_axis(axes)
