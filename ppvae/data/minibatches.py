@@ -24,9 +24,11 @@ class Minibatches:
         data: the rows; ``data.device`` is where indices and batches stand.
         batch_size: M, rows per batch; None takes all rows in natural order at each step.
         seed: of the generator.
+        groups: of every row the number of its group, [N]; a batch has rows of one group alone, and those of a group are
+            spread evenly over the epoch. None for one group.
 
     Raises:
-        DataError: ``batch_size`` below 1 or above ``len(data)``.
+        DataError: ``batch_size`` below 1 or above ``len(data)``, or above the number of rows of a group.
 
     >>> import torch
     >>> data = Dataset(torch.arange(10.0)[:, None])
@@ -35,7 +37,9 @@ class Minibatches:
     (2, [(4, 1), (4, 1)])
     """
 
-    def __init__(self, data: Dataset, batch_size: int | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self, data: Dataset, batch_size: int | None = None, *, seed: int = 0, groups: Tensor | None = None
+    ) -> None:
         if batch_size is not None and batch_size < 1:
             raise DataError(f"{data.name}: batch_size must be at least 1, found {batch_size}.")
         if batch_size is not None and batch_size > len(data):
@@ -45,6 +49,7 @@ class Minibatches:
             )
         self.data = data
         self.batch_size = batch_size
+        self.groups = None if groups is None else _checked(groups, data, batch_size)
         self.generator = torch.Generator(device=data.device).manual_seed(seed)
         self.epoch = 0
         self.position = 0
@@ -52,7 +57,10 @@ class Minibatches:
 
     def __len__(self) -> int:
         """Steps per epoch."""
-        return 1 if self.batch_size is None else len(self.data) // self.batch_size
+        if self.batch_size is None:
+            return 1
+        sizes = [len(self.data)] if self.groups is None else self.groups.bincount().tolist()
+        return sum(size // self.batch_size for size in sizes)
 
     def __iter__(self) -> Iterator[Batch]:
         """The remaining batches of the current epoch (all of them at its beginning), model ready."""
@@ -71,12 +79,26 @@ class Minibatches:
             self.epoch += 1
             return self._order
         if self.position == 0:
-            self._order = torch.randperm(len(self.data), generator=self.generator, device=self.data.device)
+            self._order = self._draw_order(self.batch_size)
         index = self._order[self.position * self.batch_size : (self.position + 1) * self.batch_size]
         self.position += 1
         if self.position == len(self):
             self.epoch, self.position = self.epoch + 1, 0
         return index
+
+    def _draw_order(self, batch_size: int) -> Tensor:
+        """A permutation of all rows; what no batch of this epoch takes stands at its end."""
+        order = torch.randperm(len(self.data), generator=self.generator, device=self.data.device)
+        if self.groups is None:
+            return order
+        batches, places, rest = [], [], []
+        for group in range(int(self.groups.max()) + 1):
+            rows = order[self.groups[order] == group]
+            whole = len(rows) // batch_size
+            batches.append(rows[: whole * batch_size].reshape(whole, batch_size))
+            places.append((torch.arange(whole, device=order.device) + 0.5) / max(whole, 1))
+            rest.append(rows[whole * batch_size :])
+        return torch.cat((torch.cat(batches)[torch.cat(places).argsort(stable=True)].flatten(), *rest))
 
     def next_batch(self) -> Batch:
         """The next batch, model ready; runs on from epoch to epoch."""
@@ -130,6 +152,21 @@ class Minibatches:
     def _no_order(self) -> Tensor:
         """The order between two epochs, which is not drawn yet."""
         return torch.empty(0, dtype=torch.int64, device=self.data.device)
+
+
+def _checked(groups: Tensor, data: Dataset, batch_size: int | None) -> Tensor:
+    """The groups' numbers as 0, 1, ..., on the device of the data."""
+    if groups.shape != (len(data),):
+        raise DataError(f"{data.name}: groups: expected a number for each of {len(data)} rows, found {groups.shape}.")
+    numbers, groups, sizes = groups.unique(return_inverse=True, return_counts=True)
+    if batch_size is None or batch_size > int(sizes.min()):
+        asked = "all data at every step" if batch_size is None else f"batch_size {batch_size}"
+        least, name = int(sizes.min()), numbers[sizes.argmin()].item()
+        raise DataError(
+            f"{data.name}: batches of one group each: group {name} has {least} rows, fewer than {asked}."
+            + try_one_of(f"batch_size={least} or smaller", "no groups")
+        )
+    return groups.to(data.device)
 
 
 def chunks(n: int, limit: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, int]]:

@@ -36,6 +36,39 @@ def test_every_row_is_left_out_equally_often() -> None:
     assert ((seen / epochs - expected).abs() < 4.5 * standard_error).all()
 
 
+def test_groups_have_batches_of_their_own_spread_over_the_epoch() -> None:
+    data, groups = Dataset(torch.arange(24.0)[:, None]), torch.tensor([7] * 5 + [3] * 19)
+    batches = Minibatches(data, 2, seed=4, groups=groups)
+    left_out = torch.zeros(24)
+    for _ in range(40):
+        index = list(batches.indices())
+        assert len(index) == len(batches) == 2 + 9
+        of_batches = [groups[i].unique().tolist() for i in index]
+        assert [at for at, several in enumerate(of_batches) if several == [7]] == [2, 8]  # of 11
+        assert all(len(several) == 1 for several in of_batches)
+        rows = torch.cat(index)
+        assert len(set(rows.tolist())) == 22
+        left_out += 1 - torch.zeros(24).index_add(0, rows, torch.ones(22))
+    assert bool((left_out > 0).float().mean() > 0.6)  # another row each epoch
+    resumed = Minibatches(data, 2, seed=0, groups=groups)
+    batches.next_index()
+    resumed.load_state_dict(batches.state_dict())
+    assert torch.equal(resumed.next_index(), batches.next_index())
+
+
+@pytest.mark.parametrize(
+    ("groups", "batch_size", "message"),
+    [
+        (torch.zeros(9), 2, r"groups: expected a number for each of 10 rows, found torch.Size\(\[9\]\)"),
+        (torch.arange(10) % 3, 4, r"group 1 has 3 rows, fewer than batch_size 4"),
+        (torch.arange(10) % 2, None, r"group 0 has 5 rows, fewer than all data at every step"),
+    ],
+)
+def test_groups_that_do_not_fit(groups: Tensor, batch_size: int | None, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Minibatches(ROWS, batch_size, groups=groups)
+
+
 def test_the_order_depends_on_the_seed_only() -> None:
     def order(seed: int) -> list[int]:
         return torch.cat(list(Minibatches(ROWS, 5, seed=seed).indices())).tolist()

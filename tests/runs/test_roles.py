@@ -12,7 +12,7 @@ from ppvae.core import DataError
 from ppvae.core.errors import RunError
 from ppvae.data import Dataset, keep_labels, tells_labels
 from ppvae.distributions import Bernoulli, DiagonalNormal, OneHotCategorical, ProductOfExperts, StandardNormal
-from ppvae.inference import discrete_posterior
+from ppvae.inference import TrainingState, discrete_posterior
 from ppvae.models import Covariate, Exposure, Latent, LatentModel, Mask, Observed, bernoulli_vae, semi_supervised_vae
 from ppvae.networks import MLP, JoinedMLP
 from ppvae.runs import Recipe, load_run, train
@@ -138,15 +138,27 @@ def test_a_run_learns_from_few_labels(tmp_path: Path) -> None:
         {
             "model": {"name": "semi-supervised-vae", "latent_dim": 2, "hidden": [8]},
             "data": {"source": "digits", "num_labels": 50, "num_train": 600},
-            "training": {"num_epochs": 1, "compile": "eager"},
+            "training": {"num_epochs": 1, "compile": "eager", "labels_apart": True, "batch_size": 50},
         }
     )
-    train(recipe, tmp_path / "run")
+    sizes: list[int] = []
+
+    def count(state: TrainingState) -> None:
+        sizes.append(len(state.batches))
+
+    train(recipe, tmp_path / "run", callbacks=[count])
+    assert sizes == [1 + 11]  # 50 labels, 550 without
     run = load_run(tmp_path / "run")
     assert int((run.data.members["label"] >= 0).sum()) == 50
     assert run.data.test is not None
     found = discrete_posterior(run.pair, run.data.test, compile="eager")
     assert found.probabilities["label_unobserved"].shape == (300, 10)
+
+
+def test_labels_apart_need_labels(tmp_path: Path) -> None:
+    recipe = Recipe.from_dict({"model": {"name": "bernoulli-vae"}, "training": {"labels_apart": True}})
+    with pytest.raises(DataError, match="labels_apart: the model has no label with gaps"):
+        train(recipe, tmp_path / "run")
 
 
 def test_a_model_of_classes_wants_labels(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def fit(
     learning_rate: float = 1e-3,
     num_epochs: int = 100,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
+    groups: Tensor | None = None,
     validation: Any = None,
     schedule: MakeSchedule | None = None,
     clip_norm: float | None = None,
@@ -83,6 +84,9 @@ def fit(
         num_epochs: epochs.
         batch_size: M, or None for all data at every step; the default takes all of fewer than 100. A pair that has
             parameters for every datum needs None.
+        groups: of every datum the number of its group, [N]: minibatches are of one group alone, spread evenly over an
+            epoch, so that a rare group has steps of its own (under Adam such a step moves the parameters as far as
+            any other). None mixes all.
         validation: held-out data; None for ``data.validation`` where the data set has it.
         schedule: a function from the optimiser to a torch schedule, stepped once an epoch.
         clip_norm: largest Euclidean norm of the gradient per datum.
@@ -131,7 +135,7 @@ def fit(
     estimator = elbo if elbo is not None else TraceMeanFieldELBO(on_missing_kl="sample")
     scheduled = Scheduled(pair, kl_weight, kl_warmup, schedules)
     batch_size = rows_per_step(batch_size, len(dataset))
-    batches = Minibatches(dataset, batch_size, seed=seed)
+    batches = Minibatches(dataset, batch_size, seed=seed, groups=groups)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         dtype = dtype_of(pair)

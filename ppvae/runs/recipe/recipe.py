@@ -70,6 +70,7 @@ class TrainingTable(Table):
     Attributes:
         elbo: an estimator with its options.
         batch_size: M, or "all".
+        labels_apart: minibatches of data whose labels are known, and others of data whose labels are not.
         weight_prior_scale: MAP estimation under N(0, scale^2) for every weight of the model; none where absent.
         schedule: of the learning rate, with its options.
         kl_weight: a number, a schedule (``{name, **options}``), or either by latent site.
@@ -81,6 +82,7 @@ class TrainingTable(Table):
     learning_rate: float = Field(default=1e-3, gt=0)
     num_epochs: int = Field(default=100, ge=1)
     batch_size: int | Literal["all"] = 100
+    labels_apart: bool = False
     clip_norm: float | None = Field(default=None, gt=0)
     weight_prior_scale: float | None = Field(default=None, gt=0)
     compile: Literal["auto", "eager", "graph", "compiled"] = "auto"

@@ -72,6 +72,21 @@ def in_roles(data: Dataset, pair: Any, *, num_labels: int | None = None, seed: i
     return replace(part(data, num_labels), validation=held_out[0], test=held_out[1])
 
 
+def labels_known(data: Dataset, pair: Any) -> Tensor:
+    """For every datum a number that says which of its labels are known, [N].
+
+    Raises:
+        DataError: the model has no label with gaps.
+    """
+    names = pair.description.named(Label) if isinstance(pair, LatentModel) else []
+    if not names:
+        raise DataError(
+            "training.labels_apart: the model has no label with gaps"
+            + try_one_of("--model semi-supervised-vae", "no labels_apart")
+        )
+    return torch.stack([(data.members[name] >= 0) * 2**i for i, name in enumerate(names)]).sum(0)
+
+
 def _found(
     name: str, description: Description, data: Dataset, members: dict[str, Tensor], known: int | None, seed: int
 ) -> Tensor:

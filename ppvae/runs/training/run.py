@@ -18,6 +18,7 @@ from .history import Checkpoints, EpochCounter, MetricsFile, Row, RunInterrupt, 
 from .prepare import prepare
 from .provenance import about_run, clock, compare
 from .restore import restore
+from .roles import labels_known
 from .segments import apply, differences, extend, refuse_edits, refuse_unchangeable
 from ..recipe.catalogue import SCHEDULES, build, build_values, elbo_entries
 from ..recipe.recipe import Recipe
@@ -374,6 +375,7 @@ def _fit(
         learning_rate=table.learning_rate,
         num_epochs=table.num_epochs,
         batch_size=None if table.batch_size == "all" else table.batch_size,
+        groups=labels_known(data, pair) if table.labels_apart else None,
         schedule=schedule,
         clip_norm=table.clip_norm,
         weight_prior=None if scale is None else Normal(0.0, scale),
