@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from .commands import Command, Group
-from .common import Json, emit, verb
+from .common import Json, emit, say, verb
 from .listing import print_list
 
 app = typer.Typer(help="Data sets.", no_args_is_help=True, cls=Group)
@@ -32,6 +35,18 @@ def list_(json: Json = False) -> None:
         )
         return
     print_list((one.name, one.description, f"{_sizes(one.sizes)}; {one.where}") for one in entries)
+
+
+@app.command("convert", cls=Command, epilog="Example: ppvae data convert part1.parquet part2.parquet rows.npy")
+@verb
+def convert(
+    sources: Annotated[list[Path], typer.Argument(help="Parquet files of one schema, in their order.")],
+    target: Annotated[Path, typer.Argument(help="The .npy file to write.")],
+) -> None:
+    """Write tables larger than memory to a .npy file, which is mapped and read as training needs its rows."""
+    from ..data import write_npy
+
+    say(f"wrote {write_npy(sources, target)}")
 
 
 def _sizes(sizes: tuple[int, int, int]) -> str:

@@ -7,6 +7,7 @@ from .dataset import Dataset
 from .labels import keep_labels, tells_labels
 from .loading import Listing, available, load
 from .minibatches import Minibatches, chunks
+from .stream import write_npy
 
 __all__ = [
     "Listing",
@@ -18,4 +19,5 @@ __all__ = [
     "keep_labels",
     "load",
     "tells_labels",
+    "write_npy",
 ]

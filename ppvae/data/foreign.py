@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ _log = logging.getLogger("ppvae.data")
 
 _ITEMS = 256
 """Items of a data set of PyTorch that are read at once."""
+
+Collate: TypeAlias = Callable[[list[Any]], Any]
+"""Puts items together."""
 
 
 class Rows(NamedTuple):
@@ -217,6 +220,17 @@ def _packed(data: Any, name: str) -> Rows:
 
 def _loader(data: Any, name: str) -> Rows:
     """The items of a DataLoader's data set, in order."""
+    batches = _of_loader(data, name)
+    _log.warning(
+        "%s: the items of a DataLoader are read into memory, each once and in order; its batch size and its shuffling "
+        "are not taken over.",
+        name,
+    )
+    return _items(*batches, name)
+
+
+def _of_loader(data: Any, name: str) -> tuple[TorchDataset[Any], Collate | None]:
+    """The data set of a loader, and how its items are put together."""
     dataset, sampler = data.dataset, data.sampler
     if data.batch_size is None and not isinstance(dataset, IterableDataset):
         raise _no_order(name, f"{type(data.batch_sampler).__name__} as batch_sampler")
@@ -227,12 +241,7 @@ def _loader(data: Any, name: str) -> Rows:
         or (isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == len(dataset))
     ):
         raise _no_order(name, f"{type(sampler).__name__} as sampler")
-    _log.warning(
-        "%s: the items of a DataLoader are read into memory, each once and in order; its batch size and its shuffling "
-        "are not taken over.",
-        name,
-    )
-    return _items(dataset, name, collate=data.collate_fn if data.batch_size is not None else None)
+    return dataset, data.collate_fn if data.batch_size is not None else None
 
 
 def _no_order(name: str, what: str) -> DataError:
@@ -243,17 +252,14 @@ def _no_order(name: str, what: str) -> DataError:
 
 
 def _torch_dataset(data: Any, name: str) -> Rows:
-    return _items(data, name)
+    return _items(data, None, name)
 
 
-def _items(dataset: TorchDataset[Any], name: str, collate: Callable[[list[Any]], Any] | None = None) -> Rows:
+def _items(dataset: TorchDataset[Any], collate: Collate | None, name: str) -> Rows:
     """All items of a data set of PyTorch, put together by its own rules, within the memory limit."""
     budget, count, pieces = Budget(name), 0, list[dict[str, Any]]()
     total = None if isinstance(dataset, IterableDataset) else len(dataset)  # type: ignore[arg-type]
-    # A generator of its own: to make an iterator draws a seed.
-    batches = DataLoader(dataset, batch_size=_ITEMS, collate_fn=collate, generator=torch.Generator())
-    for batch in _reading(iter(batches), name):
-        piece = _members_of(batch, name)
+    for piece in _batches(dataset, collate, name):
         size = sum(x.numel() * x.element_size() for x in piece.values() if isinstance(x, Tensor))
         rows = len(next(iter(piece.values())))
         if total is None:
@@ -261,12 +267,33 @@ def _items(dataset: TorchDataset[Any], name: str, collate: Callable[[list[Any]],
         elif not pieces:
             budget.hold(size * total // max(rows, 1), f"{total} items of a data set")
         count += rows
-        if pieces and piece.keys() != pieces[0].keys():
-            raise DataError(f"{name}: items hold {sorted(pieces[0])} at first, and {sorted(piece)} later.")
         pieces.append(piece)
     if not pieces:
         raise DataError(f"{name}: a data set without items.")
-    members = {key: _join([piece[key] for piece in pieces], f"{name}[{key!r}]") for key in pieces[0]}
+    return _rows_of({key: _join([piece[key] for piece in pieces], f"{name}[{key!r}]") for key in pieces[0]})
+
+
+def rows_of_items(data: Any, name: str) -> Iterator[Rows]:
+    """The items of a data set or a loader of PyTorch in order, some at a time."""
+    dataset, collate = _of_loader(data, name) if isinstance(data, DataLoader) else (data, None)
+    for piece in _batches(dataset, collate, name):
+        yield _rows_of({key: _join([value], f"{name}[{key!r}]") for key, value in piece.items()})
+
+
+def _batches(dataset: TorchDataset[Any], collate: Collate | None, name: str) -> Iterator[dict[str, Any]]:
+    """Batches of items in order, as members that are the same for all."""
+    # A generator of its own: to make an iterator draws a seed.
+    batches = DataLoader(dataset, batch_size=_ITEMS, collate_fn=collate, generator=torch.Generator())
+    first: dict[str, Any] | None = None
+    for batch in _reading(iter(batches), name):
+        piece = _members_of(batch, name)
+        first = first if first is not None else piece
+        if piece.keys() != first.keys():
+            raise DataError(f"{name}: items hold {sorted(first)} at first, and {sorted(piece)} later.")
+        yield piece
+
+
+def _rows_of(members: dict[str, Any]) -> Rows:
     if set(members) <= {_X, _LABELS}:
         return Rows(members[_X], members.get(_LABELS))
     if all(key.startswith(_PLACE) for key in members):

@@ -28,9 +28,13 @@ _VALIDATION = ("validation", "valid", "val")
 def read_npy(path: Path) -> Arrays:
     """The array of a .npy file; above 256 MiB memory-mapped, copy-on-write: rows are read as they are used.
 
+    Labels may stand beside it, ``rows.labels.npy`` for ``rows.npy``.
+
     Raises:
         DataError: not .npy, truncated, pickled objects (never loaded).
     """
+    beside = labels_beside(path)
+    labels = read_npy(beside).x if beside.exists() else None
     with read_errors(path, ".npy"):
         with path.open("rb") as stream:
             read_declaration(stream, str(path))
@@ -41,9 +45,18 @@ def read_npy(path: Path) -> Arrays:
                     f"{path}: {array.nbytes} bytes in foreign byte order cannot be memory-mapped."
                     + try_one_of("save it again with array.astype(array.dtype.newbyteorder('='))")
                 )
-            return Arrays(array, memory_mapped=True)
+            return Arrays(array, labels, memory_mapped=True)
         Budget(path).declare(array.shape, array.dtype)
-        return Arrays(np.array(array))
+        return Arrays(np.array(array), labels)
+
+
+def labels_beside(path: Path) -> Path:
+    """The file of the labels of a .npy file.
+
+    >>> labels_beside(Path("rows.npy")).name
+    'rows.labels.npy'
+    """
+    return path.with_suffix(".labels.npy")
 
 
 def read_npz(path: Path) -> Arrays:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,29 +72,49 @@ def read_parquet(path: Path) -> Arrays:
     Raises:
         DataError: pyarrow is missing (names the extra), unreadable, more than the limit, a column that is not numbers.
     """
+    parquet = _pyarrow(path).parquet
+    with read_errors(path, ".parquet"):
+        size = parquet.read_metadata(path)
+        Budget(path).declare((size.num_rows, len(_columns(path))), np.float64)
+        return _join(parquet_pieces(path), path, Budget(path), words=False)
+
+
+def parquet_pieces(path: Path) -> Iterator[Any]:
+    """The rows of a .parquet file as data frames, some at a time.
+
+    Raises:
+        DataError: pyarrow is missing (names the extra), a column that is not numbers.
+    """
+    types, parquet = _pyarrow(path).types, _pyarrow(path).parquet
+    schema, names = parquet.read_schema(path), _columns(path)
+    labels = label_columns(names)
+    for name in names:
+        kind = schema.field(name).type
+        if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or name in labels):
+            raise no_numbers(path, name, f" ({kind})")
+    # Words once each, as in the file, and not once a row.
+    words = [name for name in labels if types.is_string(schema.field(name).type)]
+    with parquet.ParquetFile(path, read_dictionary=words) as file:
+        rows = max(1, _CELLS // max(1, len(names)))
+        for batch in file.iter_batches(rows, columns=names, use_threads=False):
+            yield batch.to_pandas()
+
+
+def _columns(path: Path) -> list[str]:
+    """The names of the columns, without an index of pandas."""
+    return [str(name) for name in _pyarrow(path).parquet.read_schema(path).empty_table().to_pandas().columns]
+
+
+def _pyarrow(path: Path) -> Any:
     try:
-        import pyarrow.parquet as parquet
-        from pyarrow import types
+        import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
         raise DataError(
             f"{path}: .parquet files need pyarrow."
             + try_one_of('pip install "ppvae[parquet]"', "save the table as .csv or .npy")
         ) from error
-    budget = Budget(path)
-    with read_errors(path, ".parquet"):
-        schema = parquet.read_schema(path)
-        names = [str(name) for name in schema.empty_table().to_pandas().columns]  # an index of pandas is left out
-        labels = label_columns(names)
-        for name in names:
-            kind = schema.field(name).type
-            if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or name in labels):
-                raise no_numbers(path, name, f" ({kind})")
-        # Words once each, as in the file, and not once a row.
-        words = [name for name in labels if types.is_string(schema.field(name).type)]
-        with parquet.ParquetFile(path, read_dictionary=words) as file:
-            Budget(path).declare((file.metadata.num_rows, len(names)), np.float64)
-            batches = file.iter_batches(max(1, _CELLS // max(1, len(names))), columns=names, use_threads=False)
-            return _join((batch.to_pandas() for batch in batches), path, budget, words=False)
+    return pyarrow
 
 
 def _is_number(cell: str) -> bool:
