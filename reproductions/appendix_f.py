@@ -11,6 +11,7 @@ from ppvae.inference import evaluate_bound, evidence, log_evidence
 from ppvae.report.figures.theme import LIGHT
 
 from .cells import Bench, Cell, Found, Pictures, Size, samples_axis
+from .evidences import mean_of
 from .pages import table
 from .training import choose_step_size, data_of, first_rows, paper_recipe, points, train_to
 
@@ -55,10 +56,10 @@ def curve(name: str, bench: Bench) -> None:
             method=evidence.ImportanceSampling(1000),
             global_sites=10 if over_weights else None,
             progress=False,
-        ).log_evidence.double()
+        ).log_evidence
         rows[str(samples)] = {
             "train": [bound.mean, bound.sampling_standard_error],
-            "test": [float(density.mean()), float(density.std()) / len(density) ** 0.5],
+            "test": mean_of(density),
         }
         bench.keep(curve=rows)
 

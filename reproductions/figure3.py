@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from typing import Any
 
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from ppvae.inference import evidence, log_evidence
+from ppvae.inference import evidence
 from ppvae.report.figures.theme import LIGHT
 
 from .cells import Bench, Cell, Found, Pictures, Size, samples_axis
+from .evidences import estimated, ranked, side_by_side
 from .figure2 import ESTIMATORS
 from .mcem import choose_mcem_step_size, train_mcem_to
 from .pages import table
@@ -53,27 +54,15 @@ def curve(num_train: int, algorithm: str, bench: Bench) -> None:
 
     def at_mark(pair: Any, samples: int) -> None:
         if str(samples)[0] == "1" and samples >= (1e4 if quick else 1e5) and str(samples) not in rows:
-            rows[str(samples)] = {name: mean(estimate(pair, part, "appendix D")) for name, part in parts.items()}
+            rows[str(samples)] = {n: estimated(pair, part, METHODS["appendix D"]) for n, part in parts.items()}
             bench.keep(curve=rows)
 
     choose, train = (choose_mcem_step_size, train_mcem_to) if algorithm == "MCEM" else (choose_step_size, train_to)
     pair, samples = train(bench, recipe.replace(training={"learning_rate": choose(bench, recipe)}), at_mark)
-    if str(samples) not in bench.found.get("side_by_side", {}):
-        methods, few = [*METHODS][: 2 if algorithm == "MCEM" else 3], 20 if quick else 200  # MCEM has no encoder
-        found = {name: {m: estimate(pair, first_rows(part, few), m) for m in methods} for name, part in parts.items()}
-        compared = {p: {m: [mean(v[m]), mean(v[m] - v["AIS"])] for m in methods} for p, v in found.items()}
-        bench.keep(side_by_side={str(samples): compared})
-
-
-def estimate(pair: Any, data: Any, method: str) -> Tensor:
-    """log p(x) of every datum; NaN where the method refused."""
-    return log_evidence(pair, data, method=METHODS[method], progress=False).log_evidence.double()
-
-
-def mean(values: Tensor) -> list[float]:
-    """Over data, and its standard error over them."""
-    there = values[values.isfinite()]
-    return [float(there.mean()), float(there.std()) / len(there) ** 0.5]
+    if str(samples) not in bench.found.get("estimates", {}):
+        methods = {name: METHODS[name] for name in [*METHODS][: 2 if algorithm == "MCEM" else 3]}  # it has no encoder
+        few = {name: first_rows(part, 20 if quick else 200) for name, part in parts.items()}
+        bench.keep(estimates={str(samples): {p: side_by_side(pair, x, methods, "AIS") for p, x in few.items()}})
 
 
 def pictures(found: Found) -> Pictures:
@@ -102,19 +91,24 @@ def draw(found: Found) -> Figure:
 
 
 def page(found: Found) -> str:
-    """The last mark beside what was published, and the estimators side by side."""
-    curves, sides = [], []
+    """The last mark beside what was published, in which order the algorithms stand, and the estimators side by side."""
+    curves, sides, last = [], [], dict[tuple[int, str], dict[str, float]]()
     for cell in found.values():
         for samples, row in sorted(cell.get("curve", {}).items(), key=lambda item: int(item[0]))[-1:]:
             published = EVIDENCE.get((cell["num_train"], cell["algorithm"]), {}) if int(samples) == 10**7 else {}
             values = [f"{row[part][0]:.1f} ± {row[part][1]:.1f}" for part in PARTS]
             beside = [f"{value:.1f} ({row[part][0] - value:+.1f})" for part, value in published.items()] or ["", ""]
             curves.append((f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", *values, *beside))
-        for samples, both in cell.get("side_by_side", {}).items():
-            for part, methods in both.items():
-                where = (f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", part)
-                for name, (value, gap) in methods.items():
-                    sides.append((*where, name, f"{value[0]:.2f}", f"{gap[0]:+.3f} ± {gap[1]:.3f}"))
+            for part in PARTS:
+                last.setdefault((cell["num_train"], part), {})[cell["algorithm"]] = row[part][0]
+        for both in cell.get("estimates", {}).values():
+            for (part, methods), name in product(both.items(), METHODS):
+                if one := methods.get(name):
+                    value, gap, trusted = one["mean"][0], one["less"], "{} of {}".format(*one["trusted"])
+                    where = (f"{cell['num_train']:,}", cell["algorithm"], part, name)
+                    sides.append((*where, f"{value:.2f}", f"{gap[0]:+.3f} ± {gap[1]:.3f}", trusted))
     head = ("N_train", "algorithm", "samples seen", *PARTS, "published train (less it)", "published test (less it)")
-    side = ("N_train", "algorithm", "samples seen", "data", "estimator", "log p(x)", "less AIS, datum by datum")
-    return "\n\n".join([WORDS, table(head, curves), "**Three estimators of the same quantity.**", table(side, sides)])
+    side = ("N_train", "algorithm", "data", "estimator", "log p(x)", "less AIS, datum by datum", "vouched for")
+    order = [f"{n:,} training data, {part}: {ranked(values)}" for (n, part), values in sorted(last.items())]
+    orders = f"**Which algorithm is best** (published at 1000, test: MCEM > AEVB > wake-sleep). {'; '.join(order)}."
+    return "\n\n".join([WORDS, table(head, curves), orders, "**Estimators of the same quantity.**", table(side, sides)])

@@ -14,6 +14,7 @@ from ppvae.report.figures.theme import LIGHT
 from ppvae.runs import Recipe
 
 from ..cells import Bench, Cell, Found, Pictures, Size, samples_axis
+from ..evidences import mean_of
 from ..pages import table
 from ..training import data_of, first_rows, points, train_to, xy
 
@@ -48,10 +49,10 @@ def work(shape: str, name: str, bench: Bench) -> None:
     quick, rows = bench.size.quick, bench.found.get("curve", {})
     hidden = [10] * len(SHAPES[shape]) if quick else SHAPES[shape]
     model: dict[str, Any] = {"latent_dims": [20 if quick else 200], "hidden": hidden, "signs": True}
+    relaxed = {} if name == "VIMCO" else {"temperature": TEMPERATURE}
     recipe = Recipe.from_dict(
         {
-            "model": {"name": "sigmoid-belief-network", **model}
-            | ({} if name == "VIMCO" else {"temperature": TEMPERATURE}),
+            "model": {"name": "sigmoid-belief-network", **model, **relaxed},
             "data": {"source": "digits" if quick else "binarized-mnist", "binarize": "static" if quick else "none"},
             "training": {"elbo": ESTIMATORS[name], "batch_size": 64, "learning_rate": 1e-3},
         }
@@ -64,13 +65,8 @@ def work(shape: str, name: str, bench: Bench) -> None:
         coins = sigmoid_belief_network(test.event_shape, **model)
         coins.load_state_dict({k: v for k, v in pair.state_dict().items() if k in coins.state_dict()})
         found = log_evidence(coins, few, method=evidence.ImportanceSampling(draws), progress=False)
-        values = found.log_evidence.double()
-        row = {
-            "test": [float(values.mean()), float(values.std()) / len(values) ** 0.5],
-            "trusted": int(found.trusted.sum()),
-        }
-        bench.keep(curve=rows | {str(samples): row}, shape=shape, estimator=name)
-        rows[str(samples)] = row
+        rows[str(samples)] = {"test": mean_of(found.log_evidence), "trusted": int(found.trusted.sum())}
+        bench.keep(curve=rows, shape=shape, estimator=name)
 
     pair, samples = train_to(bench, recipe, lambda pair, at: measure(pair, at, 500))
     measure(pair, samples, 500 if quick else 5000)
