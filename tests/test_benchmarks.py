@@ -25,6 +25,7 @@ SMALLEST = {
     "estimators": "--only training --epochs 1",
     "evidence_memory": "--num-data 5 --num-chains 3 --num-temperatures 2",
     "deep_markov": "--small --batches 1 --rounds 1",
+    "scaling": "--small --rounds 1",
     "calibration": "--targets laplace --guides best --methods ImportanceSampling PriorSampling --num-data 3 --work {}",
 }
 NEEDS_DATA = {"checkpoint": "MNIST", "deep_markov": "the JSB chorales"}
