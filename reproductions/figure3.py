@@ -91,24 +91,30 @@ def draw(found: Found) -> Figure:
 
 
 def page(found: Found) -> str:
-    """The last mark beside what was published, in which order the algorithms stand, and the estimators side by side."""
-    curves, sides, last = [], [], dict[tuple[int, str], dict[str, float]]()
+    """The last marks beside what was published, the order of the algorithms, and the estimators side by side."""
+    curves, sides = [], []
     for cell in found.values():
-        for samples, row in sorted(cell.get("curve", {}).items(), key=lambda item: int(item[0]))[-1:]:
+        for samples, row in sorted(cell.get("curve", {}).items(), key=lambda item: int(item[0]))[-2:]:
             published = EVIDENCE.get((cell["num_train"], cell["algorithm"]), {}) if int(samples) == 10**7 else {}
             values = [f"{row[part][0]:.1f} ± {row[part][1]:.1f}" for part in PARTS]
             beside = [f"{value:.1f} ({row[part][0] - value:+.1f})" for part, value in published.items()] or ["", ""]
             curves.append((f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", *values, *beside))
-            for part in PARTS:
-                last.setdefault((cell["num_train"], part), {})[cell["algorithm"]] = row[part][0]
-        for both in cell.get("estimates", {}).values():
-            for (part, methods), name in product(both.items(), METHODS):
-                if one := methods.get(name):
-                    value, gap, trusted = one["mean"][0], one["less"], "{} of {}".format(*one["trusted"])
-                    where = (f"{cell['num_train']:,}", cell["algorithm"], part, name)
-                    sides.append((*where, f"{value:.2f}", f"{gap[0]:+.3f} ± {gap[1]:.3f}", trusted))
+        for (samples, both), part, name in product(cell.get("estimates", {}).items(), PARTS, METHODS):
+            if one := both[part].get(name):
+                value, gap, trusted = one["mean"][0], one["less"], "{} of {}".format(*one["trusted"])
+                where = (f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", part, name)
+                sides.append((*where, f"{value:.2f}", f"{gap[0]:+.3f} ± {gap[1]:.3f}", trusted))
     head = ("N_train", "algorithm", "samples seen", *PARTS, "published train (less it)", "published test (less it)")
-    side = ("N_train", "algorithm", "data", "estimator", "log p(x)", "less AIS, datum by datum", "vouched for")
-    order = [f"{n:,} training data, {part}: {ranked(values)}" for (n, part), values in sorted(last.items())]
-    orders = f"**Which algorithm is best** (published at 1000, test: MCEM > AEVB > wake-sleep). {'; '.join(order)}."
-    return "\n\n".join([WORDS, table(head, curves), orders, "**Estimators of the same quantity.**", table(side, sides)])
+    side = ("N_train", "algorithm", "samples seen", "data", "estimator", "log p(x)", "less AIS", "vouched for")
+    return "\n\n".join([WORDS, table(head, curves), order(found), "**Estimators side by side.**", table(side, sides)])
+
+
+def order(found: Found) -> str:
+    """From the best algorithm to the worst, where all have seen as many samples."""
+    lines = []
+    for num_train in sorted({cell["num_train"] for cell in found.values() if "curve" in cell}):
+        several = {c["algorithm"]: c["curve"] for c in found.values() if c["num_train"] == num_train and "curve" in c}
+        if at := max(map(int, set.intersection(*map(set, several.values()))), default=0):
+            best = [f"{part} {ranked({n: rows[str(at)][part][0] for n, rows in several.items()})}" for part in PARTS]
+            lines.append(f"{num_train:,} training data, {at:,} samples: {', '.join(best)}")
+    return f"**Which is best** (published: 1000, 10,000,000, test MCEM > AEVB > wake-sleep). {'; '.join(lines)}."
