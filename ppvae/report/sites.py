@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import OneHotCategorical, constraints
 
 from .decoded import reliability
+from .described import observed_of
 from ..core import ModelGuidePair, PairError, PpvaeError, Structure, simulate
 from ..core.lengths import present as steps_within
 from ..core.modes import in_evaluation_mode
@@ -23,7 +24,6 @@ from ..inference.execution.over_data import OverData
 from ..inference.execution.placement import dtype_of, like_pair
 from ..inference.prediction import embed, generate, reconstruct
 from ..inference.prediction.observed_values import observed_values
-from ..models import BayesianPair, LatentModel, Observed
 
 NUM_CHECK_DATA = 300
 """Held-out data for predictive checks."""
@@ -283,11 +283,8 @@ def _find_values(
 
 def within(pair: ModelGuidePair, whole: Any, name: str) -> Tensor | None:
     """Which steps of an observed sequence are no padding, [N, T]; None where it has no lengths."""
-    plain = pair.pair if isinstance(pair, BayesianPair) else pair
-    if not isinstance(plain, LatentModel):
-        return None
-    variable = plain.description.variables.get(name)
-    if not isinstance(variable, Observed) or variable.lengths is None:
+    variable = observed_of(pair, name)
+    if variable is None or variable.lengths is None:
         return None
     return steps_within(whole[variable.lengths], whole[name].shape[1])
 

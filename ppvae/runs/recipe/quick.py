@@ -1,4 +1,4 @@
-"""A small recipe for every model that has a name: trained within a minute on two cores, on data that come in packages."""
+"""A small recipe for every model that has a name: a minute of training on two cores, on data that come in packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "bernoulli-vae": {"model": _SMALL},
     "conditional-vae": {"model": _SMALL},
     "convolutional-vae": {
-        "model": {"latent_dim": 10, "channels": [8, 16], "hidden": 64},
+        "model": {"latent_dim": 10, "channels": [4, 8], "hidden": 64},
         "data": {"source": "mnist-5000", "num_train": 2000},
         "training": {"num_epochs": 10},
     },

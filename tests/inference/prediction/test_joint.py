@@ -306,4 +306,4 @@ def test_a_given_site_that_is_masked_out_is_refused() -> None:
     with pytest.raises(PairError, match="site 'label_observed' is masked out for datum 1"):
         predict_given(pair, {"label_observed": torch.eye(2)}, like=x)
     with pytest.raises(PairError, match="given: no observed site or local latent 'w'"):
-        predict_given(pair, {"w": torch.eye(2)}, like=x)
+        predict_given(pair, {"w": torch.eye(2)}, like=x, site="x")
