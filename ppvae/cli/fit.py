@@ -201,8 +201,8 @@ def fit(
             values["model"] = {**preset, **values.get("model", {})}
             say(f"model: {preset['name']}, by the values of the data (--model list shows all)")
         if quick:
-            own_data = "source" in values.get("data", {})
-            values = merge(quick_recipe(values["model"]["name"], own_data=own_data), values)
+            source = values.get("data", {}).get("source")
+            values = merge(quick_recipe(values["model"]["name"], source=source), values)
         full_recipe = Recipe.from_dict(values)
         folder = out or Path("runs") / f"{full_recipe.model_name}-{Path(full_recipe.data.source).stem}"
         require_writable(folder, folder=True)

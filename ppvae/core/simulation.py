@@ -229,7 +229,7 @@ def simulate_given(
     given: Latents,
     site: str,
     *,
-    kind: Literal["mean", "sample"] = "mean",
+    kind: Literal["mean", "sample", "location"] = "mean",
 ) -> tuple[Tensor, Tensor]:
     r"""Draw latents and data with some observed sites held at given values, and the log likelihood of these values.
 
@@ -243,7 +243,8 @@ def simulate_given(
         num_particles: K.
         given: observed site, or local latent, to value [B, *event].
         site: the observed site to predict.
-        kind: a draw; or its mean given the sites drawn before it, where no given site stands after it.
+        kind: "sample", a draw; "mean", its mean given the sites drawn before it, where no given site stands after it
+            and a draw elsewhere: what averages to its mean; "location", that mean in any case.
 
     Returns:
         the site's mean or draw, [K, B, *event], and log w, [K, B], nats.
@@ -262,9 +263,8 @@ def simulate_given(
         site_values = _site_values(given, known, shape, width)
         sites = run_model(pair, x, shape, site_values, width, free=free, enumerate=False)
         terms = {name: term for name, term in sites.items() if name in weight_sites}
-        value = sites[site]["value"] if kind == "sample" else _moment(sites[site]["fn"], kind, known[site])
-        if draw_first:
-            value = sites[site]["value"]
+        drawn = kind == "sample" or (kind == "mean" and draw_first)
+        value = sites[site]["value"] if drawn else _moment(sites[site]["fn"], "mean", known[site])
         return to_canonical(value, known[site], shape.nesting, width), sum_log_probs(terms, shape, width)[0]
 
     values, weights = zip(*over_groups(pair, num_particles, visit), strict=True)

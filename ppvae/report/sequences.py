@@ -30,7 +30,8 @@ class SequenceFindings:
         generated: new sequences, drawn from the model, [NEW, T, D], each of the length of a datum.
         new_lengths: theirs, [NEW].
         reconstructed: means of p(x | z), [ROWS, T, D]; None where each step is a site of its own.
-        states: the probability of each value of a chain of discrete latents given x, [ROWS, T, K]; None without one.
+        states: the probability of each value of a chain of discrete latents given x, 0 beyond the lengths,
+            [ROWS, T, K]; None without one.
         binary: whether all values are 0 and 1.
     """
 
@@ -75,7 +76,9 @@ def sequence_findings(
     again = None if again is None or again.shape[1:] != x.shape[1:] else cut(again[: len(x)], inside[: len(x)])
     binary = bool(((x == 0) | (x == 1)).all())
     x, own = cut(x, inside[: len(x)]), lengths[: len(x)]
-    return SequenceFindings(x, own, new, lengths, again, _states(discrete, x), binary)
+    states = _states(discrete, x)
+    states = None if states is None else cut(states, inside[: len(x)])
+    return SequenceFindings(x, own, new, lengths, again, states, binary)
 
 
 def _states(discrete: DiscretePosterior | None, x: Tensor) -> Tensor | None:

@@ -29,7 +29,9 @@ NUM_CHECK_DATA = 300
 """Held-out data for predictive checks."""
 NUM_SAMPLES = 96
 NUM_SITES = 4
-"""Observed sites with figures of their own."""
+"""Observed sites with figures of their own, at most."""
+NUM_OF_CHAIN = 2
+"""Those of a longer chain of sites, each of which takes the time of all."""
 _DRAWS = 100  # of the guide, where its mean is no value of a latent
 
 
@@ -226,10 +228,10 @@ def observed_findings(
 
 
 def _some(names: list[str], notes: list[str]) -> list[str]:
-    """All names; of a long chain, whose figures a person would not look through, a few from its start to its end."""
+    """All names; of a long chain, whose figures a person would not look through, its start and its end."""
     if len(names) <= NUM_SITES:
         return names
-    places = {round(i * (len(names) - 1) / (NUM_SITES - 1)) for i in range(NUM_SITES)}
+    places = {round(i * (len(names) - 1) / (NUM_OF_CHAIN - 1)) for i in range(NUM_OF_CHAIN)}
     chosen = [name for place, name in enumerate(names) if place in places]
     notes.append(
         f"{len(names)} observed sites: figures and checks of {', '.join(chosen)}; posterior_checks(..., site=...) and "

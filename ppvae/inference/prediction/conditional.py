@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,8 +30,8 @@ class ConditionalPrediction:
         site: the site.
         mean: $\mathrm{E}[x \mid x_g]$, [N, *event].
         standard_error: its Monte Carlo standard error, [N, *event].
-        samples: draws of $p(x \mid x_g)$, [S, N, *event], by resampling, so that some may be repeated; or their means
-            given the latents that were drawn with them.
+        samples: draws of $p(x \mid x_g)$, [S, N, *event], by resampling, so that some may be repeated; or means of
+            $p(x \mid z)$ at draws of $p(z \mid x_g)$.
         effective_sample_size: how many independent draws each datum's mean is worth, [N].
         pareto_k: tail index of the weights, [N]: above 0.7 not to be trusted.
         outcome: :class:`~.evidence.Outcome` of each, [N], int64; 0 where the mean stands.
@@ -97,7 +97,7 @@ def predict_given(
         given: observed site, or local latent, to value [N, *event].
         like: data of the right shape; their values matter only as covariates (rows repeated cyclically up to N).
         site: the observed site to predict; None where one is not given.
-        kind: what the samples are: draws of x, "sample", or means of x given all that was drawn, "mean".
+        kind: what the samples are: draws of x, "sample", or means of $p(x \mid z)$ at draws of $p(z \mid x_g)$, "mean".
         num_samples: K, draws for every datum, all in memory at once for a chunk of data.
         num_draws: S, number of samples to return.
         seed: of the draws.
@@ -147,13 +147,12 @@ def predict_given(
 
     def estimate(x: Data, evidence: Mapping[str, Tensor]) -> dict[str, Tensor]:
         means, log_w = simulate_given(work.pair, x, num_samples, evidence, name)
-        samples, log_v = means, log_w
-        if kind == "sample":
-            samples, log_v = simulate_given(work.pair, x, num_samples, evidence, name, kind="sample")
         weight = torch.softmax(log_w.double(), 0).to(means.dtype)
         weight = weight.reshape(*weight.shape, *(1,) * (means.dim() - 2))
         mean = (weight * means).sum(0)
         error = (weight.square() * (means - mean).square()).sum(0).sqrt()
+        at: Literal["sample", "location"] = "sample" if kind == "sample" else "location"
+        samples, log_v = simulate_given(work.pair, x, num_samples, evidence, name, kind=at)
         noise = torch.rand(num_draws, *log_v.shape, dtype=torch.float64, device=log_v.device)
         index = (log_v - (-noise.log()).log()).argmax(1)  # [S, B]; by Gumbel's trick
         draws = samples[index, torch.arange(log_v.shape[1], device=log_v.device)]

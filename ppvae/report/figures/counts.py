@@ -24,11 +24,13 @@ def count_pictures(report: ReportData) -> dict[str, Picture]:
 
 
 def mean_variance(found: CountFindings, theme: Theme) -> Figure:
-    """Variance against mean of every entry, of the data and of one data set of the model; the line of a Poisson."""
+    """Variance against mean of every entry, of the data and expected by the model; the line of a Poisson."""
     figure, (axes,) = canvas(theme, 4.6)
     few = torch.linspace(0, len(found.mean) - 1, min(SMALL_POINTS, len(found.mean))).long().unique()
-    points = ((found.model_mean[0], found.model_variance[0], theme.first, "a data set of the model"),)
-    points += ((found.mean, found.variance, theme.second, "the data"),)  # type: ignore[assignment]
+    points = [
+        (found.mean, found.variance, theme.second, "the data"),
+        (found.model_mean.mean(0), found.model_variance.mean(0), theme.first, "what the model expects"),
+    ]
     ends = [np.inf, 0.0]
     for mean, variance, colour, name in points:
         a, b = mean[few].numpy(), variance[few].numpy()
@@ -54,13 +56,13 @@ def residuals(found: CountFindings, theme: Theme) -> Figure:
     share, error = found.share.numpy(), 2 * found.share_error.numpy()
     axes.bar(middles, share, width=0.92 / BINS, color=theme.first, alpha=0.55)
     axes.errorbar(middles, share, yerr=error, fmt="none", color=theme.first, elinewidth=1.6, capsize=3)
-    axes.axhline(1.0, color=theme.second, linewidth=1.6)
-    axes.annotate("the right model", (1, 1), xytext=(0, 4), textcoords="offset points", ha="right", color=theme.second)
+    axes.axhline(1.0, color=theme.second, linewidth=1.6, label="expected of the right model")
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("quantile level among the model's draws")
     axes.set_ylabel("data, relative to even")
+    figure.legend(loc="outside upper left", labelcolor=theme.ink)
     return figure
 
 
@@ -72,12 +74,12 @@ def _mean_variance(report: ReportData, found: CountFindings) -> Picture | None:
     return chart(
         "mean_variance",
         "How counts scatter",
-        f"Scatter plot of variance against mean of {size} entries, of the data and of data that the model makes; "
+        f"Scatter plot of variance against mean of {size} entries, of the data and as the model expects; "
         f"{outside} lie outside the model's.",
-        f"Mean and variance over {report.kind} data of each entry that is not always 0, on logarithmic scales; data "
-        "above the model's points vary more than it says. Of the variances of the data "
-        f"{outside / size:.0%} lie outside the range of {sets} data sets that the model makes, z from the prior; the "
-        f"right model has about {expected:.0%}.",
+        f"Mean and variance over {report.kind} data of each entry that is not always 0, on logarithmic scales; points "
+        "of the data above those of the model vary more than it says. The model's are means over "
+        f"{sets} data sets that it makes, z from the prior; {outside / size:.0%} of the variances of the data "
+        f"are outside the range of these, of at most about {expected:.0%} under the right model.",
         mean_variance,
         found,
     )

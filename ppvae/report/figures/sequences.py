@@ -18,6 +18,7 @@ SEQUENCE_NAMES = ("sequences", "new_sequences", "states")
 CHANNELS = 4  # of real values, those that vary most
 _LINES = 3  # sequences drawn as lines
 _END = 0.35  # how dark the line after the last step is
+_STRIP = 20  # pixels, before they are enlarged, of all states together
 _WIDTH = 320  # pixels, of which two fit into a page
 
 
@@ -109,7 +110,7 @@ def lines(found: SequenceFindings, channels: Sequence[int], names: Sequence[str]
     for axes in grid[-1]:
         axes.set_xlabel("step")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=2 if theme.narrow else 4, markerscale=2.5)
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, markerscale=2.5)
     return figure
 
 
@@ -131,7 +132,6 @@ def _lines(report: ReportData, found: SequenceFindings) -> Picture:
         found,
         sorted(order.tolist()),
         names,
-        broad=True,
     )
 
 
@@ -140,7 +140,8 @@ def _states(report: ReportData, found: SequenceFindings) -> Picture | None:
         return None
     number = found.states.shape[2]
     images = roll(found.states.nan_to_num(0.0), found.lengths).flip(1)  # the first state on top
-    tall = images.repeat_interleave(3 if number < 10 else 1, 1).repeat_interleave(3 if number < 10 else 1, 2)
+    wide = max(1, _WIDTH // 4 // images.shape[2])
+    tall = images.repeat_interleave(max(wide, _STRIP // number), 1).repeat_interleave(wide, 2)
     return tiles(
         "states",
         "Which state at each step",
