@@ -39,7 +39,7 @@ def test_what_holds_for_the_data_of_the_table_is_not_said_of_others() -> None:
     [
         ("missing-data-vae", ["--set", "model.latent_dim=3"]),
         ("deep-markov-model", ["--set", "data.num_train=20", "--batch-size", "20"]),
-        ("topic-model", ["--set", "data.num_train=30", "--learning-rate", "0.1"]),
+        ("topic-model", ["--set", "data.num_train=60", "--learning-rate", "0.1"]),
     ],
 )
 def test_a_quick_run_trains_and_options_win(name: str, words: list[str], tmp_path: Path) -> None:
