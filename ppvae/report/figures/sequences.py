@@ -33,8 +33,9 @@ def sequence_pictures(report: ReportData) -> dict[str, Picture]:
 
 
 def roll(x: Tensor, lengths: Tensor) -> Tensor:
-    """Sequences [N, T, D] as images [N, D, T], time to the right and the last entry on top, a line after each end."""
-    images = x.float().clamp(0, 1).mT.flip(1).clone()
+    """Sequences [N, T, D] as images [N, D, longest], time to the right and the last entry on top, a line after each
+    end that is not that of the longest."""
+    images = x[:, : int(lengths.max())].float().clamp(0, 1).mT.flip(1).clone()
     for image, length in zip(images, lengths.tolist(), strict=True):
         image[:, length : length + 1] = _END
     return images
