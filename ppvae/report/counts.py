@@ -81,6 +81,7 @@ def count_findings(
     level, shown = residuals.level.flatten(1), residuals.location.flatten(1) >= EXPECTED
     shown &= level.isfinite()
     if not bool(shown.any()):
+        notes.append(f"residuals: of no count {EXPECTED:g} or more is expected, and the others show nothing")
         return found
     share, error = shares(level, shown)
     return CountFindings(*moments[0], *moments[1], share, error, int(shown.sum()))

@@ -72,7 +72,7 @@ QUICK: dict[str, Quick] = {
     "semi-supervised-vae": Quick(model=_SMALL, training={"learning_rate": 1e-2}, of_data={"data": {"num_labels": 100}}),
     "sigmoid-belief-network": Quick(model={"latent_dims": [50]}, training={"elbo": {"name": "vimco"}}),
     "student-t-vae": Quick(model=_SMALL, of_data={"model": _ONE_SCALE}),
-    "topic-model": Quick("reuters", {"num_topics": 10, "hidden": [100]}),
+    "topic-model": Quick("reuters", {"num_topics": 10, "hidden": [100]}, {"learning_rate": 1e-2}),
 }
 """By the model's name."""
 
