@@ -22,6 +22,7 @@ SMALLEST = {
     "semi_supervised": "--rounds 1 --steps 1",
     "hmc": "--rounds 1",
     "checkpoint": "--epochs 2",
+    "quick": "--only factor-analysis --epochs 1",
     "estimators": "--only training --epochs 1",
     "evidence_memory": "--num-data 5 --num-chains 3 --num-temperatures 2",
     "deep_markov": "--small --batches 1 --rounds 1",

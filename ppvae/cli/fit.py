@@ -82,6 +82,15 @@ def fit(
         ),
     ] = None,
     binarize: Annotated[str | None, typer.Option(help="auto, none, static or dynamic.", rich_help_panel=_MODEL)] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="A small net, few epochs and data that suit the model, in a package: less than a minute. What other "
+            "options say wins.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False,
     epochs: Annotated[int | None, typer.Option(help="Epochs in all.", min=1, rich_help_panel=_TRAINING)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Data per step.", min=1, rich_help_panel=_TRAINING)] = None,
     optimizer: Annotated[
@@ -144,6 +153,7 @@ def fit(
     from ..runs import Recipe, loggers_again, loggers_of, model_for_data, train
     from ..runs import resume as go_on
     from ..runs.recipe.catalogue import elbo_entries, model_entries, parse_table, part_entries
+    from ..runs.recipe.quick import quick_recipe
     from ..runs.recipe.recipe import merge
 
     if recipe is not None and data is None and _is_data(recipe):
@@ -173,7 +183,8 @@ def fit(
         changes = merge(changes, _setting(text))
     changes = {key: value for key, value in changes.items() if value != {}}
     if resume is not None:
-        _refuse_beside(resume, _without_none(**{"RECIPE": recipe, "--out": out, "--overwrite": overwrite or None}))
+        beside = {"RECIPE": recipe, "--out": out, "--overwrite": overwrite or None, "--quick": quick or None}
+        _refuse_beside(resume, _without_none(**beside))
         table = changes.get("training")
         epochs = epochs or (table.pop("num_epochs", None) if isinstance(table, dict) else None)
         with threads(threads_):
@@ -182,11 +193,16 @@ def fit(
     else:
         if recipe is None and model is None and pair is None and data is None:
             raise typer.BadParameter("give a RECIPE, data, --model, --pair or --resume")
+        if quick and (recipe is not None or pair is not None):
+            raise typer.BadParameter("--quick goes with a model by name: neither a RECIPE nor --pair beside it")
         values = merge(_start(recipe, pair), changes)
         if recipe is None and pair is None and "name" not in values.get("model", {}):
             preset = model_for_data(Recipe.from_dict({**values, "model": {"name": "bernoulli-vae"}}))
             values["model"] = {**preset, **values.get("model", {})}
             say(f"model: {preset['name']}, by the values of the data (--model list shows all)")
+        if quick:
+            source = values.get("data", {}).get("source")
+            values = merge(quick_recipe(values["model"]["name"], source=source), values)
         full_recipe = Recipe.from_dict(values)
         folder = out or Path("runs") / f"{full_recipe.model_name}-{Path(full_recipe.data.source).stem}"
         require_writable(folder, folder=True)

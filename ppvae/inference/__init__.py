@@ -6,9 +6,11 @@ from .criticism import (
     AggregatePosterior,
     PosteriorChecks,
     PredictiveCheck,
+    QuantileResiduals,
     aggregate_posterior,
     inference_gaps,
     posterior_checks,
+    quantile_residuals,
     site_report,
 )
 from .elbo.evaluation import BoundEstimate, evaluate_bound
@@ -84,6 +86,7 @@ __all__ = [
     "PosteriorDraws",
     "PredictiveCheck",
     "PredictiveMoments",
+    "QuantileResiduals",
     "Restoration",
     "Schedule",
     "Topics",
@@ -111,6 +114,7 @@ __all__ = [
     "predict_given",
     "predictive_moments",
     "prune",
+    "quantile_residuals",
     "reconstruct",
     "sample_discrete",
     "sample_global_posterior",
