@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .many import ManyFits, ManyFitsInterrupt, fit_many
 from .mcem import fit_mcem
 from .options import EarlyStopping
 from .schedules import Constant, Cyclic, Exponential, KLWarmup, Linear, Schedule
@@ -19,8 +20,11 @@ __all__ = [
     "FitOutcome",
     "KLWarmup",
     "Linear",
+    "ManyFits",
+    "ManyFitsInterrupt",
     "Schedule",
     "TrainingState",
     "fit",
+    "fit_many",
     "fit_mcem",
 ]
