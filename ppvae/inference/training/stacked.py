@@ -343,9 +343,7 @@ class Together:
                 weights, before = lane.run.follow_schedules(), torch.get_rng_state()
                 lane.given = Given(x, index, before, weights, self.stacked.noise())
         given = [lane.given for lane in self.lanes if lane.given is not None]
-        others = _stack(
-            [_tensors(lane.inputs(one.x, one.weights)[2:]) for lane, one in zip(self.lanes, given, strict=True)]
-        )
+        others = [_tensors(lane.inputs(one.x, one.weights)[2:]) for lane, one in zip(self.lanes, given, strict=True)]
         results = self.stacked([*self.tensors.values(), *_stack(others)], _stack([one.noise for one in given]))
         step: Step = pytree.tree_unflatten(results, self.tree)
         finite = torch.isfinite(step.check).tolist()
