@@ -82,14 +82,14 @@ def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], 
     """
     context = multiprocessing.get_context("spawn")
     waiting, interrupts = list(enumerate(jobs)), 0
-    workers: dict[Connection, tuple[BaseProcess, int | None]] = {}
+    workers: dict[Any, tuple[BaseProcess, int | None]] = {}  # by the end of a pipe
     try:
         for _ in range(min(num_processes, len(jobs))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, function), daemon=True)
-            process.start()
+            worker = context.Process(target=_work, args=(theirs, function), daemon=True)
+            worker.start()
             theirs.close()
-            workers[ours] = process, None
+            workers[ours] = worker, None
         while waiting or any(number is not None for _, number in workers.values()):
             try:
                 for connection, (process, number) in workers.items():
@@ -108,7 +108,6 @@ def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], 
                             os.kill(process.pid, signal.SIGINT)
                 continue
             for connection in ready:
-                assert isinstance(connection, Connection)
                 process, number = workers[connection]
                 assert number is not None
                 try:

@@ -229,7 +229,8 @@ class Together:
             {**group, "params": [self.parameters[names[id(parameter)]] for parameter in group["params"]]}
             for group in optimizer.param_groups
         ]
-        self.optimizer: Optimizer = type(optimizer)(groups)
+        make: Any = type(optimizer)
+        self.optimizer: Optimizer = make(groups)
         for name, state in states.items():
             if state:
                 self.optimizer.state[self.parameters[name]] = state
@@ -410,7 +411,7 @@ def _joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for key in states[0]:
-        values = [state.get(key) for state in states]
+        values: list[Any] = [state.get(key) for state in states]
         if isinstance(values[0], Tensor) and key not in _COMMON:
             result[key] = torch.stack(values)
         elif any(bool(value != values[0]) for value in values):

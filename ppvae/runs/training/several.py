@@ -158,10 +158,8 @@ def members_of(values: Mapping[str, Any], seeds: Sequence[int], sweep: Mapping[s
         changed = dict(values)
         for key, value in own.items():
             changed = _with(changed, key, value)
-        for seed in seeds or [None]:
-            recipe = Recipe.from_dict(changed if seed is None else {**changed, "seed": seed})
-            shown = own if seed is None else {**own, "seed": seed}
-            members.append((shown, recipe))
+        for extra in [{"seed": seed} for seed in seeds] or [{}]:
+            members.append(({**own, **extra}, Recipe.from_dict({**changed, **extra})))
     names = [_name(shown) for shown, _ in members]
     if len(set(names)) < len(names):
         names = [f"{number}-{name}" for number, name in enumerate(names)]
