@@ -28,11 +28,11 @@ from ppvae.inference.execution.processes import cores
 from ppvae.models import bernoulli_vae
 
 RESULTS = Path(__file__).parent / "results"
-CASES: dict[str, tuple[dict[str, Any], int, int, str]] = {
-    # sizes, rows, epochs, mode
-    "64-50-2, graph": ({"data_dim": 64, "hidden": (50,), "latent_dim": 2}, 1297, 100, "graph"),
-    "64-50-2, compiled": ({"data_dim": 64, "hidden": (50,), "latent_dim": 2}, 1297, 100, "compiled"),
-    "784-500-20, graph": ({"data_dim": 784, "hidden": (500,), "latent_dim": 20}, 1297, 10, "graph"),
+CASES: dict[str, tuple[int, dict[str, Any], int, str]] = {
+    # values of a datum, the sizes of the networks, epochs, mode
+    "64-50-2, graph": (64, {"hidden": (50,), "latent_dim": 2}, 100, "graph"),
+    "64-50-2, compiled": (64, {"hidden": (50,), "latent_dim": 2}, 100, "compiled"),
+    "784-500-20, graph": (784, {"hidden": (500,), "latent_dim": 20}, 10, "graph"),
 }
 
 
@@ -52,10 +52,10 @@ def apart(one: ManyFits, other: ManyFits) -> float:
 
 def contest(case: str, ways: list[str], rounds: int) -> dict[str, Any]:
     """Each way in alternation, and what it takes in units of one after another."""
-    sizes, rows, num_epochs, mode = CASES[case]
+    size, sizes, num_epochs, mode = CASES[case]
     torch.manual_seed(0)
-    data = load("digits", binarize="static") if sizes["data_dim"] == 64 else torch.bernoulli(torch.rand(rows, 784) ** 3)
-    make_pair = functools.partial(bernoulli_vae, **sizes)
+    data = load("digits", binarize="static") if size == 64 else torch.bernoulli(torch.rand(1300, size) ** 3)
+    make_pair = functools.partial(bernoulli_vae, size, **sizes)
     options: dict[str, Any] = {"compile": mode, "progress": False}
     fit_many(make_pair, data, seeds=[0], how="sequence", num_epochs=1, **options)  # what is imported late
     taken: dict[Any, list[dict[str, float]]] = {way: [] for way in ("sequence", *ways)}
