@@ -33,7 +33,7 @@ _log = logging.getLogger("ppvae.fit")
 
 How: TypeAlias = Literal["auto", "stacked", "processes", "sequence"]
 
-MOST_BYTES = 6e6
+MOST_BYTES = 4e6
 """Of the intermediate results of one run's step: of more, several in one stack take as long as one after another."""
 WORTH_A_PROCESS = 2000
 """Steps of a run: of fewer, to start a process takes as long."""
