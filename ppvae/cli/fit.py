@@ -23,9 +23,10 @@ from .common import (
 )
 from .completion import DATA_SETS, ELBOS, LIKELIHOODS, MODELS, POSTERIORS, PRIORS, among
 from .listing import list_entries
+from .several import model_for, refuse_changes, several_of, tell_several, value_of
 
 if TYPE_CHECKING:
-    from ..runs import Run, SeveralFolder
+    from ..runs import Run
 
 _MODEL, _TRAINING = "Model and data", "Training"
 
@@ -203,11 +204,11 @@ def fit(
         given = {"RECIPE": recipe, "--out": out, "--overwrite": overwrite or None, "--seeds": seeds, "--sweep": sweep}
         _refuse_beside(resume, _without_none(**given))
         if is_several(resume):
-            _refuse_changes(resume, changes)
+            refuse_changes(resume, changes)
             several = resume_several(
                 resume, num_epochs=epochs, pair=pair, loggers=logger or (), threads=threads_ or 1, progress=True
             )
-            _tell_several(several, json)
+            tell_several(several, json)
             return
         table = changes.get("training")
         epochs = epochs or (table.pop("num_epochs", None) if isinstance(table, dict) else None)
@@ -220,17 +221,17 @@ def fit(
         values = merge(_start(recipe, pair), changes)
         if seeds is not None or sweep:
             by_data = recipe is None and pair is None
-            members = members_of(*_several(values, seed, seeds, sweep or [], set_ or [], by_data))
+            members = members_of(*several_of(values, seed, seeds, sweep or [], changes, by_data))
             first = members[0].recipe
             folder = out or Path("runs") / f"{first.model_name}-{Path(first.data.source).stem}-several"
             require_writable(folder, folder=True)
             several = train_several(
                 members, folder, pair=pair, overwrite=overwrite, loggers=logger or (), threads=threads_ or 1
             )
-            _tell_several(several, json)
+            tell_several(several, json)
             return
         if recipe is None and pair is None and "name" not in values.get("model", {}):
-            values["model"] = _model_for(values)
+            values["model"] = model_for(values)
         full_recipe = Recipe.from_dict(values)
         folder = out or Path("runs") / f"{full_recipe.model_name}-{Path(full_recipe.data.source).stem}"
         require_writable(folder, folder=True)
@@ -258,111 +259,6 @@ def _refuse_beside(resume: Path, options: Mapping[str, Any]) -> None:
             f"--resume goes on with the recipe of {resume}; {', '.join(options)} has no place beside it"
             + try_one_of("--epochs N for more epochs", f"a new run: ppvae fit {resume} ... --out OTHER")
         )
-
-
-def _refuse_changes(folder: Path, changes: Mapping[str, Any]) -> None:
-    from ..core.errors import RunError, try_one_of
-
-    left = {key: value for key, value in changes.items() if key != "training" or set(value) - {"num_epochs"}}
-    if left:
-        raise RunError(
-            f"--resume {folder} goes on with several runs, each with its own recipe: {', '.join(left)} has no place "
-            "beside it" + try_one_of("--epochs N for more epochs of each", "--resume of one of its run folders")
-        )
-
-
-def _model_for(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of the model for the values of the data."""
-    from ..runs import Recipe, model_for_data
-
-    preset = model_for_data(Recipe.from_dict({**values, "model": {"name": "bernoulli-vae"}}))
-    say(f"model: {preset['name']}, by the values of the data (--model list shows all)")
-    return {**preset, **values.get("model", {})}
-
-
-def _several(
-    values: dict[str, Any], seed: int | None, seeds: str | None, sweep: list[str], set_: list[str], by_data: bool
-) -> tuple[dict[str, Any], list[int], dict[str, list[Any]]]:
-    """The values of the recipe, the seeds, and the values of each key that is swept."""
-    from ..core.errors import RunError, try_one_of
-
-    if seed is not None and seeds is not None:
-        raise RunError(
-            f"--seed {seed} and --seeds {seeds}: one run has one seed, several have --seeds"
-            + try_one_of(f"--seeds {seed},{seed + 1},{seed + 2}")
-        )
-    swept: dict[str, list[Any]] = {}
-    for text in sweep:
-        key, several = _values(text)
-        if key in swept:
-            raise RunError(f"--sweep {key} is there twice" + try_one_of(f"--sweep {key}=V1,V2,V3"))
-        if key in {one.partition("=")[0].strip() for one in set_}:
-            raise RunError(f"--sweep {key} and --set {key}: the key has one place" + try_one_of("one of the two"))
-        swept[key] = several
-    if "seed" in swept:
-        raise RunError(f"--sweep seed={_joined(swept['seed'])}" + try_one_of(f"--seeds {_joined(swept['seed'])}"))
-    if by_data and "name" not in values.get("model", {}) and not {"model", "model.name", "data.source"} & set(swept):
-        values = {**values, "model": _model_for(values)}
-    return values, [] if seeds is None else _seeds(seeds), swept
-
-
-def _joined(values: list[Any]) -> str:
-    return ",".join(map(str, values))
-
-
-def _seeds(text: str) -> list[int]:
-    from ..core.errors import RunError, try_one_of
-
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    numbers = [int(word) for word in words if word.isdecimal() and int(word) <= LARGEST_INTEGER]
-    if len(numbers) < len(words) or not numbers or (len(words) == 1 and "," not in text and numbers == [0]):
-        raise RunError(
-            f"--seeds: expected how many, or several whole numbers, found {text!r}"
-            + try_one_of("--seeds 8", "--seeds 0,1,2")
-        )
-    return list(range(numbers[0])) if len(words) == 1 and "," not in text else numbers
-
-
-def _values(text: str) -> tuple[str, list[Any]]:
-    """From "model.latent_dim=2,5" to the key and its values; what is no TOML is a word."""
-    import tomllib
-
-    from ..core.errors import RunError, try_one_of
-
-    key, equals, several = text.partition("=")
-    if not equals or not key.strip() or not several.strip():
-        raise RunError(f"--sweep: expected KEY=V1,V2, found {text!r}" + try_one_of("--sweep model.latent_dim=2,5,10"))
-    try:
-        values: list[Any] = tomllib.loads(f"value = [{several}]")["value"]
-    except ValueError:
-        values = [_value(word.strip()) for word in several.split(",") if word.strip()]
-    return key.strip(), values
-
-
-def _tell_several(several: SeveralFolder, json: bool) -> None:
-    rows, groups = several.rows(), several.groups()
-    if json:
-        emit({"runs": str(several.path), "rows": rows, "groups": groups, "failures": several.failures})
-    else:
-        for table in (rows, groups):
-            _print_table(table)
-            print()
-    say("mean and sd (standard deviation of a single run) are over the runs that came to their end")
-    say(f"next: ppvae report {several.path}")
-    if several.failures:
-        raise typer.Exit(1)
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns, *([_cell(row.get(key)) for key in columns] for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
-    for line in cells:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _start(recipe: Path | None, pair: str | None) -> dict[str, Any]:
@@ -396,16 +292,6 @@ def _without_none(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _value(text: str) -> Any:
-    """A value of TOML; what is none is a word."""
-    import tomllib
-
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except ValueError:  # or a number of thousands of digits
-        return text
-
-
 def _setting(text: str) -> dict[str, Any]:
     """From "training.learning_rate=0.01" to a nested dictionary; a value that is no TOML is a word."""
     from ..core.errors import RunError
@@ -413,7 +299,7 @@ def _setting(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise RunError(f"--set: expected KEY=VALUE, found {text!r}")
-    table = _value(value)
+    table = value_of(value)
     for part in reversed(key.strip().split(".")):
         table = {part: table}
     result: dict[str, Any] = table

@@ -98,7 +98,7 @@ def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], 
                         workers[connection] = process, number
                         connection.send_bytes(pickle.dumps(arguments))
                 busy = [connection for connection, (_, number) in workers.items() if number is not None]
-                ready = multiprocessing.connection.wait(busy)
+                ready: list[Any] = multiprocessing.connection.wait(busy)
             except KeyboardInterrupt:
                 waiting.clear()
                 interrupts += 1

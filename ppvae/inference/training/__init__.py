@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .many import ManyFits, ManyFitsInterrupt, fit_many
+from .many import fit_many
+from .many_result import ManyFits, ManyFitsInterrupt
 from .mcem import fit_mcem
 from .options import EarlyStopping
 from .schedules import Constant, Cyclic, Exponential, KLWarmup, Linear, Schedule

@@ -270,7 +270,7 @@ def test_bad_input_is_refused_by_name(make: Any, options: Any, words: str) -> No
         fit_many(make, data(), **{"seeds": [0, 1], **OPTIONS, **options})
     pair = make_pair()
     with pytest.raises(PpvaeError, match="a function that makes a pair"):
-        fit_many(pair, data())  # type: ignore[arg-type]
+        fit_many(pair, data())
 
 
 def test_no_random_numbers_of_the_caller_are_used(caplog: pytest.LogCaptureFixture) -> None:
