@@ -23,7 +23,7 @@ from .common import (
 )
 from .completion import DATA_SETS, ELBOS, LIKELIHOODS, MODELS, POSTERIORS, PRIORS, among
 from .listing import list_entries
-from .several import model_for, refuse_changes, several_of, tell_several, value_of
+from .several import model_for, refuse_changes, several_of, tell_several, trackers_of, value_of
 
 if TYPE_CHECKING:
     from ..runs import Run
@@ -206,7 +206,12 @@ def fit(
         if is_several(resume):
             refuse_changes(resume, changes)
             several = resume_several(
-                resume, num_epochs=epochs, pair=pair, loggers=logger or (), threads=threads_ or 1, progress=True
+                resume,
+                num_epochs=epochs,
+                pair=pair,
+                callbacks=trackers_of(logger),
+                threads=threads_ or 1,
+                progress=True,
             )
             tell_several(several, json)
             return
@@ -226,7 +231,7 @@ def fit(
             folder = out or Path("runs") / f"{first.model_name}-{Path(first.data.source).stem}-several"
             require_writable(folder, folder=True)
             several = train_several(
-                members, folder, pair=pair, overwrite=overwrite, loggers=logger or (), threads=threads_ or 1
+                members, folder, pair=pair, overwrite=overwrite, callbacks=trackers_of(logger), threads=threads_ or 1
             )
             tell_several(several, json)
             return

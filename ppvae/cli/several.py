@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import typer
 from .common import LARGEST_INTEGER, emit, say
 
 if TYPE_CHECKING:
-    from ..runs import SeveralFolder
+    from ..runs import Recipe, SeveralFolder
 
 
 def several_of(
@@ -72,6 +73,17 @@ def model_for(values: Mapping[str, Any]) -> dict[str, Any]:
     preset = model_for_data(Recipe.from_dict({**values, "model": {"name": "bernoulli-vae"}}))
     say(f"model: {preset['name']}, by the values of the data (--model list shows all)")
     return {**preset, **values.get("model", {})}
+
+
+def trackers_of(names: list[str] | None) -> Any:
+    """A function that makes the trackers of a run where it is trained, in another process."""
+    return functools.partial(_trackers, names or [])
+
+
+def _trackers(names: list[str], folder: Path, recipe: Recipe, goes_on: bool) -> list[Any]:
+    from ..runs import loggers_again, loggers_of
+
+    return loggers_again(folder, names) if goes_on else loggers_of(folder, names, recipe)
 
 
 def refuse_changes(folder: Path, changes: Mapping[str, Any]) -> None:

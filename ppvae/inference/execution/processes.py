@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.reduction
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -17,7 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ...core import PpvaeError
 from ...core.errors import try_one_of
@@ -59,7 +63,7 @@ def why_no_processes(*work: Any) -> str:
         if source is not None and "__main__" not in Path(source).read_text(encoding="utf-8"):
             return f'{Path(source).name} has no `if __name__ == "__main__":` around what it runs'
     try:
-        pickle.dumps(work)
+        multiprocessing.reduction.ForkingPickler.dumps(work)
     except Exception as error:  # each kind of object has its own
         return f"what is to be done cannot be sent there: {(str(error) or type(error).__name__).splitlines()[0]}"
     return ""
@@ -96,7 +100,7 @@ def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], 
                     if number is None and waiting:
                         number, arguments = waiting.pop(0)
                         workers[connection] = process, number
-                        connection.send_bytes(pickle.dumps(arguments))
+                        connection.send(arguments)
                 busy = [connection for connection, (_, number) in workers.items() if number is not None]
                 ready: list[Any] = multiprocessing.connection.wait(busy)
             except KeyboardInterrupt:
@@ -111,7 +115,7 @@ def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], 
                 process, number = workers[connection]
                 assert number is not None
                 try:
-                    value, error = pickle.loads(connection.recv_bytes())
+                    value, error = connection.recv()
                 except EOFError:
                     process.join(5)
                     raise PpvaeError(
@@ -158,24 +162,35 @@ def _work(connection: Connection, function: Callable[..., Any]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            arguments = pickle.loads(connection.recv_bytes())
+            arguments = connection.recv()
             value, error = None, None
             try:
                 with interrupt:
                     value = function(*arguments)
             except BaseException as raised:
                 error = raised
-            connection.send_bytes(_answer(value, error))
+            _answer(connection, value, error)
 
 
-def _answer(value: Any, error: BaseException | None) -> bytes:
+def _answer(connection: Connection, value: Any, error: BaseException | None) -> None:
     try:
-        if error is not None:
-            pickle.loads(pickle.dumps(error))  # an error with arguments of its own may be written and not read
-        return pickle.dumps((value, error))
+        copy.copy(error)  # as the other process makes it again, which an error with arguments of its own may refuse
+        connection.send((value, error))
+    except (BrokenPipeError, EOFError):
+        raise
     except Exception as problem:  # each kind of object has its own
-        told = error if error is not None else problem
-        return pickle.dumps((None, RuntimeError(f"{type(told).__name__}: {told}")))
+        told = problem if error is None else error
+        connection.send((None, RuntimeError(f"{type(told).__name__}: {told}")))
+
+
+def by_value(tree: Any) -> Any:
+    """Nested tensors as arrays, which are copied to another process: a tensor would take a file of shared memory."""
+    return pytree.tree_map(lambda leaf: leaf.numpy(force=True) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def as_tensors(tree: Any) -> Any:
+    """Nested arrays as tensors again."""
+    return pytree.tree_map(lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
 def _end_with_parent() -> None:

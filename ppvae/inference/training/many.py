@@ -18,7 +18,7 @@ from .state import AnyCallback, Fit, OnInterrupt, as_callback
 from .svi import fit, prepare
 from ..execution.arguments import require_integer, require_literal, require_pair
 from ..execution.placement import choose_device, dtype_of
-from ..execution.processes import cores, in_processes, why_no_processes
+from ..execution.processes import as_tensors, by_value, cores, in_processes, why_no_processes
 from ..execution.progress import progress_bar
 from ..execution.seeds import Stream
 from ...core import FitError, ModelGuidePair, PpvaeError
@@ -224,7 +224,7 @@ class _Work:
         for lane in lanes:
             state = lane.run.state
             with lane.numbers:
-                resumed = state.state_dict() if state.step else None
+                resumed = by_value(state.state_dict()) if state.step else None
             jobs.append((self.make_pair, state.batches.data, lane.run.held_out, lane.seed, resumed, dict(self.options)))
         bar = progress_bar(total=len(jobs), unit="fit", show=self.progress)
         try:
@@ -238,8 +238,8 @@ class _Work:
                 elif done.error is not None:
                     raise done.error
                 else:
-                    state, outcome, best_epoch = done.value
-                    _take(lane, state, outcome, best_epoch)
+                    found, outcome, best_epoch = done.value
+                    _take(lane, as_tensors(found), outcome, best_epoch)
         finally:
             bar.close()
 
@@ -261,12 +261,12 @@ def _fit_alone(
     resume: Mapping[str, Any] | None,
     options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Any, int | None]:
-    """In a process of its own: one fit, as plain values and tensors."""
+    """In a process of its own: one fit, as plain values and arrays."""
     torch.manual_seed(seed)
     pair = make_pair()
     given = {**options, "validation": held_out if "validation" in options else None}
-    result = fit(pair, data, seed=seed, resume=resume, progress=False, on_interrupt="return", **given)
-    return result.state.state_dict(), result.outcome, result.best_epoch
+    result = fit(pair, data, seed=seed, resume=as_tensors(resume), progress=False, on_interrupt="return", **given)
+    return by_value(result.state.state_dict()), result.outcome, result.best_epoch
 
 
 def _lanes(

@@ -13,12 +13,12 @@ import re
 import signal
 import statistics
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -29,13 +29,15 @@ from ..recipe.source import member_of
 from ..storage import checkpoint
 from ..storage.atomic import make_folder, read_json, write_json, write_text
 from ..storage.folder import RunFolder
-from ..trackers.registry import loggers_again, loggers_of
 from ...core import PpvaeError
 from ...core.errors import RunError, try_one_of
+from ...inference import Callback
 from ...inference.execution.processes import cores, in_processes
 from ...inference.execution.progress import progress_bar
 
 _log = logging.getLogger("ppvae.runs")
+
+MakeCallbacks: TypeAlias = Callable[[Path, Recipe, bool], Iterable[Callback]]
 
 FILE, TABLE = "several.json", "table.csv"
 _BOUNDS = ("elbo_train", "elbo_validation")
@@ -213,7 +215,7 @@ def train_several(
     *,
     pair: str | None = None,
     overwrite: bool = False,
-    loggers: Sequence[str] = (),
+    callbacks: MakeCallbacks | None = None,
     threads: int = 1,
     progress: bool = True,
 ) -> SeveralFolder:
@@ -224,7 +226,8 @@ def train_several(
         out: the folder for their folders.
         pair: ``FILE.py:Name`` for recipes with ``model.pair``.
         overwrite: replace runs that stand there.
-        loggers: trackers of each run, by name.
+        callbacks: an importable function that makes the callbacks of a run, from its folder, its recipe, and whether it
+            goes on.
         threads: of each run.
         progress: show a bar on a terminal, and elsewhere a line now and then.
 
@@ -247,7 +250,7 @@ def train_several(
             if several.folder(member).exists:
                 several.folder(member).clear()
     several.write()
-    return _run(several, pair, None, loggers, threads, progress)
+    return _run(several, pair, None, callbacks, threads, progress)
 
 
 def resume_several(
@@ -255,7 +258,7 @@ def resume_several(
     *,
     num_epochs: int | None = None,
     pair: str | None = None,
-    loggers: Sequence[str] = (),
+    callbacks: MakeCallbacks | None = None,
     threads: int = 1,
     progress: bool = True,
 ) -> SeveralFolder:
@@ -264,20 +267,20 @@ def resume_several(
     Args:
         path: the folder.
         num_epochs: epochs of each in all, if not those of its recipe.
-        pair, loggers, threads, progress: as for :func:`train_several`.
+        pair, callbacks, threads, progress: as for :func:`train_several`.
 
     Raises:
         RunError: nothing is left to do.
         RunInterrupt: as for :func:`train_several`.
     """
-    return _run(read_several(path), pair, num_epochs, loggers, threads, progress)
+    return _run(read_several(path), pair, num_epochs, callbacks, threads, progress)
 
 
 def _run(
     several: SeveralFolder,
     pair: str | None,
     num_epochs: int | None,
-    loggers: Sequence[str],
+    callbacks: MakeCallbacks | None,
     threads: int,
     progress: bool,
 ) -> SeveralFolder:
@@ -287,7 +290,7 @@ def _run(
             f"{several.path}: all {len(several.members)} runs have come to their end"
             + try_one_of("more epochs: --epochs N", f"ppvae report {several.path}")
         )
-    jobs = [(several.folder(m).path, m.recipe.to_dict(), num_epochs, pair, list(loggers), threads) for m in left]
+    jobs = [(several.folder(m).path, m.recipe.to_dict(), num_epochs, pair, callbacks, threads) for m in left]
     for member in left:
         several.failures.pop(member.name, None)
     bar = progress_bar(total=len(several.members), initial=len(several.members) - len(left), unit="run", show=progress)
@@ -329,21 +332,26 @@ def _has_ended(folder: RunFolder, num_epochs: int | None) -> bool:
 
 
 def _one(
-    path: Path, values: dict[str, Any], num_epochs: int | None, pair: str | None, loggers: list[str], threads: int
+    path: Path,
+    values: dict[str, Any],
+    num_epochs: int | None,
+    pair: str | None,
+    callbacks: MakeCallbacks | None,
+    threads: int,
 ) -> None:
     """In a process of its own: train a run, or go on with it; its folder says what became of it."""
     torch.set_num_threads(threads)
     folder, member = RunFolder(path), None if pair is None else member_of(pair)
+    goes_on = bool(checkpoint.find_records(folder.checkpoints, "last"))
+    recipe = Recipe.from_dict(values)
+    made = [] if callbacks is None else list(callbacks(path, recipe, goes_on))
     try:
-        if checkpoint.find_records(folder.checkpoints, "last"):
-            trackers = loggers_again(path, loggers)
-            resume(path, num_epochs=num_epochs, pair=member, callbacks=trackers, progress=False)
+        if goes_on:
+            resume(path, num_epochs=num_epochs, pair=member, callbacks=made, progress=False)
         else:
-            recipe = Recipe.from_dict(values)
             if num_epochs is not None:
                 recipe = recipe.replace(training={"num_epochs": num_epochs})
-            trackers = loggers_of(path, loggers, recipe)
-            train(recipe, path, pair=member, overwrite=folder.exists, callbacks=trackers, progress=False)
+            train(recipe, path, pair=member, overwrite=folder.exists, callbacks=made, progress=False)
     except RunInterrupt as error:  # which cannot be sent to another process
         raise KeyboardInterrupt(str(error)) from None
 
