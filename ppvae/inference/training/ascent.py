@@ -52,6 +52,7 @@ class Ascent(ABC):
 
     Attributes:
         trainable: the parameters that a step has gradients for, by name.
+        constants: the other parameters and the buffers, by name.
     """
 
     def __init__(
@@ -85,15 +86,15 @@ class Ascent(ABC):
         self.trainable = {
             name: value for name, value in parameters.items() if value.requires_grad and name not in self.without
         }
-        self._constants: dict[str, Tensor] = {
+        self.constants: dict[str, Tensor] = {
             name: value for name, value in parameters.items() if name not in self.trainable
         }
-        self._constants.update(self.module.named_buffers())
+        self.constants.update(self.module.named_buffers())
 
     @property
     def inputs(self) -> dict[str, Tensor]:
         """All parameters and buffers of the module, by name."""
-        return {**self.trainable, **self._constants}
+        return {**self.trainable, **self.constants}
 
     def reads(self) -> dict[str, Any]:
         """The non-tensor inputs of a step."""
@@ -120,7 +121,7 @@ class Ascent(ABC):
         """The metrics and gradients of one batch."""
         # An eager step sees the lengths itself, and to compile one for each number of steps would take too long.
         steps = bucket_of(self.pair.sequence_lengths(x)) if self._step.mode == "graph" else None
-        step: Step = self._step(self.trainable, self._constants, steps, x, *inputs)
+        step: Step = self._step(self.trainable, self.constants, steps, x, *inputs)
         return step
 
     def apply(self, step: Step, optimizer: Optimizer) -> None:

@@ -118,9 +118,62 @@ def fit(
         FitError: a value or gradient is not finite; parameters are as they were before that step. Or a callback
             replaced a parameter.
     """
+    require_literal("on_interrupt", on_interrupt, OnInterrupt)
+    with torch.random.fork_rng():
+        run = prepare(
+            pair,
+            data,
+            elbo=elbo,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            num_epochs=num_epochs,
+            batch_size=batch_size,
+            groups=groups,
+            validation=validation,
+            schedule=schedule,
+            clip_norm=clip_norm,
+            weight_prior=weight_prior,
+            kl_weight=kl_weight,
+            kl_warmup=kl_warmup,
+            schedules=schedules,
+            early_stopping=early_stopping,
+            seed=seed,
+            device=device,
+            compile=compile,
+            resume=resume,
+        )
+        return run(callbacks, progress, on_interrupt)
+
+
+def prepare(
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    elbo: pyro.infer.elbo.ELBO | None,
+    optimizer: str | MakeOptimizer | PyroOptim,
+    learning_rate: float,
+    num_epochs: int,
+    batch_size: int | None,
+    groups: Tensor | None,
+    validation: Any,
+    schedule: MakeSchedule | None,
+    clip_norm: float | None,
+    weight_prior: Distribution | None,
+    kl_weight: KLWeight,
+    kl_warmup: KLWarmup | None,
+    schedules: Mapping[str, float | Schedule] | None,
+    early_stopping: EarlyStopping | None,
+    seed: int,
+    device: str,
+    compile: Compile,
+    resume: Mapping[str, Any] | None,
+) -> SVIRun:
+    """Check pair, data and options, and make the run that :func:`fit` starts; PyTorch's generator is seeded for it.
+
+    The arguments, and what is raised before the first step, are those of :func:`fit`.
+    """
     require_pair(pair, "fit")
     require_estimator(elbo)
-    require_literal("on_interrupt", on_interrupt, OnInterrupt)
     require_integer("num_epochs", num_epochs, 0)
     require_integer("seed", seed, 0)
     if batch_size is not None:
@@ -136,40 +189,36 @@ def fit(
     scheduled = Scheduled(pair, kl_weight, kl_warmup, schedules)
     batch_size = rows_per_step(batch_size, len(dataset))
     batches = Minibatches(dataset, batch_size, seed=seed, groups=groups)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        dtype = dtype_of(pair)
-        size = batch_size or len(dataset)
-        mode = choose_mode(compile, max(WORTH_RECORDING, num_epochs * len(batches)))
-        with evaluation_mode(pair):
-            example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
-            held_out = check_training(pair, example, dataset, held_out, explicit=validation is not None)
-            if isinstance(estimator, ELBO):
-                estimator.check(pair, example)
-            scheduled.check(estimator, example)
-            names = names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
-            objective = Objective(
-                pair,
-                estimator,
-                num_data=len(dataset),
-                weight_prior=weight_prior,
-                prior_names=names,
-                clip_norm=clip_norm,
-                mode=mode,
-            )
-            objective.check(example)
-        torch_optimizer = make_optimizer(optimizer, learning_rate, objective.trainable.values())
-        state = TrainingState(
-            pair, torch_optimizer, schedule(torch_optimizer) if schedule is not None else None, batches
+    torch.manual_seed(seed)
+    dtype = dtype_of(pair)
+    size = batch_size or len(dataset)
+    mode = choose_mode(compile, max(WORTH_RECORDING, num_epochs * len(batches)))
+    with evaluation_mode(pair):
+        example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
+        held_out = check_training(pair, example, dataset, held_out, explicit=validation is not None)
+        if isinstance(estimator, ELBO):
+            estimator.check(pair, example)
+        scheduled.check(estimator, example)
+        names = names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
+        objective = Objective(
+            pair,
+            estimator,
+            num_data=len(dataset),
+            weight_prior=weight_prior,
+            prior_names=names,
+            clip_norm=clip_norm,
+            mode=mode,
         )
-        state.estimator = estimator.module if isinstance(estimator, ELBO) else None
-        validator = _validator(pair, estimator, held_out, mode) if held_out is not None else None
-        if resume is not None:
-            state.load_state_dict(resume)
-        inputs = example, torch.ones((), dtype=dtype, device=where)
-        changes = Changes(objective, torch_optimizer, inputs, [] if validator is None else [validator.terms.captured])
-        loop = _Run(state, objective, changes, validator, held_out, scheduled, early_stopping, num_epochs, seed, dtype)
-        return loop(callbacks, progress, on_interrupt)
+        objective.check(example)
+    torch_optimizer = make_optimizer(optimizer, learning_rate, objective.trainable.values())
+    state = TrainingState(pair, torch_optimizer, schedule(torch_optimizer) if schedule is not None else None, batches)
+    state.estimator = estimator.module if isinstance(estimator, ELBO) else None
+    validator = _validator(pair, estimator, held_out, mode) if held_out is not None else None
+    if resume is not None:
+        state.load_state_dict(resume)
+    inputs = example, torch.ones((), dtype=dtype, device=where)
+    changes = Changes(objective, torch_optimizer, inputs, [] if validator is None else [validator.terms.captured])
+    return SVIRun(state, objective, changes, validator, held_out, scheduled, early_stopping, num_epochs, seed, dtype)
 
 
 def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> BoundEvaluator:
@@ -180,7 +229,7 @@ def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> Bou
     return BoundEvaluator(pair, ours, calls=1, chunk_size=min(VALIDATION_CHUNK, len(data)), compile=mode)
 
 
-class _Run(Loop):
+class SVIRun(Loop):
     """One call of :func:`fit`: the loop."""
 
     metric = "elbo"
@@ -203,16 +252,20 @@ class _Run(Loop):
         self.scheduled, self.early_stopping, self.seed = scheduled, early_stopping, seed
 
     def _step(self, x: Data, index: Tensor) -> Tensor:
-        state = self.state
-        time = state.epoch + state.steps_in_epoch / len(state.batches), state.step
-        weights = self.scheduled.weights(*time)
-        self.scheduled.write(*time)
+        weights = self.follow_schedules()
         before = torch.get_rng_state()
         step = self.objective(x, as_tensors(weights, torch.empty((), dtype=self.dtype, device=index.device)))
         if not math.isfinite(float(step.check)):
-            self._refuse(step.gradients, x, index, before, weights)
-        self.objective.apply(step, state.optimizer)
+            raise self.refusal(step.gradients, x, index, before, weights)
+        self.objective.apply(step, self.state.optimizer)
         return torch.cat((step.metrics, step.gradient_norm[None]))
+
+    def follow_schedules(self) -> Weights:
+        """Set the scheduled buffers for the next step; the weight of the KL in it."""
+        state = self.state
+        time = state.epoch + state.steps_in_epoch / len(state.batches), state.step
+        self.scheduled.write(*time)
+        return self.scheduled.weights(*time)
 
     def _validate(self) -> BoundEstimate | None:
         if self.validator is None or self.held_out is None:
@@ -256,15 +309,15 @@ class _Run(Loop):
                 f"({state.best_elbo:.3f} nats per datum)"
             )
 
-    def _refuse(
+    def refusal(
         self, gradients: dict[str, Tensor], x: Any, index: Tensor, random_state: Tensor, weights: Weights
-    ) -> None:
-        """Raise an error that names the source; no parameter has changed yet."""
+    ) -> FitError:
+        """The error of a step that is not finite, which names the source; no parameter has changed yet."""
         state = self.state
         diagnosis = diagnose(state.pair, x, gradients, random_state)
         rows = ", ".join(map(str, index[:8].tolist()))
         buffers = {} if state.estimator is None else state.estimator.state_dict()
-        raise FitError(
+        return FitError(
             f"training stopped in step {state.step + 1} (epoch {state.epoch + 1}), which changed no parameter: "
             f"{diagnosis.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
             + try_one_of("a smaller learning_rate", "clip_norm=...", "data on the scale that the likelihood expects"),

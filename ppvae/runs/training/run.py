@@ -111,7 +111,7 @@ def train(
     with hold_lock(folder):
         if not overwrite:  # another process may have trained here since
             refuse_existing(folder)
-        recipe, data, new_pair = prepare(_anchor(recipe), pair)
+        recipe, data, new_pair = prepare(anchored(recipe), pair)
         folder.clear()
         folder.sweep()
         _write_recipe(folder, recipe, {})
@@ -271,7 +271,7 @@ def _history(folder: RunFolder) -> list[Row]:
         return [dict(row) for row in state["history"]]
 
 
-def _anchor(recipe: Recipe) -> Recipe:
+def anchored(recipe: Recipe) -> Recipe:
     """Files of the user's by their absolute paths, so that a run can be loaded from any folder."""
     changes: dict[str, Any] = {}
     source = Path(recipe.data.source).expanduser()
