@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .changes import Changes
+from .data_parallel import require_same_tensors
 from .interrupt import BetweenSteps
 from .state import AnyCallback, Callback, Fit, FitInterrupt, FitOutcome, OnInterrupt, Row, TrainingState, as_callback
 from ..elbo.evaluation import BoundEstimate
@@ -36,7 +37,8 @@ class Loop(ABC):
 
     def __init__(self, state: TrainingState, changes: Changes, num_epochs: int, dtype: torch.dtype) -> None:
         self.state, self.changes, self.num_epochs, self.dtype = state, changes, num_epochs, dtype
-        self.interruptions = BetweenSteps()
+        self.processes = state.processes
+        self.interruptions = BetweenSteps(self.processes)
 
     @abstractmethod
     def _step(self, x: Data, index: Tensor) -> Tensor:
@@ -70,7 +72,9 @@ class Loop(ABC):
     def _run(self, callbacks: list[Callback], progress: bool) -> FitOutcome:
         state = self.state
         outcome = FitOutcome("completed", f"completed {self.num_epochs} epochs")
-        bar = progress_bar(total=self.num_epochs, initial=state.epoch, unit="epoch", show=progress)
+        bar = progress_bar(
+            total=self.num_epochs, initial=state.epoch, unit="epoch", show=progress and self.processes.is_first
+        )
         running: list[Callback] = []
         try:
             for callback in callbacks:
@@ -86,6 +90,9 @@ class Loop(ABC):
             with self.interruptions:
                 while state.epoch < self.num_epochs:
                     self._epoch(callbacks, bar)
+                    if self.processes.count > 1:
+                        state.stop_reason = self.processes.of_first(state.stop_reason)
+                        require_same_tensors(self.processes, self.changes.objective.module)
                     if state.stop_reason:
                         outcome = FitOutcome("early stopping", state.stop_reason)
                         break
@@ -111,6 +118,8 @@ class Loop(ABC):
                 for callback in callbacks:
                     callback.on_step(state)
                 self.changes()
+            if self.processes.stop_requested and state.steps_in_epoch < steps:
+                raise KeyboardInterrupt
             if state.step % 20 == 0 and not bar.disable:
                 rate = rows / (time.perf_counter() - start)
                 mean = float(state.sums[0]) / state.steps_in_epoch
@@ -129,6 +138,8 @@ class Loop(ABC):
         for callback in callbacks:
             callback.on_epoch(state)
         self.changes()
+        if self.processes.stop_requested:
+            raise KeyboardInterrupt
 
     def _next_step(self) -> int:
         state = self.state

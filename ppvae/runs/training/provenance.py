@@ -19,12 +19,13 @@ from ...data import Dataset
 _log = logging.getLogger("ppvae.runs")
 
 
-def about_run(data: Dataset) -> dict[str, Any]:
+def about_run(data: Dataset, num_processes: int = 1) -> dict[str, Any]:
     """The facts that a resumed run is compared by."""
     return {
         "versions": {**versions(), "python": platform.python_version()},
         "data": {name: part.fingerprint() for name, part in data.parts.items()},
         "threads": torch.get_num_threads(),
+        "processes": num_processes,
         "machine": platform.machine(),
     }
 
@@ -43,10 +44,15 @@ def compare(folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any], 
         before = old_versions.get(name) if isinstance(old_versions, Mapping) else None
         if before != now["versions"][name]:
             differences.append(f"{name} is {now['versions'][name]}, then {before}")
+    remedies = ["the versions and data of the run"] if differences else []
+    if (count := then.get("processes", 1)) != now["processes"]:
+        differences.append(f"processes: {now['processes']}, then {count}, each with noise of its own")
+        command = f"torchrun --nproc-per-node {count} -m ppvae fit" if count > 1 else "ppvae fit"
+        remedies.append(f"{command} --resume {folder.path}")
     if differences and not force:
         raise RunError(
             f"{folder.path}: cannot be resumed to the same numbers: {'; '.join(differences)}"
-            + try_one_of("the versions and data of the run", "--force, for other numbers")
+            + try_one_of(*remedies, "--force, for other numbers")
         )
     for difference in differences:
         _log.warning("%s: %s; going on as asked", folder.path, difference)
