@@ -137,7 +137,7 @@ class Processes:
 
     def _end_of_another(self, error: RuntimeError) -> ProcessError:
         here = f"process {self.rank} of {self.count}"
-        if "imed out" in str(error):
+        if "timed out" in str(error).lower() or "timeout" in str(error).lower():
             message = f"{here}: another process has not answered in time: it hangs, or waits for what never comes"
             self.leave(message)
             return ProcessError(
