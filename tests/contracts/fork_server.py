@@ -1,11 +1,11 @@
 """Runs ``ppvae`` again and again in processes of their own, without importing torch again and again.
 
 Reads one JSON list a line: how many processes, the arguments, and the files that take stdout and stderr; forks; prints
-the children's numbers, and when all have ended their statuses as ``os.waitstatus_to_exitcode`` has it (-9 for one that was
-killed). Several children are told of each other as torchrun tells them; unlike torchrun, nobody ends the others when one
-has failed. In place of arguments a table may stand, of a file with a function of that file and what it is called with. A
-child meets signals as a process does that a shell started in the foreground. Training saves after every epoch, not every few
-seconds, so that runs of a second or two have checkpoints to go on from.
+the children's numbers, and when all have ended their statuses as ``os.waitstatus_to_exitcode`` has it (-9 for one that
+was killed). Several children are told of each other as torchrun tells them; unlike there, nobody ends the others when
+one has failed. In place of arguments a table may stand, of a file with a function of that file and what it is called
+with. A child meets signals as a process does that a shell started in the foreground. Training saves after every epoch,
+not every few seconds, so that runs of a second or two have checkpoints to go on from.
 """
 
 from __future__ import annotations

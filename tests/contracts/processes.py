@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+
+When: TypeAlias = float | Callable[[], bool]
 
 
 class Ppvae:
@@ -51,7 +53,10 @@ class Ppvae:
         return [int(child) for child in self._line().split()]
 
     def together(
-        self, *words: str, count: int = 2, end: dict[int, tuple[float | Callable[[], bool], signal.Signals]] | None = None
+        self,
+        *words: str,
+        count: int = 2,
+        end: Mapping[int, tuple[When, signal.Signals]] | None = None,
     ) -> list[int]:
         """Run it in so many processes that know of each other; their statuses.
 

@@ -202,7 +202,14 @@ def not_finite() -> dict[str, Any]:
     order = Minibatches(Dataset(x), 50, seed=5)
     batches = [order.next_index().tolist() for _ in range(4)]
     try:
-        fit(gaussian_vae(9, latent_dim=2, hidden=(8,), mean="identity"), x, seed=5, batch_size=50, num_epochs=2, compile="eager")
+        fit(
+            gaussian_vae(9, latent_dim=2, hidden=(8,), mean="identity"),
+            x,
+            seed=5,
+            batch_size=50,
+            num_epochs=2,
+            compile="eager",
+        )
     except FitError as error:
         expected = next(batch[25:] for batch in batches if 150 in batch)
         return {"message": str(error), "rows": list(error.indices), "expected": expected}
@@ -253,7 +260,7 @@ def test_two_processes_are_a_loop_over_both_halves(ppvae: Ppvae) -> None:
 
 
 def test_two_processes_are_one_where_the_noise_is_data(ppvae: Ppvae) -> None:
-    """And the binarisation of a row does not depend on which process has it, nor the validation on how many there are."""
+    """Nor do the binarisation of a row and the validation depend on how many processes there are."""
     first, second = ppvae.call_together(__file__, "train_on_given_noise")
     alone = train_on_given_noise()
     rows = alone.pop("rows")
