@@ -29,6 +29,7 @@ class Ppvae:
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "log"
+        self.log.touch()
         self.kills = 0
         self._server = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "fork_server.py")],
