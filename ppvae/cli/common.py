@@ -34,7 +34,12 @@ Pair = Annotated[
     str | None,
     typer.Option("--pair", help="FILE.py:Name of a pair of your own. That file is run.", metavar="FILE:NAME"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Go on although data, versions or the file of --pair changed.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Go on although data, versions, the number of processes or the file of --pair changed."
+    ),
+]
 
 
 def say(text: str) -> None:

@@ -24,7 +24,8 @@ from ...core.errors import try_one_of
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others between two steps before it says that they hang."""
-_PATIENCE = timedelta(days=30)  # for work of any length; the end of another process is noticed at once
+PATIENCE = timedelta(days=30)
+"""The same where processes do work of different lengths; the end of another one is noticed at once."""
 _LAST_WORDS = 2.0  # seconds that the message of a process that failed may take
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
 
@@ -119,7 +120,7 @@ class Processes:
         if self.count == 1:
             return
         options = dist.AllreduceOptions()
-        options.timeout = _PATIENCE
+        options.timeout = PATIENCE
         self._together(lambda: self._group.allreduce([torch.zeros(1)], options).wait())
 
     def leave(self, message: str) -> None:

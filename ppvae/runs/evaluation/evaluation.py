@@ -44,7 +44,7 @@ from ...core.errors import RunError, try_one_of
 from ...data import Dataset
 from ...inference.evidence import Outcome, log_evidence
 from ...inference.execution.placement import choose_device, dtype_of, like_pair
-from ...inference.execution.processes import together
+from ...inference.execution.processes import PATIENCE, Processes, together
 
 __all__ = [
     "CHUNK",
@@ -146,13 +146,14 @@ def evaluate(
     words += [word for method in all_methods for word in ("--method", method.text)]
     whole_command = shlex.join(words + _set_options(check_by_simulation=simulate))
     with (
-        together() as processes,
+        together(PATIENCE) as processes,
         hold_lock(run.folder, EVALUATION_LOCK) if write and processes.is_first else nullcontext(),
         _handle_signals(run.folder, whole_command, write),
     ):
         say = say if processes.is_first else _quiet
         where = choose_device(device)
         conditions = _conditions(run, data, seed, where)
+        _require_same(conditions, processes)
         book = _EvaluationRecord(run, part, data, conditions, write and processes.is_first)
         if again:
             book.drop([key_of("elbo", seed), *(key_of(method.key, seed) for method in methods)])
@@ -195,6 +196,17 @@ def evaluate(
 
 def _quiet(line: str) -> None:
     return None
+
+
+def _require_same(conditions: Mapping[str, Any], processes: Processes) -> None:
+    """Raise a RunError where the numbers of a process would be recorded under conditions that they do not have."""
+    first = processes.of_first(dict(conditions))
+    for name, value in conditions.items():
+        if first[name] != value:
+            raise RunError(
+                f"{name}: expected {first[name]}, as process 0 has it, found {value} in process {processes.rank}"
+                + try_one_of("processes on machines of one kind", "--device cpu", "--threads N for all of them")
+            )
 
 
 def _set_options(**options: int | str | None) -> list[str]:
