@@ -1,9 +1,9 @@
 """A training step of the README's VAE (784-500-20) by one process and by two, which average their gradients.
 
-Three settings: one process; two that share the same minibatch; two with the same rows for each. In each, ``fit`` trains
-on random binary rows, one thread a process, and the time of a step is that of the fastest epoch. A step of two moves 3.3
-MB of gradients through gloo. What two processes gain depends on the cores that are free: ``load_average`` says what else
-ran.
+Three settings: one process; two that share the same minibatch; two with the same rows for each. In each, ``fit``
+trains on random binary rows, one thread a process, and the time of a step is that of the fastest epoch. A step of two
+moves 3.3 MB of gradients through gloo. What two processes gain depends on the cores that are free: ``load_average``
+says what else ran.
 
     python benchmarks/processes.py            # writes benchmarks/results/processes.json
 """
