@@ -157,7 +157,7 @@ class Processes:
         return ProcessError(
             f"{here}: another process ended without a word: it was killed (out of memory, for instance), or its "
             "machine went away"
-            + try_one_of("fit --resume RUN, or the same evaluation again: both go on from what is saved")
+            + try_one_of("ppvae fit --resume RUN, or the same ppvae evaluate: both go on from what is saved")
         )
 
 
