@@ -211,9 +211,9 @@ def _process_group() -> Iterator[None]:
         yield
     finally:
         if _has_others():
-            from ..inference.execution.processes import part
+            from ..inference.execution.processes import leave_group
 
-            part()
+            leave_group()
 
 
 @contextmanager
@@ -223,9 +223,9 @@ def _first_process_speaks(name: str) -> Iterator[None]:
         yield
         return
     from ..core.errors import RunError, try_one_of
-    from ..inference.execution.processes import join
+    from ..inference.execution.processes import join_group
 
-    processes = join()
+    processes = join_group()
     if processes.count > 1 and name not in _TOGETHER:
         raise RunError(
             f"{name.replace('_', '-')}: expected one process, found {processes.count}: {' and '.join(_TOGETHER)} are "

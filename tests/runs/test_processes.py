@@ -61,31 +61,42 @@ def end_and_resume(ppvae: Ppvae, folder: Path, whole: Path, rank: int, after: fl
     return said(ppvae, before)
 
 
-def test_a_process_that_dies_ends_the_other_and_the_run_goes_on(ppvae: Ppvae, tmp_path: Path) -> None:
-    recipe, whole, alone = recipe_in(tmp_path), tmp_path / "whole", tmp_path / "alone"
-    before = len(ppvae.log.read_text())
-    assert ppvae.together("fit", str(recipe), "--out", str(whole)) == [0, 0], ppvae.log.read_text()
+@pytest.fixture(scope="module")
+def whole(ppvae: Ppvae, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nobody disturbed."""
+    folder, before = tmp_path_factory.mktemp("whole"), len(ppvae.log.read_text())
+    assert ppvae.together("fit", str(recipe_in(folder)), "--out", str(folder / "run")) == [0, 0], ppvae.log.read_text()
     assert said(ppvae, before).count("next: ppvae evaluate") == 1  # one of them speaks
+    return folder / "run"
+
+
+def test_a_process_that_dies_ends_the_other_and_the_run_goes_on(ppvae: Ppvae, whole: Path, tmp_path: Path) -> None:
+    recipe_in(tmp_path)
     text = end_and_resume(ppvae, tmp_path, whole, 1, 3, signal.SIGKILL)
     assert "process 0 of 2: another process ended without a word: it was killed" in text
+
+
+def test_an_interrupt_of_one_process_stops_both_after_the_same_step(ppvae: Ppvae, whole: Path, tmp_path: Path) -> None:
+    recipe_in(tmp_path)
     text = end_and_resume(ppvae, tmp_path, whole, 1, 3, signal.SIGINT)
-    assert text.count("its state is saved; go on with: ppvae fit --resume") == 1  # both stopped after the same step
-    # Another number of processes is refused, and allowed with the flag, which the run says.
-    run = tmp_path / "other"
+    assert text.count("its state is saved; go on with: torchrun --nproc-per-node 2 -m ppvae fit --resume") == 1
+
+
+def test_another_number_of_processes_is_refused_or_told(ppvae: Ppvae, whole: Path, tmp_path: Path) -> None:
+    run, before = tmp_path / "run", len(ppvae.log.read_text())
     shutil.copytree(whole, run)
     words = ["fit", "--resume", str(run), "--epochs", "13"]
-    before = len(ppvae.log.read_text())
     assert ppvae(*words) == 1
     assert "processes: 1, then 2, each with noise of its own" in said(ppvae, before)
     assert f"torchrun --nproc-per-node 2 -m ppvae fit --resume {run}" in said(ppvae, before)
     ppvae.check(*words, "--force")
     info = json.loads((run / "run.json").read_text())
     assert info["processes"] == 1 and info["segments"] == [{"epoch": 12, "step": 120, "changes": {"processes": [2, 1]}}]
-    ppvae.check("fit", str(recipe), "--out", str(alone))
-    assert not same(alone, whole)
-    # A verb that is not shared says so.
+
+
+def test_a_verb_that_is_not_shared_says_so_once(ppvae: Ppvae, tmp_path: Path) -> None:
     before = len(ppvae.log.read_text())
-    assert ppvae.together("report", str(whole)) == [1, 1]
+    assert ppvae.together("report", str(tmp_path)) == [1, 1]
     assert said(ppvae, before).count("report: expected one process, found 2") == 1
 
 

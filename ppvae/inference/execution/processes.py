@@ -123,7 +123,7 @@ class Processes:
         options.timeout = PATIENCE
         self._together(lambda: self._group.allreduce([torch.zeros(1)], options).wait())
 
-    def leave(self, message: str) -> None:
+    def say_end(self, message: str) -> None:
         """Tell the others why this process ends; the first such message counts."""
         try:
             self._store.compare_set("end", "", json.dumps([self.rank, message]))
@@ -140,7 +140,7 @@ class Processes:
         here = f"process {self.rank} of {self.count}"
         if "timed out" in str(error).lower() or "timeout" in str(error).lower():
             message = f"{here}: another process has not answered in time: it hangs, or waits for what never comes"
-            self.leave(message)
+            self.say_end(message)
             return ProcessError(
                 message
                 + try_one_of("what the other processes said last", "the same work in all processes, in the same order")
@@ -209,14 +209,14 @@ def together(timeout: timedelta | None = None) -> Iterator[Processes]:
     except ProcessError:
         raise
     except BaseException as error:
-        processes.leave(str(error) or type(error).__name__)
+        processes.say_end(str(error) or type(error).__name__)
         raise
     finally:
         _open.reset(token)
         dist.destroy_process_group(processes._group)
 
 
-def join() -> Processes:
+def join_group() -> Processes:
     """Make the processes that torchrun started a group, each on a GPU of its own where there are GPUs.
 
     Raises:
@@ -243,7 +243,7 @@ def join() -> Processes:
     return Processes(dist.get_rank(), dist.get_world_size())
 
 
-def part() -> None:
+def leave_group() -> None:
     """End the group, where there is one."""
     if number_of_processes() > 1:
         dist.destroy_process_group()

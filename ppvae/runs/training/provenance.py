@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,12 @@ def about_run(data: Dataset, num_processes: int = 1) -> dict[str, Any]:
     }
 
 
+def command(num_processes: int) -> list[str]:
+    """The words that start the command in so many processes of one machine."""
+    launcher = ["torchrun", "--nproc-per-node", str(num_processes), "-m"] if num_processes > 1 else []
+    return [*launcher, "ppvae"]
+
+
 def versions() -> dict[str, str]:
     """The versions that numbers depend on."""
     return {"ppvae": __version__, "torch": torch.__version__, "pyro": pyro.__version__}
@@ -47,8 +54,7 @@ def compare(folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any], 
     remedies = ["the versions and data of the run"] if differences else []
     if (count := then.get("processes", 1)) != now["processes"]:
         differences.append(f"processes: {now['processes']}, then {count}, each with noise of its own")
-        command = f"torchrun --nproc-per-node {count} -m ppvae fit" if count > 1 else "ppvae fit"
-        remedies.append(f"{command} --resume {folder.path}")
+        remedies.append(shlex.join([*command(int(count)), "fit", "--resume", str(folder.path)]))
     if differences and not force:
         raise RunError(
             f"{folder.path}: cannot be resumed to the same numbers: {'; '.join(differences)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ from pyro.distributions import Normal
 from .forensics import save_dump
 from .history import Checkpoints, EpochCounter, MetricsFile, Row, RunInterrupt, StopOnSignal, read_history
 from .prepare import prepare
-from .provenance import about_run, clock, compare
+from .provenance import about_run, clock, command, compare
 from .restore import restore
 from .segments import apply, differences, extend, refuse_edits, refuse_unchangeable
 from ..recipe.catalogue import SCHEDULES, build, build_values, elbo_entries
@@ -369,8 +370,9 @@ def _train(
     if outcome.code == "interrupted":
         number = stop.signal or int(signal.SIGINT)
         remark = "its state is saved" if stop.saved else "the checkpoint before it is kept"
+        words = [*command(processes.count), "fit", "--resume", str(folder.path)]
         raise RunInterrupt(
-            f"{outcome.message}; {remark}; go on with: ppvae fit --resume {folder.path}",
+            f"{outcome.message}; {remark}; go on with: {shlex.join(words)}",
             signal=number,
             folder=folder.path,
             saved=stop.saved,

@@ -21,7 +21,7 @@ from ppvae.core import FitError, ModelGuidePair, PpvaeError, ProcessError
 from ppvae.data import Dataset, Minibatches
 from ppvae.inference import TrainingState, fit, fit_mcem
 from ppvae.inference.elbo import ELBO, ImportanceWeightedELBO, ScoreFunctionELBO, TraceELBO, TraceMeanFieldELBO
-from ppvae.inference.execution.processes import join, together
+from ppvae.inference.execution.processes import join_group, together
 from ppvae.inference.execution.seeds import seed_of
 from ppvae.models import bernoulli_vae
 
@@ -94,7 +94,7 @@ def same_start() -> tuple[ModelGuidePair, Tensor]:
 
 
 def train_each() -> dict[str, dict[str, Tensor]]:
-    join()
+    join_group()
     found = {}
     for name, elbo in estimators().items():
         pair, x = same_start()
@@ -106,7 +106,7 @@ def train_each() -> dict[str, dict[str, Tensor]]:
 
 
 def train_on_given_noise() -> dict[str, Any]:
-    join()
+    join_group()
     pair, data, held_out = given_noise()
     result = fit(pair, data, elbo=TraceELBO(), batch_size=M, num_epochs=10, validation=held_out, compile="eager")
     clock = ("seconds",)
@@ -122,7 +122,7 @@ def message_of(work: Any) -> str:
 
 
 def refusals() -> dict[str, str]:
-    rank = join().rank
+    rank = join_group().rank
     x = binary(N)
     few: dict[str, Any] = {"num_epochs": 2, "compile": "eager", "batch_size": 50}
 
@@ -193,7 +193,7 @@ def hang(rank: int) -> None:
 
 def not_finite() -> dict[str, Any]:
     """Row 150 is in the share of process 1: its first half of the batch is in that of process 0."""
-    join()
+    join_group()
     from ppvae.models import gaussian_vae
 
     torch.manual_seed(0)
