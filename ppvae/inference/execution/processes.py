@@ -73,7 +73,9 @@ class Processes:
         """The mean of each tensor over the processes, in one communication; the same bits in all of them."""
         if self.count == 1:
             return list(tensors)
-        dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+        # Whole numbers, counters of an estimator, are exact in float64.
+        dtypes = (tensor.dtype if tensor.is_floating_point() else torch.float64 for tensor in tensors)
+        dtype = reduce(torch.promote_types, dtypes)
         asked = torch.full((1,), float(self._asked), dtype=dtype, device=tensors[0].device)
         flat = torch.cat([*(tensor.reshape(-1).to(dtype) for tensor in tensors), asked])
         self._together(lambda: dist.all_reduce(flat, group=self._group))
