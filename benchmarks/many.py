@@ -24,7 +24,7 @@ import torch
 
 from ppvae.data import load
 from ppvae.inference import ManyFits, fit_many
-from ppvae.inference.execution.processes import cores
+from ppvae.inference.execution.workers import cores
 from ppvae.models import bernoulli_vae
 
 RESULTS = Path(__file__).parent / "results"

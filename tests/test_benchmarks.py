@@ -20,6 +20,7 @@ SMALLEST = {
     "model_steps": "--only bernoulli-vae semi-supervised-vae --modes graph --rounds 1 --steps 1",
     "baselines": "--rounds 1 --steps 1 --modes graph",
     "semi_supervised": "--rounds 1 --steps 1",
+    "processes": "--rows 20 --epochs 2",
     "hmc": "--rounds 1",
     "checkpoint": "--epochs 2",
     "quick": "--only factor-analysis --epochs 1",

@@ -1,200 +1,261 @@
-"""Pieces of work in processes of their own, one thread each; Ctrl-C is passed on to each, and its result awaited."""
+"""Several processes that work as one: the only file that knows ``torch.distributed``.
+
+Without a process group, or with a group of one, there is one process, and everything here is the identity.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import multiprocessing
-import multiprocessing.connection
-import multiprocessing.reduction
+import json
 import os
-import signal
-import sys
-import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from functools import partial, reduce
+from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from ...core import PpvaeError
+from ...core import Data, PpvaeError, ProcessError, batch_size, rows_of
 from ...core.errors import try_one_of
 
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others between two steps before it says that they hang."""
+PATIENCE = timedelta(days=30)
+"""The same where processes do work of different lengths; the end of another one is noticed at once."""
+_LAST_WORDS = 2.0  # seconds that the message of a process that failed may take
+_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
 
-class Done(NamedTuple):
-    """A finished piece of work.
+
+class Processes:
+    """The processes that work as one, seen from one of them; alone where no arguments are given.
+
+    Args:
+        rank: of this process, from 0.
+        count: K, how many there are.
+        group: of these processes alone.
+        store: what they can all read while one has failed.
 
     Attributes:
-        number: of the piece.
-        value: what it returned; None where it raised.
-        error: what it raised, or None.
+        stop_requested: whether some process was asked to stop, as all know since the last :meth:`mean`.
     """
 
-    number: int
-    value: Any
-    error: BaseException | None
+    def __init__(self, rank: int = 0, count: int = 1, group: Any = None, store: Any = None) -> None:
+        self.rank, self.count, self._group, self._store = rank, count, group, store
+        self._asked = self.stop_requested = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def request_stop(self) -> None:
+        """Have all processes stop after the same step."""
+        self._asked = True
+        if self.count == 1:
+            self.stop_requested = True
+
+    def takes(self, number: int) -> bool:
+        """Whether this process does this piece of work, numbered from 0."""
+        return number % self.count == self.rank
+
+    def share(self, x: Data, rank: int | None = None) -> Data:
+        """The rows of a batch that a process works on, this one where ``rank`` is None: M / K of them."""
+        if self.count == 1:
+            return x
+        size, rank = batch_size(x) // self.count, self.rank if rank is None else rank
+        return rows_of(x, torch.arange(rank * size, (rank + 1) * size))
+
+    def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The mean of each tensor over the processes, in one communication; the same bits in all of them."""
+        if self.count == 1:
+            return list(tensors)
+        # Whole numbers, counters of an estimator, are exact in float64.
+        dtypes = (tensor.dtype if tensor.is_floating_point() else torch.float64 for tensor in tensors)
+        dtype = reduce(torch.promote_types, dtypes)
+        asked = torch.full((1,), float(self._asked), dtype=dtype, device=tensors[0].device)
+        flat = torch.cat([*(tensor.reshape(-1).to(dtype) for tensor in tensors), asked])
+        self._together(lambda: dist.all_reduce(flat, group=self._group))
+        self.stop_requested = bool(flat[-1] > 0)
+        parts = (flat[:-1] / self.count).split([tensor.numel() for tensor in tensors])
+        return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes of a tensor on the CPU."""
+        total = tensor.clone()
+        if self.count > 1:
+            self._together(lambda: dist.all_reduce(total, group=self._group))
+        return total
+
+    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Give tensors the values that they have in the first process."""
+        if self.count == 1:
+            return
+        with torch.no_grad():
+            for tensor in tensors:
+                content = tensor.detach().reshape(-1).contiguous().view(torch.uint8).clone()
+                self._together(partial(dist.broadcast, content, 0, group=self._group))
+                tensor.copy_(content.view(tensor.dtype).view(tensor.shape))
+
+    def texts(self, text: str) -> list[str]:
+        """The text of every process, by rank."""
+        if self.count == 1:
+            return [text]
+        own = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
+        self._together(lambda: dist.all_gather(lengths, torch.tensor([len(own)]), group=self._group))
+        longest = int(max(lengths)) or 1
+        parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.count)]
+        padded = torch.cat([own, own.new_zeros(longest - len(own))])
+        self._together(lambda: dist.all_gather(parts, padded, group=self._group))
+        return [bytes(p[: int(n)].tolist()).decode() for p, n in zip(parts, lengths, strict=True)]
+
+    def of_first(self, value: Any) -> Any:
+        """A plain value as the first process has it: what it decides, all do."""
+        return value if self.count == 1 else json.loads(self.texts(json.dumps(value) if self.is_first else "")[0])
+
+    def wait(self) -> None:
+        """Wait until all processes are here, however long their work takes."""
+        if self.count == 1:
+            return
+        options = dist.AllreduceOptions()
+        options.timeout = PATIENCE
+        self._together(lambda: self._group.allreduce([torch.zeros(1)], options).wait())
+
+    def say_end(self, message: str) -> None:
+        """Tell the others why this process ends; the first such message counts."""
+        try:
+            self._store.compare_set("end", "", json.dumps([self.rank, message]))
+        except RuntimeError:  # the process that keeps the store has ended
+            return
+
+    def _together(self, communicate: Callable[[], Any]) -> None:
+        try:
+            communicate()
+        except RuntimeError as error:
+            raise self._end_of_another(error) from error
+
+    def _end_of_another(self, error: RuntimeError) -> ProcessError:
+        here = f"process {self.rank} of {self.count}"
+        if "timed out" in str(error).lower() or "timeout" in str(error).lower():
+            message = f"{here}: another process has not answered in time: it hangs, or waits for what never comes"
+            self.say_end(message)
+            return ProcessError(
+                message
+                + try_one_of("what the other processes said last", "the same work in all processes, in the same order")
+            )
+        deadline = time.monotonic() + _LAST_WORDS
+        while time.monotonic() < deadline:
+            try:
+                if self._store.check(["end"]):
+                    rank, message = json.loads(self._store.get("end"))
+                    return ProcessError(f"process {rank} of {self.count} ended: {message}")
+            except RuntimeError:
+                break
+            time.sleep(0.05)
+        return ProcessError(
+            f"{here}: another process ended without a word: it was killed (out of memory, for instance), or its "
+            "machine went away"
+            + try_one_of("ppvae fit --resume RUN, or the same ppvae evaluate: both go on from what is saved")
+        )
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_open: ContextVar[Processes | None] = ContextVar("processes", default=None)
+_opened = 0
 
 
-def why_no_processes(*work: Any) -> str:
-    """Why work cannot be done in other processes, in a clause; empty where it can.
+def number_of_processes() -> int:
+    """K, the processes of the initialised group; 1 where there is none."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@contextmanager
+def together(timeout: timedelta | None = None) -> Iterator[Processes]:
+    """Inside, the processes of the initialised group work as one: an error in one of them ends all, with its message.
+
+    They communicate in a group of their own, which ends with the context: so a failure is noticed at once, and does not
+    disturb what a program itself does with its group. Inside another such context, it is that one.
 
     Args:
-        work: functions and their arguments, which must reach the other process.
-    """
-    if multiprocessing.parent_process() is not None:
-        return "this is such a process itself"
-    main = sys.modules["__main__"]
-    source, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
-    if spec is not None and spec.name.endswith(".__main__"):  # python -m package, which is not run again
-        source = None
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        # A new process runs the main script again, to find its functions: up to this line, if nothing guards it.
-        if source is not None and "__main__" not in Path(source).read_text(encoding="utf-8"):
-            return f'{Path(source).name} has no `if __name__ == "__main__":` around what it runs'
-    try:
-        multiprocessing.reduction.ForkingPickler.dumps(work)
-    except Exception as error:  # each kind of object has its own
-        return f"what is to be done cannot be sent there: {(str(error) or type(error).__name__).splitlines()[0]}"
-    return ""
-
-
-def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], num_processes: int) -> Iterator[Done]:
-    """Call a function with each of these arguments, in as many processes; what is finished first comes first.
-
-    Ctrl-C here interrupts each call that is under way, as if it had been pressed there, and no further one begins; a
-    second one interrupts at once. A process whose parent is gone is interrupted too.
-
-    Args:
-        function: importable, as its arguments are.
-        jobs: the arguments of each call.
-        num_processes: how many at a time, each with one thread.
+        timeout: how long to wait for the others at a step; None for :data:`TIMEOUT`.
 
     Raises:
-        PpvaeError: a process ended without an answer.
-        KeyboardInterrupt: after Ctrl-C, once every call under way has ended; those are yielded before.
+        ProcessError: another process failed, ended, or does not answer.
     """
-    context = multiprocessing.get_context("spawn")
-    waiting, interrupts = list(enumerate(jobs)), 0
-    workers: dict[Any, tuple[BaseProcess, int | None]] = {}  # by the end of a pipe
+    global _opened
+    outer = _open.get()
+    count = number_of_processes()
+    if outer is not None or count == 1:
+        alone = outer or Processes()
+        token = _open.set(alone)
+        try:
+            yield alone
+        finally:
+            _open.reset(token)
+        return
+    _opened += 1
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store = dist.distributed_c10d.PrefixStore(f"ppvae/{_opened}", dist.distributed_c10d._get_default_store())
+    processes = Processes(dist.get_rank(), count, None, store)
     try:
-        for _ in range(min(num_processes, len(jobs))):
-            ours, theirs = context.Pipe()
-            worker = context.Process(target=_work, args=(theirs, function), daemon=True)
-            worker.start()
-            theirs.close()
-            workers[ours] = worker, None
-        while waiting or any(number is not None for _, number in workers.values()):
-            try:
-                for connection, (process, number) in workers.items():
-                    if number is None and waiting:
-                        number, arguments = waiting.pop(0)
-                        workers[connection] = process, number
-                        connection.send(arguments)
-                busy = [connection for connection, (_, number) in workers.items() if number is not None]
-                ready: list[Any] = multiprocessing.connection.wait(busy)
-            except KeyboardInterrupt:
-                waiting.clear()
-                interrupts += 1
-                for process, number in workers.values():
-                    if number is not None and process.pid is not None:
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(process.pid, signal.SIGINT)
-                continue
-            for connection in ready:
-                process, number = workers[connection]
-                assert number is not None
-                try:
-                    value, error = connection.recv()
-                except EOFError:
-                    process.join(5)
-                    raise PpvaeError(
-                        f"a process ended without an answer (exit status {process.exitcode})"
-                        + try_one_of("fewer at a time: more memory for each", "one after another")
-                    ) from None
-                workers[connection] = process, None
-                yield Done(number, value, error)
-        if interrupts:
-            raise KeyboardInterrupt
-    finally:
-        for connection in workers:
-            connection.close()  # the end of what a process waits for
-        for process, number in workers.values():
-            if number is not None:
-                process.terminate()
-            process.join(5)
-
-
-class _Interrupt:
-    """Ctrl-C of a process that works for another: outside the work it is remembered."""
-
-    def __init__(self) -> None:
-        self.came = False
-        signal.signal(signal.SIGINT, self._remember)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
-
-    def __enter__(self) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self.came:
-            raise KeyboardInterrupt
-
-    def __exit__(self, *about: object) -> None:
-        signal.signal(signal.SIGINT, self._remember)
-
-
-def _work(connection: Connection, function: Callable[..., Any]) -> None:
-    interrupt = _Interrupt()
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()  # Ctrl-C in a terminal goes to the parent alone, which passes it on
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            arguments = connection.recv()
-            value, error = None, None
-            try:
-                with interrupt:
-                    value = function(*arguments)
-            except BaseException as raised:
-                error = raised
-            _answer(connection, value, error)
-
-
-def _answer(connection: Connection, value: Any, error: BaseException | None) -> None:
+        processes._group = dist.new_group(timeout=timeout or TIMEOUT, backend=backend)
+    except RuntimeError as error:
+        raise processes._end_of_another(error) from error
+    token = _open.set(processes)
     try:
-        copy.copy(error)  # as the other process makes it again, which an error with arguments of its own may refuse
-        connection.send((value, error))
-    except (BrokenPipeError, EOFError):
+        yield processes
+        processes.wait()
+    except ProcessError:
         raise
-    except Exception as problem:  # each kind of object has its own
-        told = problem if error is None else error
-        connection.send((None, RuntimeError(f"{type(told).__name__}: {told}")))
+    except BaseException as error:
+        processes.say_end(str(error) or type(error).__name__)
+        raise
+    finally:
+        _open.reset(token)
+        dist.destroy_process_group(processes._group)
 
 
-def by_value(tree: Any) -> Any:
-    """Nested tensors as arrays, which are copied to another process: a tensor would take a file of shared memory."""
-    return pytree.tree_map(lambda leaf: leaf.numpy(force=True) if isinstance(leaf, Tensor) else leaf, tree)
+def join_group() -> Processes:
+    """Make the processes that torchrun started a group, each on a GPU of its own where there are GPUs.
+
+    Raises:
+        PpvaeError: fewer GPUs than processes on this machine.
+        ProcessError: the others did not come.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1" or any(name not in os.environ for name in _LAUNCHED):
+        return Processes()
+    if torch.cuda.is_available():
+        local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= gpus:
+            raise PpvaeError(
+                f"process {local} of this machine has no GPU of its own: PyTorch sees {gpus}"
+                + try_one_of(f"torchrun --nproc-per-node {gpus}", "CUDA_VISIBLE_DEVICES= for processes on CPUs")
+            )
+        torch.cuda.set_device(local)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    except RuntimeError as error:
+        raise ProcessError(
+            f"the processes did not find each other: {error}"
+            + try_one_of("torchrun with the same --rdzv-endpoint and --rdzv-id on every machine")
+        ) from error
+    return Processes(dist.get_rank(), dist.get_world_size())
 
 
-def as_tensors(tree: Any) -> Any:
-    """Nested arrays as tensors again."""
-    return pytree.tree_map(lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
+def leave_group() -> None:
+    """End the group, where there is one."""
+    if number_of_processes() > 1:
+        dist.destroy_process_group()
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGINT)
+def says_first(text: str) -> bool:
+    """Whether no other process of the group has said this, so that a message of all of them is said once."""
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        mine = str(dist.get_rank())
+        return bool(store.compare_set(f"ppvae/said/{text}", "", mine) == mine.encode())
+    except (RuntimeError, ValueError):
+        return True

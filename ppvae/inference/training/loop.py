@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .changes import Changes
+from .data_parallel import require_same_tensors
 from .interrupt import BetweenSteps
 from .state import AnyCallback, Callback, Fit, FitInterrupt, FitOutcome, OnInterrupt, Row, TrainingState, as_callback
 from ..elbo.evaluation import BoundEstimate
@@ -36,7 +37,8 @@ class Loop(ABC):
 
     def __init__(self, state: TrainingState, changes: Changes, num_epochs: int, dtype: torch.dtype) -> None:
         self.state, self.changes, self.num_epochs, self.dtype = state, changes, num_epochs, dtype
-        self.interruptions = BetweenSteps()
+        self.processes = state.processes
+        self.interruptions = BetweenSteps(self.processes)
 
     @abstractmethod
     def _step(self, x: Data, index: Tensor) -> Tensor:
@@ -106,11 +108,15 @@ class Loop(ABC):
     def finish(self, callbacks: Sequence[Callback], progress: bool) -> Fit:
         """The epochs that are left, once it is started, and the end; Ctrl-C is an outcome."""
         state = self.state
-        bar = progress_bar(total=self.num_epochs, initial=state.epoch, unit="epoch", show=progress)
+        show = progress and self.processes.is_first
+        bar = progress_bar(total=self.num_epochs, initial=state.epoch, unit="epoch", show=show)
         try:
             with self.interruptions:
                 while state.epoch < self.num_epochs:
                     self._epoch(callbacks, bar)
+                    if self.processes.count > 1:
+                        state.stop_reason = self.processes.of_first(state.stop_reason)
+                        require_same_tensors(self.processes, self.changes.objective.module)
                     if state.stop_reason:
                         break
             outcome = self.outcome
@@ -135,6 +141,8 @@ class Loop(ABC):
                 rows += len(index)
             if on_step:
                 self.after_step(callbacks)
+            if self.processes.stop_requested and state.steps_in_epoch < steps:
+                raise KeyboardInterrupt
             if state.step % 20 == 0 and not bar.disable:
                 rate = rows / (time.perf_counter() - start)
                 mean = float(state.sums[0]) / state.steps_in_epoch
@@ -181,6 +189,8 @@ class Loop(ABC):
         for callback in callbacks:
             callback.on_epoch(self.state)
         self.changes()
+        if self.processes.stop_requested:
+            raise KeyboardInterrupt
 
     def _write_row(self, means: list[float], held_out: BoundEstimate | None) -> None:
         state = self.state

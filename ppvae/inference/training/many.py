@@ -18,9 +18,9 @@ from .state import AnyCallback, Fit, OnInterrupt, as_callback
 from .svi import fit, prepare
 from ..execution.arguments import require_integer, require_literal, require_pair
 from ..execution.placement import choose_device, dtype_of
-from ..execution.processes import as_tensors, by_value, cores, in_processes, why_no_processes
 from ..execution.progress import progress_bar
 from ..execution.seeds import Stream
+from ..execution.workers import as_tensors, by_value, cores, in_processes, why_no_processes
 from ...core import FitError, ModelGuidePair, PpvaeError
 from ...core.errors import did_you_mean, try_one_of
 from ...core.stacking import NotStackable

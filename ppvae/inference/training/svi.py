@@ -12,8 +12,9 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .ascent import names_of_model
+from .ascent import Step, names_of_model
 from .changes import Changes
+from .data_parallel import require_equal_shares, require_same, require_sum_over_data, shapes
 from .loop import Loop
 from .objective import METRICS, Objective, diagnose
 from .options import (
@@ -31,7 +32,9 @@ from ..elbo import ELBO, TraceMeanFieldELBO
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
 from ..execution.arguments import require_estimator, require_integer, require_literal, require_pair
 from ..execution.placement import WORTH_RECORDING, Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.processes import Processes, together
 from ..execution.readiness import VALIDATION_CHUNK, check_training
+from ..execution.seeds import seed_generators, seed_of
 from ...core import Data, FitError, ModelGuidePair, members_of
 from ...core.errors import try_one_of
 from ...core.modes import evaluation_mode
@@ -72,6 +75,9 @@ def fit(
     captured once (:mod:`ppvae.core.compile`). The reported number is always the bound itself, in nats per datum, higher
     is better; weights of the KL, free bits, priors and surrogates do not enter it.
 
+    Inside an initialised process group of PyTorch the processes train together: each works on its share of every
+    minibatch, with noise of its own, and all move by the mean of their gradients.
+
     Args:
         pair: the pair.
         data: N training data: a Dataset, or what :func:`ppvae.data.as_dataset` reads (a tensor, an array, a mapping of
@@ -83,7 +89,8 @@ def fit(
         learning_rate: step size of a named optimiser.
         num_epochs: epochs.
         batch_size: M, or None for all data at every step; the default takes all of fewer than 100. A pair that has
-            parameters for every datum needs None.
+            parameters for every datum needs None. Of several processes it is what they do together, a multiple of their
+            number.
         groups: of every datum the number of its group, [N]: minibatches are of one group alone, spread evenly over an
             epoch, so that a rare group has steps of its own (under Adam such a step moves the parameters as far as
             any other). None mixes all.
@@ -117,9 +124,10 @@ def fit(
         PairError, DataError: the pair or the data break their contract.
         FitError: a value or gradient is not finite; parameters are as they were before that step. Or a callback
             replaced a parameter.
+        ProcessError: another process failed, was killed, or does not answer.
     """
     require_literal("on_interrupt", on_interrupt, OnInterrupt)
-    with torch.random.fork_rng():
+    with together() as processes, torch.random.fork_rng():
         run = prepare(
             pair,
             data,
@@ -141,6 +149,7 @@ def fit(
             device=device,
             compile=compile,
             resume=resume,
+            processes=processes,
         )
         return run(callbacks, progress, on_interrupt)
 
@@ -167,11 +176,14 @@ def prepare(
     device: str,
     compile: Compile,
     resume: Mapping[str, Any] | None,
+    processes: Processes | None = None,
 ) -> SVIRun:
     """Check pair, data and options, and make the run that :func:`fit` starts; PyTorch's generator is seeded for it.
 
-    The arguments, and what is raised before the first step, are those of :func:`fit`.
+    The arguments, and what is raised before the first step, are those of :func:`fit`; ``processes`` are those that
+    train together, None for this one alone.
     """
+    processes = processes or Processes()
     require_pair(pair, "fit")
     require_estimator(elbo)
     require_integer("num_epochs", num_epochs, 0)
@@ -190,8 +202,9 @@ def prepare(
     batch_size = rows_per_step(batch_size, len(dataset))
     batches = Minibatches(dataset, batch_size, seed=seed, groups=groups)
     torch.manual_seed(seed)
+    require_equal_shares(batch_size, len(dataset), processes)
     dtype = dtype_of(pair)
-    size = batch_size or len(dataset)
+    size = (batch_size or len(dataset)) // processes.count
     mode = choose_mode(compile, max(WORTH_RECORDING, num_epochs * len(batches)))
     with evaluation_mode(pair):
         example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
@@ -208,25 +221,47 @@ def prepare(
             prior_names=names,
             clip_norm=clip_norm,
             mode=mode,
+            processes=processes,
         )
         objective.check(example)
     torch_optimizer = make_optimizer(optimizer, learning_rate, objective.trainable.values())
-    state = TrainingState(pair, torch_optimizer, schedule(torch_optimizer) if schedule is not None else None, batches)
+    state = TrainingState(
+        pair,
+        torch_optimizer,
+        schedule(torch_optimizer) if schedule is not None else None,
+        batches,
+        processes=processes,
+    )
     state.estimator = estimator.module if isinstance(estimator, ELBO) else None
-    validator = _validator(pair, estimator, held_out, mode) if held_out is not None else None
+    validator = _validator(pair, estimator, held_out, mode, processes) if held_out is not None else None
     if resume is not None:
         state.load_state_dict(resume)
     inputs = example, torch.ones((), dtype=dtype, device=where)
+    if processes.count > 1:
+        require_sum_over_data(estimator, objective, inputs, processes)
+        parts = {"data": dataset, "validation data": held_out}
+        require_same(
+            processes,
+            {
+                **{name: part and part.fingerprint() for name, part in parts.items()},
+                **{"device": where.type, "elbo": type(estimator).__name__, "optimizer": type(torch_optimizer)},
+                **{"batch_size": batch_size, "steps of an epoch": len(batches), "num_epochs": num_epochs},
+                **{"seed": seed, "clip_norm": clip_norm},
+                **{"model or guide": shapes(objective.module), "state to resume from": state.step},
+            },
+        )
+        processes.copy_from_first([*objective.module.parameters(), *objective.module.buffers()])
     changes = Changes(objective, torch_optimizer, inputs, [] if validator is None else [validator.terms.captured])
     return SVIRun(state, objective, changes, validator, held_out, scheduled, early_stopping, num_epochs, seed, dtype)
 
 
-def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> BoundEvaluator:
+def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any, processes: Processes) -> BoundEvaluator:
     # Pyro's estimators give no per-datum terms; the bound they estimate is the same.
     ours = elbo if isinstance(elbo, ELBO) else TraceMeanFieldELBO(on_missing_kl="sample")
     # One evaluation per epoch does not pay for compilation.
     mode = "graph" if mode == "compiled" else mode
-    return BoundEvaluator(pair, ours, calls=1, chunk_size=min(VALIDATION_CHUNK, len(data)), compile=mode)
+    size = min(VALIDATION_CHUNK, len(data))
+    return BoundEvaluator(pair, ours, calls=1, chunk_size=size, compile=mode, processes=processes)
 
 
 class SVIRun(Loop):
@@ -253,9 +288,12 @@ class SVIRun(Loop):
 
     def _step(self, x: Data, index: Tensor) -> Tensor:
         weights = self.follow_schedules()
-        before = torch.get_rng_state()
-        step = self.objective(x, as_tensors(weights, torch.empty((), dtype=self.dtype, device=index.device)))
+        tensors = as_tensors(weights, torch.empty((), dtype=self.dtype, device=index.device))
+        before = self._random_state(self.processes.rank)
+        step = self.objective(self.processes.share(x), tensors)
         if not math.isfinite(float(step.check)):
+            if self.processes.count > 1:
+                x, index, before, step = self._share_at_fault(x, index, tensors)
             raise self.refusal(step.gradients, x, index, before, weights)
         self.objective.apply(step, self.state.optimizer)
         return torch.cat((step.metrics, step.gradient_norm[None]))
@@ -266,6 +304,27 @@ class SVIRun(Loop):
         time = state.epoch + state.steps_in_epoch / len(state.batches), state.step
         self.scheduled.write(*time)
         return self.scheduled.weights(*time)
+
+    def _random_state(self, rank: int) -> Tensor:
+        """PyTorch's random state for this step; of several processes, each has one of its own.
+
+        It follows from the seed, the process and the step, so that a run goes on without the states of the others.
+        """
+        if self.processes.count > 1:
+            seed_generators(seed_of(self.seed, "process", rank, "step", self.state.step))
+        return torch.get_rng_state()
+
+    def _share_at_fault(self, x: Data, index: Tensor, weights: Any) -> tuple[Data, Tensor, Tensor, Step]:
+        """The rows, the random state and the step of the first process whose numbers are not finite.
+
+        Every process computes it for itself, so that all of them raise the same error.
+        """
+        for rank in range(self.processes.count):
+            share, before = self.processes.share(x, rank), self._random_state(rank)
+            step = self.objective.of_share(share, weights)
+            if not math.isfinite(float(step.check)):
+                break
+        return share, index.chunk(self.processes.count)[rank], before, step
 
     def _validate(self) -> BoundEstimate | None:
         if self.validator is None or self.held_out is None:

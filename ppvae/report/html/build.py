@@ -44,6 +44,7 @@ from ... import __version__
 from ...runs import Run
 from ...runs.storage.atomic import make_folder, write_bytes, write_text
 from ...runs.storage.folder import REPORT_LOCK, hold_lock
+from ...runs.training.provenance import command
 from ...runs.training.segments import describe
 
 _LEARNT = (
@@ -191,7 +192,15 @@ def _commands(report: ReportData, out: Path | None) -> list[tuple[str, str]]:
         if one is not None
         for row in one.rows
     ]
-    fit = ["ppvae", "fit", str(run.folder.recipe), "--out", "NEW_FOLDER", *threads, *pair]
+    fit = [
+        *command(int(run.info.get("processes", 1))),
+        "fit",
+        str(run.folder.recipe),
+        "--out",
+        "NEW_FOLDER",
+        *threads,
+        *pair,
+    ]
     # One command has one recipe.
     changed = bool(run.info.get("segments"))
     model = (

@@ -32,8 +32,8 @@ from ..storage.folder import RunFolder
 from ...core import PpvaeError
 from ...core.errors import RunError, try_one_of
 from ...inference import Callback
-from ...inference.execution.processes import cores, in_processes
 from ...inference.execution.progress import progress_bar
+from ...inference.execution.workers import cores, in_processes
 
 _log = logging.getLogger("ppvae.runs")
 
