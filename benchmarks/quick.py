@@ -52,6 +52,8 @@ def main() -> None:
             print(name, rows[name], flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "quick.json").write_text(json.dumps(rows, indent=2) + "\n")
+    if failed := [name for name, verbs in rows.items() if any("error" in row for row in verbs.values())]:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from .page import fill, number
 from ..common_data import on_common_data
 from ..figures.charts import dimensions_of
 from ..figures.checks import TAIL, furthest, is_misfit
+from ..figures.theme import elide
 from ..findings import ACTIVE, ReportData
 from ..sites import LatentFindings, ObservedFindings
 from ...inference import PredictiveCheck
@@ -128,7 +129,9 @@ def site_table(report: ReportData) -> str:
         found = report.latent.get(row.name)
         active = None if found is None else found.active
         units = "–" if active is None else f"{int((active > ACTIVE).sum())} of {len(active)}"
-        rows.append((row.name, ("observed" if row.route == "observed" else f"{row.scope} latent", log_p, kl, units)))
+        rows.append(
+            (elide(row.name, 40), ("observed" if row.route == "observed" else f"{row.scope} latent", log_p, kl, units))
+        )
     return fill("sites.html", rows=rows, kind=report.kind, active=ACTIVE)
 
 
