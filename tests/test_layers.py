@@ -53,7 +53,10 @@ INNER_ROOMS: dict[str, set[str]] = {
 }
 
 PARTED = {name.partition(".")[0] for name in INNER_ROOMS}
-LOOSE_FILES = {"report.findings", "report.sites", "report.restored", "report.common_data", "report.several_runs"}
+LOOSE_FILES = {
+    *("report.findings", "report.sites", "report.restored", "report.common_data", "report.several_runs"),
+    *("report.described", "report.classes", "report.layers", "report.sequences", "report.counts", "report.filled"),
+}
 
 # What each room may import of other people's packages, at the top of a file or inside a function.
 ARRAYS = {"torch", "pyro", "numpy"}

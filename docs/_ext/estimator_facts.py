@@ -20,6 +20,7 @@ HEADS = {
     "serves_scaled_sites": "scaled",
     "serves_all_values": "all values",
     "serves_kl_per_site": "per site",
+    "sums_over_data": "sum",
 }
 """Fact to the head of its column; the page of the estimators says what each means."""
 

@@ -34,7 +34,12 @@ Pair = Annotated[
     str | None,
     typer.Option("--pair", help="FILE.py:Name of a pair of your own. That file is run.", metavar="FILE:NAME"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Go on although data, versions or the file of --pair changed.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Go on although data, versions, the number of processes or the file of --pair changed."
+    ),
+]
 
 
 def say(text: str) -> None:
@@ -57,9 +62,10 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _logging_to_stderr():
+        with _logging_to_stderr(), _process_group():
             try:
-                return function(*args, **kwargs)
+                with _first_process_speaks(function.__name__):
+                    return function(*args, **kwargs)
             except KeyboardInterrupt as error:
                 status = 128 + int(getattr(error, "signal", 2))
                 _fail(str(error) or "interrupted", error)
@@ -189,7 +195,64 @@ def require_writable(path: Path, *, folder: bool = False, option: str = "--out")
         ) from error
 
 
+_TOGETHER = ("fit", "evaluate")
+"""Verbs that several processes share."""
+
+
+def _has_others() -> bool:
+    """Whether torchrun started more processes than this one; no torch is imported where it did not."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+@contextmanager
+def _process_group() -> Iterator[None]:
+    """Afterwards the group of the processes that torchrun started is ended."""
+    try:
+        yield
+    finally:
+        if _has_others():
+            from ..inference.execution.processes import leave_group
+
+            leave_group()
+
+
+@contextmanager
+def _first_process_speaks(name: str) -> Iterator[None]:
+    """Join the processes that torchrun started; inside, all but the first are silent."""
+    if not _has_others():
+        yield
+        return
+    from ..core.errors import RunError, try_one_of
+    from ..inference.execution.processes import join_group
+
+    processes = join_group()
+    if processes.count > 1 and name not in _TOGETHER:
+        raise RunError(
+            f"{name.replace('_', '-')}: expected one process, found {processes.count}: {' and '.join(_TOGETHER)} are "
+            "shared by several" + try_one_of("the same command without torchrun")
+        )
+    if processes.is_first:
+        yield
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _fail(message: str, error: BaseException) -> None:
+    if _has_others():
+        from ..inference.execution.processes import says_first
+
+        if not says_first(_first_line(error)):
+            return
     if os.environ.get("PPVAE_DEBUG") == "1":
         import traceback
 

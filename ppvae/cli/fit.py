@@ -23,6 +23,7 @@ from .common import (
 )
 from .completion import DATA_SETS, ELBOS, LIKELIHOODS, MODELS, POSTERIORS, PRIORS, among
 from .listing import list_entries
+from .several import model_for, refuse_changes, several_of, tell_several, trackers_of, value_of
 
 if TYPE_CHECKING:
     from ..runs import Run
@@ -82,6 +83,15 @@ def fit(
         ),
     ] = None,
     binarize: Annotated[str | None, typer.Option(help="auto, none, static or dynamic.", rich_help_panel=_MODEL)] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="A small net, few epochs and data that suit the model, in a package: less than a minute. What other "
+            "options say wins.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False,
     epochs: Annotated[int | None, typer.Option(help="Epochs in all.", min=1, rich_help_panel=_TRAINING)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Data per step.", min=1, rich_help_panel=_TRAINING)] = None,
     optimizer: Annotated[
@@ -131,6 +141,21 @@ def fit(
     seed: Annotated[
         int | None, typer.Option(help="Seed of all random numbers; 0 where absent.", min=0, max=LARGEST_INTEGER)
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Several runs at once, into a folder with a run folder for each: 8 for the seeds 0 to 7, or 0,3,5.",
+            metavar="NUMBER|LIST",
+        ),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Several runs at once, with each of these values of a key of the recipe: model.latent_dim=2,5,10. May "
+            "be repeated, for all combinations, and stand beside --seeds.",
+            metavar="KEY=VALUES",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     threads_: Threads = None,
     json: Json = False,
@@ -140,10 +165,23 @@ def fit(
     Ctrl-C saves the state; --resume goes on from there to the numbers of a run that was never interrupted. Beside it,
     --epochs asks for more epochs, and a few options (--learning-rate, --elbo, --device, --set training.kl_warmup...)
     change the recipe from there on, which the run folder and the report record.
+
+    --seeds and --sweep train several runs, as many at a time as there are cores; --resume and ppvae report take their
+    folder too.
     """
-    from ..runs import Recipe, loggers_again, loggers_of, model_for_data, train
+    from ..runs import (
+        Recipe,
+        is_several,
+        loggers_again,
+        loggers_of,
+        members_of,
+        resume_several,
+        train,
+        train_several,
+    )
     from ..runs import resume as go_on
     from ..runs.recipe.catalogue import elbo_entries, model_entries, parse_table, part_entries
+    from ..runs.recipe.quick import quick_recipe
     from ..runs.recipe.recipe import merge
 
     if recipe is not None and data is None and _is_data(recipe):
@@ -173,7 +211,20 @@ def fit(
         changes = merge(changes, _setting(text))
     changes = {key: value for key, value in changes.items() if value != {}}
     if resume is not None:
-        _refuse_beside(resume, _without_none(**{"RECIPE": recipe, "--out": out, "--overwrite": overwrite or None}))
+        given = {"RECIPE": recipe, "--out": out, "--overwrite": overwrite or None, "--quick": quick or None}
+        _refuse_beside(resume, _without_none(**given, **{"--seeds": seeds, "--sweep": sweep}))
+        if is_several(resume):
+            refuse_changes(resume, changes)
+            several = resume_several(
+                resume,
+                num_epochs=epochs,
+                pair=pair,
+                callbacks=trackers_of(logger),
+                threads=threads_ or 1,
+                progress=True,
+            )
+            tell_several(several, json)
+            return
         table = changes.get("training")
         epochs = epochs or (table.pop("num_epochs", None) if isinstance(table, dict) else None)
         with threads(threads_):
@@ -182,11 +233,26 @@ def fit(
     else:
         if recipe is None and model is None and pair is None and data is None:
             raise typer.BadParameter("give a RECIPE, data, --model, --pair or --resume")
+        if quick and (recipe is not None or pair is not None):
+            raise typer.BadParameter("--quick goes with a model by name: neither a RECIPE nor --pair beside it")
         values = merge(_start(recipe, pair), changes)
+        if quick:
+            if "name" not in values.get("model", {}):
+                values["model"] = model_for(values)
+            values = merge(quick_recipe(values["model"]["name"], source=values.get("data", {}).get("source")), values)
+        if seeds is not None or sweep:
+            by_data = recipe is None and pair is None
+            members = members_of(*several_of(values, seed, seeds, sweep or [], changes, by_data))
+            first = members[0].recipe
+            folder = out or Path("runs") / f"{first.model_name}-{Path(first.data.source).stem}-several"
+            require_writable(folder, folder=True)
+            several = train_several(
+                members, folder, pair=pair, overwrite=overwrite, callbacks=trackers_of(logger), threads=threads_ or 1
+            )
+            tell_several(several, json)
+            return
         if recipe is None and pair is None and "name" not in values.get("model", {}):
-            preset = model_for_data(Recipe.from_dict({**values, "model": {"name": "bernoulli-vae"}}))
-            values["model"] = {**preset, **values.get("model", {})}
-            say(f"model: {preset['name']}, by the values of the data (--model list shows all)")
+            values["model"] = model_for(values)
         full_recipe = Recipe.from_dict(values)
         folder = out or Path("runs") / f"{full_recipe.model_name}-{Path(full_recipe.data.source).stem}"
         require_writable(folder, folder=True)
@@ -249,17 +315,12 @@ def _without_none(**values: Any) -> dict[str, Any]:
 
 def _setting(text: str) -> dict[str, Any]:
     """From "training.learning_rate=0.01" to a nested dictionary; a value that is no TOML is a word."""
-    import tomllib
-
     from ..core.errors import RunError
 
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise RunError(f"--set: expected KEY=VALUE, found {text!r}")
-    try:
-        table: Any = tomllib.loads(f"value = {value}")["value"]
-    except ValueError:  # no TOML, or a number of thousands of digits
-        table = value
+    table = value_of(value)
     for part in reversed(key.strip().split(".")):
         table = {part: table}
     result: dict[str, Any] = table

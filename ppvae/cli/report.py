@@ -13,7 +13,10 @@ from .common import Device, Force, Json, Seed, Threads, emit, pair_of, require_w
 @verb
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run folders; several are compared side by side.", metavar="RUN...")
+        list[Path],
+        typer.Argument(
+            help="Run folders, or the folder of several runs; several are compared side by side.", metavar="RUN..."
+        ),
     ],
     pair: Annotated[
         list[str] | None,
@@ -41,23 +44,39 @@ def report(
     Run ppvae evaluate before, for the table of estimates.
     """
     from ..report import write_comparison, write_report
-    from ..runs import load_run
+    from ..runs import is_several, load_run
 
-    if chains and len(runs) > 1:
+    if chains and (len(runs) > 1 or is_several(runs[0])):
         raise typer.BadParameter("--chains is for the page of one run", param_hint="--chains")
     if out is not None:
         require_writable(out)
+    own_page = runs[0] / "report.html" if len(runs) == 1 and is_several(runs[0]) else None
+    runs = [member for run in runs for member in _members(run)]
     with threads(threads_):
         members = _pairs_of(runs, pair or [])
         trained_runs = [load_run(run, pair=one, force=force) for run, one in zip(runs, members, strict=True)]
         if len(trained_runs) == 1:
             path = write_report(trained_runs[0], out=out, seed=seed, device=device, chains_for=chains)
         else:
-            path = write_comparison(trained_runs, out=out, seed=seed, device=device)
+            path = write_comparison(trained_runs, out=out or own_page, seed=seed, device=device)
     if json:
         emit({"report": str(path), "runs": [str(run) for run in runs], "bytes": path.stat().st_size})
     else:
         print(path)
+
+
+def _members(path: Path) -> list[Path]:
+    """A run folder; of a folder of several runs those that are trained."""
+    from ..core.errors import RunError, try_one_of
+    from ..runs import is_several, read_several
+
+    if not is_several(path):
+        return [path]
+    several = read_several(path)
+    trained = [folder.path for member in several.members if (folder := several.folder(member)).checkpoints.is_dir()]
+    if not trained:
+        raise RunError(f"{path}: none of its runs is trained" + try_one_of(f"ppvae fit --resume {path}"))
+    return trained
 
 
 def _pairs_of(runs: list[Path], specs: list[str]) -> list[Any]:

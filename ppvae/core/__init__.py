@@ -3,7 +3,7 @@
 from .checks import check_pair
 from .conditioning import as_one_datum, sum_out
 from .density import draw, log_guide, log_joint, structure
-from .errors import DataError, FitError, PairError, PpvaeError, RunError
+from .errors import DataError, FitError, PairError, PpvaeError, ProcessError, RunError
 from .guide_sum import draw_all_values
 from .pair import Data, ModelGuidePair, batch_size, members_of, rows_of
 from .parameters import local_parameters
@@ -26,6 +26,7 @@ __all__ = [
     "ModelGuidePair",
     "PairError",
     "PpvaeError",
+    "ProcessError",
     "Role",
     "RunError",
     "Simulation",

@@ -95,10 +95,20 @@ class Captured:
         self.mode = "eager"
         self.forget()
 
-    def _prepare(self, leaves: list[Any], spec: Any) -> Callable[[list[Tensor]], Any]:
+    def recorded(self, *args: Any) -> tuple[fx.GraphModule, Any]:
+        """The graph of the function of the tensors among these arguments' leaves, and the tree of its results.
+
+        Raises:
+            Exception: of any kind, where the function cannot be recorded.
+        """
+        leaves, spec = pytree.tree_flatten(args)
+        flat, out_spec = self._flat(leaves, spec)
+        return self._graph(flat, [leaf for leaf in leaves if isinstance(leaf, Tensor)]), out_spec[0]
+
+    def _flat(self, leaves: list[Any], spec: Any) -> tuple[Callable[..., list[Any]], list[Any]]:
+        """The function of the tensors among its leaves, and a list that has the tree of its results once it has run."""
         static = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        tensors = [leaves[index] for index in places]
         out_spec: list[Any] = []
 
         def flat(*inputs: Tensor) -> list[Any]:
@@ -109,16 +119,26 @@ class Captured:
             out_spec[:] = [tree]
             return list(result)
 
+        return flat, out_spec
+
+    def _graph(self, flat: Callable[..., list[Any]], tensors: list[Tensor]) -> fx.GraphModule:
+        # Recording runs the function once: it must not use up the caller's random numbers, nor change its tensors.
+        with torch.random.fork_rng(), torch.no_grad(), preserve(tensors):
+            graph = record(flat, tensors)
+        # Unused results are not computed (log q beside a closed-form KL); random draws stay, for the seed.
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        return graph
+
+    def _prepare(self, leaves: list[Any], spec: Any) -> Callable[[list[Tensor]], Any]:
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        flat, out_spec = self._flat(leaves, spec)
+
         def eager(inputs: list[Tensor]) -> Any:
             return pytree.tree_unflatten(flat(*inputs), out_spec[0])
 
         try:
-            # Recording runs the function once: it must not use up the caller's random numbers, nor change its tensors.
-            with torch.random.fork_rng(), torch.no_grad(), preserve(tensors):
-                graph = record(flat, tensors)
-            # Unused results are not computed (log q beside a closed-form KL); random draws stay, for the seed.
-            graph.graph.eliminate_dead_code()
-            graph.recompile()
+            graph = self._graph(flat, tensors)
         except PpvaeError:
             raise
         except Exception as error:

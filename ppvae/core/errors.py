@@ -50,6 +50,10 @@ class FitError(PpvaeError):
         self.snapshot: Mapping[str, Any] = snapshot or {}
 
 
+class ProcessError(PpvaeError):
+    """Another of the processes that work as one failed, ended, or does not answer."""
+
+
 class RunError(PpvaeError):
     """A run folder, recipe or checkpoint that cannot be used: names the file and the key."""
 

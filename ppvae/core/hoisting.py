@@ -31,7 +31,7 @@ def split_noise(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule] 
     free: set[fx.Node] = set()  # nodes that depend on no input and on no draw
     random_nodes: list[fx.Node] = []
     for node in list(rest.nodes):
-        if not _random(node):
+        if not is_random(node):
             if node.op == "get_attr" or (node.op == "call_function" and free.issuperset(node.all_input_nodes)):
                 free.add(node)
             continue
@@ -63,7 +63,8 @@ def split_noise(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule] 
     return fx.GraphModule(graph, noise), fx.GraphModule(graph, rest)
 
 
-def _random(node: fx.Node) -> bool:
+def is_random(node: fx.Node) -> bool:
+    """Whether a node of a recorded graph draws random numbers."""
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 

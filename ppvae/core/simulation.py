@@ -229,56 +229,74 @@ def simulate_given(
     given: Latents,
     site: str,
     *,
-    kind: Literal["mean", "sample"] = "mean",
+    kind: Literal["mean", "sample", "location"] = "mean",
 ) -> tuple[Tensor, Tensor]:
     r"""Draw latents and data with some observed sites held at given values, and the log likelihood of these values.
 
     Everything is drawn given what stands before it; with $\log w_k = \sum_{g} \log p(x_g \mid \text{what was drawn})$
     over the given sites, averages weighted by $w_k$ tend to averages under $p(z, x \mid x_g)$ (likelihood weighting,
-    Fung & Chang 1989).
+    Fung & Chang 1989). Latents of each datum can be given likewise, those that are summed out too.
 
     Args:
         pair: the pair.
         x: a batch, for the number of data, their shapes and any covariates.
         num_particles: K.
-        given: observed site to value [B, *event].
+        given: observed site, or local latent, to value [B, *event].
         site: the observed site to predict.
-        kind: a draw; or its mean given the sites drawn before it, where no given site stands after it.
+        kind: "sample", a draw; "mean", its mean given the sites drawn before it, where no given site stands after it
+            and a draw elsewhere: what averages to its mean; "location", that mean in any case.
 
     Returns:
         the site's mean or draw, [K, B, *event], and log w, [K, B], nats.
     """
     shape = structure(pair, x)
-    observed = _observed(shape, given)
+    known = _observed(shape, given, latents=True)
     # A factor is a density without a value: it belongs to the weight.
-    weight_sites = {*given, *(name for name, info in observed.items() if 0 in info.event_shape)}
+    weight_sites = {*given, *(name for name, info in known.items() if 0 in info.event_shape)}
     free = _free_sites(shape, weight_sites)
     # Where a weight may depend on what was drawn at the site, a mean in its place would not be the mean of anything.
-    order = list(observed)
+    order = list(known)
     draw_first = any(order.index(name) > order.index(site) for name in weight_sites)
 
     def visit(group: slice) -> tuple[Tensor, Tensor]:
         width = width_of(group)
-        site_values = _site_values(given, observed, shape, width)
+        site_values = _site_values(given, known, shape, width)
         sites = run_model(pair, x, shape, site_values, width, free=free, enumerate=False)
         terms = {name: term for name, term in sites.items() if name in weight_sites}
-        value = sites[site]["value"] if kind == "sample" else _moment(sites[site]["fn"], kind, observed[site])
-        if draw_first:
-            value = sites[site]["value"]
-        return to_canonical(value, observed[site], shape.nesting, width), sum_log_probs(terms, shape, width)[0]
+        drawn = kind == "sample" or (kind == "mean" and draw_first)
+        value = sites[site]["value"] if drawn else _moment(sites[site]["fn"], "mean", known[site])
+        return to_canonical(value, known[site], shape.nesting, width), sum_log_probs(terms, shape, width)[0]
 
     values, weights = zip(*over_groups(pair, num_particles, visit), strict=True)
     return torch.cat(values), torch.cat(weights)
 
 
-def _observed(shape: Structure, given: Latents) -> dict[str, SiteInfo]:
-    observed = {info.name: info for info in shape.observed}
+def given_present(pair: ModelGuidePair, x: Data, given: Latents) -> dict[str, Tensor]:
+    """Which given values the model does not mask out, site to [B]: the others have no effect on :func:`simulate_given`.
+
+    Args:
+        pair: the pair.
+        x: a batch, [B, *event].
+        given: observed site, or local latent, to value [B, *event].
+    """
+    shape = structure(pair, x)
+    known = _observed(shape, given, latents=True)
+    values, free = _site_values(given, known, shape, 1), _free_sites(shape, given)
+    sites = run_model(pair, x, shape, values, 1, free=free, enumerate=False)
+    found = {name: present_of(sites[name], known[name], shape)[0] for name in given}
+    return {name: present.flatten(1).any(1) if present.dim() > 1 else present for name, present in found.items()}
+
+
+def _observed(shape: Structure, given: Latents, *, latents: bool = False) -> dict[str, SiteInfo]:
+    """The observed sites, with the local latents or without, in the model's order: what is given is among them."""
+    known = {i.name: i for i in shape.model if i.kind == "observed" or (latents and i.scope == "local")}
     for name, value in given.items():
-        if name not in observed:
-            raise PairError(f"given: no observed site {name!r}: {did_you_mean(name, observed)}")
-        if sample_shape(value, observed[name], shape.batch):
+        if name not in known:
+            what = "observed site or local latent" if latents else "observed site"
+            raise PairError(f"given: no {what} {name!r}: {did_you_mean(name, known)}")
+        if sample_shape(value, known[name], shape.batch):
             raise PairError(f"given: site {name!r}: expected one value for each datum, found {list(value.shape)}")
-    return observed
+    return known
 
 
 def _site_values(given: Latents, observed: dict[str, SiteInfo], shape: Structure, width: int) -> dict[str, Tensor]:

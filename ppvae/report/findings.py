@@ -9,9 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .classes import ClassFindings, class_findings
+from .counts import CountFindings, count_findings
 from .decoded import ROWS, average, first_of_each, interpolations, nearest, plane, traversals
+from .described import covariates_of
+from .filled import FilledFindings, filled_findings
+from .layers import Held, held_layers
+from .sequences import SequenceFindings, sequence_findings
 from .sites import Attempts, LatentFindings, ObservedFindings, cut, latent_findings, observed_findings, within
-from ..core import ModelGuidePair, structure
+from ..core import ModelGuidePair, Structure, structure
 from ..data import Dataset, tells_labels
 from ..inference import (
     DiscretePosterior,
@@ -28,7 +34,6 @@ from ..inference import (
 from ..inference.criticism.site_report import SiteReport
 from ..inference.execution.placement import dtype_of, like_pair
 from ..inference.prediction import decode
-from ..models import Covariate, LatentModel
 from ..runs import Run
 from ..runs.evaluation.evaluation import Evaluation, digest_of_parameters, read_evaluations
 
@@ -75,6 +80,11 @@ class ReportData:
         moments: mean and variance of new data under that posterior, for the first data; None where none has.
         topics: the words that each latent dimension makes likelier; None where data are no counts of named words.
         discrete: the probabilities of the discrete latents that are summed out or marked; None where there are none.
+        classes: new data of each class; None where the model has no class.
+        layers: what the upper layers of latents decide; empty where there are no layers.
+        sequences: a few sequences and new ones; None where data are none.
+        counts: counts against the model's; None of other data.
+        filled: gaps and what the model says of them; None where it declares none.
         notes: the quantities that could not be computed, and why.
         seed: of all draws.
         device: where it was computed.
@@ -106,6 +116,11 @@ class ReportData:
     moments: PredictiveMoments | None = None
     topics: Topics | None = None
     discrete: DiscretePosterior | None = None
+    classes: ClassFindings | None = None
+    layers: Sequence[Held] = ()
+    sequences: SequenceFindings | None = None
+    counts: CountFindings | None = None
+    filled: FilledFindings | None = None
     notes: tuple[str, ...] = ()
     seed: int = 0
     device: str = "auto"
@@ -139,11 +154,6 @@ class ReportData:
         return f" Given beside z: {', '.join(names)} of {whose}." if names else ""
 
 
-def covariates_of(pair: ModelGuidePair) -> list[str]:
-    """The data of a described pair that no distribution describes."""
-    return pair.description.named(Covariate) if isinstance(pair, LatentModel) else []
-
-
 def kind_of(part: str) -> str:
     """The kind of the data of a part: "training" or "held-out"."""
     return "training" if part == "train" else "held-out"
@@ -170,6 +180,7 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
         attempt("moments", lambda: predictive_moments(pair, data.take(min(20, len(data))), **options))
     if shape.enumerated or shape.guide_enumerated:
         attempt("discrete", lambda: discrete_posterior(pair, data, **options))
+    _find_kinds(attempt, pair, data, shape, main, options)
     attempt("sites", lambda: site_report(pair, data, num_particles=_PARTICLES, **options), (Exception,))
     train = None if part == "train" else run.part("train")
     train = None if train is None else train.take(min(NUM_ROWS, len(train)))
@@ -185,6 +196,28 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     return ReportData(
         run, part, data, x, **attempt.results, notes=tuple(attempt.notes), **options, chains_for=chains_for
     )
+
+
+def _find_kinds(
+    attempt: Attempts,
+    pair: ModelGuidePair,
+    data: Dataset,
+    shape: Structure,
+    main: ObservedFindings | None,
+    options: Mapping[str, Any],
+) -> None:
+    """What there is to say of some kinds of models and data alone: classes, layers, sequences, counts, gaps."""
+    discrete = attempt.results.get("discrete")
+    again = None if main is None else main.reconstructed
+    attempt("sequences", lambda: sequence_findings(pair, data, shape, again, discrete, options))
+    if main is None or main.site not in (data.main, *data.members):
+        return
+    site, present = main.site, main.present
+    attempt("classes", lambda: class_findings(pair, data, site, shape, discrete, options))
+    attempt("layers", lambda: held_layers(pair, data, site, shape, options))
+    if site == data.main:
+        attempt("counts", lambda: count_findings(pair, data, site, attempt.notes, options))
+    attempt("filled", lambda: filled_findings(pair, data, site, present, shape, options))
 
 
 def evaluations_of(run: Run, problems: list[str]) -> dict[str, Any]:

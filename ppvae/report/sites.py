@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import OneHotCategorical, constraints
 
 from .decoded import reliability
+from .described import observed_of
 from ..core import ModelGuidePair, PairError, PpvaeError, Structure, simulate
 from ..core.lengths import present as steps_within
 from ..core.modes import in_evaluation_mode
@@ -23,13 +24,14 @@ from ..inference.execution.over_data import OverData
 from ..inference.execution.placement import dtype_of, like_pair
 from ..inference.prediction import embed, generate, reconstruct
 from ..inference.prediction.observed_values import observed_values
-from ..models import BayesianPair, LatentModel, Observed
 
 NUM_CHECK_DATA = 300
 """Held-out data for predictive checks."""
 NUM_SAMPLES = 96
 NUM_SITES = 4
-"""Observed sites with figures of their own."""
+"""Observed sites with figures of their own, at most."""
+NUM_OF_CHAIN = 2
+"""Those of a longer chain of sites, each of which takes the time of all."""
 _DRAWS = 100  # of the guide, where its mean is no value of a latent
 
 
@@ -226,10 +228,10 @@ def observed_findings(
 
 
 def _some(names: list[str], notes: list[str]) -> list[str]:
-    """All names; of a long chain, whose figures a person would not look through, a few from its start to its end."""
+    """All names; of a long chain, whose figures a person would not look through, its start and its end."""
     if len(names) <= NUM_SITES:
         return names
-    places = {round(i * (len(names) - 1) / (NUM_SITES - 1)) for i in range(NUM_SITES)}
+    places = {round(i * (len(names) - 1) / (NUM_OF_CHAIN - 1)) for i in range(NUM_OF_CHAIN)}
     chosen = [name for place, name in enumerate(names) if place in places]
     notes.append(
         f"{len(names)} observed sites: figures and checks of {', '.join(chosen)}; posterior_checks(..., site=...) and "
@@ -283,11 +285,8 @@ def _find_values(
 
 def within(pair: ModelGuidePair, whole: Any, name: str) -> Tensor | None:
     """Which steps of an observed sequence are no padding, [N, T]; None where it has no lengths."""
-    plain = pair.pair if isinstance(pair, BayesianPair) else pair
-    if not isinstance(plain, LatentModel):
-        return None
-    variable = plain.description.variables.get(name)
-    if not isinstance(variable, Observed) or variable.lengths is None:
+    variable = observed_of(pair, name)
+    if variable is None or variable.lengths is None:
         return None
     return steps_within(whole[variable.lengths], whole[name].shape[1])
 

@@ -11,23 +11,39 @@ from .trackers.wandb import WandbLogger
 from .training.history import RunInterrupt, read_history
 from .training.prepare import model_for_data
 from .training.run import Run, load_run, resume, train
+from .training.several import (
+    Member,
+    SeveralFolder,
+    is_several,
+    members_of,
+    read_several,
+    resume_several,
+    train_several,
+)
 
 __all__ = [
     "LOGGERS",
     "MLflowLogger",
+    "Member",
     "Recipe",
     "Run",
     "RunFolder",
     "RunInterrupt",
+    "SeveralFolder",
     "TensorBoardLogger",
     "Tracker",
     "WandbLogger",
+    "is_several",
     "load_run",
     "loggers_again",
     "loggers_of",
     "model_for_data",
     "member_of",
+    "members_of",
     "read_history",
+    "read_several",
     "resume",
+    "resume_several",
     "train",
+    "train_several",
 ]

@@ -291,6 +291,14 @@ class ELBOContract:
         torch.testing.assert_close(found.local, expected.local)
         torch.testing.assert_close(self.gradient(found, pair), self.gradient(expected, pair))
 
+    @proves("sums_over_data")
+    def test_the_objective_of_a_datum_does_not_depend_on_the_others(self) -> None:
+        pair, x, elbo = linear_vae(wrong=self.wrong), some_data(), self.make()
+        half = len(x) // 2
+        others = torch.cat((x[:half], x[half:].flip(0) + 1.0))
+        found, again = (self.seeded(elbo, pair, data).objective_local[:half].detach() for data in (x, others))
+        assert bool((found - again).abs().max() < 1e-5) == elbo.sums_over_data
+
     @proves("serves_noise_per_datum")
     def test_noise_per_datum_is_refused_or_right(self) -> None:
         elbo, (layer, x) = self.make(), linear()

@@ -9,9 +9,15 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+When: TypeAlias = float | Callable[[], bool]
 
 
 class Ppvae:
@@ -23,6 +29,7 @@ class Ppvae:
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "log"
+        self.log.touch()
         self.kills = 0
         self._server = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "fork_server.py")],
@@ -38,9 +45,44 @@ class Ppvae:
         return self._server.stdout.readline().decode().strip()
 
     def _start(self, words: Sequence[str], stdout: Path, stderr: Path) -> int:
+        (child,) = self._start_several(1, list(words), stdout, stderr)
+        return child
+
+    def _start_several(self, count: int, words: Any, stdout: Path, stderr: Path) -> list[int]:
         assert self._server.stdin is not None
-        self._server.stdin.write((json.dumps([words, str(stdout), str(stderr)]) + "\n").encode())
-        return int(self._line())
+        self._server.stdin.write((json.dumps([count, words, str(stdout), str(stderr)]) + "\n").encode())
+        return [int(child) for child in self._line().split()]
+
+    def together(
+        self,
+        *words: str,
+        count: int = 2,
+        end: Mapping[int, tuple[When, signal.Signals]] | None = None,
+    ) -> list[int]:
+        """Run it in so many processes that know of each other; their statuses.
+
+        Args:
+            words: of the command.
+            count: of processes.
+            end: which process gets which signal, after so many seconds or once something is so.
+        """
+        children = self._start_several(count, list(words), self.log, self.log)
+        started, waiting = time.monotonic(), dict(end or {})
+        while not select.select([self._server.stdout], [], [], 0.005)[0]:
+            for rank, (when, number) in list(waiting.items()):
+                if when() if callable(when) else time.monotonic() - started > when:
+                    os.kill(children[rank], number)
+                    del waiting[rank]
+            assert time.monotonic() - started < 240, self.log.read_text()
+        return [int(status) for status in self._line().split()]
+
+    def call_together(self, file: str, function: str, *arguments: Any, count: int = 2) -> list[Any]:
+        """What a function of a file returns in each of so many processes that know of each other."""
+        with tempfile.TemporaryDirectory() as folder:
+            work = {"file": file, "function": function, "arguments": list(arguments), "folder": folder}
+            self._start_several(count, work, self.log, self.log)
+            assert self._line().split() == ["0"] * count, self.log.read_text()
+            return [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(count)]
 
     def __call__(
         self, *words: str, kill_after: float | None = None, kill_when: Callable[[], bool] | None = None

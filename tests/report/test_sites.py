@@ -24,9 +24,9 @@ def test_no_dimension_of_positive_latents_is_called_active_or_not() -> None:
         assert found.latents is not None and (found.active is not None) == measured
 
 
-def test_a_long_chain_of_observed_sites_shows_a_few() -> None:
-    """From its start to its end, and a note says which; figures of all took minutes, and nobody looked through them."""
+def test_a_long_chain_of_observed_sites_shows_its_ends() -> None:
+    """Its start and its end, and a note says which; figures of all took minutes, and nobody looked through them."""
     notes: list[str] = []
-    assert sites._some([f"x_{t}" for t in range(29)], notes) == ["x_0", "x_9", "x_19", "x_28"]
-    assert notes[0].startswith("29 observed sites: figures and checks of x_0, x_9, x_19, x_28;")
+    assert sites._some([f"x_{t}" for t in range(29)], notes) == ["x_0", "x_28"]
+    assert notes[0].startswith("29 observed sites: figures and checks of x_0, x_28;")
     assert sites._some(["a", "b"], notes) == ["a", "b"] and len(notes) == 1

@@ -74,6 +74,8 @@ class ELBO(pyro.infer.elbo.ELBO):
             Pyro's own estimators; the reported bound is without them.
         serves_all_values: it takes all values of discrete sites that the guide marks ``infer={"enumerate":
             "parallel"}``, each with its probability, so that these sites need no gradient through a draw.
+        sums_over_data: the objective of a batch is a sum over its data, beside its global part: it is the mean of
+            those of its parts, so that several processes can share a batch.
         serves_kl_per_site: :meth:`terms` takes a mapping from latent sites to weights as ``kl_weight`` too.
         module: parameters and buffers of the estimator itself, None for most. A trainer ascends the objective in its
             parameters beside the pair's (see :class:`PairWithEstimator`), and passes ``BoundTerms.buffers`` to the
@@ -90,6 +92,7 @@ class ELBO(pyro.infer.elbo.ELBO):
     serves_scaled_sites: bool = False
     serves_all_values: bool = False
     serves_kl_per_site: bool = False
+    sums_over_data: bool = True
     module: nn.Module | None = None
 
     def __init__(self, *, num_particles: int = 1) -> None:

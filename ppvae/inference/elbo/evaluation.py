@@ -13,6 +13,7 @@ from . import ELBO, TraceMeanFieldELBO
 from ..execution.execution import Execution
 from ..execution.over_data import Chunk, over_chunks
 from ..execution.placement import Compile, choose_device, dtype_of, home_of, like_pair
+from ..execution.processes import Processes
 from ..execution.seeds import chunk_seed
 from ...core import Data, ModelGuidePair, PpvaeError, check_pair, structure
 from ...core.modes import evaluation_mode, in_evaluation_mode
@@ -69,6 +70,7 @@ class BoundEvaluator(Execution):
         chunk_size: data at a time.
         compile: see :func:`ppvae.core.compile.capture`.
         num_data: N of the training data, which divides a global part.
+        processes: that share the chunks, to the same numbers; None for this one alone.
     """
 
     def __init__(
@@ -80,9 +82,10 @@ class BoundEvaluator(Execution):
         chunk_size: int,
         compile: Compile = "auto",
         num_data: int | None = None,
+        processes: Processes | None = None,
     ) -> None:
         super().__init__(pair, device=home_of(pair), compile=compile)
-        self.chunk_size, self.num_data = chunk_size, num_data
+        self.chunk_size, self.num_data, self.processes = chunk_size, num_data, processes or Processes()
 
         def terms(x: Data) -> tuple[Tensor, ...]:
             bound = elbo.terms(pair, x, num_data)
@@ -126,13 +129,19 @@ class BoundEvaluator(Execution):
     def _evaluate(self, data: Dataset, seed: int, progress: bool) -> tuple[Tensor, float]:
         """Bound, reconstruction and KL of every datum, [3, N], and the global part."""
 
-        def visit(chunk: Chunk) -> tuple[Tensor, float]:
-            *local, global_ = self.terms(self._batch(data, chunk.rows))
-            return torch.stack(local)[:, : chunk.valid].cpu(), float(global_) * chunk.valid / len(data)
+        # Each process fills in its chunks; a sum with the zeros of the others is exact.
+        count = math.ceil(len(data) / self.chunk_size)
+        columns, parts = torch.zeros(3, len(data), dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
 
-        bar = "ELBO" if progress else None
-        parts = over_chunks(len(data), self.chunk_size, visit, seed=seed, device=data.device, progress=bar)
-        return torch.cat([local for local, _ in parts], 1), sum(global_ for _, global_ in parts)
+        def visit(chunk: Chunk) -> None:
+            *local, global_ = self.terms(self._batch(data, chunk.rows))
+            columns[:, chunk.rows[: chunk.valid].cpu()] = torch.stack(local)[:, : chunk.valid].cpu().double()
+            parts[chunk.number] = float(global_) * chunk.valid / len(data)
+
+        own = [number for number in range(count) if self.processes.takes(number)]
+        bar = "ELBO" if progress and self.processes.is_first else None
+        over_chunks(len(data), self.chunk_size, visit, seed=seed, device=data.device, progress=bar, numbers=own)
+        return self.processes.sum(columns).to(self.dtype), sum(self.processes.sum(parts).tolist())
 
 
 @in_evaluation_mode

@@ -68,7 +68,7 @@ class TraceMeanFieldELBO(ELBO):
             raise PpvaeError(f"free_bits: expected a positive, finite number of nats or None, found {free_bits!r}")
         self.on_missing_kl = on_missing_kl
         self.free_bits, self.free_bits_per = free_bits, free_bits_per
-        self.unbiased_gradient = free_bits is None
+        self.unbiased_gradient = self.sums_over_data = free_bits is None
         self._sites_in_log: set[str] = set()
 
     def terms(

@@ -7,7 +7,7 @@ from .auto import Auto
 from .base import Bound, Estimate, Evidence, EvidenceMethod, Memory
 from .bdmc import BDMC
 from .bridge import BridgeSampling
-from .chunk_store import ChunkKey, ChunkStore
+from .chunk_store import ChunkKey, ChunkStore, SharedChunkStore
 from .densities import Density, EncoderDensity, GaussianDensity, KernelDensity, TruncatedGaussianDensity
 from .exact import Exact
 from .global_latents import log_evidence_of_data_set
@@ -43,6 +43,7 @@ __all__ = [
     "Outcome",
     "PSIS",
     "PriorSampling",
+    "SharedChunkStore",
     "SimulatedData",
     "TruncatedGaussianDensity",
     "collect",

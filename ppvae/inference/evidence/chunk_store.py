@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Collection, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from .base import Estimate
 
@@ -43,3 +44,12 @@ class ChunkStore(Protocol):
 
     def put(self, chunk: ChunkKey, estimate: Estimate) -> None:
         """Keep the estimate of a chunk, its tensors [valid data] on the CPU."""
+
+
+@runtime_checkable
+class SharedChunkStore(ChunkStore, Protocol):
+    """A store that several processes fill together."""
+
+    def rounds(self, num_chunks: int) -> Iterator[Collection[int]]:
+        """The numbers of the chunks in the rounds in which this process goes through them: first its own, then, once
+        the others have stored theirs, the rest."""

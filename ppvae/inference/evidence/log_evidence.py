@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .auto import Auto
 from .base import Estimate, Evidence, EvidenceMethod
-from .chunk_store import ChunkKey, ChunkStore
+from .chunk_store import ChunkKey, ChunkStore, SharedChunkStore
 from .global_latents import average, weight_draws
 from .importance import ImportanceSampling
 from .outcome import Outcome
@@ -191,12 +191,12 @@ def _all_chunks(
     sites_key: str,
 ) -> list[Estimate]:
     num_data, truth = batch_size(x), run.truth
-    parts: list[Estimate] = []
+    parts: dict[int, Estimate] = {}
 
     def advance(amount: float, end: float) -> None:
         bar.update(min(amount, end - bar.n))
 
-    def estimate(chunk: Chunk) -> Estimate:
+    def estimate(chunk: Chunk) -> None:
         place = (str(run.device), str(run.dtype))
         key = ChunkKey(
             repr(method),
@@ -213,7 +213,8 @@ def _all_chunks(
         end = bar.n + chunk.valid
         if previous is not None and len(previous.log_evidence) == chunk.valid:
             bar.update(chunk.valid)
-            return previous
+            parts[chunk.number] = previous
+            return
         if truth is not None:
             run.truth = to(rows_of(truth, chunk.rows), run.device)
         # Rows that fill a chunk are no data, and a method may finish before its time.
@@ -223,17 +224,19 @@ def _all_chunks(
         part = Estimate(*(_valid_rows(field, chunk.valid) for field in part))
         if store is not None:
             store.put(key, part)
-        return part
+        parts[chunk.number] = part
 
     with progress_bar(total=num_data, desc=method.name, unit="datum", show=progress) as bar:
         try:
-            over_chunks(num_data, size, estimate, seed=seed, device=run.device, results=parts)
+            all_at_once = [range(run.chunks)]
+            for numbers in store.rounds(run.chunks) if isinstance(store, SharedChunkStore) else all_at_once:
+                over_chunks(num_data, size, estimate, seed=seed, device=run.device, numbers=numbers)
         except KeyboardInterrupt:
             if not parts or store is not None:
                 raise
-            count = sum(len(part.log_evidence) for part in parts)
+            count = sum(len(part.log_evidence) for part in parts.values())
             _log.warning("%s: interrupted; %d of %d data are finished", method.name, count, num_data)
-    return parts
+    return [parts[number] for number in sorted(parts)]
 
 
 def _sites_key(global_sites: Mapping[str, Tensor] | str | None) -> str:

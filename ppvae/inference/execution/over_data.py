@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -46,6 +46,7 @@ def over_chunks(
     device: torch.device | str = "cpu",
     progress: str | None = None,
     results: list[T] | None = None,
+    numbers: Collection[int] | None = None,
 ) -> list[T]:
     """The results of ``visit`` for every chunk, without gradients; the caller's random state is not changed.
 
@@ -60,13 +61,16 @@ def over_chunks(
         progress: label of a bar; None for none.
         results: the list to append to, so that the caller has the finished chunks after an interruption; None for a
             new one.
+        numbers: of the chunks to visit; None for all.
     """
     results = [] if results is None else results
-    parts = list(chunks(num_data, size, device))
+    parts = list(enumerate(chunks(num_data, size, device)))
+    if numbers is not None:
+        parts = [part for part in parts if part[0] in numbers]
     bar = progress_bar(parts, desc=progress, unit="chunk", show=bool(progress), leave=False)
     devices = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad(), bar:
-        for number, (rows, valid) in enumerate(bar):
+        for number, (rows, valid) in bar:
             noise = chunk_seed(seed, number)
             torch.manual_seed(noise)
             results.append(visit(Chunk(number, rows, valid, noise)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .many import fit_many
+from .many_result import ManyFits, ManyFitsInterrupt
 from .mcem import fit_mcem
 from .options import EarlyStopping
 from .schedules import Constant, Cyclic, Exponential, KLWarmup, Linear, Schedule
@@ -19,8 +21,11 @@ __all__ = [
     "FitOutcome",
     "KLWarmup",
     "Linear",
+    "ManyFits",
+    "ManyFitsInterrupt",
     "Schedule",
     "TrainingState",
     "fit",
+    "fit_many",
     "fit_mcem",
 ]

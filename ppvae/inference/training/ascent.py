@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.optim import Optimizer
 
+from ..execution.processes import Processes
 from ...core import Data, ModelGuidePair, parameter_roles
 from ...core.compile import Captured, Mode, bind, capture, preserve
 from ...core.fingerprint import differences, fingerprint
@@ -49,9 +50,11 @@ class Ascent(ABC):
         clip_norm: largest norm of the gradient, or None.
         mode: mode of capture.
         name: what log lines call the step.
+        processes: that share a batch, each with its rows: their gradients are averaged before they are clipped.
 
     Attributes:
         trainable: the parameters that a step has gradients for, by name.
+        constants: the other parameters and the buffers, by name.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class Ascent(ABC):
         clip_norm: float | None,
         mode: Mode,
         name: str,
+        processes: Processes | None = None,
     ) -> None:
         self.pair, self.module, self.without, self.num_data = pair, module, without, num_data
+        self.processes = processes or Processes()
         self.weight_prior, self.prior_names, self.clip_norm = copy.copy(weight_prior), prior_names, clip_norm
         if self.weight_prior is not None:
             self.weight_prior._validate_args = False  # validation reads values back, which nothing captured may do
@@ -85,15 +90,15 @@ class Ascent(ABC):
         self.trainable = {
             name: value for name, value in parameters.items() if value.requires_grad and name not in self.without
         }
-        self._constants: dict[str, Tensor] = {
+        self.constants: dict[str, Tensor] = {
             name: value for name, value in parameters.items() if name not in self.trainable
         }
-        self._constants.update(self.module.named_buffers())
+        self.constants.update(self.module.named_buffers())
 
     @property
     def inputs(self) -> dict[str, Tensor]:
         """All parameters and buffers of the module, by name."""
-        return {**self.trainable, **self._constants}
+        return {**self.trainable, **self.constants}
 
     def reads(self) -> dict[str, Any]:
         """The non-tensor inputs of a step."""
@@ -116,11 +121,29 @@ class Ascent(ABC):
         """Why the step runs in another mode than the requested one; empty where it does not."""
         return self._step.fallback
 
+    def written_buffers(self, *inputs: Any) -> list[str]:
+        """Names of the module's buffers that the programs write, such as the statistics of a batch norm."""
+        before = {name: value.clone() for name, value in self.module.named_buffers()}
+        with torch.no_grad(), torch.random.fork_rng(), preserve(self.module.buffers()):
+            self._bound(self.module, *inputs)
+            after = {name: value.clone() for name, value in self.module.named_buffers()}
+        return [name for name in before if not torch.equal(before[name].nan_to_num(), after[name].nan_to_num())]
+
     def __call__(self, x: Data, *inputs: Any) -> Step:
-        """The metrics and gradients of one batch."""
+        """The metrics and gradients of one batch, of which this process has its share."""
+        step = self.of_share(x, *inputs)
+        if self.processes.count == 1:
+            return step
+        means = iter(self.processes.mean([step.metrics, *step.gradients.values(), *step.buffers.values()]))
+        metrics = next(means)
+        gradients = {name: next(means) for name in step.gradients}
+        return self._clipped(metrics, gradients, {name: next(means) for name in step.buffers})
+
+    def of_share(self, x: Data, *inputs: Any) -> Step:
+        """The step of this process alone; where there are several, its gradients are not clipped."""
         # An eager step sees the lengths itself, and to compile one for each number of steps would take too long.
         steps = bucket_of(self.pair.sequence_lengths(x)) if self._step.mode == "graph" else None
-        step: Step = self._step(self.trainable, self._constants, steps, x, *inputs)
+        step: Step = self._step(self.trainable, self.constants, steps, x, *inputs)
         return step
 
     def apply(self, step: Step, optimizer: Optimizer) -> None:
@@ -144,13 +167,18 @@ class Ascent(ABC):
             gradients = torch.autograd.grad(
                 -objective, list(leaves.values()), allow_unused=True, materialize_grads=True
             )
+        by_name = dict(zip(leaves, gradients, strict=True))
         buffers = {name: value.detach() for name, value in buffers.items()}
-        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-        if self.clip_norm is not None:
+        return self._clipped(metrics.detach(), by_name, buffers, clip=self.processes.count == 1)
+
+    def _clipped(
+        self, metrics: Tensor, gradients: dict[str, Tensor], buffers: dict[str, Tensor], *, clip: bool = True
+    ) -> Step:
+        norm = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
+        if self.clip_norm is not None and clip:
             factor = (self.clip_norm / (norm + 1e-12)).clamp(max=1.0)
-            gradients = tuple(gradient * factor for gradient in gradients)
-        metrics = metrics.detach()
-        return Step(metrics, dict(zip(leaves, gradients, strict=True)), norm, metrics[0] + norm, buffers)
+            gradients = {name: gradient * factor for name, gradient in gradients.items()}
+        return Step(metrics, gradients, norm, metrics[0] + norm, buffers)
 
 
 def names_of_model(pair: ModelGuidePair, x: Data) -> frozenset[str]:

@@ -33,6 +33,9 @@ class Changes:
         optimizer: of the parameters.
         inputs: of the step: a batch of the shape of every step, and what else it takes.
         others: further captured functions of the pair.
+
+    Attributes:
+        count: how often something was changed.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Changes:
     ) -> None:
         self.objective, self.optimizer, self.example = objective, optimizer, inputs[0]
         self.captured = (objective.captured, *others)
-        self.recaptures = 0
+        self.recaptures = self.count = 0
         structure(objective.pair, self.example)  # before anything is recorded
         self.side_effects = objective.side_effects(*inputs)
         if self.side_effects and objective.captured.mode != "eager":
@@ -60,6 +63,7 @@ class Changes:
         before, self.fingerprint = dict(self.objective.trainable), current
         if not names:
             return
+        self.count += 1
         self.objective.collect()
         self._check_parameters(before)
         tensors = dict(self.objective.pair.named_buffers(remove_duplicate=False))

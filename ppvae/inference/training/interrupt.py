@@ -8,18 +8,25 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from ..execution.processes import Processes
+
 
 class BetweenSteps:
     """In this context the first Ctrl-C inside :meth:`step` waits for its end; a second one interrupts at once.
 
     Only Python's own handler is replaced, and restored at the end; a handler that a program has installed stays (that
-    of ``ppvae fit`` waits for the end of a step too). Outside the main thread it does nothing.
+    of ``ppvae fit`` waits for the end of a step too). Outside the main thread it does nothing. Several processes end
+    after the same step: there the first Ctrl-C is a request, which the loop follows when all know of it.
+
+    Args:
+        processes: that train together.
 
     Attributes:
         inside: whether a step is running; after an interruption, whether it was inside one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes | None = None) -> None:
+        self.processes = processes or Processes()
         self.inside = False
         self._waiting = False
         self._handling = False
@@ -43,10 +50,14 @@ class BetweenSteps:
         return _Step(self)
 
     def _handle(self, number: int, frame: FrameType | None) -> Any:
-        if not self.inside or self._waiting:
+        alone = self.processes.count == 1
+        if (alone and not self.inside) or self._waiting:
             raise KeyboardInterrupt
         self._waiting = True
-        os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
+        if not alone:
+            self.processes.request_stop()
+        if self.processes.is_first:
+            os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
 
 
 class _Step:
@@ -63,6 +74,6 @@ class _Step:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             return  # the second Ctrl-C, inside the step
         owner.inside = False
-        if owner._waiting and kind is None:
+        if owner._waiting and kind is None and owner.processes.count == 1:
             owner._waiting = False
             raise KeyboardInterrupt

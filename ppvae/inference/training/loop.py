@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .changes import Changes
+from .data_parallel import require_same_tensors
 from .interrupt import BetweenSteps
 from .state import AnyCallback, Callback, Fit, FitInterrupt, FitOutcome, OnInterrupt, Row, TrainingState, as_callback
 from ..elbo.evaluation import BoundEstimate
@@ -36,7 +37,8 @@ class Loop(ABC):
 
     def __init__(self, state: TrainingState, changes: Changes, num_epochs: int, dtype: torch.dtype) -> None:
         self.state, self.changes, self.num_epochs, self.dtype = state, changes, num_epochs, dtype
-        self.interruptions = BetweenSteps()
+        self.processes = state.processes
+        self.interruptions = BetweenSteps(self.processes)
 
     @abstractmethod
     def _step(self, x: Data, index: Tensor) -> Tensor:
@@ -60,85 +62,135 @@ class Loop(ABC):
         Raises:
             FitInterrupt: Ctrl-C, where ``on_interrupt`` is "raise".
         """
-        outcome = self._run([as_callback(callback) for callback in callbacks], progress)
-        result = Fit(self.state.history, outcome, self._best_epoch(outcome), self.state)
-        self.state.keep_random_states()
-        if on_interrupt == "raise" and outcome.code == "interrupted":
+        called = [as_callback(callback) for callback in callbacks]
+        self.start(called)
+        result = self.finish(called, progress)
+        if on_interrupt == "raise" and result.outcome.code == "interrupted":
             raise FitInterrupt(result)
         return result
 
-    def _run(self, callbacks: list[Callback], progress: bool) -> FitOutcome:
-        state = self.state
-        outcome = FitOutcome("completed", f"completed {self.num_epochs} epochs")
-        bar = progress_bar(total=self.num_epochs, initial=state.epoch, unit="epoch", show=progress)
+    def start(self, callbacks: Sequence[Callback]) -> None:
+        """Call the callbacks before the first step; where one fails, those before it are ended."""
         running: list[Callback] = []
         try:
             for callback in callbacks:
-                callback.on_start(state)
+                callback.on_start(self.state)
                 running.append(callback)
             self.changes()
         except BaseException:
-            bar.close()
             for callback in running:
-                callback.on_end(state)
+                callback.on_end(self.state)
             raise
+
+    def end(self, outcome: FitOutcome) -> Fit:
+        """What the run returns."""
+        result = Fit(self.state.history, outcome, self._best_epoch(outcome), self.state)
+        self.state.keep_random_states()
+        return result
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no epoch is to follow."""
+        return self.state.epoch >= self.num_epochs or bool(self.state.stop_reason)
+
+    @property
+    def outcome(self) -> FitOutcome:
+        """How the run has ended, where it is finished."""
+        if self.state.stop_reason:
+            return FitOutcome("early stopping", self.state.stop_reason)
+        return FitOutcome("completed", f"completed {self.num_epochs} epochs")
+
+    def interrupted(self, inside: bool) -> FitOutcome:
+        """The outcome after Ctrl-C, between two steps or inside one."""
+        where = "inside the step after" if inside else "after"
+        return FitOutcome("interrupted", f"interrupted in epoch {self.state.epoch + 1}, {where} step {self.state.step}")
+
+    def finish(self, callbacks: Sequence[Callback], progress: bool) -> Fit:
+        """The epochs that are left, once it is started, and the end; Ctrl-C is an outcome."""
+        state = self.state
+        show = progress and self.processes.is_first
+        bar = progress_bar(total=self.num_epochs, initial=state.epoch, unit="epoch", show=show)
         try:
             with self.interruptions:
                 while state.epoch < self.num_epochs:
                     self._epoch(callbacks, bar)
+                    if self.processes.count > 1:
+                        state.stop_reason = self.processes.of_first(state.stop_reason)
+                        require_same_tensors(self.processes, self.changes.objective.module)
                     if state.stop_reason:
-                        outcome = FitOutcome("early stopping", state.stop_reason)
                         break
+            outcome = self.outcome
         except KeyboardInterrupt:
-            where = "inside the step after" if self.interruptions.inside else "after"
-            outcome = FitOutcome("interrupted", f"interrupted in epoch {state.epoch + 1}, {where} step {state.step}")
+            outcome = self.interrupted(self.interruptions.inside)
         finally:
             bar.close()
             for callback in callbacks:
                 callback.on_end(state)
-        return outcome
+        return self.end(outcome)
 
-    def _epoch(self, callbacks: list[Callback], bar: Any) -> None:
+    def _epoch(self, callbacks: Sequence[Callback], bar: Any) -> None:
         state, steps = self.state, len(self.state.batches)
-        on_step = any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)
+        on_step = watches_steps(callbacks)
         start, rows = time.perf_counter(), 0
         # Not by the epoch of the batches, which after the last step is the next one: a run stopped there, in a callback
         # or in the validation, resumes with the rest of this epoch.
         while state.steps_in_epoch < steps:
             with self.interruptions.step():
-                rows += self._next_step()
+                x, index = self.next_batch()
+                self.count(self._step(x, index))
+                rows += len(index)
             if on_step:
-                for callback in callbacks:
-                    callback.on_step(state)
-                self.changes()
+                self.after_step(callbacks)
+            if self.processes.stop_requested and state.steps_in_epoch < steps:
+                raise KeyboardInterrupt
             if state.step % 20 == 0 and not bar.disable:
                 rate = rows / (time.perf_counter() - start)
                 mean = float(state.sums[0]) / state.steps_in_epoch
                 bar.set_postfix_str(f"{self.metric} {mean:.2f} nats/datum, {rate:,.0f} data/s")
         seconds = time.perf_counter() - start
-        state.seconds += seconds
-        held_out = self._validate()
-        means = (state.sums / state.steps_in_epoch).tolist()
-        with self.interruptions.step():
-            self._write_row(means, held_out)
+        mean = self.close_epoch(seconds, self.interruptions)
         bar.update(1)
-        text = f"{self.metric} {means[0]:.2f}"
+        text = f"{self.metric} {mean:.2f}"
         if "elbo_validation" in state.history[-1]:
             text += f", validation {state.history[-1]['elbo_validation']:.2f}"
         bar.set_postfix_str(f"{text} nats/datum, {rows / seconds:,.0f} data/s")
+        self.after_epoch(callbacks)
+
+    def next_batch(self) -> tuple[Data, Tensor]:
+        """The next minibatch, and its rows of the data."""
+        batches = self.state.batches
+        index = batches.next_index()
+        return like_pair(batches.data.batch(index, batches.generator, dtype=self.dtype), self.dtype), index
+
+    def count(self, metrics: Tensor) -> None:
+        """Count a step that was made, and add what it says to the sums."""
+        self.state.step += 1
+        self.state.steps_in_epoch += 1
+        self.state.sums += metrics.to(self.state.sums)
+
+    def after_step(self, callbacks: Sequence[Callback]) -> None:
+        """Call the callbacks after a step."""
         for callback in callbacks:
-            callback.on_epoch(state)
+            callback.on_step(self.state)
         self.changes()
 
-    def _next_step(self) -> int:
+    def close_epoch(self, seconds: float, interruptions: BetweenSteps) -> float:
+        """Validate and write the row of the epoch, whose steps took so long; the mean of the metric."""
         state = self.state
-        index = state.batches.next_index()
-        x = like_pair(state.batches.data.batch(index, state.batches.generator, dtype=self.dtype), self.dtype)
-        metrics = self._step(x, index)
-        state.step += 1
-        state.steps_in_epoch += 1
-        state.sums += metrics.to(state.sums)
-        return len(index)
+        state.seconds += seconds
+        held_out = self._validate()
+        means: list[float] = (state.sums / state.steps_in_epoch).tolist()
+        with interruptions.step():
+            self._write_row(means, held_out)
+        return means[0]
+
+    def after_epoch(self, callbacks: Sequence[Callback]) -> None:
+        """Call the callbacks after an epoch."""
+        for callback in callbacks:
+            callback.on_epoch(self.state)
+        self.changes()
+        if self.processes.stop_requested:
+            raise KeyboardInterrupt
 
     def _write_row(self, means: list[float], held_out: BoundEstimate | None) -> None:
         state = self.state
@@ -155,3 +207,8 @@ class Loop(ABC):
         state.history.append(row)
         if state.schedule is not None:
             state.schedule.step()
+
+
+def watches_steps(callbacks: Iterable[Callback]) -> bool:
+    """Whether a callback is to be called after every step."""
+    return any(getattr(callback.on_step, "__func__", None) is not Callback.on_step for callback in callbacks)

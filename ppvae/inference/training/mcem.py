@@ -20,6 +20,7 @@ from .state import AnyCallback, Fit, OnInterrupt, Row, TrainingState
 from ..elbo.evaluation import BoundEstimate
 from ..execution.arguments import require_integer, require_literal, require_pair
 from ..execution.placement import Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.processes import number_of_processes
 from ..execution.readiness import check_training
 from ..hmc.integrator import leapfrog
 from ..hmc.kernel import HMCParameters, draw_noise, hmc_kernel, initial_state
@@ -101,8 +102,14 @@ def fit_mcem(
         PairError: discrete latents, or global ones.
         FitError: a value or gradient is not finite; parameters are as they were before that update.
         FitInterrupt: Ctrl-C, after the current step.
+        PpvaeError: more than one process.
     """
     require_pair(pair, "fit_mcem")
+    if (count := number_of_processes()) > 1:
+        raise PpvaeError(
+            f"fit_mcem: expected one process, found {count}: the chains of all data stand in one"
+            + try_one_of("one process", "fit, which several processes share")
+        )
     require_literal("on_interrupt", on_interrupt, OnInterrupt)
     require_integer("num_epochs", num_epochs, 0)
     require_integer("num_leapfrog", num_leapfrog, 1)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from .ascent import Ascent, Step
 from ..elbo import ELBO, PairWithEstimator
+from ..execution.processes import Processes
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, local_parameters, members_of, site_terms, structure
 from ...core.compile import Mode
 from ...core.errors import try_one_of
@@ -40,6 +41,7 @@ class Objective(Ascent):
         prior_names: names of the parameters under the weight prior.
         clip_norm: largest norm of the gradient, or None.
         mode: mode of capture.
+        processes: that share a batch, see :class:`Ascent`.
 
     Attributes:
         module: the pair, or the pair and the estimator's own module.
@@ -55,6 +57,7 @@ class Objective(Ascent):
         prior_names: frozenset[str],
         clip_norm: float | None,
         mode: Mode,
+        processes: Processes | None = None,
     ) -> None:
         self.elbo, self.ours = elbo, isinstance(elbo, ELBO)
         if not self.ours:
@@ -77,6 +80,7 @@ class Objective(Ascent):
             clip_norm=clip_norm,
             mode=mode,
             name="the training step",
+            processes=processes,
         )
 
     def check(self, x: Data) -> None:

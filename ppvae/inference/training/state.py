@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .objective import METRICS
+from ..execution.processes import Processes
 from ...core import ModelGuidePair, PpvaeError
 from ...core.errors import try_one_of
 from ...data import Minibatches
@@ -123,6 +124,7 @@ class TrainingState:
         best_elbo, best_epoch, best_parameters: the best validation bound, its epoch, and the parameters there.
         estimator: the estimator's own module, or None; of Monte Carlo EM, its chains.
         random_states: of PyTorch's generators, CPU and CUDA, at the end of the run; None while it runs.
+        processes: that train together.
     """
 
     pair: ModelGuidePair
@@ -140,6 +142,7 @@ class TrainingState:
     stop_reason: str = ""
     estimator: nn.Module | None = None
     random_states: tuple[Tensor, list[Tensor]] | None = None
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def epoch(self) -> int:
@@ -147,7 +150,7 @@ class TrainingState:
         return len(self.history)
 
     def stop(self, reason: str) -> None:
-        """Request the end of training after this epoch."""
+        """Request the end of training after this epoch; of several processes, what the first one requests counts."""
         self.stop_reason = reason
 
     def keep_random_states(self) -> None:
@@ -173,19 +176,27 @@ class TrainingState:
             "best_elbo": self.best_elbo,
             "best_epoch": self.best_epoch,
             "best_parameters": dict(self.best_parameters),
+            "processes": self.processes.count,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from :meth:`state_dict`; sets the current random state too.
 
         Raises:
-            PpvaeError: a schedule on one side only; or the state of another algorithm.
+            PpvaeError: a schedule on one side only; the state of another algorithm, or of another number of processes.
             DataError: the state of other data, or of another batch size.
         """
         if len(state["sums"]) != len(self.sums):
             raise PpvaeError(
                 "resume: the saved run was trained by another algorithm"
                 + try_one_of("fit for a state of fit, fit_mcem for one of fit_mcem")
+            )
+        then, now = int(state.get("processes", 1)), self.processes.count
+        if then != now:
+            raise PpvaeError(
+                f"resume: expected as many processes as trained the saved run, {then}, found {now}: each has noise of "
+                "its own, and the numbers would be others"
+                + try_one_of(f"torchrun --nproc-per-node {then}", f'resume={{**state, "processes": {now}}}, as asked')
             )
         if (self.schedule is None) != (state["schedule"] is None):
             raise PpvaeError("resume: the saved run and this one differ in having a learning-rate schedule")

@@ -12,8 +12,9 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .ascent import names_of_model
+from .ascent import Step, names_of_model
 from .changes import Changes
+from .data_parallel import require_equal_shares, require_same, require_sum_over_data, shapes
 from .loop import Loop
 from .objective import METRICS, Objective, diagnose
 from .options import (
@@ -31,7 +32,9 @@ from ..elbo import ELBO, TraceMeanFieldELBO
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
 from ..execution.arguments import require_estimator, require_integer, require_literal, require_pair
 from ..execution.placement import WORTH_RECORDING, Compile, choose_device, choose_mode, dtype_of, like_pair
+from ..execution.processes import Processes, together
 from ..execution.readiness import VALIDATION_CHUNK, check_training
+from ..execution.seeds import seed_generators, seed_of
 from ...core import Data, FitError, ModelGuidePair, members_of
 from ...core.errors import try_one_of
 from ...core.modes import evaluation_mode
@@ -72,6 +75,9 @@ def fit(
     captured once (:mod:`ppvae.core.compile`). The reported number is always the bound itself, in nats per datum, higher
     is better; weights of the KL, free bits, priors and surrogates do not enter it.
 
+    Inside an initialised process group of PyTorch the processes train together: each works on its share of every
+    minibatch, with noise of its own, and all move by the mean of their gradients.
+
     Args:
         pair: the pair.
         data: N training data: a Dataset, or what :func:`ppvae.data.as_dataset` reads (a tensor, an array, a mapping of
@@ -83,7 +89,8 @@ def fit(
         learning_rate: step size of a named optimiser.
         num_epochs: epochs.
         batch_size: M, or None for all data at every step; the default takes all of fewer than 100. A pair that has
-            parameters for every datum needs None.
+            parameters for every datum needs None. Of several processes it is what they do together, a multiple of their
+            number.
         groups: of every datum the number of its group, [N]: minibatches are of one group alone, spread evenly over an
             epoch, so that a rare group has steps of its own (under Adam such a step moves the parameters as far as
             any other). None mixes all.
@@ -117,10 +124,68 @@ def fit(
         PairError, DataError: the pair or the data break their contract.
         FitError: a value or gradient is not finite; parameters are as they were before that step. Or a callback
             replaced a parameter.
+        ProcessError: another process failed, was killed, or does not answer.
     """
+    require_literal("on_interrupt", on_interrupt, OnInterrupt)
+    with together() as processes, torch.random.fork_rng():
+        run = prepare(
+            pair,
+            data,
+            elbo=elbo,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            num_epochs=num_epochs,
+            batch_size=batch_size,
+            groups=groups,
+            validation=validation,
+            schedule=schedule,
+            clip_norm=clip_norm,
+            weight_prior=weight_prior,
+            kl_weight=kl_weight,
+            kl_warmup=kl_warmup,
+            schedules=schedules,
+            early_stopping=early_stopping,
+            seed=seed,
+            device=device,
+            compile=compile,
+            resume=resume,
+            processes=processes,
+        )
+        return run(callbacks, progress, on_interrupt)
+
+
+def prepare(
+    pair: ModelGuidePair,
+    data: Any,
+    *,
+    elbo: pyro.infer.elbo.ELBO | None,
+    optimizer: str | MakeOptimizer | PyroOptim,
+    learning_rate: float,
+    num_epochs: int,
+    batch_size: int | None,
+    groups: Tensor | None,
+    validation: Any,
+    schedule: MakeSchedule | None,
+    clip_norm: float | None,
+    weight_prior: Distribution | None,
+    kl_weight: KLWeight,
+    kl_warmup: KLWarmup | None,
+    schedules: Mapping[str, float | Schedule] | None,
+    early_stopping: EarlyStopping | None,
+    seed: int,
+    device: str,
+    compile: Compile,
+    resume: Mapping[str, Any] | None,
+    processes: Processes | None = None,
+) -> SVIRun:
+    """Check pair, data and options, and make the run that :func:`fit` starts; PyTorch's generator is seeded for it.
+
+    The arguments, and what is raised before the first step, are those of :func:`fit`; ``processes`` are those that
+    train together, None for this one alone.
+    """
+    processes = processes or Processes()
     require_pair(pair, "fit")
     require_estimator(elbo)
-    require_literal("on_interrupt", on_interrupt, OnInterrupt)
     require_integer("num_epochs", num_epochs, 0)
     require_integer("seed", seed, 0)
     if batch_size is not None:
@@ -136,51 +201,70 @@ def fit(
     scheduled = Scheduled(pair, kl_weight, kl_warmup, schedules)
     batch_size = rows_per_step(batch_size, len(dataset))
     batches = Minibatches(dataset, batch_size, seed=seed, groups=groups)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        dtype = dtype_of(pair)
-        size = batch_size or len(dataset)
-        mode = choose_mode(compile, max(WORTH_RECORDING, num_epochs * len(batches)))
-        with evaluation_mode(pair):
-            example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
-            held_out = check_training(pair, example, dataset, held_out, explicit=validation is not None)
-            if isinstance(estimator, ELBO):
-                estimator.check(pair, example)
-            scheduled.check(estimator, example)
-            names = names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
-            objective = Objective(
-                pair,
-                estimator,
-                num_data=len(dataset),
-                weight_prior=weight_prior,
-                prior_names=names,
-                clip_norm=clip_norm,
-                mode=mode,
-            )
-            objective.check(example)
-        torch_optimizer = make_optimizer(optimizer, learning_rate, objective.trainable.values())
-        state = TrainingState(
-            pair, torch_optimizer, schedule(torch_optimizer) if schedule is not None else None, batches
+    torch.manual_seed(seed)
+    require_equal_shares(batch_size, len(dataset), processes)
+    dtype = dtype_of(pair)
+    size = (batch_size or len(dataset)) // processes.count
+    mode = choose_mode(compile, max(WORTH_RECORDING, num_epochs * len(batches)))
+    with evaluation_mode(pair):
+        example = like_pair(dataset.batch(torch.arange(size, device=where), dtype=dtype), dtype)
+        held_out = check_training(pair, example, dataset, held_out, explicit=validation is not None)
+        if isinstance(estimator, ELBO):
+            estimator.check(pair, example)
+        scheduled.check(estimator, example)
+        names = names_of_model(pair, example) if weight_prior is not None else frozenset[str]()
+        objective = Objective(
+            pair,
+            estimator,
+            num_data=len(dataset),
+            weight_prior=weight_prior,
+            prior_names=names,
+            clip_norm=clip_norm,
+            mode=mode,
+            processes=processes,
         )
-        state.estimator = estimator.module if isinstance(estimator, ELBO) else None
-        validator = _validator(pair, estimator, held_out, mode) if held_out is not None else None
-        if resume is not None:
-            state.load_state_dict(resume)
-        inputs = example, torch.ones((), dtype=dtype, device=where)
-        changes = Changes(objective, torch_optimizer, inputs, [] if validator is None else [validator.terms.captured])
-        loop = _Run(state, objective, changes, validator, held_out, scheduled, early_stopping, num_epochs, seed, dtype)
-        return loop(callbacks, progress, on_interrupt)
+        objective.check(example)
+    torch_optimizer = make_optimizer(optimizer, learning_rate, objective.trainable.values())
+    state = TrainingState(
+        pair,
+        torch_optimizer,
+        schedule(torch_optimizer) if schedule is not None else None,
+        batches,
+        processes=processes,
+    )
+    state.estimator = estimator.module if isinstance(estimator, ELBO) else None
+    validator = _validator(pair, estimator, held_out, mode, processes) if held_out is not None else None
+    if resume is not None:
+        state.load_state_dict(resume)
+    inputs = example, torch.ones((), dtype=dtype, device=where)
+    if processes.count > 1:
+        require_sum_over_data(estimator, objective, inputs, processes)
+        parts = {"data": dataset, "validation data": held_out}
+        require_same(
+            processes,
+            {
+                **{name: part and part.fingerprint() for name, part in parts.items()},
+                **{"device": where.type, "elbo": type(estimator).__name__, "optimizer": type(torch_optimizer)},
+                **{"batch_size": batch_size, "steps of an epoch": len(batches), "num_epochs": num_epochs},
+                **{"seed": seed, "clip_norm": clip_norm},
+                **{"model or guide": shapes(objective.module), "state to resume from": state.step},
+            },
+        )
+        processes.copy_from_first([*objective.module.parameters(), *objective.module.buffers()])
+    changes = Changes(objective, torch_optimizer, inputs, [] if validator is None else [validator.terms.captured])
+    return SVIRun(state, objective, changes, validator, held_out, scheduled, early_stopping, num_epochs, seed, dtype)
 
 
-def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any) -> BoundEvaluator:
+def _validator(pair: ModelGuidePair, elbo: Any, data: Dataset, mode: Any, processes: Processes) -> BoundEvaluator:
     # Pyro's estimators give no per-datum terms; the bound they estimate is the same.
     ours = elbo if isinstance(elbo, ELBO) else TraceMeanFieldELBO(on_missing_kl="sample")
     # One evaluation per epoch does not pay for compilation.
     mode = "graph" if mode == "compiled" else mode
-    return BoundEvaluator(pair, ours, calls=1, chunk_size=min(VALIDATION_CHUNK, len(data)), compile=mode)
+    size = min(VALIDATION_CHUNK, len(data))
+    return BoundEvaluator(pair, ours, calls=1, chunk_size=size, compile=mode, processes=processes)
 
 
-class _Run(Loop):
+class SVIRun(Loop):
     """One call of :func:`fit`: the loop."""
 
     metric = "elbo"
@@ -203,16 +287,44 @@ class _Run(Loop):
         self.scheduled, self.early_stopping, self.seed = scheduled, early_stopping, seed
 
     def _step(self, x: Data, index: Tensor) -> Tensor:
+        weights = self.follow_schedules()
+        tensors = as_tensors(weights, torch.empty((), dtype=self.dtype, device=index.device))
+        before = self._random_state(self.processes.rank)
+        step = self.objective(self.processes.share(x), tensors)
+        if not math.isfinite(float(step.check)):
+            if self.processes.count > 1:
+                x, index, before, step = self._share_at_fault(x, index, tensors)
+            raise self.refusal(step.gradients, x, index, before, weights)
+        self.objective.apply(step, self.state.optimizer)
+        return torch.cat((step.metrics, step.gradient_norm[None]))
+
+    def follow_schedules(self) -> Weights:
+        """Set the scheduled buffers for the next step; the weight of the KL in it."""
         state = self.state
         time = state.epoch + state.steps_in_epoch / len(state.batches), state.step
-        weights = self.scheduled.weights(*time)
         self.scheduled.write(*time)
-        before = torch.get_rng_state()
-        step = self.objective(x, as_tensors(weights, torch.empty((), dtype=self.dtype, device=index.device)))
-        if not math.isfinite(float(step.check)):
-            self._refuse(step.gradients, x, index, before, weights)
-        self.objective.apply(step, state.optimizer)
-        return torch.cat((step.metrics, step.gradient_norm[None]))
+        return self.scheduled.weights(*time)
+
+    def _random_state(self, rank: int) -> Tensor:
+        """PyTorch's random state for this step; of several processes, each has one of its own.
+
+        It follows from the seed, the process and the step, so that a run goes on without the states of the others.
+        """
+        if self.processes.count > 1:
+            seed_generators(seed_of(self.seed, "process", rank, "step", self.state.step))
+        return torch.get_rng_state()
+
+    def _share_at_fault(self, x: Data, index: Tensor, weights: Any) -> tuple[Data, Tensor, Tensor, Step]:
+        """The rows, the random state and the step of the first process whose numbers are not finite.
+
+        Every process computes it for itself, so that all of them raise the same error.
+        """
+        for rank in range(self.processes.count):
+            share, before = self.processes.share(x, rank), self._random_state(rank)
+            step = self.objective.of_share(share, weights)
+            if not math.isfinite(float(step.check)):
+                break
+        return share, index.chunk(self.processes.count)[rank], before, step
 
     def _validate(self) -> BoundEstimate | None:
         if self.validator is None or self.held_out is None:
@@ -256,15 +368,15 @@ class _Run(Loop):
                 f"({state.best_elbo:.3f} nats per datum)"
             )
 
-    def _refuse(
+    def refusal(
         self, gradients: dict[str, Tensor], x: Any, index: Tensor, random_state: Tensor, weights: Weights
-    ) -> None:
-        """Raise an error that names the source; no parameter has changed yet."""
+    ) -> FitError:
+        """The error of a step that is not finite, which names the source; no parameter has changed yet."""
         state = self.state
         diagnosis = diagnose(state.pair, x, gradients, random_state)
         rows = ", ".join(map(str, index[:8].tolist()))
         buffers = {} if state.estimator is None else state.estimator.state_dict()
-        raise FitError(
+        return FitError(
             f"training stopped in step {state.step + 1} (epoch {state.epoch + 1}), which changed no parameter: "
             f"{diagnosis.message}; the batch holds rows {rows}{', ...' if len(index) > 8 else ''}"
             + try_one_of("a smaller learning_rate", "clip_norm=...", "data on the scale that the likelihood expects"),

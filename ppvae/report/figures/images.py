@@ -17,11 +17,14 @@ RANGE_ROWS = 200
 
 
 def shaped(x: Tensor, data: Dataset) -> Tensor | None:
-    """Data as [N, H, W] or, with three colours, [N, H, W, 3]; None where they are no pictures."""
+    """Data as [N, H, W] or, with three colours, [N, H, W, 3]; None where they are no pictures.
+
+    Rows [T, D] without an image_shape are sequences.
+    """
     shape = data.image_shape
     if shape is None:
         event = tuple(x.shape[1:])
-        if (len(event) == 3 and event[0] in (1, 3)) or len(event) == 2:
+        if len(event) == 3 and event[0] in (1, 3):
             shape = event
         else:
             return None

@@ -15,6 +15,7 @@ from .images import as_images
 from .picture import Picture, chart, of_site, tiles
 from .weights import weight_noise
 from ..common_data import columns_of, on_common_data
+from ..described import evidence_of
 from ..findings import ACTIVE, GRID, ReportData, kind_of
 from ..sites import LatentFindings, ObservedFindings
 from ...runs.evaluation.evaluation import Evaluation
@@ -41,8 +42,8 @@ def _learning_curve(report: ReportData) -> Picture | None:
         "learning_curve",
         "Learning curve",
         alt + " nats per datum.",
-        "The bound on log p(x), up is better. Where the two curves part, the model learns its training data by heart."
-        + (" The first epochs lie below the picture." if len(history) > 20 else ""),
+        f"The bound on {evidence_of(report.run.pair)}, up is better. Where the two curves part, the model learns its "
+        "training data by heart." + (" The first epochs lie below the picture." if len(history) > 20 else ""),
         charts.learning_curve,
         history,
         best,
@@ -199,7 +200,7 @@ def _estimates(report: ReportData) -> Picture | None:
     hollow = "" if all(row["vouched"] for row in rows) else " Hollow: cannot be trusted on all of these data."
     return chart(
         "estimates",
-        "Estimates of log p(x)",
+        f"Estimates of {evidence_of(report.run.pair)}",
         f"Interval chart, nats per datum: {means}.",
         "Each estimate with two standard errors of its noise. An arrow points to where the truth is expected: above a "
         f"lower bound, below an upper one.{over}{hollow}",

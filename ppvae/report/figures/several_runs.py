@@ -198,6 +198,61 @@ def curves_of(runs: SeveralRuns) -> Iterator[Picture]:
             )
 
 
+def spreads_of(runs: SeveralRuns) -> Iterator[Picture]:
+    """The mean of the learning curves over the seeds of each group, with its spread: one chart for each data set.
+
+    A mean is over all runs of its group at every epoch: after the end of the first of them there is none.
+    """
+    charts: dict[tuple[str, ...], dict[int, list[Curve]]] = {}
+    for place, group in enumerate(runs.groups):
+        curves = [curve for number in group.members if (curve := runs.curves[number]) is not None]
+        if len(curves) > 1 and len(curves) == len(group.members):
+            charts.setdefault(_judged_on(runs.runs[group.members[0]]), {})[place] = curves
+    for key, groups in charts.items():
+        ends = [f"{runs.groups[place].name} {mean_of(curves)}" for place, curves in groups.items()]
+        what = "validation" if all(c.validation for curves in groups.values() for c in curves) else "training"
+        yield chart(
+            f"spread-{next(iter(groups))}",
+            "Over seeds" + (f": {elide(key[0], 40)}" if len(charts) > 1 else ""),
+            f"Line chart of the mean bound over seeds on {what} data, at the end: {'; '.join(ends)}.",
+            f"The bound on {what} data: the mean over seeds, and one standard deviation of a single run to both sides.",
+            _spreads,
+            groups,
+            runs,
+            what,
+        )
+
+
+def _spreads(groups: Mapping[int, list[Curve]], runs: SeveralRuns, what: str, theme: Theme) -> Figure:
+    columns = 1 if theme.narrow else 2
+    figure = Figure(figsize=(theme.width, (250 + 19 * math.ceil(len(groups) / columns)) / 72), layout="constrained")
+    axes = figure.subplots()
+    handles = []
+    for place, curves in groups.items():
+        shortest = min(len(curve.train) for curve in curves)
+        lines = [(curve.train if what == "training" else curve.validation or [])[:shortest] for curve in curves]
+        values, times = np.array(lines), np.array(curves[0].samples[:shortest])
+        mean, deviation = values.mean(0), values.std(0, ddof=1)
+        colour = LABELS[place % len(LABELS)]
+        axes.fill_between(times, mean - deviation, mean + deviation, color=colour, alpha=0.25, lw=0)
+        handles += axes.plot(times, mean, color=colour, lw=1.7)
+    axes.set_ylim(*bounds_shown([curve for curves in groups.values() for curve in curves]))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("data seen")
+    axes.set_ylabel("bound, nats per datum")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    names = [elide(runs.groups[place].title, 34 if columns == 1 else 24) for place in groups]
+    figure.legend(handles, names, loc="outside lower left", ncols=columns)
+    return figure
+
+
+def mean_of(curves: Sequence[Curve]) -> str:
+    """The mean of the last values over seeds, with the standard deviation of a single run."""
+    last = np.array([(curve.validation or curve.train)[-1] for curve in curves])
+    return f"{signed(float(last.mean()), 3)} ± {last.std(ddof=1):.3f}"
+
+
 def _judged_on(run: Run) -> tuple[str, ...]:
     """The data whose bound a learning curve shows: only curves over the same can be compared."""
     digests = run.info.get("data", {})

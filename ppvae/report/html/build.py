@@ -14,28 +14,42 @@ import torch
 from markupsafe import Markup
 
 from .page import fill
-from .tables import aggregate_table, check_table, evaluation_table, site_table, time_table, topics_table
+from .tables import (
+    aggregate_table,
+    check_table,
+    evaluation_table,
+    filled_table,
+    layers_table,
+    site_table,
+    time_table,
+    topics_table,
+)
 from .verdict import over, verdict, warnings
 from ..common_data import on_common_data, tightest
+from ..described import described
 from ..figures.checks import CHECK_NAMES, check_pictures
+from ..figures.classes import class_pictures
 from ..figures.comparison import COMPARISON_NAMES, comparison_pictures
+from ..figures.counts import COUNT_NAMES, count_pictures
 from ..figures.decoded import decoded_pictures
 from ..figures.discrete import DISCRETE_NAMES, discrete_pictures
+from ..figures.filled import FILLED_NAMES, filled_pictures
 from ..figures.images import as_images
 from ..figures.picture import Picture, of_names
 from ..figures.pictures import pictures_of
+from ..figures.sequences import SEQUENCE_NAMES, sequence_pictures
 from ..figures.theme import LABELS
 from ..findings import FINE, ReportData, find
 from ... import __version__
-from ...models import BayesianPair, LatentModel
 from ...runs import Run
 from ...runs.storage.atomic import make_folder, write_bytes, write_text
 from ...runs.storage.folder import REPORT_LOCK, hold_lock
+from ...runs.training.provenance import command
 from ...runs.training.segments import describe
 
 _LEARNT = (
-    *("reconstructions", "samples", "manifold", "traversals", "latents", "interpolations", "by_class", "neighbours"),
-    "kl_per_dimension",
+    *("reconstructions", "samples", "manifold", "traversals", "latents", "interpolations", "class_samples", "by_class"),
+    *("layers", "neighbours", "kl_per_dimension"),
 )
 _LARGEST_DATA = 600_000  # bytes of the data's own pictures in the page
 
@@ -66,6 +80,10 @@ def write_report(
             **pictures_of(report),
             **decoded_pictures(report),
             **discrete_pictures(report),
+            **class_pictures(report),
+            **sequence_pictures(report),
+            **count_pictures(report),
+            **filled_pictures(report),
             **check_pictures(report),
             **comparison_pictures(report),
         }
@@ -105,6 +123,8 @@ def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None
         described=_described(run),
         sites=site_table(report),
         topics=topics_table(report),
+        layers=layers_table(report),
+        filled=filled_table(report),
         checks=check_table(report),
         aggregate=aggregate_table(report),
         times=time_table(report),
@@ -117,6 +137,9 @@ def render(report: ReportData, pictures: Mapping[str, Picture], out: Path | None
         CHECKED=of_names(pictures, CHECK_NAMES),
         COMPARED=COMPARISON_NAMES,
         DISCRETE=DISCRETE_NAMES,
+        SEQUENCES=SEQUENCE_NAMES,
+        COUNTS=COUNT_NAMES,
+        FILLED=FILLED_NAMES,
     )
 
 
@@ -145,8 +168,8 @@ def _headline(report: ReportData) -> list[dict[str, Any]]:
 
 def _described(run: Run) -> dict[str, Any] | None:
     """Graph and formulas of a model that is a description; None of another."""
-    pair = run.pair.pair if isinstance(run.pair, BayesianPair) else run.pair
-    if not isinstance(pair, LatentModel):
+    pair = described(run.pair)
+    if pair is None:
         return None
     drawing = pair.graph(len(run.data)).to_svg(standalone=False)
     return {"drawing": Markup(drawing), "formulas": list(pair.description.formulas().values())}
@@ -169,7 +192,15 @@ def _commands(report: ReportData, out: Path | None) -> list[tuple[str, str]]:
         if one is not None
         for row in one.rows
     ]
-    fit = ["ppvae", "fit", str(run.folder.recipe), "--out", "NEW_FOLDER", *threads, *pair]
+    fit = [
+        *command(int(run.info.get("processes", 1))),
+        "fit",
+        str(run.folder.recipe),
+        "--out",
+        "NEW_FOLDER",
+        *threads,
+        *pair,
+    ]
     # One command has one recipe.
     changed = bool(run.info.get("segments"))
     model = (

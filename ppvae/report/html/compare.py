@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from .compare_verdict import verdict_of_runs, verdict_over_seeds, warnings_of_ru
 from .page import fill, number
 from ..common_data import Difference, Mean, OverSeeds, RunComparison, SharedPart
 from ..figures.charts import label_of
-from ..figures.several_runs import curves_of, forest_of, seeds_of, side_of
+from ..figures.several_runs import curves_of, forest_of, seeds_of, side_of, spreads_of
 from ..figures.side_by_side import scatters_of, strips_of
 from ..findings import kind_of
 from ..several_runs import SeveralRuns, agreeing, differing, find_several
@@ -19,6 +21,9 @@ from ...core.errors import RunError
 from ...runs import Run
 from ...runs.evaluation.estimates import distinguish, order
 from ...runs.storage.atomic import write_text
+from ...runs.training.several import row_of_result
+
+_PARTS = ("train", "validation")
 
 
 def write_comparison(runs: Sequence[Run], *, out: Path | None = None, seed: int = 0, device: str = "auto") -> Path:
@@ -39,12 +44,12 @@ def write_comparison(runs: Sequence[Run], *, out: Path | None = None, seed: int 
     if len(runs) < 2:
         raise RunError("a comparison needs at least two runs")
     path = out or runs[0].folder.path.parent / "comparison.html"
-    write_text(path, render(find_several(runs, seed=seed, device=device)))
+    write_text(path, render(find_several(runs, seed=seed, device=device), path))
     return path
 
 
-def render(several: SeveralRuns) -> str:
-    """The page."""
+def render(several: SeveralRuns, path: Path | None = None) -> str:
+    """The page; with links to those of the runs where it is said where it is to stand."""
     return fill(
         "comparison.html",
         title="Comparison",
@@ -53,13 +58,34 @@ def render(several: SeveralRuns) -> str:
         verdict_over_seeds=verdict_over_seeds(several),
         warnings=warnings_of_runs(several),
         parts=[_part(part, several, place) for place, part in enumerate(several.parts)],
-        curves=list(curves_of(several)),
+        curves=[*spreads_of(several), *curves_of(several)],
+        bounds=_bounds(several, path),
         strips=list(strips_of(several)),
         scatters=list(scatters_of(several)),
         time=_time(several),
         differences=differing(several.runs) + _circumstances(several),
         same=agreeing(several.runs),
     )
+
+
+def _bounds(several: SeveralRuns, path: Path | None) -> dict[str, Any]:
+    """The bound of every run at the epoch of its parameters, with a link to its own page, and their mean over seeds."""
+    groups, rows = [], []
+    results = [row_of_result(run.recipe, run.info, run.history) if run.history else {} for run in several.runs]
+    for name, run, row in zip(several.names, several.runs, results, strict=True):
+        page = run.folder.report
+        link = os.path.relpath(page, path.parent) if path is not None and page.is_file() else ""
+        cells = [str(int(row["epoch"])) if row else "–", *(number(row.get(f"elbo_{part}"), 3) for part in _PARTS)]
+        rows.append((name, Path(link).as_posix() if link else "", [*cells, str(run.info.get("outcome", "–"))]))
+    for group in several.groups if several.has_seeds else ():
+        cells = [str(len(group.members))]
+        for part in _PARTS:
+            values = [results[n][f"elbo_{part}"] for n in group.members if f"elbo_{part}" in results[n]]
+            whole = len(values) == len(group.members)
+            spread = f" ± {number(statistics.stdev(values), 3)}" if len(values) > 1 else ""
+            cells.append(f"{number(statistics.fmean(values), 3)}{spread}" if values and whole else "–")
+        groups.append((group.name, cells))
+    return {"groups": groups, "rows": rows}
 
 
 def _part(part: SharedPart, several: SeveralRuns, place: int) -> dict[str, Any]:

@@ -12,11 +12,16 @@ from .page import fill, number
 from ..common_data import on_common_data
 from ..figures.charts import dimensions_of
 from ..figures.checks import TAIL, furthest, is_misfit
+from ..figures.theme import elide
 from ..findings import ACTIVE, ReportData
 from ..sites import LatentFindings, ObservedFindings
 from ...inference import PredictiveCheck
 from ...runs.evaluation.evaluation import Evaluation
 from ...runs.evaluation.simulation_check import sentence
+
+COLUMNS = 12
+"""Of a table of data, which a person can read."""
+R_HAT = 1.1
 
 
 def evaluation_table(evaluation: Evaluation | None) -> str:
@@ -124,7 +129,9 @@ def site_table(report: ReportData) -> str:
         found = report.latent.get(row.name)
         active = None if found is None else found.active
         units = "–" if active is None else f"{int((active > ACTIVE).sum())} of {len(active)}"
-        rows.append((row.name, ("observed" if row.route == "observed" else f"{row.scope} latent", log_p, kl, units)))
+        rows.append(
+            (elide(row.name, 40), ("observed" if row.route == "observed" else f"{row.scope} latent", log_p, kl, units))
+        )
     return fill("sites.html", rows=rows, kind=report.kind, active=ACTIVE)
 
 
@@ -137,6 +144,40 @@ def topics_table(report: ReportData) -> str:
     names = dimensions_of(found.site, found.shape)
     rows = [(names[i], (" ".join(report.topics.words[i]),)) for i in used]
     return fill("topics.html", rows=rows, count=len(found.active)) if rows else ""
+
+
+def layers_table(report: ReportData) -> str:
+    """KL of each layer of latents, and how much of the data it decides; empty where there are no layers."""
+    if not report.layers or report.sites is None:
+        return ""
+    last = report.layers[-1]
+    decided = [f"{held.share:.1%} ± {held.share_error:.1%}" for held in report.layers] + ["100 %"]
+    rows = []
+    for name, share in zip((*last.sites, *last.redrawn), decided, strict=True):
+        row = report.sites.site(name)
+        kl = number(row.kl, 2) + (f" ± {number(row.kl_error, 2)}" if row.kl_error else "")
+        rows.append((name, (kl, share.replace("%", " %").replace("  ", " "))))
+    return fill("layers.html", rows=rows, kind=report.kind)
+
+
+def filled_table(report: ReportData) -> str:
+    """Rows of data with gaps, filled; empty where there are none, or too many columns to be read."""
+    found = report.filled
+    if found is None or found.restoration is None or found.x.dim() != 2 or found.x.shape[1] > COLUMNS:
+        return ""
+    again, names = found.restoration, report.data.feature_names
+    rows = []
+    for place, datum in enumerate(found.rows.tolist()):
+        cells = []
+        for column, there in enumerate(found.present[place].tolist()):
+            spread = number(float(again.standard_deviation[place, column]), 2)
+            value = found.x[place, column] if there else again.mean[place, column]
+            cells.append((number(float(value), 2) + ("" if there else f" ± {spread}"), not there))
+        rows.append((str(datum + 1), cells))
+    worst = float(again.r_hat.max())
+    told = f"Its chains have not mixed: worst R-hat {worst:.2f}." if worst > R_HAT else ""
+    names = tuple(f"entry {i + 1}" for i in range(found.x.shape[1])) if names is None else names
+    return fill("filled.html", rows=rows, names=names, kind=report.kind, told=told)
 
 
 def time_table(report: ReportData) -> str:

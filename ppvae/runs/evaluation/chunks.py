@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from ..storage.atomic import make_folder, plain, sha256, write_bytes
 from ...core.errors import RunError
 from ...inference.evidence import ChunkKey, Estimate
+from ...inference.execution.processes import Processes
 
 _log = logging.getLogger("ppvae.runs")
 
@@ -28,18 +29,20 @@ _FIELDS = ("log_evidence", "standard_error", "effective_sample_size", "pareto_k"
 
 
 class ChunkFiles:
-    """A :class:`~ppvae.inference.evidence.ChunkStore` in a folder.
+    """A :class:`~ppvae.inference.evidence.SharedChunkStore` in a folder.
 
     Args:
         folder: of the files; made with the first.
         conditions: plain values: all that the numbers depend on, apart from the chunk.
+        processes: that share the chunks.
 
     Attributes:
-        seconds: the time that the chunks read from files took to compute.
+        seconds: the time that the chunks read from files took to compute, those of this process.
     """
 
-    def __init__(self, folder: Path, conditions: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, conditions: Mapping[str, Any], processes: Processes | None = None) -> None:
         self.folder = folder
+        self.processes = processes or Processes()
         self.conditions = plain(conditions)
         self.seconds = 0.0
         self._prefix = _digest(self.conditions)[:16]
@@ -60,7 +63,8 @@ class ChunkFiles:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
                 continue
-            self.seconds += seconds
+            if self.processes.takes(chunk.number):
+                self.seconds += seconds
             self._start = time.perf_counter()
             return estimate
         self._start = time.perf_counter()
@@ -80,6 +84,16 @@ class ChunkFiles:
         # Cloned: safetensors refuses tensors that share memory, such as one NaN for two diagnostics.
         content = safetensors.torch.save({name: value.clone().contiguous() for name, value in tensors.items()}, about)
         write_bytes(self.folder / f"{self._stem(key)}-{sha256(content)}.safetensors", content)
+
+    def rounds(self, num_chunks: int) -> Iterator[list[int]]:
+        """The chunks of this process; then, when all processes are here, those of the others.
+
+        Where these cannot be read, on a machine that has another disk, they are computed anew, to the same numbers.
+        """
+        own = [number for number in range(num_chunks) if self.processes.takes(number)]
+        yield own
+        self.processes.wait()
+        yield sorted(set(range(num_chunks)) - set(own))
 
     def discard(self) -> None:
         """Remove the chunks of these conditions, and the folder where it is empty."""

@@ -20,6 +20,7 @@ from ...inference import elbo
 from ...inference.elbo.evaluation import BoundEvaluator
 from ...inference.evidence import Evidence, EvidenceMethod
 from ...inference.execution.placement import choose_device, dtype_of, like_pair
+from ...inference.execution.processes import Processes
 
 REPEATS = 10
 """Independent evaluations of the bound, whose spread is its Monte Carlo error."""
@@ -100,9 +101,9 @@ def distinguish(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def bound_row(
-    run: Run, data: Dataset, seed: int, device: str, command: str = ""
+    run: Run, data: Dataset, seed: int, device: str, command: str = "", processes: Processes | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The bound of all data, as the mean over ten evaluations: its row, its columns."""
+    """The bound of all data, as the mean over ten evaluations, whose chunks processes share: its row, its columns."""
     start = time.perf_counter()
     where = choose_device(device)
     run.pair.to(where)
@@ -115,7 +116,8 @@ def bound_row(
         estimator = elbo.TraceELBO()
     chunk = min(1000, len(data))
     calls = REPEATS * math.ceil(len(data) / chunk)
-    evaluator = BoundEvaluator(run.pair, estimator, calls=calls, chunk_size=chunk, num_data=len(run.data))
+    options: dict[str, Any] = {"chunk_size": chunk, "num_data": len(run.data), "processes": processes}
+    evaluator = BoundEvaluator(run.pair, estimator, calls=calls, **options)
     bound = evaluator(data, seed, num_repeats=REPEATS)
     columns = {name: getattr(bound, name).double() for name in ("elbo", "reconstruction", "kl")}
     value = columns["elbo"]

@@ -44,6 +44,7 @@ from ...core.errors import RunError, try_one_of
 from ...data import Dataset
 from ...inference.evidence import Outcome, log_evidence
 from ...inference.execution.placement import choose_device, dtype_of, like_pair
+from ...inference.execution.processes import PATIENCE, Processes, together
 
 __all__ = [
     "CHUNK",
@@ -145,22 +146,25 @@ def evaluate(
     words += [word for method in all_methods for word in ("--method", method.text)]
     whole_command = shlex.join(words + _set_options(check_by_simulation=simulate))
     with (
-        hold_lock(run.folder, EVALUATION_LOCK) if write else nullcontext(),
+        together(PATIENCE) as processes,
+        hold_lock(run.folder, EVALUATION_LOCK) if write and processes.is_first else nullcontext(),
         _handle_signals(run.folder, whole_command, write),
     ):
+        say = say if processes.is_first else _quiet
         where = choose_device(device)
         conditions = _conditions(run, data, seed, where)
-        book = _EvaluationRecord(run, part, data, conditions, write)
+        _require_same(conditions, processes)
+        book = _EvaluationRecord(run, part, data, conditions, write and processes.is_first)
         if again:
             book.drop([key_of("elbo", seed), *(key_of(method.key, seed) for method in methods)])
-        if not book.keeps(key_of("elbo", seed), conditions, say):
-            row, columns = bound_row(run, data, seed, device, f"{command} --method elbo")
+        if not processes.of_first(book.keeps(key_of("elbo", seed), conditions, say)):
+            row, columns = bound_row(run, data, seed, device, f"{command} --method elbo", processes)
             book.add({**row, "conditions": conditions}, columns, say)
         sites = _weights_to_hold(run, weights, say) if methods or sandwich or weights is not None else None
-        place: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
+        place: dict[str, Any] = {"seed": seed, "device": device, "progress": progress and processes.is_first}
         size = CHUNK if chunk_size is None and where.type == "cpu" else chunk_size
         conditions = {**conditions, "chunk_size": size, "global_sites": sites}
-        if sandwich is not None and simulate is not None:
+        if sandwich is not None and simulate is not None and processes.is_first:
             whole = {**conditions, "simulated": simulate, "methods": [method.key for method in (sandwich, *methods)]}
             if again or not book.keeps_check(whole, say):
                 position = None if sites is None else "mean"
@@ -168,10 +172,11 @@ def evaluate(
                 check = check_by_simulation(run, data, methods, sandwich, simulate, **common)
                 book.add_check({**check, "conditions": whole, "command": whole_command})
         for method in methods:
-            files = ChunkFiles(run.folder.chunks, {**conditions, "method": method.table})
-            if again or book.keeps(key_of(method.key, seed), conditions, say):
+            files = ChunkFiles(run.folder.chunks, {**conditions, "method": method.table}, processes)
+            kept = book.keeps(key_of(method.key, seed), conditions, say)
+            if processes.is_first and (again or kept):
                 files.discard()  # a kill between the last row and this may have left some
-            if book.has(key_of(method.key, seed), conditions):
+            if processes.of_first(kept):
                 continue
             if write and len(files):
                 say(f"{method.label}: going on; chunks that are finished: {len(files)}")
@@ -183,8 +188,25 @@ def evaluate(
                 raise KeyboardInterrupt
             row, columns = evidence_row(method, evidence, seed, f"{command} --method {method.text}", files.seconds)
             book.add({**row, "conditions": conditions}, columns, say)
-            files.discard()
-        return book.values
+            processes.wait()  # all have read them
+            if processes.is_first:
+                files.discard()
+        return dict(processes.of_first(plain(book.values) if processes.count > 1 else book.values))
+
+
+def _quiet(line: str) -> None:
+    return None
+
+
+def _require_same(conditions: Mapping[str, Any], processes: Processes) -> None:
+    """Raise a RunError where the numbers of a process would be recorded under conditions that they do not have."""
+    first = processes.of_first(dict(conditions))
+    for name, value in conditions.items():
+        if first[name] != value:
+            raise RunError(
+                f"{name}: expected {first[name]}, as process 0 has it, found {value} in process {processes.rank}"
+                + try_one_of("processes on machines of one kind", "--device cpu", "--threads N for all of them")
+            )
 
 
 def _set_options(**options: int | str | None) -> list[str]:

@@ -33,6 +33,7 @@ class Info(Stored):
     versions: dict[str, str] = {}
     data: dict[str, str | None] = {}
     threads: int = 0
+    processes: int = Field(1, ge=1)
     machine: str = ""
     outcome: str = ""
     message: str = ""

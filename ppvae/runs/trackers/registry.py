@@ -107,6 +107,8 @@ class ResumableTracker(Callback):
         Raises:
             RunError: it cannot be opened.
         """
+        if not state.processes.is_first:
+            return
         try:
             self.tracker.on_start(state)
         except PpvaeError:
@@ -123,12 +125,13 @@ class ResumableTracker(Callback):
 
     def on_epoch(self, state: TrainingState) -> None:
         """Hand over the row of this epoch, once."""
-        if state.epoch > self.last_epoch or self.tracker.replaces:
+        if state.processes.is_first and (state.epoch > self.last_epoch or self.tracker.replaces):
             self._hand_over(state.history[-1])
 
     def on_end(self, state: TrainingState) -> None:
         """Close."""
-        self.tracker.on_end(state)
+        if state.processes.is_first:
+            self.tracker.on_end(state)
 
     def _hand_over(self, row: Mapping[str, float]) -> None:
         # Recorded first: a process killed in between omits an epoch rather than writing it twice.

@@ -20,6 +20,7 @@ from ..storage.atomic import plain, write_text
 from ..storage.checkpoint import save
 from ...core.errors import RunError, try_one_of
 from ...inference import Callback, TrainingState
+from ...inference.execution.processes import Processes
 
 Row = dict[str, float]
 
@@ -68,6 +69,8 @@ class MetricsFile(Callback):
 
     def on_start(self, state: TrainingState) -> None:
         """Write the rows of past epochs: after a crash the file may be ahead of the checkpoint, or end in mid-line."""
+        if not state.processes.is_first:
+            return
         write_text(self.path, "".join(_line(row) for row in state.history))
         try:
             self._file = self.path.open("a", encoding="utf-8")
@@ -76,7 +79,8 @@ class MetricsFile(Callback):
 
     def on_epoch(self, state: TrainingState) -> None:
         """Append the row of this epoch."""
-        assert self._file is not None
+        if self._file is None:  # another process writes it
+            return
         try:
             self._file.write(_line(state.history[-1]))
             self._file.flush()
@@ -139,6 +143,8 @@ class Checkpoints(Callback):
 
     def on_epoch(self, state: TrainingState) -> None:
         """Save where it is time to."""
+        if not state.processes.is_first:
+            return
         if state.best_epoch == state.epoch:
             best = state.best_parameters or state.pair.state_dict()
             self._best = (state.epoch, {name: value.detach().clone() for name, value in best.items()})
@@ -146,7 +152,9 @@ class Checkpoints(Callback):
             self.save(state)
 
     def save(self, state: TrainingState) -> None:
-        """Save now; the state must be between two steps."""
+        """Save now, in the first of several processes; the state must be between two steps."""
+        if not state.processes.is_first:
+            return
         start = time.monotonic()
         about = {**self.about, "epoch": state.epoch, "step": state.step, "stop_reason": state.stop_reason}
         save(self.folder, "last", state.step, state.state_dict(), about)
@@ -183,14 +191,15 @@ class StopOnSignal(Callback):
     """Ctrl-C, SIGTERM and SIGHUP end training after the step that is under way, with the state saved.
 
     A step is not interrupted, so the state is one between two steps, from which a run goes on bit for bit.
-    A second Ctrl-C stops at once, and leaves the previous checkpoint.
+    A second Ctrl-C stops at once, and leaves the previous checkpoint. Several processes stop after the same step.
 
     Args:
         save: called with the state.
+        processes: that train together.
     """
 
-    def __init__(self, save: Callable[[TrainingState], None]) -> None:
-        self._save = save
+    def __init__(self, save: Callable[[TrainingState], None], processes: Processes) -> None:
+        self._save, self._processes = save, processes
         self.signal: int | None = None
         self.saved = False
         self._before: dict[int, Any] = {}
@@ -211,17 +220,19 @@ class StopOnSignal(Callback):
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
+        self._processes.request_stop()
         with contextlib.suppress(OSError):  # the terminal is gone
-            os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
+            if self._processes.is_first:
+                os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
 
     def on_step(self, state: TrainingState) -> None:
         """Stop here, unless the epoch is complete: then its row comes first."""
-        if self.signal is not None and state.steps_in_epoch < len(state.batches):
+        if self._processes.stop_requested and state.steps_in_epoch < len(state.batches):
             self._stop(state)
 
     def on_epoch(self, state: TrainingState) -> None:
         """Stop here."""
-        if self.signal is not None:
+        if self._processes.stop_requested:
             self._stop(state)
 
     def _stop(self, state: TrainingState) -> None:

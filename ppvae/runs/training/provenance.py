@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,14 +20,21 @@ from ...data import Dataset
 _log = logging.getLogger("ppvae.runs")
 
 
-def about_run(data: Dataset) -> dict[str, Any]:
+def about_run(data: Dataset, num_processes: int = 1) -> dict[str, Any]:
     """The facts that a resumed run is compared by."""
     return {
         "versions": {**versions(), "python": platform.python_version()},
         "data": {name: part.fingerprint() for name, part in data.parts.items()},
         "threads": torch.get_num_threads(),
+        "processes": num_processes,
         "machine": platform.machine(),
     }
+
+
+def command(num_processes: int) -> list[str]:
+    """The words that start the command in so many processes of one machine."""
+    launcher = ["torchrun", "--nproc-per-node", str(num_processes), "-m"] if num_processes > 1 else []
+    return [*launcher, "ppvae"]
 
 
 def versions() -> dict[str, str]:
@@ -43,10 +51,14 @@ def compare(folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any], 
         before = old_versions.get(name) if isinstance(old_versions, Mapping) else None
         if before != now["versions"][name]:
             differences.append(f"{name} is {now['versions'][name]}, then {before}")
+    remedies = ["the versions and data of the run"] if differences else []
+    if (count := then.get("processes", 1)) != now["processes"]:
+        differences.append(f"processes: {now['processes']}, then {count}, each with noise of its own")
+        remedies.append(shlex.join([*command(int(count)), "fit", "--resume", str(folder.path)]))
     if differences and not force:
         raise RunError(
             f"{folder.path}: cannot be resumed to the same numbers: {'; '.join(differences)}"
-            + try_one_of("the versions and data of the run", "--force, for other numbers")
+            + try_one_of(*remedies, "--force, for other numbers")
         )
     for difference in differences:
         _log.warning("%s: %s; going on as asked", folder.path, difference)

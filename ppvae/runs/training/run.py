@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ from pyro.distributions import Normal
 from .forensics import save_dump
 from .history import Checkpoints, EpochCounter, MetricsFile, Row, RunInterrupt, StopOnSignal, read_history
 from .prepare import prepare
-from .provenance import about_run, clock, compare
+from .provenance import about_run, clock, command, compare
 from .restore import restore
 from .roles import labels_known
 from .segments import apply, differences, extend, refuse_edits, refuse_unchangeable
@@ -31,6 +32,7 @@ from ...core.errors import RunError, try_one_of
 from ...data import Dataset
 from ...data.registry import REGISTRY
 from ...inference import Callback, EarlyStopping, Fit, KLWarmup, fit
+from ...inference.execution.processes import Processes, together
 
 _log = logging.getLogger("ppvae.runs")
 
@@ -107,17 +109,23 @@ def train(
         RunInterrupt: Ctrl-C or SIGTERM; the state is saved.
         FitError, DataError, PairError: from training.
     """
-    folder = create(out, overwrite=overwrite)
-    with hold_lock(folder):
-        if not overwrite:  # another process may have trained here since
-            refuse_existing(folder)
-        recipe, data, new_pair = prepare(_anchor(recipe), pair)
-        folder.clear()
-        folder.sweep()
-        _write_recipe(folder, recipe, {})
-        if "pair" in recipe.model:
-            write_bytes(folder.path / "pair.py", split_spec(recipe.model["pair"])[0].read_bytes())
-        return _train(folder, recipe, data, new_pair, None, callbacks, progress, {})
+    with together() as processes:
+        if not processes.is_first:
+            processes.wait()  # data that have to be downloaded are, once
+            recipe, data, new_pair = prepare(anchored(recipe), pair)
+            return _train(RunFolder(Path(out)), recipe, data, new_pair, None, callbacks, progress, {}, processes)
+        folder = create(out, overwrite=overwrite)
+        with hold_lock(folder):
+            if not overwrite:  # another process may have trained here since
+                refuse_existing(folder)
+            recipe, data, new_pair = prepare(anchored(recipe), pair)
+            folder.clear()
+            folder.sweep()
+            _write_recipe(folder, recipe, {})
+            if "pair" in recipe.model:
+                write_bytes(folder.path / "pair.py", split_spec(recipe.model["pair"])[0].read_bytes())
+            processes.wait()
+            return _train(folder, recipe, data, new_pair, None, callbacks, progress, {}, processes)
 
 
 def resume(
@@ -138,17 +146,21 @@ def resume(
         changes: to the recipe, as for :meth:`Recipe.replace`, from here on: ``{"training": {"learning_rate": 1e-4}}``.
             They begin a new segment of the run, recorded in ``run.json`` and in every checkpoint.
         pair: as for :func:`train`.
-        force: go on although the data or a version changed.
+        force: go on although the data, a version or the number of processes changed.
         callbacks: further callbacks.
         progress: show a bar on a terminal, and elsewhere a line now and then.
 
     Raises:
-        RunError: nothing to resume; the recipe, the data, the file of the pair or a version has changed; a change that
-            needs a new run; or fewer epochs than it has.
+        RunError: nothing to resume; the recipe, the data, the file of the pair, a version or the number of processes
+            has changed; a change that needs a new run; or fewer epochs than it has.
     """
-    folder = find_run(path)
-    with hold_lock(folder):
-        folder.sweep()
+    with together() as processes, contextlib.ExitStack() as held:
+        if not processes.is_first:
+            processes.wait()  # for what it writes
+        folder = find_run(path)
+        if processes.is_first:
+            held.enter_context(hold_lock(folder))
+            folder.sweep()
         info = folder.read_info_if_whole()
         state: dict[str, Any] | None = None
         about: Mapping[str, Any] = {}
@@ -161,11 +173,14 @@ def resume(
         recipe, data, new_pair = prepare(recipe, pair, force=force)
         segments = list(about.get("segments", []))
         if state is not None:
-            compare(folder, about, about_run(data), force)
-            segments = extend(segments, about, differences(then, recipe))
+            compare(folder, about, about_run(data, processes.count), force)
+            segments = extend(segments, about, _changes(then, recipe, about, processes))
             apply(state, then, recipe)
-        _write_recipe(folder, recipe, info)
-        return _train(folder, recipe, data, new_pair, state, callbacks, progress, info, segments)
+            state["processes"] = processes.count  # compare has said what it had to
+        if processes.is_first:
+            _write_recipe(folder, recipe, info)
+            processes.wait()
+        return _train(folder, recipe, data, new_pair, state, callbacks, progress, info, processes, segments)
 
 
 def _recipe_to_resume(
@@ -180,6 +195,15 @@ def _recipe_to_resume(
     now = on_disk.replace(**(changes or {}))
     refuse_unchangeable(folder, then, now)
     return then, now
+
+
+def _changes(then: Recipe, now: Recipe, about: Mapping[str, Any], processes: Processes) -> dict[str, list[Any]]:
+    """What is another than at the last checkpoint, with both values."""
+    before = about.get("processes", 1)
+    return {
+        **differences(then, now),
+        **({"processes": [before, processes.count]} if before != processes.count else {}),
+    }
 
 
 def _digest(recipe: Recipe) -> str:
@@ -271,7 +295,7 @@ def _history(folder: RunFolder) -> list[Row]:
         return [dict(row) for row in state["history"]]
 
 
-def _anchor(recipe: Recipe) -> Recipe:
+def anchored(recipe: Recipe) -> Recipe:
     """Files of the user's by their absolute paths, so that a run can be loaded from any folder."""
     changes: dict[str, Any] = {}
     source = Path(recipe.data.source).expanduser()
@@ -293,11 +317,13 @@ def _train(
     callbacks: Iterable[Callback],
     progress: bool,
     info: Mapping[str, Any],
+    processes: Processes,
     segments: list[Any] | None = None,
 ) -> Run:
-    about = about_run(data)
+    about = about_run(data, processes.count)
     start = time.time()
-    folder.update_info(
+    note: Callable[..., None] = folder.update_info if processes.is_first else _write_nothing
+    note(
         **{**about, "outcome": "running", "message": "", "started": info.get("started", clock(start))},
         seed=recipe.seed,
         segments=segments or [],
@@ -307,7 +333,7 @@ def _train(
     table = recipe.training
     kept = {**about, "recipe": recipe.to_dict(), "segments": segments or []}
     checkpoints = Checkpoints(folder.checkpoints, table.num_epochs, kept)
-    stop = StopOnSignal(checkpoints.save)
+    stop = StopOnSignal(checkpoints.save, processes)
     seconds = float(info.get("seconds", 0.0))
     counter = EpochCounter()
     ours = [counter, MetricsFile(folder.metrics), checkpoints, *callbacks, stop]
@@ -316,10 +342,12 @@ def _train(
             result = _fit(recipe, pair, data, state, ours, progress)
     except PpvaeError as error:
         with contextlib.suppress(RunError):  # on a full disk neither can be written; the error itself matters more
-            dump = save_dump(folder, recipe, error) if isinstance(error, FitError) else None
+            dump = save_dump(folder, recipe, error) if isinstance(error, FitError) and processes.is_first else None
             if dump is not None:
                 error.args = (f"{error}\nThe step is kept; do it again with: ppvae replay {dump}",)
-            folder.update_info(outcome="failed", message=str(error), seconds=seconds + time.time() - start)
+            note(outcome="failed", message=str(error), seconds=seconds + time.time() - start)
+        if isinstance(error, FitError) and error.snapshot:
+            processes.wait()  # all have this error: torchrun ends the first one with the others
         raise
     except Exception as error:
         # The checksum is right, but the content does not fit: of another recipe, or written by hand.
@@ -330,7 +358,7 @@ def _train(
             + try_one_of("the recipe.toml of that checkpoint", "train the run anew, with --overwrite")
         ) from error
     outcome = result.outcome
-    folder.update_info(
+    note(
         outcome=outcome.code,
         message=outcome.message,
         finished=clock(time.time()),
@@ -339,11 +367,13 @@ def _train(
         steps=result.state.step,
         best_epoch=result.best_epoch,
     )
+    processes.wait()  # as torchrun ends the first one with the others
     if outcome.code == "interrupted":
         number = stop.signal or int(signal.SIGINT)
         remark = "its state is saved" if stop.saved else "the checkpoint before it is kept"
+        words = [*command(processes.count), "fit", "--resume", str(folder.path)]
         raise RunInterrupt(
-            f"{outcome.message}; {remark}; go on with: ppvae fit --resume {folder.path}",
+            f"{outcome.message}; {remark}; go on with: {shlex.join(words)}",
             signal=number,
             folder=folder.path,
             saved=stop.saved,
@@ -353,7 +383,12 @@ def _train(
     kind = (
         f"epoch {result.best_epoch}, the best on validation data" if best else f"epoch {len(result.history)}, the last"
     )
-    return Run(folder, recipe, pair, data, result.history, folder.read_info(), kind)
+    info = processes.of_first(folder.read_info() if processes.is_first else None)
+    return Run(folder, recipe, pair, data, result.history, info, kind)
+
+
+def _write_nothing(**values: Any) -> None:
+    return None
 
 
 def _fit(

@@ -17,6 +17,7 @@ from ppvae.core import ModelGuidePair, PairError, PpvaeError
 from ppvae.data import Dataset
 from ppvae.distributions import Categorical, DiagonalNormal, OneHotCategorical, StandardNormal
 from ppvae.inference import aggregate_posterior, posterior_checks
+from ppvae.inference.criticism.aggregate_posterior import _distances
 from ppvae.inference.criticism.posterior_checks import PredictiveCheck, Source
 from ppvae.models import VAE, FactorAnalysis, bayesianise, bernoulli_vae, multinomial_vae
 from ppvae.networks import MLP
@@ -398,3 +399,19 @@ def test_rows_of_classes_are_checked_by_their_shares() -> None:
     found = posterior_checks(pair, x, num_replicates=5)
     shares = {name: check.observed for name, check in found.items()}
     assert shares == pytest.approx({"share of class 0": 1 / 2, "share of class 2": 1 / 3, "share of class 1": 1 / 6})
+
+
+def test_the_distance_of_many_dimensions_is_that_of_kolmogorov_and_smirnov() -> None:
+    """Of each by scipy, with equal draws in one and draws that do not differ within a datum in another."""
+    generator = torch.Generator().manual_seed(0)
+    q, p = (torch.randn(6, 40, 4, generator=generator) * scale for scale in (1.3, 1.0))
+    q[..., 1], p[..., 1] = q[..., 1].round(), p[..., 1].round()
+    q[..., 2] = q[:1, :, 2]
+    distance, error, p_value = _distances(q, p)
+    for i in range(4):
+        every, one = (
+            stats.ks_2samp(part.flatten(), p[..., i].flatten(), method="asymp") for part in (q[..., i], q[0, :, i])
+        )
+        assert float(distance[i]) == pytest.approx(every.statistic, abs=1e-12)
+        assert float(p_value[i]) == pytest.approx(one.pvalue, rel=1e-9)
+    assert bool((error > 0).all()) and float(error[2]) > float(error[0])

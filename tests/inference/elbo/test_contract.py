@@ -140,6 +140,7 @@ FALSE_FACTS: dict[str, tuple[type[ELBOContract], bool]] = {
     "serves_scaled_sites": (TestVIMCO, True),
     "serves_all_values": (TestVIMCO, True),
     "serves_kl_per_site": (TestVIMCO, True),
+    "sums_over_data": (TestTrace, False),
 }
 """Of every fact, an estimator and a value that is false of it."""
 

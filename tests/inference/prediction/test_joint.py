@@ -28,7 +28,7 @@ from ppvae.inference import (
 from ppvae.inference.evidence import simulate_data
 from ppvae.inference.evidence.run import model_ready
 from ppvae.inference.execution.over_data import OverData
-from ppvae.models import VAE, FactorAnalysis, bernoulli_vae
+from ppvae.models import VAE, FactorAnalysis, MixtureOfFactorAnalysers, bernoulli_vae, semi_supervised_vae
 from ppvae.networks import MLP
 
 
@@ -130,7 +130,7 @@ def test_conditioning_is_that_of_a_joint_normal(compile: Any) -> None:
 def test_conditioning_far_from_the_prior_is_not_trusted() -> None:
     found = predict_given(Chain(), {"a": torch.tensor([0.0, 9.0])}, like=LIKE)
     assert found.trusted.tolist() == [True, False]
-    with pytest.raises(PpvaeError, match="expected the values of some observed sites, found none"):
+    with pytest.raises(PpvaeError, match="expected the values of some sites, found none"):
         predict_given(Chain(), {}, like=LIKE)
     with pytest.raises(PpvaeError, match="expected values of one length"):
         predict_given(Chain(), {"a": torch.zeros(2), "b": torch.zeros(3)}, like=LIKE)
@@ -282,3 +282,28 @@ def test_evidence_of_a_data_set_needs_draws() -> None:
 def test_latents_that_are_none_are_refused() -> None:
     with pytest.raises(PairError, match="expected a value for every local latent site, found none"):
         decode(FactorAnalysis(4, 2), {}, like=torch.zeros(2, 4))
+
+
+def test_given_a_class_that_is_summed_out_data_are_of_that_class() -> None:
+    """E[x | y = k] and Var[x | y = k] of a mixture of factor analysers, in closed form; its means vary by WW' alone."""
+    loc = torch.tensor([[-2.0, 0.0], [2.0, 1.0]])
+    loading, scale = torch.tensor([[[1.0], [0.5]], [[-1.0], [2.0]]]), torch.tensor([[0.5, 1.0], [1.0, 0.3]])
+    pair = MixtureOfFactorAnalysers.from_parameters(probs=[0.1, 0.9], loc=loc, loading=loading, scale=scale)
+    y, size = torch.tensor([1, 0, 1]), 4000
+    within = loading[y].square().sum(-1)
+    error = 5 * (2 * 2 / size) ** 0.5  # of a variance of resampled draws, relative
+    for kind, variance in (("sample", within + scale[y].square()), ("mean", within)):
+        options: dict[str, Any] = {"kind": kind, "num_samples": size, "num_draws": size}
+        found = predict_given(pair, {"y": y}, like=torch.zeros(1, 2), **options)
+        assert bool((found.effective_sample_size > size - 1).all())
+        assert bool(((found.mean - loc[y]).abs() < 5 * found.standard_error).all())
+        assert bool(((found.samples.var(0) / variance - 1).abs() < error).all())
+
+
+def test_a_given_site_that_is_masked_out_is_refused() -> None:
+    pair = semi_supervised_vae(4, 2, latent_dim=1, hidden=(3,))
+    x = {"x": torch.zeros(2, 4), "label": torch.tensor([1, -1])}
+    with pytest.raises(PairError, match="site 'label_observed' is masked out for datum 1"):
+        predict_given(pair, {"label_observed": torch.eye(2)}, like=x)
+    with pytest.raises(PairError, match="given: no observed site or local latent 'w'"):
+        predict_given(pair, {"w": torch.eye(2)}, like=x, site="x")
