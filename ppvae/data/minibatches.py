@@ -87,7 +87,12 @@ class Minibatches:
         return index
 
     def _draw_order(self, batch_size: int) -> Tensor:
-        """A permutation of all rows; what no batch of this epoch takes stands at its end."""
+        """A permutation of all rows; what no batch of this epoch takes stands at its end.
+
+        A batch of all rows has them in their own order, which a pair with parameters for every datum counts on.
+        """
+        if batch_size == len(self.data):
+            return torch.arange(batch_size, device=self.data.device)
         order = torch.randperm(len(self.data), generator=self.generator, device=self.data.device)
         if self.groups is None:
             return order

@@ -36,6 +36,12 @@ def test_every_row_is_left_out_equally_often() -> None:
     assert ((seen / epochs - expected).abs() < 4.5 * standard_error).all()
 
 
+def test_a_batch_of_all_rows_has_them_in_order() -> None:
+    """Row i of a parameter for every datum belongs to datum i."""
+    batches = Minibatches(ROWS, 10, seed=2)
+    assert [index.tolist() for _ in range(3) for index in batches.indices()] == [list(range(10))] * 3
+
+
 def test_groups_have_batches_of_their_own_spread_over_the_epoch() -> None:
     data, groups = Dataset(torch.arange(24.0)[:, None]), torch.tensor([7] * 5 + [3] * 19)
     batches = Minibatches(data, 2, seed=4, groups=groups)
