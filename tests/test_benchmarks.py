@@ -28,6 +28,7 @@ SMALLEST = {
     "evidence_memory": "--num-data 5 --num-chains 3 --num-temperatures 2",
     "deep_markov": "--small --batches 1 --rounds 1",
     "scaling": "--small --rounds 1",
+    "larger_than_memory": "--rounds 1 --limit 30000000",
     "small_fit": "--rounds 1 --epochs 1 --modes graph",
     "calibration": "--targets laplace --guides best --methods ImportanceSampling PriorSampling --num-data 3 --work {}",
 }

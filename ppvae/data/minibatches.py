@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -53,6 +56,8 @@ class Minibatches:
         self.generator = torch.Generator(device=data.device).manual_seed(seed)
         self.epoch = 0
         self.position = 0
+        self._ahead: Future[tuple[Tensor, Batch]] | None = None  # the next batch, which is being read
+        self._before_ahead: dict[str, Tensor | int] = {}  # the state that it is drawn from
         self._order = self._no_order() if batch_size else torch.arange(len(data), device=data.device)
 
     def __len__(self) -> int:
@@ -73,8 +78,32 @@ class Minibatches:
         while self.epoch == epoch:
             yield self.next_index()
 
+    def next_rows(self, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Batch]:
+        """The indices ``[M]`` of the next batch, and the batch; of a memory map the one after it is read meanwhile."""
+        if not self.data.memory_mapped:
+            index = self.next_index()
+            return index, self.data.batch(index, self.generator, dtype=dtype)
+        found = (self._ahead or self._read_ahead(dtype)).result()
+        self._read_ahead(dtype)
+        return found
+
+    def _read_ahead(self, dtype: torch.dtype | None) -> Future[tuple[Tensor, Batch]]:
+        self._ahead = None
+        self._before_ahead = self.state_dict()
+        index = self.next_index()
+        self._ahead = _reader().submit(lambda: (index, self.data.batch(index, self.generator, dtype=dtype)))
+        return self._ahead
+
+    def _forget_ahead(self) -> None:
+        """Stand again before the batch that is being read."""
+        if self._ahead is not None:
+            self._ahead.exception()  # until it is read: it may draw from the generator
+            self._ahead = None
+            self.load_state_dict(self._before_ahead)
+
     def next_index(self) -> Tensor:
         """The indices ``[M]`` of the next batch; runs on from epoch to epoch."""
+        self._forget_ahead()
         if self.batch_size is None:
             self.epoch += 1
             return self._order
@@ -111,6 +140,8 @@ class Minibatches:
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """The state that the next batch depends on: tensors and whole numbers, for safetensors and JSON."""
+        if self._ahead is not None:
+            return dict(self._before_ahead)
         return {
             "generator": self.generator.get_state(),
             "order": self._order.clone() if self.batch_size and self.position else self._no_order(),
@@ -126,6 +157,9 @@ class Minibatches:
         Raises:
             DataError: the state is of other data, of another batch size, or of another kind of device.
         """
+        if self._ahead is not None:
+            self._ahead.exception()
+            self._ahead = None
         here = self.state_dict()
         missing = sorted(here.keys() - state.keys())
         if missing:
@@ -157,6 +191,16 @@ class Minibatches:
     def _no_order(self) -> Tensor:
         """The order between two epochs, which is not drawn yet."""
         return torch.empty(0, dtype=torch.int64, device=self.data.device)
+
+
+@cache
+def _reader() -> ThreadPoolExecutor:
+    """The thread that reads from disks."""
+    return ThreadPoolExecutor(1, thread_name_prefix="ppvae-reader")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reader.cache_clear)  # a process that was forked has no other threads
 
 
 def _checked(groups: Tensor, data: Dataset, batch_size: int | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,27 @@ def test_every_row_is_left_out_equally_often() -> None:
     expected = 8 / 10
     standard_error = (expected * (1 - expected) / epochs) ** 0.5
     assert ((seen / epochs - expected).abs() < 4.5 * standard_error).all()
+
+
+@given(calls=st.lists(st.sampled_from(["rows", "index", "state", "resume"]), max_size=30), dynamic=st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_what_is_read_ahead_is_what_would_be_read(calls: list[str], dynamic: bool) -> None:
+    space, kind = ("unit", "dynamic") if dynamic else ("real", "none")
+    data = Dataset(torch.rand(10, 3), value_space=space, binarization=kind)  # type: ignore[arg-type]
+    plain, ahead = (Minibatches(one, 4, seed=7) for one in (data, replace(data, memory_mapped=True)))
+    for call in calls:
+        if call == "rows":
+            (index, batch), (found, rows) = plain.next_rows(), ahead.next_rows()
+            assert torch.equal(found, index) and torch.equal(rows, batch)  # type: ignore[arg-type]
+        elif call == "index":
+            assert torch.equal(ahead.next_index(), plain.next_index())
+        elif call == "state":
+            one, other = plain.state_dict(), ahead.state_dict()
+            assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
+        else:
+            resumed = Minibatches(ahead.data, 4, seed=0)
+            resumed.load_state_dict(ahead.state_dict())
+            ahead = resumed
 
 
 def test_a_batch_of_all_rows_has_them_in_order() -> None:

@@ -158,9 +158,8 @@ class Loop(ABC):
 
     def next_batch(self) -> tuple[Data, Tensor]:
         """The next minibatch, and its rows of the data."""
-        batches = self.state.batches
-        index = batches.next_index()
-        return like_pair(batches.data.batch(index, batches.generator, dtype=self.dtype), self.dtype), index
+        index, x = self.state.batches.next_rows(dtype=self.dtype)
+        return like_pair(x, self.dtype), index
 
     def count(self, metrics: Tensor) -> None:
         """Count a step that was made, and add what it says to the sums."""
