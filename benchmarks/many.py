@@ -30,9 +30,9 @@ from ppvae.models import bernoulli_vae
 RESULTS = Path(__file__).parent / "results"
 CASES: dict[str, tuple[int, dict[str, Any], int, str]] = {
     # values of a datum, the sizes of the networks, epochs, mode
-    "64-50-2, graph": (64, {"hidden": (50,), "latent_dim": 2}, 100, "graph"),
-    "64-50-2, compiled": (64, {"hidden": (50,), "latent_dim": 2}, 100, "compiled"),
-    "784-500-20, graph": (784, {"hidden": (500,), "latent_dim": 20}, 10, "graph"),
+    "64-50-2,graph": (64, {"hidden": (50,), "latent_dim": 2}, 100, "graph"),
+    "64-50-2,compiled": (64, {"hidden": (50,), "latent_dim": 2}, 100, "compiled"),
+    "784-500-20,graph": (784, {"hidden": (500,), "latent_dim": 20}, 10, "graph"),
 }
 
 

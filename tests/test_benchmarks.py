@@ -21,6 +21,7 @@ SMALLEST = {
     "baselines": "--rounds 1 --steps 1 --modes graph",
     "semi_supervised": "--rounds 1 --steps 1",
     "processes": "--rows 20 --epochs 2",
+    "many": "--rounds 1 --ways stacked --cases 64-50-2,graph",
     "hmc": "--rounds 1",
     "checkpoint": "--epochs 2",
     "quick": "--only factor-analysis --epochs 1",

@@ -116,7 +116,8 @@ def test_observed_sites_are_drawn_together_and_given_each_other(page: dict[str, 
     pair, x = page["two_views"], rows(page["views"], 4)
     names = generate(pair, 4, like=x, site="name", kind="sample")
     assert torch.equal(names.sum(-1), torch.ones(4))
-    found = predict_given(pair, {"name": x["name"]}, like=x, site="picture", num_samples=50)
+    named = x | {"has_name": torch.ones(4, dtype=torch.bool)}
+    found = predict_given(pair, {"name": x["name"]}, like=named, site="picture", num_samples=50)
     assert found.mean.shape == (4, 64) and bool(((found.mean > 0) & (found.mean < 1)).all())
     filled = inpaint(pair, x, site="picture", num_steps=4, num_burn_in=1).mean
     here = x["has_picture"]

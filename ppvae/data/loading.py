@@ -87,9 +87,7 @@ def load(
         if validation or test or key is not None or gaps:
             raise DataError(
                 f"{name}: has a fixed split and known arrays; validation, test, key and gaps are for files."
-                + try_one_of(
-                    "leave them out", "0 for a part to be without", "load(...).take(n) for fewer training rows"
-                )
+                + try_one_of("leave them out", "load(...).take(n) for fewer training rows")
             )
         arrays, image_shape = read_set(name, base_url=base_url), REGISTRY[name].image_shape
     else:

@@ -169,6 +169,6 @@ def test_few_labels_go_further() -> None:
     for estimator in (elbo.TraceELBO(), elbo.WithClassifier(weight=10.0)):
         torch.manual_seed(0)
         pair = semi_supervised_vae(64, 10, latent_dim=2, hidden=(30,))
-        fit(pair, few, elbo=estimator, num_epochs=15, learning_rate=5e-3, compile="eager", progress=False)
+        fit(pair, few, elbo=estimator, num_epochs=6, learning_rate=5e-3, compile="eager", progress=False)
         accuracy.append(discrete_posterior(pair, held_out).accuracy(digits.test.labels))
     assert accuracy[1] > accuracy[0] + 0.2
