@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
 from torch import Tensor
 
 from ppvae.inference import evidence, log_evidence
+
+from .cells import Found
 
 
 def mean_of(values: Tensor) -> list[float]:
@@ -34,6 +37,15 @@ def side_by_side(pair: Any, data: Any, methods: Mapping[str, evidence.EvidenceMe
     }
 
 
-def ranked(values: Mapping[str, float]) -> str:
-    """Names from the highest value to the lowest."""
-    return " > ".join(sorted(values, key=values.__getitem__, reverse=True))
+def order(found: Found, parts: Iterable[str]) -> str:
+    """From the best algorithm to the worst by AIS, where several have seen as many samples of as many data."""
+    lines = []
+    for num_train in sorted({cell["num_train"] for cell in found.values()}):
+        cells = [cell for cell in found.values() if "estimates" in cell and cell["num_train"] == num_train]
+        common = set.intersection(*(set(cell["estimates"]) for cell in cells)) if len(cells) > 1 else set[str]()
+        for at, part in product(sorted(common, key=int), parts):
+            values = {cell["algorithm"]: cell["estimates"][at][part]["AIS"]["mean"][0] for cell in cells}
+            best = " > ".join(sorted(values, key=values.__getitem__, reverse=True))
+            lines.append(f"{num_train:,} training data, {int(at):,} samples, {part}: {best}")
+    published = "**Which is best, by AIS** (published: 1,000, 10,000,000, test: MCEM > AEVB > wake-sleep)."
+    return f"{published} {'; '.join(lines)}." if lines else ""
