@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ def count_findings(
         notes.append(f"residuals: of no count {EXPECTED:g} or more is expected, and the others show nothing")
         return found
     share, error = shares(level, shown)
-    return CountFindings(*moments[0], *moments[1], share, error, int(shown.sum()))
+    return replace(found, share=share, share_error=error, num_levels=int(shown.sum()))
 
 
 def shares(level: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:

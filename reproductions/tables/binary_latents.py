@@ -22,9 +22,8 @@ TITLE = "Binary latents: VIMCO and Concrete"
 WORDS = """Fixed binarisation, 200 units of -1 and 1, maps that are linear (200H-784V) or have two layers of 200 tanh
 (200H~784V), 5 particles, M = 64, Adam 1e-3. Concrete is trained as the relaxed model, with the bound of 5 particles,
 and evaluated as the network of coins with the same weights; VIMCO trains the coins themselves. log p(x) is that of the
-first 500 test data by importance sampling with 5000 draws (published: all of them with 50,000, after 1e7 steps, which
-is a hundred times as many as here). ± is the standard error over data; "trusted" counts the data whose weights pass
-the check of their tail."""
+first 500 test data by importance sampling with 5000 draws (published: all of them with 50,000, after 1e7 steps). ± is
+the standard error over data; "trusted" counts the data whose weights pass the check of their tail."""
 SHAPES: dict[str, list[int]] = {"200H-784V": [], "200H~784V": [200, 200]}
 ESTIMATORS: dict[str, dict[str, Any]] = {
     "VIMCO": {"name": "vimco", "num_particles": 5},

@@ -15,6 +15,7 @@ from ppvae.report.figures.theme import LIGHT
 from ppvae.runs import Recipe
 
 from ..cells import Bench, Cell, Found, Pictures, Size, samples_axis
+from ..evidences import mean_of
 from ..pages import table
 from ..training import data_of, first_rows, points, train_to
 
@@ -68,7 +69,7 @@ def of_words(log_p: Tensor, data: Dataset) -> dict[str, Any]:
     n, log_p = x.sum(-1), log_p.double()
     ordered = log_p - (torch.lgamma(n + 1) - torch.lgamma(x + 1).sum(-1))
     return {
-        "bound": [float(ordered.mean()), float(ordered.std()) / len(x) ** 0.5],
+        "bound": mean_of(ordered),
         "per document": float((-ordered / n).mean().exp()),
         "corpus": float((-ordered.sum() / n.sum()).exp()),
     }

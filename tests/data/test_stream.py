@@ -25,6 +25,19 @@ class Stream(IterableDataset[torch.Tensor]):
         return iter(torch.as_tensor(ROWS))
 
 
+class Columns:
+    """What of a data set of Hugging Face is used."""
+
+    def with_format(self, kind: str) -> Columns:
+        assert kind == "numpy"
+        return self
+
+    def iter(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+        for start in range(0, 300, batch_size // 40):
+            part = FRAME[start : start + batch_size // 40]
+            yield {column: part[column].to_numpy() for column in part}
+
+
 def in_files(folder: Path) -> list[Path]:
     paths = [folder / f"{part}.parquet" for part in range(3)]
     for part, path in enumerate(paths):
@@ -43,6 +56,7 @@ def arrow(folder: Path) -> Any:
     [
         (in_files, True),
         (arrow, True),
+        (lambda _: Columns(), True),
         (lambda _: arrow(_).to_reader(max_chunksize=70), True),
         (lambda _: (FRAME[k : k + 70] for k in range(0, 300, 70)), True),
         (lambda _: TensorDataset(torch.as_tensor(ROWS), torch.as_tensor(LABELS)), True),
