@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from contracts.runs import newest
@@ -53,7 +54,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["demo"], ["fit"], ["evaluate"], ["sample"], ["restore"], ["report"], ["data"], ["data", "list"]]
+    "words",
+    [
+        [],
+        ["demo"],
+        ["fit"],
+        ["evaluate"],
+        ["sample"],
+        ["restore"],
+        ["report"],
+        ["data"],
+        ["data", "list"],
+        ["data", "convert"],
+    ],
 )
 def test_help_has_an_example(words: list[str]) -> None:
     text = good(*words, "--help")
@@ -166,6 +179,18 @@ def test_sample_writes_an_array_or_a_picture(run: Path, tmp_path: Path) -> None:
     good("sample", run, "-n", 7, "--out", tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     assert call("sample", run, "--out", tmp_path / "x.gif").exit_code == 1
+
+
+def test_tables_become_one_mapped_file(tmp_path: Path) -> None:
+    rows = np.random.RandomState(0).rand(30, 2)
+    parts = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
+    for part, path in zip(np.split(rows, 2), parts, strict=True):
+        pd.DataFrame(part, columns=["a", "b"]).to_parquet(path)
+    assert not good("data", "convert", *parts, tmp_path / "rows.npy")  # what it says goes to stderr
+    assert np.array_equal(np.load(tmp_path / "rows.npy"), rows)
+    refused = call("data", "convert", tmp_path / "rows.npy", tmp_path / "again.npy")
+    assert refused.exit_code == 1 and "of files, .parquet is read piece by piece" in refused.output
+    assert not (tmp_path / "again.npy").exists()
 
 
 def test_data_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Stream:
 
 
 def seed_generators(seed: int) -> None:
-    """Seed the generators that a step draws from; ``torch.manual_seed`` takes hundreds of times as long."""
+    """Seed the generators that a step draws from, and none of the other devices that ``torch.manual_seed`` visits."""
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(seed)
