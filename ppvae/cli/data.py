@@ -42,11 +42,18 @@ def list_(json: Json = False) -> None:
 def convert(
     sources: Annotated[list[Path], typer.Argument(help="Parquet files of one schema, in their order.")],
     target: Annotated[Path, typer.Argument(help="The .npy file to write.")],
+    json: Json = False,
 ) -> None:
     """Write tables larger than memory to a .npy file, which is mapped and read as training needs its rows."""
+    import numpy as np
+
     from ..data import write_npy
 
-    say(f"wrote {write_npy(sources, target)}")
+    path = write_npy(sources, target)
+    shape = np.load(path, mmap_mode="r").shape
+    say(f"wrote {path}, {' x '.join(map(str, shape))}")
+    if json:
+        emit({"path": path, "shape": shape})
 
 
 def _sizes(sizes: tuple[int, int, int]) -> str:

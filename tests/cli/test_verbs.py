@@ -186,6 +186,8 @@ def test_tables_become_one_mapped_file(tmp_path: Path) -> None:
     parts = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
     for part, path in zip(np.split(rows, 2), parts, strict=True):
         pd.DataFrame(part, columns=["a", "b"]).to_parquet(path)
+    said = json.loads(good("data", "convert", *parts, tmp_path / "rows.npy", "--json"))
+    assert said == {"path": str(tmp_path / "rows.npy"), "shape": [30, 2]}
     assert not good("data", "convert", *parts, tmp_path / "rows.npy")  # what it says goes to stderr
     assert np.array_equal(np.load(tmp_path / "rows.npy"), rows)
     refused = call("data", "convert", tmp_path / "rows.npy", tmp_path / "again.npy")
