@@ -35,17 +35,19 @@ find the posterior its curve is too low, by as much as the table says."""
 
 
 def cells(size: Size) -> list[Cell]:
-    """A curve each."""
-    return [
+    """A curve each, and one with another step size than the chosen one."""
+    several = [
         Cell(f"{num_train}-{algorithm}", partial(curve, num_train, algorithm))
         for num_train in ((200,) if size.quick else (1000, 50_000))
         for algorithm in ALGORITHMS
     ]
+    other = Cell("at-0.1-1000-wake-sleep", partial(curve, 1000, "wake-sleep", rate=0.1))
+    return several if size.quick else [*several, other]
 
 
-def curve(num_train: int, algorithm: str, bench: Bench) -> None:
+def curve(num_train: int, algorithm: str, bench: Bench, rate: float | None = None) -> None:
     """Train on so many data; at 1e5, 1e6, ... samples the published estimator, at the end all of them."""
-    bench.keep(num_train=num_train, algorithm=algorithm)
+    bench.keep(num_train=num_train, algorithm=algorithm if rate is None else f"{algorithm}, step size {rate}")
     quick = bench.size.quick
     recipe = paper_recipe(bench.size, "digits" if quick else "mnist", 3, ESTIMATORS.get(algorithm, ESTIMATORS["AEVB"]))
     recipe = recipe.replace(data={"num_train": num_train}, model={"hidden": [20 if quick else 100]})
@@ -59,7 +61,8 @@ def curve(num_train: int, algorithm: str, bench: Bench) -> None:
             bench.keep(curve=rows)
 
     choose, train = (choose_mcem_step_size, train_mcem_to) if algorithm == "MCEM" else (choose_step_size, train_to)
-    pair, samples = train(bench, recipe.replace(training={"learning_rate": choose(bench, recipe)}), at_mark)
+    recipe = recipe.replace(training={"learning_rate": rate or choose(bench, recipe)})
+    pair, samples = train(bench, recipe, at_mark)
     if str(samples) not in bench.found.get("estimates", {}):
         methods = {name: METHODS[name] for name in [*METHODS][: 2 if algorithm == "MCEM" else 3]}  # it has no encoder
         few = {name: first_rows(part, 20 if quick else 200) for name, part in parts.items()}
@@ -96,7 +99,9 @@ def page(found: Found) -> str:
     curves, sides = [], []
     for cell in found.values():
         for samples, row in sorted(cell.get("curve", {}).items(), key=lambda item: int(item[0]))[-2:]:
-            published = EVIDENCE.get((cell["num_train"], cell["algorithm"]), {}) if int(samples) == 10**7 else {}
+            published = (
+                EVIDENCE.get((cell["num_train"], cell["algorithm"].split(",")[0]), {}) if int(samples) == 10**7 else {}
+            )
             values = [f"{row[part][0]:.1f} ± {row[part][1]:.1f}" for part in PARTS]
             beside = [f"{value:.1f} ({row[part][0] - value:+.1f})" for part, value in published.items()] or ["", ""]
             curves.append((f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", *values, *beside))
