@@ -32,9 +32,15 @@ FIGURES = (
     "decomposition",
     "restoration",
 )
-
-
-TABLES = ("semi_supervised", "nvdm", "sparse_gamma", "binary_latents", "chorales")
+TABLES = (
+    "dynamic_mnist",
+    "semi_supervised",
+    "planar_flows",
+    "nvdm",
+    "sparse_gamma",
+    "chorales",
+    "binary_latents",
+)
 PAGES = {
     "paper": Page("The paper, figure by figure", "paper", FIGURES),
     "tables": Page("Published tables", "tables", TABLES),

@@ -115,14 +115,14 @@ def best_step_size(bench: Bench, recipe: Recipe, objective: Callable[[Recipe], f
 
 
 def train_to(bench: Bench, recipe: Recipe, visit: Callable[[Any, int], None]) -> tuple[ModelGuidePair, int]:
-    """Train, or go on with a run where it stopped, until so many data were seen, with a visit at every mark."""
+    """Train, or go on where it stopped, until so many data were seen or it stopped early; visits at every mark."""
     folder, data = bench.folder / "run", data_of(recipe)
     epochs = math.ceil(bench.size.samples / len(data))
     callbacks = [AtMarks(len(data), bench.size.samples, visit)]
-    done = len(load_run(folder).history) if (folder / "checkpoints").exists() else 0
-    if done >= epochs:
-        run = load_run(folder)
-    elif done:
+    before = load_run(folder) if (folder / "checkpoints").exists() else None
+    if before is not None and (len(before.history) >= epochs or before.info.get("outcome") == "early stopping"):
+        run = before
+    elif before is not None and before.history:
         run = resume(folder, num_epochs=epochs, callbacks=callbacks)
     else:
         run = train(recipe.replace(training={"num_epochs": epochs}), folder, overwrite=True, callbacks=callbacks)
@@ -130,6 +130,7 @@ def train_to(bench: Bench, recipe: Recipe, visit: Callable[[Any, int], None]) ->
         recipe=run.recipe.to_dict(),
         data={name: part.fingerprint() for name, part in run.data.parts.items()},
         seed=run.recipe.seed,
+        ended=run.info["outcome"],
     )
     return run.pair, len(run.history) * len(data)
 
