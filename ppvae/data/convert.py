@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -167,6 +167,14 @@ def _type_name(value: object) -> str:
 
 def _from_numpy(value: object, what: str) -> Tensor:
     if not isinstance(value, np.ndarray):
+        if isinstance(value, Iterator):
+            raise DataError(
+                f"{what}: {_type_name(value)} can be read once, and its length is not known; training takes epochs."
+                + try_one_of(
+                    'ppvae.data.write_npy(source, "rows.npy"), whose rows are read as they are needed',
+                    "np.concatenate(list(source)), where memory holds them",
+                )
+            )
         raise DataError(
             f"{what}: expected a tensor or an array, found {_type_name(value)}."
             + try_one_of(

@@ -224,6 +224,10 @@ def frame_with(**columns: Any) -> pd.DataFrame:
         (Items(lambda i: {"x": X[i]} if i < 256 else {"y": X[i]}), "items hold ['x'] at first, and ['y'] later"),
         (Items(lambda i: X[i], 0), "a data set without items"),
         (
+            (X[i : i + 5] for i in range(0, 300, 5)),
+            "data: builtins.generator can be read once, and its length is not known",
+        ),
+        (
             DataLoader(Items(lambda i: X[i]), sampler=WeightedRandomSampler([1.0] * 5, 5)),
             "WeightedRandomSampler as sampler",
         ),

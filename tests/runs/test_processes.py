@@ -100,6 +100,15 @@ def test_a_verb_that_is_not_shared_says_so_once(ppvae: Ppvae, tmp_path: Path) ->
     assert said(ppvae, before).count("report: expected one process, found 2") == 1
 
 
+def test_several_runs_are_not_shared(ppvae: Ppvae, tmp_path: Path) -> None:
+    """Each rank would start all of them, in one folder."""
+    before = len(ppvae.log.read_text())
+    words = ("--seeds", "2", "--out", str(tmp_path / "several"))
+    assert ppvae.together("fit", str(recipe_in(tmp_path)), *words) == [1, 1]
+    assert said(ppvae, before).count("expected one process to start them, found 2 of torchrun") == 1
+    assert not (tmp_path / "several").exists()
+
+
 @pytest.mark.slow
 def test_killed_ten_times(ppvae: Ppvae, tmp_path: Path) -> None:
     recipe, whole, moments = recipe_in(tmp_path), tmp_path / "whole", random.Random(0)

@@ -32,6 +32,7 @@ from ..storage.folder import RunFolder
 from ...core import PpvaeError
 from ...core.errors import RunError, try_one_of
 from ...inference import Callback
+from ...inference.execution.processes import number_of_processes
 from ...inference.execution.progress import progress_bar
 from ...inference.execution.workers import cores, in_processes
 
@@ -232,9 +233,10 @@ def train_several(
         progress: show a bar on a terminal, and elsewhere a line now and then.
 
     Raises:
-        RunError: the folder exists and holds something else.
+        RunError: the folder exists and holds something else, or this is one of several processes of torchrun.
         RunInterrupt: Ctrl-C or SIGTERM; each run has saved its state.
     """
+    _require_one_process()
     path = Path(out)
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file" + try_one_of("another --out"))
@@ -270,10 +272,20 @@ def resume_several(
         pair, callbacks, threads, progress: as for :func:`train_several`.
 
     Raises:
-        RunError: nothing is left to do.
+        RunError: nothing is left to do, or this is one of several processes of torchrun.
         RunInterrupt: as for :func:`train_several`.
     """
+    _require_one_process()
     return _run(read_several(path), pair, num_epochs, callbacks, threads, progress)
+
+
+def _require_one_process() -> None:
+    if (count := number_of_processes()) > 1:
+        raise RunError(
+            f"several runs: each is trained in a process of its own, on one machine: expected one process to start "
+            f"them, found {count} of torchrun"
+            + try_one_of("the same command without torchrun", "torchrun for one run at a time")
+        )
 
 
 def _run(
