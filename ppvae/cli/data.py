@@ -50,7 +50,7 @@ def convert(
     from ..data import write_npy
 
     path = write_npy(sources, target)
-    shape = np.load(path, mmap_mode="r").shape
+    shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
     say(f"wrote {path}, {' x '.join(map(str, shape))}")
     if json:
         emit({"path": path, "shape": shape})

@@ -135,15 +135,14 @@ class Loop(ABC):
         # Not by the epoch of the batches, which after the last step is the next one: a run stopped there, in a callback
         # or in the validation, resumes with the rest of this epoch.
         while state.steps_in_epoch < steps:
+            before = state.step
             with self.interruptions.step():
-                x, index = self.next_batch()
-                self.count(self._step(x, index))
-                rows += len(index)
+                rows += self._advance(1 if on_step else steps - state.steps_in_epoch)
             if on_step:
                 self.after_step(callbacks)
             if self.processes.stop_requested and state.steps_in_epoch < steps:
                 raise KeyboardInterrupt
-            if state.step % 20 == 0 and not bar.disable:
+            if state.step // 20 > before // 20 and not bar.disable:
                 rate = rows / (time.perf_counter() - start)
                 mean = float(state.sums[0]) / state.steps_in_epoch
                 bar.set_postfix_str(f"{self.metric} {mean:.2f} nats/datum, {rate:,.0f} data/s")
@@ -155,6 +154,12 @@ class Loop(ABC):
             text += f", validation {state.history[-1]['elbo_validation']:.2f}"
         bar.set_postfix_str(f"{text} nats/datum, {rows / seconds:,.0f} data/s")
         self.after_epoch(callbacks)
+
+    def _advance(self, most: int) -> int:
+        """Make the next step, or the next ones, at most so many; the number of rows that they used."""
+        x, index = self.next_batch()
+        self.count(self._step(x, index))
+        return len(index)
 
     def next_batch(self) -> tuple[Data, Tensor]:
         """The next minibatch, and its rows of the data."""

@@ -80,7 +80,10 @@ def make_optimizer(
     if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
         raise PpvaeError(f"learning_rate: expected a positive, finite number, found {learning_rate!r}")
     # One kernel for all parameters: otherwise the step of a small network is mostly launch time.
-    return _OPTIMIZERS[optimizer](parameters, lr=learning_rate, fused=True)  # type: ignore[call-arg]
+    options: dict[str, Any] = {"fused": True}
+    if optimizer in ("adam", "adamw") and any(parameter.is_cuda for parameter in parameters):
+        options["capturable"] = True  # by a CUDA graph
+    return _OPTIMIZERS[optimizer](parameters, lr=learning_rate, **options)  # type: ignore[call-arg]
 
 
 def _from_pyro(optimizer: PyroOptim, parameters: list[nn.Parameter]) -> Optimizer:
