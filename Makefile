@@ -25,7 +25,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 PYTEST := OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults fuzz check format docs picture paper paper-quick tables tables-quick bench clean distclean
+.PHONY: help install demo test test-slow test-gpu faults fuzz check format docs picture paper paper-quick tables tables-quick bench clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -50,6 +50,10 @@ test: $(STAMP) ## the test suite
 
 test-slow: $(STAMP) ## the checks that take minutes (none selected, pytest's status 5, is no failure)
 	$(PYTEST) -m slow --timeout 1800 $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+test-gpu: $(STAMP) ## on a GPU: its own tests, and those of models, distributions and inference with all tensors there
+	$(PYTEST) -n 0 tests/test_gpu.py $(PYTEST_ARGS)
+	PPVAE_TEST_DEVICE=cuda $(PYTEST) -n 0 -m "not slow" tests/models tests/distributions tests/inference $(PYTEST_ARGS)
 
 faults: $(STAMP) ## put deliberate faults into the files that compute numbers: does a test fail for each?
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run.py $(FAULTS_ARGS)

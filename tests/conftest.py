@@ -15,6 +15,9 @@ from contracts.processes import Ppvae
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)  # test processes run side by side, and seeded numbers depend on the thread count
 
+if device := os.environ.get("PPVAE_TEST_DEVICE"):  # of `make test-gpu`: tensors and pairs of the tests stand there
+    torch.set_default_device(device)
+
 VALIDATION = (
     "validate_distributions_pyro",
     "validate_distributions_torch",

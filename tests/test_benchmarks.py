@@ -23,6 +23,7 @@ SMALLEST = {
     "processes": "--rows 20 --epochs 2",
     "many": "--rounds 1 --ways stacked --cases 64-50-2,graph",
     "hmc": "--rounds 1",
+    "gpu": "--device cpu --small",
     "checkpoint": "--epochs 2",
     "quick": "--only factor-analysis --epochs 1",
     "estimators": "--only training --epochs 1",
