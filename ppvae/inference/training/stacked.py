@@ -22,7 +22,7 @@ from .interrupt import BetweenSteps
 from .loop import watches_steps
 from .scheduled import Weights, as_tensors
 from .state import Callback, Fit, FitOutcome
-from .svi import SVIRun
+from .svi_run import SVIRun
 from ..execution.progress import progress_bar
 from ..execution.seeds import Stream
 from ...core import Data, FitError
