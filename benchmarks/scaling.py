@@ -132,13 +132,14 @@ def resident(key: str) -> float:
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def growth(knob: tuple[int, ...], values: list[float]) -> dict[str, float]:
+def growth(knob: tuple[int, ...], values: list[float]) -> dict[str, float | None]:
     """The exponent over the upper half of the range, and the knee of a line through all of it."""
     k, y = np.array(knob, float), np.array(values)
     upper = slice(min(len(k) // 2, len(k) - 2), None)
     exponent = np.polyfit(np.log(k[upper]), np.log(np.maximum(y[upper], 1e-9)), 1)[0]
     slope, constant = np.polyfit(k, y, 1, w=1 / np.maximum(y, 1e-9))
-    return {"exponent": float(exponent), "knee": float(max(constant, 0.0) / slope) if slope > 0 else math.inf}
+    knee = float(max(constant, 0.0) / slope) if slope > 0 else None  # None: it does not grow
+    return {"exponent": float(exponent), "knee": knee}
 
 
 def against_products(rounds: int, num_data: int, draws: int) -> dict[str, float]:
@@ -188,10 +189,11 @@ def main() -> None:
             seconds = [row["seconds"] for row in rows]
             found = {"values": values, "rows": rows, **growth(values, seconds)}
             result["work"].setdefault(name, {})[knob] = found
+            knee = "none" if found["knee"] is None else f"{found['knee']:.0f}"
             peaks = [row["bytes"] / 2**20 for row in rows]
             print(
                 f"{name:<20} {knob:<10} {values[0]:>6} {values[-1]:>6} {seconds[0]:>8.3f} {seconds[-1]:>9.3f} "
-                f"{found['exponent']:>9.2f} {found['knee']:>8.0f} {peaks[0]:>7.0f} {peaks[-1]:>8.0f}",
+                f"{found['exponent']:>9.2f} {knee:>8} {peaks[0]:>7.0f} {peaks[-1]:>8.0f}",
                 flush=True,
             )
     if "products".startswith(options.only):

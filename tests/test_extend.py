@@ -104,7 +104,7 @@ def assert_done(done: subprocess.CompletedProcess[str]) -> None:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package and its tests, with what all the pages add."""
     root = tmp_path_factory.mktemp("extended")
-    for name in ("ppvae", "tests"):
+    for name in ("ppvae", "tests", "reproductions"):  # what the type checker is told to read
         shutil.copytree(ROOT / name, root / name, ignore=IGNORED)
     shutil.copy(ROOT / "pyproject.toml", root)
     for page in PAGES:

@@ -107,9 +107,20 @@ def _observed(
             continue
         number = info.shape[0] if len(info.shape) == 1 else int(member.max()) + 1
         if len(info.shape) <= 1 and 2 <= number <= MOST:
+            here = _with(pair, data, info.name)
+            if not len(here):
+                return None  # a category that no datum has
+            like = Dataset(data.batch(here[:1].expand(number)))
             values = class_values(torch.arange(number), info.shape, torch.get_default_dtype())
-            return _findings(info.name, "known", number, _predict(pair, {info.name: values}, data, site, options))
+            return _findings(info.name, "known", number, _predict(pair, {info.name: values}, like, site, options))
     return None
+
+
+def _with(pair: ModelGuidePair, data: Dataset, name: str) -> Tensor:
+    """The rows, among the first thousand, that have an observed variable."""
+    rows = torch.arange(min(len(data), 1000))
+    there = pair.gaps(data.batch(rows)).get(name)
+    return rows if there is None else there.flatten(1).all(1).nonzero().flatten()
 
 
 def _predict(

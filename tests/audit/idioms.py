@@ -735,6 +735,7 @@ IDIOMS: dict[str, Idiom] = {
         "two plates of the length of the batch around all observations",
         _four_by_four,
         evidence=evidence_of_four,
+        mean=lambda x: torch.cat([x, x[:, :1]], 1) / (1 + SCALE**2),
         note="the one over data is that whose entries follow the rows of x, or `from_callables(..., data_plate=...)`",
     ),
     "crossed": Idiom(
