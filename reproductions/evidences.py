@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ppvae.inference import evidence, log_evidence
 
 from .cells import Found
+from .pages import table
 
 
 def mean_of(values: Tensor) -> list[float]:
@@ -25,9 +26,12 @@ def estimated(pair: Any, data: Any, method: evidence.EvidenceMethod) -> list[flo
 
 
 def side_by_side(pair: Any, data: Any, methods: Mapping[str, evidence.EvidenceMethod], base: str) -> dict[str, Any]:
-    """By each method the mean, that of its difference from one of them, and how many data it vouches for."""
+    """By each method the mean, that of its difference from one of them, and how many data it vouches for.
+
+    Of that one the value for each datum too, so that pairs can be compared on the same data.
+    """
     found = {name: log_evidence(pair, data, method=method, progress=False) for name, method in methods.items()}
-    return {
+    sides: dict[str, Any] = {
         name: {
             "mean": mean_of(estimate.log_evidence),
             "less": mean_of(estimate.log_evidence - found[base].log_evidence),
@@ -35,17 +39,27 @@ def side_by_side(pair: Any, data: Any, methods: Mapping[str, evidence.EvidenceMe
         }
         for name, estimate in found.items()
     }
+    sides[base]["values"] = [round(value, 4) for value in found[base].log_evidence.tolist()]
+    return sides
 
 
 def order(found: Found, parts: Iterable[str]) -> str:
-    """From the best algorithm to the worst by AIS, where several have seen as many samples of as many data."""
+    """From the best algorithm to the worst by AIS, with what lies between two neighbours on the same data."""
     lines = []
     for num_train in sorted({cell["num_train"] for cell in found.values()}):
         cells = [cell for cell in found.values() if "estimates" in cell and cell["num_train"] == num_train]
-        common = set.intersection(*(set(cell["estimates"]) for cell in cells)) if len(cells) > 1 else set[str]()
-        for at, part in product(sorted(common, key=int), parts):
-            values = {cell["algorithm"]: cell["estimates"][at][part]["AIS"]["mean"][0] for cell in cells}
-            best = " > ".join(sorted(values, key=values.__getitem__, reverse=True))
-            lines.append(f"{num_train:,} training data, {int(at):,} samples, {part}: {best}")
-    published = "**Which is best, by AIS** (published: 1,000, 10,000,000, test: MCEM > AEVB > wake-sleep)."
-    return f"{published} {'; '.join(lines)}." if lines else ""
+        for at, part in product(sorted({at for cell in cells for at in cell["estimates"]}, key=int), parts):
+            values = {
+                c["algorithm"]: Tensor(c["estimates"][at][part]["AIS"]["values"]) for c in cells if at in c["estimates"]
+            }
+            names = sorted(values, key=lambda name: float(values[name].mean()), reverse=True)
+            steps = [mean_of(values[one] - values[other]) for one, other in pairwise(names)]
+            words = "".join(f" > {name} by {m:.1f} ± {e:.1f}" for name, (m, e) in zip(names[1:], steps, strict=True))
+            if words:
+                lines.append((f"{num_train:,}", f"{int(at):,}", part, names[0] + words))
+    head = ("N_train", "samples seen", "data", "by AIS, nats per datum on the same data")
+    return (
+        f"**Which is best** (published, 1,000, 10,000,000, test: MCEM > AEVB > wake-sleep).\n\n{table(head, lines)}"
+        if lines
+        else ""
+    )

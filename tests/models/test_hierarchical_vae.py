@@ -115,7 +115,13 @@ def test_evidence_methods_agree(links: Links) -> None:
     x = torch.bernoulli((torch.rand(200, 1).round() * torch.linspace(0.1, 0.8, 8) + 0.1).expand(200, 8))
     options = {"prior": priors.vamp(4), "activation": "tanh"}
     pair = hierarchical_vae(8, latent_dims=(2, 1), hidden=(8, 8), links=links, **options)  # type: ignore[arg-type]
-    how = {"num_epochs": 8 if links == "all" else 40, "batch_size": 50, "learning_rate": 1e-2, "compile": "eager", "progress": False}
+    how = {
+        "num_epochs": 8 if links == "all" else 40,
+        "batch_size": 50,
+        "learning_rate": 1e-2,
+        "compile": "eager",
+        "progress": False,
+    }
     result = fit(pair, x, elbo=elbo.TraceELBO(), **how)  # type: ignore[arg-type]
     assert result.history[-1]["elbo_train"] > result.history[0]["elbo_train"]
     one = log_evidence(pair, x[:4], method=evidence.ImportanceSampling(2000), compile="eager", progress=False)

@@ -100,6 +100,23 @@ def test_early_stopping_gives_the_best_parameters_back(small: Recipe, tmp_path: 
         resume(tmp_path / "run")
 
 
+def test_a_run_that_a_callback_ends_is_saved(small: Recipe, tmp_path: Path) -> None:
+    """Before its first checkpoint is due: the parameters are those of the run, and it goes on as if never ended."""
+
+    def enough(state: TrainingState) -> None:
+        if state.epoch == 2:
+            state.stop("enough")
+
+    run = train(small.replace(training={"num_epochs": 9}), tmp_path / "run", callbacks=[enough], progress=False)  # type: ignore[list-item]
+    assert (len(run.history), run.info["message"]) == (2, "enough")
+    loaded = load_run(tmp_path / "run")
+    assert len(loaded.history) == 2
+    assert checkpoint.same(dict(loaded.pair.state_dict()), dict(run.pair.state_dict()))
+    rest = resume(tmp_path / "run", num_epochs=3, progress=False)
+    whole = train(small.replace(training={"num_epochs": 3}), tmp_path / "whole", progress=False)
+    assert checkpoint.same(dict(rest.pair.state_dict()), dict(whole.pair.state_dict()))
+
+
 def test_binarisation_is_chosen_where_the_likelihood_needs_it(
     small: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -139,6 +139,7 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path, num_epochs: int, about: dict[str, Any], *, every: float = 5.0) -> None:
         self.folder, self.num_epochs, self.about, self.every = folder, num_epochs, about, every
         self._best: tuple[int, dict[str, Any]] | None = None
+        self._step: int | None = None  # of the last one saved
         self._next = time.monotonic() + every
 
     def on_epoch(self, state: TrainingState) -> None:
@@ -151,6 +152,11 @@ class Checkpoints(Callback):
         if state.epoch >= self.num_epochs or state.stop_reason or time.monotonic() >= self._next:
             self.save(state)
 
+    def on_end(self, state: TrainingState) -> None:
+        """Save where a later callback ended the run, after its last epoch was passed over here."""
+        if state.stop_reason and state.step != self._step:
+            self.save(state)
+
     def save(self, state: TrainingState) -> None:
         """Save now, in the first of several processes; the state must be between two steps."""
         if not state.processes.is_first:
@@ -158,6 +164,7 @@ class Checkpoints(Callback):
         start = time.monotonic()
         about = {**self.about, "epoch": state.epoch, "step": state.step, "stop_reason": state.stop_reason}
         save(self.folder, "last", state.step, state.state_dict(), about)
+        self._step = state.step
         if self._best is not None:
             epoch, parameters = self._best
             row = state.history[epoch - 1]
