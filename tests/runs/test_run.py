@@ -107,7 +107,7 @@ def test_a_run_that_a_callback_ends_is_saved(small: Recipe, tmp_path: Path) -> N
         if state.epoch == 2:
             state.stop("enough")
 
-    run = train(small.replace(training={"num_epochs": 9}), tmp_path / "run", callbacks=[enough], progress=False)  # type: ignore[list-item]
+    run = train(small.replace(training={"num_epochs": 9}), tmp_path / "run", callbacks=[enough], progress=False)
     assert (len(run.history), run.info["message"]) == (2, "enough")
     loaded = load_run(tmp_path / "run")
     assert len(loaded.history) == 2

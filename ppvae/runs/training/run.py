@@ -31,8 +31,9 @@ from ...core import FitError, ModelGuidePair, PpvaeError
 from ...core.errors import RunError, try_one_of
 from ...data import Dataset
 from ...data.registry import REGISTRY
-from ...inference import Callback, EarlyStopping, Fit, KLWarmup, fit
+from ...inference import EarlyStopping, Fit, KLWarmup, fit
 from ...inference.execution.processes import Processes, together
+from ...inference.training.state import AnyCallback
 
 _log = logging.getLogger("ppvae.runs")
 
@@ -90,7 +91,7 @@ def train(
     *,
     pair: Any = None,
     overwrite: bool = False,
-    callbacks: Iterable[Callback] = (),
+    callbacks: Iterable[AnyCallback] = (),
     progress: bool = True,
 ) -> Run:
     """Train a recipe into a new run folder.
@@ -101,7 +102,7 @@ def train(
         pair: for a recipe with ``model.pair``: the class, function or instance that its file defines
             (:func:`ppvae.runs.member_of` runs the file); a recipe alone never runs code.
         overwrite: replace a run in that folder.
-        callbacks: further callbacks of :func:`ppvae.inference.fit`.
+        callbacks: further callbacks, or functions, of :func:`ppvae.inference.fit`.
         progress: show a bar on a terminal, and elsewhere a line now and then.
 
     Raises:
@@ -135,7 +136,7 @@ def resume(
     changes: Mapping[str, Any] | None = None,
     pair: Any = None,
     force: bool = False,
-    callbacks: Iterable[Callback] = (),
+    callbacks: Iterable[AnyCallback] = (),
     progress: bool = True,
 ) -> Run:
     """Go on with a run from its last checkpoint, to the numbers of a run that was never interrupted, bit for bit.
@@ -314,7 +315,7 @@ def _train(
     data: Dataset,
     pair: ModelGuidePair,
     state: Mapping[str, Any] | None,
-    callbacks: Iterable[Callback],
+    callbacks: Iterable[AnyCallback],
     progress: bool,
     info: Mapping[str, Any],
     processes: Processes,
@@ -396,7 +397,7 @@ def _fit(
     pair: ModelGuidePair,
     data: Dataset,
     state: Mapping[str, Any] | None,
-    callbacks: list[Callback],
+    callbacks: list[AnyCallback],
     progress: bool,
 ) -> Fit:
     table = recipe.training
