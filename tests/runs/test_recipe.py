@@ -269,7 +269,7 @@ def test_a_number_of_thousands_of_digits_is_refused_by_the_name_of_its_file(tmp_
 
 
 @pytest.mark.parametrize("model", ["bernoulli-vae", "gaussian-vae"])
-@pytest.mark.parametrize("part", ["prior", "posterior"])
+@pytest.mark.parametrize("part", ["prior", "posterior", "init"])
 def test_every_prior_and_posterior_is_built_from_a_recipe(model: str, part: str) -> None:
     data = load("digits", binarize="static")
     small = {"num_components": 3, "num_transforms": 2, "hidden": [4], "rank": 1}
@@ -284,6 +284,18 @@ def test_every_prior_and_posterior_is_built_from_a_recipe(model: str, part: str)
         counted, _ = count_parameters(recipe.model, {"event_shape": 64})
         flow = name in ("flow", "iaf", "coupling", "spline")  # which zuko cannot build without values
         assert counted == (0 if flow else sum(value.numel() for value in sizes)), name
+
+
+def test_a_recipe_says_how_the_weights_start() -> None:
+    data = load("digits", binarize="static")
+    scales = {}
+    for init in ({"name": "paper", "scale": 0.01}, "paper", "he"):
+        recipe = Recipe.from_dict({"model": {"name": "bernoulli-vae", "hidden": [500], "init": init}})
+        torch.manual_seed(0)
+        scales[str(init)] = float(build_model(recipe.model, data).posterior.head.trunk.layers[0].weight.detach().std())
+    assert list(scales.values()) == pytest.approx([0.01, 0.1, (2 / 64) ** 0.5], rel=0.02)
+    with pytest.raises(RunError, match="unknown init 'het': did you mean 'he'"):
+        Recipe.from_dict({"model": {"name": "bernoulli-vae", "init": "het"}})
 
 
 def test_a_vamp_prior_of_a_recipe_has_the_range_of_the_data() -> None:

@@ -21,7 +21,7 @@ from ...core.errors import PpvaeError, RunError, try_one_of
 from ...data import Dataset
 from ...inference import elbo
 from ...inference import evidence as evidence_methods
-from ...models import likelihoods, posteriors, priors
+from ...models import initializers, likelihoods, posteriors, priors
 
 FROM_DATA = ("event_shape", "data_dim", "image_shape", "num_classes")
 """Arguments of a model that come from the data."""
@@ -42,8 +42,9 @@ def model_entries() -> dict[str, Entry]:
 
 @cache
 def part_entries() -> dict[str, dict[str, Entry]]:
-    """What the arguments "prior", "posterior" and "likelihood" of a model can be, by name."""
+    """What the arguments "prior", "posterior", "likelihood" and "init" of a model can be, by name."""
     return {
+        "init": entries_of(initializers),
         "prior": entries_of(priors),
         "posterior": entries_of(posteriors),
         "likelihood": entries_of(likelihoods),
