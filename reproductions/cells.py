@@ -107,8 +107,8 @@ def save_figure(path: Path, draw: Callable[[], Figure]) -> None:
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
-def samples_axis(axes: Axes) -> None:
+def samples_axis(axes: Axes, title: str = "") -> None:
     """Training samples seen, on a logarithmic axis."""
-    axes.set(xscale="log", xlabel="training samples seen")
+    axes.set(xscale="log", xlabel="training samples seen", title=title)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+0", "e")))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -88,8 +88,7 @@ def draw(found: Found) -> Figure:
                 axes.plot([at for at, _ in rows], values, f"{style}o", color=colour, label=f"{algorithm}, {part}")
                 if rows and rows[-1][0] >= 1e7 and (num_train, algorithm) in EVIDENCE:
                     axes.plot(1e7, EVIDENCE[num_train, algorithm][part], "x", color=colour)
-        axes.set(title=f"N_train = {num_train:,}")
-        samples_axis(axes)
+        samples_axis(axes, f"N_train = {num_train:,}")
     figure.axes[0].set_ylabel("log p(x), nats per datum")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure

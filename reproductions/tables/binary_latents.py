@@ -84,8 +84,7 @@ def draw(found: Found) -> Figure:
             rows = points(found.get(f"{shape}-{name}", {}), "test")
             axes.plot(*xy(rows), "o-", color=colour, label=name)
             axes.axhline(PUBLISHED[shape, name], color=colour, linestyle=":", label=f"{name}, published")
-        axes.set(title=shape)
-        samples_axis(axes)
+        samples_axis(axes, shape)
     figure.axes[0].set_ylabel("log p(x) of test data, nats")
     figure.axes[0].legend(fontsize=8)
     return figure

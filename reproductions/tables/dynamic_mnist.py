@@ -95,8 +95,7 @@ def draw(found: Found) -> Figure:
     for axes, layers in zip(figure.subplots(1, 2, sharey=True), LAYERS, strict=True):
         for cell in (cell for cell in found.values() if cell["layers"] == layers):
             axes.plot(*xy(points(cell, "test")), "o-", color=COLOURS[cell["prior"]], label=cell["prior"])
-        axes.set(title=layers)
-        samples_axis(axes)
+        samples_axis(axes, layers)
         axes.legend(fontsize=8)
     figure.axes[0].set_ylabel("bound of test data, nats")
     return figure
