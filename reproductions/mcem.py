@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from pyro.distributions import Normal
 
 from ppvae.core import ModelGuidePair
-from ppvae.inference import Fit, fit_mcem
+from ppvae.data import Dataset
+from ppvae.inference import Fit, fit, fit_mcem
 from ppvae.models import bernoulli_vae
 from ppvae.runs import Recipe
 
@@ -48,6 +50,15 @@ def choose_mcem_step_size(bench: Bench, recipe: Recipe) -> float:
         return run(part, pair_of(part), part.training.num_epochs, progress=False).history[-1]["log_joint_train"]
 
     return best_step_size(bench, recipe, first_log_joint)
+
+
+def with_encoder(pair: ModelGuidePair, data: Dataset, samples: float) -> ModelGuidePair:
+    """A copy whose guide is trained for the model as it stands: where chains start, and what is drawn from."""
+    result = copy.deepcopy(pair)
+    for parameter in result.get_submodule("likelihood").parameters():
+        parameter.requires_grad_(False)
+    fit(result, data, num_epochs=math.ceil(samples / len(data)), progress=False)
+    return result
 
 
 def train_mcem_to(bench: Bench, recipe: Recipe, visit: Callable[[Any, int], None]) -> tuple[ModelGuidePair, int]:
