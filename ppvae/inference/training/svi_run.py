@@ -19,7 +19,7 @@ from .scheduled import Scheduled, Weights, as_tensors
 from .state import FitOutcome, Row, TrainingState
 from ..elbo.evaluation import BoundEstimate, BoundEvaluator
 from ..execution.seeds import seed_generators, seed_of
-from ...core import Data, FitError, members_of
+from ...core import Data, FitError, PpvaeError, members_of
 from ...core.errors import try_one_of
 from ...data import Dataset
 
@@ -48,6 +48,19 @@ class SVIRun(Loop):
         self.scheduled, self.early_stopping, self.seed, self.block = scheduled, early_stopping, seed, block
 
     def _advance(self, most: int) -> int:
+        try:
+            return self._step_or_block(most)
+        except torch.OutOfMemoryError as error:
+            rows = self.state.batches.batch_size or len(self.state.batches.data)
+            raise PpvaeError(
+                f"out of memory on {self.state.batches.data.device} in step {self.state.step + 1}, of {rows} data: "
+                f"{str(error).splitlines()[0]}"
+                + try_one_of(
+                    f"batch_size={max(1, rows // 2)} or smaller", "fewer particles of the estimator", "a smaller model"
+                )
+            ) from error
+
+    def _step_or_block(self, most: int) -> int:
         if self.block is None or not self.block.is_ready(most):
             return super()._advance(most)
         said = self.block()

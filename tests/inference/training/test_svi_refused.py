@@ -64,6 +64,17 @@ def test_the_site_that_is_not_finite_is_named() -> None:
     assert error.value.site == "x"
 
 
+def test_a_device_without_memory_is_told_with_what_to_make_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr("ppvae.inference.training.objective.Objective.apply", full)
+    with pytest.raises(
+        FitError, match=r"(?s)out of memory on cpu in step 1, of 50 data: CUDA.*batch_size=25 or smaller"
+    ):
+        quiet(small(), binary())
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
