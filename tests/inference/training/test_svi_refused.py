@@ -70,7 +70,7 @@ def test_a_device_without_memory_is_told_with_what_to_make_smaller(monkeypatch: 
 
     monkeypatch.setattr("ppvae.inference.training.objective.Objective.apply", full)
     with pytest.raises(
-        FitError, match=r"(?s)out of memory on cpu in step 1, of 50 data: CUDA.*batch_size=25 or smaller"
+        PpvaeError, match=r"(?s)out of memory on cpu in step 1, of 50 data: CUDA.*batch_size=25 or smaller"
     ):
         quiet(small(), binary())
 
