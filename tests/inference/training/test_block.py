@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from typing import Any
 
 import pytest
@@ -133,6 +134,7 @@ def test_the_step_at_fault_is_found_and_nothing_has_changed() -> None:
         assert torch.equal(value, again[name]), name
 
 
+@pytest.mark.usefixtures("ctrl_c_works")
 def test_a_run_goes_on_from_between_two_calls() -> None:
     """Ctrl-C inside a call waits for its end; what is resumed from there has the numbers of the whole."""
     options: dict[str, Any] = {"batch_size": 20, "compile": "graph", "steps_per_call": 4}
@@ -142,17 +144,12 @@ def test_a_run_goes_on_from_between_two_calls() -> None:
 
     class Stop(Callback):
         def on_start(self, state: TrainingState) -> None:
-            make = state.optimizer.step
-            count = 0
+            make, calls = state.optimizer.step, iter(range(100))
 
-            def interrupted(*args: Any, **kwargs: Any) -> Any:
-                nonlocal count
-                count += 1
-                if count == 3:
-                    import signal
-
+            def interrupted(*args: Any, **options: Any) -> Any:
+                if next(calls) == 2:
                     signal.raise_signal(signal.SIGINT)
-                return make(*args, **kwargs)
+                return make(*args, **options)
 
             state.optimizer.step = interrupted  # type: ignore[method-assign]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,13 +17,7 @@ from ppvae.inference.training.interrupt import BetweenSteps
 from ppvae.inference.training.mcem import Chains
 from ppvae.inference.training.objective import Objective
 
-
-@pytest.fixture(autouse=True)
-def _pythons_own_handler() -> Iterator[None]:
-    """Where the tests run in the background of a shell, SIGINT is ignored: here it is not."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("ctrl_c_works")
 
 
 def ctrl_c() -> None:
