@@ -258,6 +258,7 @@ PROGRAMS: dict[str, Stock] = {
             lambda: deep_markov(packs=True),
         ),
         exact=deep_markov_exact,
+        warmup=200,
     ),
     "mixed-hmm": Stock(
         "mixed hidden Markov model: discrete random effects",
