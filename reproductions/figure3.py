@@ -21,7 +21,7 @@ from .training import choose_step_size, data_of, first_rows, paper_recipe, train
 
 TITLE = "Figure 3: the marginal likelihood"
 ALGORITHMS = {"AEVB": LIGHT.first, "wake-sleep": LIGHT.second, "MCEM": LIGHT.ink}
-PARTS = ("train", "test")
+PARTS, OTHER = ("train", "test"), (1000, "wake-sleep")
 METHODS: dict[str, evidence.EvidenceMethod] = {
     "appendix D": evidence.RIS.paper(),
     "AIS": evidence.AIS(num_temperatures=500, start="prior"),
@@ -41,8 +41,7 @@ def cells(size: Size) -> list[Cell]:
         for num_train in ((200,) if size.quick else (1000, 50_000))
         for algorithm in ALGORITHMS
     ]
-    other = Cell("at-0.1-1000-wake-sleep", partial(curve, 1000, "wake-sleep", rate=0.1))
-    return several if size.quick else [*several, other]
+    return several if size.quick else [*several, Cell("at-0.1-1000-wake-sleep", partial(curve, *OTHER, rate=0.1))]
 
 
 def curve(num_train: int, algorithm: str, bench: Bench, rate: float | None = None) -> None:
@@ -67,6 +66,7 @@ def curve(num_train: int, algorithm: str, bench: Bench, rate: float | None = Non
     choose, train = (choose_mcem_step_size, train_mcem_to) if algorithm == "MCEM" else (choose_step_size, train_to)
     recipe = recipe.replace(training={"learning_rate": rate or choose(bench, recipe)})
     pair, samples = train(bench, recipe, at_mark)
+    at_mark(pair, samples)
     if str(samples) not in bench.found.get("estimates", {}):
         pair, few = guided(pair), {name: first_rows(part, 20 if quick else 100) for name, part in parts.items()}
         both = {part: side_by_side(pair, x, METHODS, "AIS") for part, x in few.items()}
