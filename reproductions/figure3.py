@@ -28,11 +28,10 @@ METHODS: dict[str, evidence.EvidenceMethod] = {
     "importance sampling": evidence.ImportanceSampling(5000),
 }
 WORDS = """100 hidden units, N_z = 3. Curves: the estimator of appendix D as published, 50 draws by HMC with 4
-leapfrogs for each of the first 1000 training and test data; crosses are published. Below: the same by annealed
-importance sampling from the prior, which does not see the encoder, and by importance sampling from the encoder, for
-the first 100. Monte Carlo EM has none: one is trained for its finished model, on the training data; from one that
-never was, the chains did not find the posterior. A sample costs it several times what it costs AEVB
-(`benchmarks/baselines.py`)."""
+leapfrogs for each of the first 1000 training and test data; crosses are published. Below, for the first 100: the same
+by annealed importance sampling from the prior, without the encoder, and by importance sampling from the encoder. Monte
+Carlo EM has none: one is trained for its finished model, on the training data; from one that never was, the chains did
+not find the posterior. A sample costs it several times what it costs AEVB (`benchmarks/baselines.py`)."""
 
 
 def cells(size: Size) -> list[Cell]:
