@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ppvae.core import ModelGuidePair
+from ppvae.distributions import Bernoulli, RelaxedBernoulli
 from ppvae.inference import fit
-from ppvae.models import bernoulli_vae
+from ppvae.models import VAE, bernoulli_vae
+from ppvae.networks import MLP
 
 
 def binary(n: int = 200, d: int = 9, seed: int = 0) -> Tensor:
@@ -22,6 +24,16 @@ def binary(n: int = 200, d: int = 9, seed: int = 0) -> Tensor:
 def small() -> ModelGuidePair:
     torch.manual_seed(0)
     return bernoulli_vae(9, latent_dim=2, hidden=(8,))
+
+
+def relaxed() -> VAE:
+    """With buffers that schedules set, the temperatures."""
+    torch.manual_seed(0)
+    return VAE(
+        prior=RelaxedBernoulli(None, 3),
+        likelihood=Bernoulli(MLP(3, [8]), (9,)),
+        posterior=RelaxedBernoulli(MLP(9, [8]), 3),
+    )
 
 
 def quiet(pair: ModelGuidePair, data: Any, **options: Any) -> Any:

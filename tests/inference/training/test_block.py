@@ -8,24 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.training import binary, quiet, small
+from contracts.training import binary, quiet, relaxed, small
 from torch import Tensor, nn
 
 from ppvae.core import FitError, ModelGuidePair, PpvaeError
 from ppvae.data import load
-from ppvae.distributions import Bernoulli, RelaxedBernoulli
 from ppvae.inference import Callback, Cyclic, Exponential, KLWarmup, Linear, TrainingState, elbo, fit_many
-from ppvae.models import VAE, bernoulli_vae, gaussian_vae
-from ppvae.networks import MLP
-
-
-def relaxed() -> ModelGuidePair:
-    torch.manual_seed(0)
-    return VAE(
-        prior=RelaxedBernoulli(None, 3),
-        likelihood=Bernoulli(MLP(3, [8]), (9,)),
-        posterior=RelaxedBernoulli(MLP(9, [8]), 3),
-    )
+from ppvae.models import bernoulli_vae, gaussian_vae
 
 
 def normalised() -> ModelGuidePair:

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -184,14 +184,7 @@ def test_one_that_fails_does_not_stop_the_others() -> None:
     assert fits.history[-1]["num_seeds"] == 2
 
 
-@pytest.fixture
-def _pythons_own_handler() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_pythons_own_handler")
+@pytest.mark.usefixtures("ctrl_c_works")
 @pytest.mark.parametrize("how", ["stacked", "sequence"])
 def test_ctrl_c_loses_nothing(how: Any) -> None:
     class Presses(Callback):

@@ -10,12 +10,11 @@ from typing import Any
 import pyro.infer
 import pytest
 import torch
-from contracts.training import binary, quiet, small
+from contracts.training import binary, quiet, relaxed, small
 from core.pairs import Hierarchy
 from torch import Tensor, nn
 
 from ppvae.core import PpvaeError, site_terms
-from ppvae.distributions import Bernoulli, RelaxedBernoulli
 from ppvae.inference import (
     Callback,
     Constant,
@@ -27,22 +26,11 @@ from ppvae.inference import (
     TrainingState,
     elbo,
 )
-from ppvae.models import VAE
-from ppvae.networks import MLP
 
 TEMPERATURES = {
     "posterior.temperature": Exponential(1.0, 0.5, over=6, unit="steps"),
     "prior.temperature": Linear(0.9, 0.6, over=2),
 }
-
-
-def relaxed() -> VAE:
-    torch.manual_seed(0)
-    return VAE(
-        prior=RelaxedBernoulli(None, 3),
-        likelihood=Bernoulli(MLP(3, [8]), (9,)),
-        posterior=RelaxedBernoulli(MLP(9, [8]), 3),
-    )
 
 
 class EveryStep(Callback):
