@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
 from ppvae.inference import elbo, evidence, fit, log_evidence
+from ppvae.inference.comparison.statistics import seconds_of
 from ppvae.models import bernoulli_vae
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,12 +37,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "compiled, 10 steps a call": {"compile": "compiled", "steps_per_call": 10},
     "compiled, 50 steps a call": {"compile": "compiled", "steps_per_call": 50},
 }
-
-
-def wait(device: str) -> None:
-    """Until the device has done what it was given."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def seconds_of_step(x: Tensor, device: str, epochs: int, options: dict[str, Any]) -> float:
@@ -59,28 +54,15 @@ def seconds_of_stock(x: Tensor, device: str, steps: int) -> float:
     torch.manual_seed(0)
     pair, batch = bernoulli_vae(D, latent_dim=Z, hidden=(H,)).to(device), x[:M].to(device)
     svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
-    best = float("inf")
-    for _ in range(4):
-        wait(device)
-        start = time.perf_counter()
-        for _ in range(steps):
-            svi.step(batch)
-        wait(device)
-        best = min(best, (time.perf_counter() - start) / steps)
-    return best
+    times = seconds_of({"": lambda: svi.step(batch)}, 3, calls=steps, warm_up=1, device=torch.device(device))
+    return min(times[""])
 
 
 def rate_of_products(device: str, size: int) -> float:
     """Floating-point operations a second of a large matrix product in FP32."""
-    a, best = torch.randn(size, size, device=device), float("inf")
-    for _ in range(5):
-        wait(device)
-        start = time.perf_counter()
-        for _ in range(5):
-            torch.mm(a, a)
-        wait(device)
-        best = min(best, (time.perf_counter() - start) / 5)
-    return 2 * size**3 / best
+    a = torch.randn(size, size, device=device)
+    times = seconds_of({"": lambda: torch.mm(a, a)}, 5, calls=5, device=torch.device(device))
+    return 2 * size**3 / min(times[""])
 
 
 def evidences(x: Tensor, device: str, small: bool) -> dict[str, Any]:
@@ -97,18 +79,21 @@ def evidences(x: Tensor, device: str, small: bool) -> dict[str, Any]:
     }
     result: dict[str, Any] = {}
     for name, (method, data) in methods.items():
-        means, row = {}, {"data": float(len(data))}
-        for precision in ("FP32", "TF32") if device.startswith("cuda") else ("FP32",):
+        means: dict[str, float] = {}
+
+        def estimate(
+            precision: str, method: Any = method, data: Tensor = data, means: dict[str, float] = means
+        ) -> None:
             torch.set_float32_matmul_precision("highest" if precision == "FP32" else "high")
             try:
-                for _ in range(2):  # the first records
-                    wait(device)
-                    start = time.perf_counter()
-                    means[precision] = log_evidence(pair, data, method=method, device=device, progress=False).mean
-                    wait(device)
-                    row[f"seconds, {precision}"] = time.perf_counter() - start
+                means[precision] = log_evidence(pair, data, method=method, device=device, progress=False).mean
             finally:
                 torch.set_float32_matmul_precision("highest")
+
+        precisions = ("FP32", "TF32") if device.startswith("cuda") else ("FP32",)
+        works = {f"seconds, {precision}": partial(estimate, precision) for precision in precisions}
+        taken = seconds_of(works, 1, warm_up=1, device=torch.device(device))  # the first time records
+        row = {"data": float(len(data)), **{key: min(times) for key, times in taken.items()}}
         if "TF32" in means:
             row["nats per datum by which TF32 differs"] = means["TF32"] - means["FP32"]
         result[name] = row

@@ -29,9 +29,9 @@ def make_block(
     data = state.batches.data
     size = STEPS_OF_A_CALL.get(data.device.type, 1) if size is None else size
     recorded = objective.ours and objective.captured.mode != "eager"
-    return (
-        Block(objective, state, scheduled, changes, size) if size > 1 and recorded and not data.memory_mapped else None
-    )
+    if size == 1 or not recorded or data.memory_mapped:
+        return None
+    return Block(objective, state, scheduled, changes, size)
 
 
 class Block:
@@ -86,13 +86,13 @@ class Block:
         self._write_inputs()
         try:
             self._run()
-        except Exception as error:
-            if self._graph is None or self.device.type != "cuda":
+        except BaseException as error:
+            put_back()  # whatever it is: steps that are not counted have not been made
+            if self._graph is None or not isinstance(error, Exception):
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             _log.warning("the training steps are launched one by one, not replayed: %s", reason)
             self.size, self._graph = 1, None
-            put_back()
             return None
         said = self.said.cpu()
         if not math.isfinite(float(said[:, -1].sum())):
@@ -105,8 +105,8 @@ class Block:
         state, batches = self.state, self.state.batches
         times = [(state.epoch + (state.steps_in_epoch + i) / len(batches), state.step + i) for i in range(self.size)]
         self.rows.copy_(torch.stack([batches.next_index() for _ in times]))
+        several: list[Any] = [self.scheduled.weights(*time) for time in times]
         for site, weights in self.weights.items():
-            several: list[Any] = [self.scheduled.weights(*time) for time in times]
             weights.copy_(torch.tensor([one if site is None else one[site] for one in several], dtype=self.dtype))
         for name, schedule in self.scheduled.buffers.items():
             self.buffers[name].copy_(torch.tensor([schedule.at(*time) for time in times], dtype=torch.float64))
@@ -125,10 +125,13 @@ class Block:
 
     def _run(self) -> None:
         """The steps; on a GPU the first time one after another, then as a graph of them."""
+        if self.device.type != "cuda":
+            self._steps()
+            return
         groups = self.state.optimizer.param_groups
         numbers = [{k: v for k, v in group.items() if k != "params" and not isinstance(v, Tensor)} for group in groups]
         now = (self.changes.count, numbers)  # constants of the graph, the learning rate among them
-        if self.device.type != "cuda" or self._recorded != now:
+        if self._recorded != now:
             self._recorded, self._graph = now, None
             self._steps()
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import signal
 from typing import Any
@@ -154,5 +155,52 @@ def test_a_size_that_is_none_is_refused() -> None:
 
 
 def test_many_fits_take_it() -> None:
-    fits = fit_many(small, binary(), seeds=[0, 1], num_epochs=1, batch_size=20, steps_per_call=3, progress=False)
-    assert len(fits.fits) == 2
+    options: dict[str, Any] = {"num_epochs": 2, "batch_size": 20, "compile": "graph", "progress": False}
+    one, several = (
+        fit_many(small, binary(), seeds=[0, 1], how="sequence", steps_per_call=size, **options) for size in (1, 3)
+    )
+    for a, b in zip(one, several, strict=True):
+        assert a.history[-1]["elbo_train"] == b.history[-1]["elbo_train"]
+
+
+def test_steps_that_no_graph_holds_are_made_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a GPU whose recording fails after some of the steps: once a line says so, and no number changes."""
+    from ppvae.inference.training.block import Block
+
+    options: dict[str, Any] = {"batch_size": 20, "compile": "graph"}
+    expected = small()
+    whole = state_of(expected, quiet(expected, binary(), **options))
+
+    def fails(self: Any) -> None:
+        self._graph = object()
+        self._steps()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(Block, "_run", fails)
+    pair = small()
+    require_equal(state_of(pair, quiet(pair, binary(), steps_per_call=4, **options)), whole)
+    assert caplog.text.count("launched one by one, not replayed: operation not permitted") == 1
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), KeyboardInterrupt()])
+def test_what_ends_a_call_leaves_the_state_before_it(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the third step of a call: the parameters are those after the one step before it."""
+    from ppvae.inference.training.objective import Objective
+
+    apply, pairs = Objective.apply, []
+    for size, last in ((1, 2), (4, 4)):
+        calls = iter(range(1, 100))
+
+        def ends(self: Any, *args: Any, calls: Any = calls, last: int = last) -> None:
+            if next(calls) == last:
+                raise error
+            apply(self, *args)
+
+        monkeypatch.setattr(Objective, "apply", ends)
+        pairs.append(small())
+        with contextlib.suppress(PpvaeError):
+            quiet(pairs[-1], binary(), batch_size=20, num_epochs=1, compile="graph", steps_per_call=size)
+    for name, value in pairs[0].state_dict().items():
+        assert torch.equal(value, pairs[1].state_dict()[name]), name
