@@ -63,3 +63,16 @@ def order(found: Found, parts: Iterable[str]) -> str:
         if lines
         else ""
     )
+
+
+def all_sides(found: Found, parts: Iterable[str], methods: Iterable[str]) -> str:
+    """What :func:`side_by_side` kept of every cell."""
+    lines = []
+    for cell in found.values():
+        for (samples, both), part, name in product(cell.get("estimates", {}).items(), parts, methods):
+            if one := both[part].get(name):
+                value, (gap, error), trusted = one["mean"][0], one["less"], "{} of {}".format(*one["trusted"])
+                where = (f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", part, name)
+                lines.append((*where, f"{value:.2f}", f"{gap:+.3f} ± {error:.3f}", trusted))
+    head = ("N_train", "algorithm", "samples seen", "data", "estimator", "log p(x)", "less AIS", "vouched for")
+    return f"**Estimators side by side.**\n\n{table(head, lines)}"

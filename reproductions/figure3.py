@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import product
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -12,7 +11,7 @@ from ppvae.inference import evidence
 from ppvae.report.figures.theme import LIGHT
 
 from .cells import Bench, Cell, Found, Pictures, Size, samples_axis
-from .evidences import estimated, order, side_by_side
+from .evidences import all_sides, estimated, order, side_by_side
 from .figure2 import ESTIMATORS
 from .mcem import choose_mcem_step_size, train_mcem_to, with_encoder
 from .pages import table
@@ -21,7 +20,11 @@ from .training import choose_step_size, data_of, first_rows, paper_recipe, train
 
 TITLE = "Figure 3: the marginal likelihood"
 ALGORITHMS = {"AEVB": LIGHT.first, "wake-sleep": LIGHT.second, "MCEM": LIGHT.ink}
-PARTS, OTHER = ("train", "test"), (1000, "wake-sleep")
+OTHERS: dict[str, dict[str, Any]] = {
+    "at-0.1-1000-wake-sleep": {"words": "step size 0.1", "rate": 0.1},
+    "means-1000-wake-sleep": {"words": "dreams are means", "dreams": "means"},
+}
+PARTS = ("train", "test")
 METHODS: dict[str, evidence.EvidenceMethod] = {
     "appendix D": evidence.RIS.paper(),
     "AIS": evidence.AIS(num_temperatures=500, start="prior"),
@@ -35,20 +38,22 @@ not find the posterior. A sample costs it several times what it costs AEVB (`ben
 
 
 def cells(size: Size) -> list[Cell]:
-    """A curve each, and one with another step size than the chosen one."""
+    """A curve each, and those of wake-sleep with other settings."""
     several = [
         Cell(f"{num_train}-{algorithm}", partial(curve, num_train, algorithm))
         for num_train in ((200,) if size.quick else (1000, 50_000))
         for algorithm in ALGORITHMS
     ]
-    return several if size.quick else [*several, Cell("at-0.1-1000-wake-sleep", partial(curve, *OTHER, rate=0.1))]
+    others = [Cell(name, partial(curve, 1000, "wake-sleep", **other)) for name, other in OTHERS.items()]
+    return several if size.quick else several + others
 
 
-def curve(num_train: int, algorithm: str, bench: Bench, rate: float | None = None) -> None:
+def curve(num_train: int, algorithm: str, bench: Bench, words: str = "", rate: float = 0, **estimator: Any) -> None:
     """Train on so many data; at 1e5, 1e6, ... samples the published estimator, at the end all of them."""
-    bench.keep(num_train=num_train, algorithm=algorithm if rate is None else f"{algorithm}, step size {rate}")
+    bench.keep(num_train=num_train, algorithm=f"{algorithm}, {words}" if words else algorithm)
     quick = bench.size.quick
-    recipe = paper_recipe(bench.size, "digits" if quick else "mnist", 3, ESTIMATORS.get(algorithm, ESTIMATORS["AEVB"]))
+    estimator = ESTIMATORS.get(algorithm, ESTIMATORS["AEVB"]) | estimator
+    recipe = paper_recipe(bench.size, "digits" if quick else "mnist", 3, estimator)
     recipe = recipe.replace(data={"num_train": num_train}, model={"hidden": [20 if quick else 100]})
     data = data_of(recipe)
     parts = {name: first_rows(data.parts[name], 50 if quick else 1000) for name in PARTS}
@@ -99,22 +104,13 @@ def draw(found: Found) -> Figure:
 
 def page(found: Found) -> str:
     """The last marks beside what was published, the order of the algorithms, and the estimators side by side."""
-    curves, sides = [], []
+    curves = []
     for cell in found.values():
         for samples, row in sorted(cell.get("curve", {}).items(), key=lambda item: int(item[0]))[-2:]:
-            published = (
-                EVIDENCE.get((cell["num_train"], cell["algorithm"].split(",")[0]), {}) if int(samples) == 10**7 else {}
-            )
+            known = EVIDENCE.get((cell["num_train"], cell["algorithm"].split(",")[0]), {})
+            published = known if int(samples) == 10**7 else {}
             values = [f"{row[part][0]:.1f} ± {row[part][1]:.1f}" for part in PARTS]
             beside = [f"{value:.1f} ({row[part][0] - value:+.1f})" for part, value in published.items()] or ["", ""]
             curves.append((f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", *values, *beside))
-        for (samples, both), part, name in product(cell.get("estimates", {}).items(), PARTS, METHODS):
-            if one := both[part].get(name):
-                value, gap, trusted = one["mean"][0], one["less"], "{} of {}".format(*one["trusted"])
-                where = (f"{cell['num_train']:,}", cell["algorithm"], f"{int(samples):,}", part, name)
-                sides.append((*where, f"{value:.2f}", f"{gap[0]:+.3f} ± {gap[1]:.3f}", trusted))
     head = ("N_train", "algorithm", "samples seen", *PARTS, "published train (less it)", "published test (less it)")
-    side = ("N_train", "algorithm", "samples seen", "data", "estimator", "log p(x)", "less AIS", "vouched for")
-    return "\n\n".join(
-        [WORDS, table(head, curves), order(found, PARTS), "**Estimators side by side.**", table(side, sides)]
-    )
+    return "\n\n".join([WORDS, table(head, curves), order(found, PARTS), all_sides(found, PARTS, METHODS)])
