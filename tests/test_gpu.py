@@ -10,7 +10,7 @@ import pytest
 import torch
 from contracts.training import binary, quiet, small
 
-from ppvae.core import FitError
+from ppvae.core import FitError, replay
 from ppvae.inference import evidence, log_evidence, sample_posterior
 from ppvae.models import FactorAnalysis, gaussian_vae
 
@@ -76,3 +76,19 @@ def test_the_evidence_is_the_exact_one() -> None:
         assert float(error.abs().median()) < 4
     draws = sample_posterior(pair, x, num_samples=50, num_warmup=50, num_chains=4, device="cuda", progress=False)
     assert draws.samples["z"].shape == (4, 50, 30, 2)
+
+
+@pytest.mark.parametrize("method", [evidence.AIS(num_chains=8, num_temperatures=60), evidence.RIS()], ids=repr)
+def test_replayed_transitions_have_the_numbers_of_launched_ones(
+    method: evidence.EvidenceMethod, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The moves between temperatures and the leapfrogs, with weights and data where they are and points that move."""
+    torch.manual_seed(0)
+    pair, x = FactorAnalysis(4, 2), torch.randn(30, 4)
+    found = []
+    for calls in (replay.CALLS_BEFORE, 10**9):
+        monkeypatch.setattr(replay, "CALLS_BEFORE", calls)
+        options: dict[str, Any] = {"method": method, "device": "cuda", "compile": "graph", "seed": 1, "progress": False}
+        found.append(log_evidence(pair, x, **options).log_evidence.cpu())
+    assert "not replayed" not in caplog.text
+    torch.testing.assert_close(*found, atol=1e-2, rtol=0)  # rounding may decide an acceptance

@@ -3,7 +3,8 @@
 ``capture(f)`` returns a callable with the arguments and results of ``f``. At the first call for each combination of
 shapes, dtypes and devices, ``make_fx`` records the tensor operations of ``f``, those of ``torch.autograd.grad`` inside
 it among them; the graph is then interpreted ("graph") or compiled by Inductor ("compiled"). What cannot be captured
-runs eagerly, and one log line says why.
+runs eagerly, and one log line says why. On a GPU a small graph that is called again and again, such as a leapfrog of a
+chain, is replayed as one CUDA graph (:mod:`ppvae.core.replay`).
 
 Random operations are nodes of the graph and draw from PyTorch's own generator in every mode. The order of those that
 need no data is kept, because they are drawn before the compiled part (:mod:`ppvae.core.hoisting`): one seed gives the
@@ -28,6 +29,7 @@ from torch.utils import _pytree as pytree
 
 from .errors import PpvaeError
 from .hoisting import split_noise
+from .replay import Replayed, is_replayable
 
 Mode = Literal["eager", "graph", "compiled"]
 MODES: tuple[Mode, ...] = ("eager", "graph", "compiled")
@@ -156,6 +158,8 @@ class Captured:
             except Exception as error:
                 run = graph
                 self._fall_back("graph", error)
+        if is_replayable(graph, tensors):
+            run = Replayed(run, self.name)
         return lambda inputs: pytree.tree_unflatten(run(*inputs), tree)
 
     def _fall_back(self, mode: str, error: Exception) -> None:
