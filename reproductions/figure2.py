@@ -22,6 +22,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "wake-sleep": {"name": "reweighted-wake-sleep", "num_particles": 1, "sleep": 1.0},
 }
 OTHERS: dict[str, Any] = {
+    "seed-1-mnist-10": {"words": "another seed", "seed": 1},
     "at-0.02-mnist-10": {"words": "step size 0.02", "rate": 0.02},
     "init-0.01-mnist-10": {"words": "weights from N(0, 0.0001)", "model": {"init": {"name": "paper", "scale": 0.01}}},
 }
@@ -35,9 +36,8 @@ def cells(size: Size) -> list[Cell]:
         for source, dims in ({"digits": (2, 10)} if size.quick else DIMENSIONS).items()
         for dim, method in product(dims, ESTIMATORS)
     ]
-    if not size.quick:
-        several += [Cell(name, partial(curve, "mnist", 10, "AEVB", **other)) for name, other in OTHERS.items()]
-    return several
+    others = [Cell(name, partial(curve, "mnist", 10, "AEVB", **other)) for name, other in OTHERS.items()]
+    return several if size.quick else several + others
 
 
 def curve(source: str, dim: int, method: str, bench: Bench, words: str = "", rate: float = 0, **changes: Any) -> None:
