@@ -21,6 +21,7 @@ from .training import choose_step_size, data_of, first_rows, paper_recipe, train
 TITLE = "Figure 3: the marginal likelihood"
 ALGORITHMS = {"AEVB": LIGHT.first, "wake-sleep": LIGHT.second, "MCEM": LIGHT.ink}
 OTHERS: dict[str, dict[str, Any]] = {
+    "at-0.01-1000-wake-sleep": {"words": "step size 0.01", "rate": 0.01},
     "at-0.1-1000-wake-sleep": {"words": "step size 0.1", "rate": 0.1},
     "means-1000-wake-sleep": {"words": "dreams are means", "dreams": "means"},
 }
