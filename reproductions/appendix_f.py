@@ -13,7 +13,7 @@ from ppvae.report.figures.theme import LIGHT
 from .cells import Bench, Cell, Found, Pictures, Size, samples_axis
 from .evidences import mean_of
 from .pages import table
-from .training import choose_step_size, data_of, first_rows, paper_recipe, points, train_to
+from .training import data_of, first_rows, paper_recipe, points, train_as_published
 
 TITLE = "Appendix F: full variational Bayes"
 ESTIMATORS: dict[str, dict[str, Any]] = {
@@ -63,7 +63,7 @@ def curve(name: str, bench: Bench) -> None:
         }
         bench.keep(curve=rows)
 
-    train_to(bench, recipe.replace(training={"learning_rate": choose_step_size(bench, recipe)}), at_mark)
+    train_as_published(bench, recipe, at_mark)
 
 
 def pictures(found: Found) -> Pictures:

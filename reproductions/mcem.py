@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ppvae.models import bernoulli_vae
 from ppvae.runs import Recipe
 
 from .cells import Bench
-from .training import AtMarks, Saves, best_step_size, data_of
+from .training import AtMarks, Saves, Visit, best_step_size, data_of
 
 
 def pair_of(recipe: Recipe) -> ModelGuidePair:
@@ -61,8 +60,9 @@ def with_encoder(pair: ModelGuidePair, data: Dataset, samples: float) -> ModelGu
     return result
 
 
-def train_mcem_to(bench: Bench, recipe: Recipe, visit: Callable[[Any, int], None]) -> tuple[ModelGuidePair, int]:
-    """Train, or go on, until so many data were seen, with a visit at every mark."""
+def train_mcem(bench: Bench, recipe: Recipe, visit: Visit) -> tuple[ModelGuidePair, int]:
+    """Choose the step size, and train, or go on, until so many data were seen, with a visit at every mark."""
+    recipe = recipe.replace(training={"learning_rate": choose_mcem_step_size(bench, recipe)})
     data, path = data_of(recipe), Path(bench.folder) / "mcem.pt"
     epochs, pair = math.ceil(bench.size.samples / len(data)), pair_of(recipe)
     callbacks = [AtMarks(len(data), bench.size.samples, visit), Saves(path)]

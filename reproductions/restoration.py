@@ -14,7 +14,7 @@ from ppvae.runs import load_run
 
 from .cells import Bench, Cell, Found, Pictures, Size
 from .pages import table
-from .training import choose_step_size, paper_recipe, train_to
+from .training import paper_recipe, train_as_published
 
 TITLE = "Denoising, inpainting, super-resolution"
 TASKS: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ def measure(source: str, bench: Bench) -> None:
     bench.size = replace(bench.size, samples=min(bench.size.samples, 1e6))
     recipe = paper_recipe(bench.size, source, 20, {"name": "trace-mean-field"}, data={"binarize": "static"})
     recipe = recipe.replace(model={"allow_grey": False})
-    train_to(bench, recipe.replace(training={"learning_rate": choose_step_size(bench, recipe)}), lambda *_: None)
+    train_as_published(bench, recipe, lambda *_: None)
     run = load_run(bench.folder / "run")
     scores = bench.found.get("scores", {})
     for task, options in TASKS.items():

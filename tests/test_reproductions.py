@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
+from contracts.training import binary, quiet, small
 from typer.testing import CliRunner
 
 from ppvae.inference import Callback, TrainingState
@@ -16,7 +18,7 @@ from ppvae.runs import RunInterrupt
 from reproductions.__main__ import FIGURES, PAGES, ROOM, TABLES, found_of, main, modules_of
 from reproductions.cells import Bench, Size
 from reproductions.pages import markdown
-from reproductions.training import choose_step_size, marks, paper_recipe, train_to
+from reproductions.training import FirstGradients, choose_step_size, marks, paper_recipe, train_as_published
 
 AEVB = {"name": "trace-mean-field"}
 
@@ -89,13 +91,12 @@ class Interrupt(Callback):
 
 
 def test_a_training_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted and gone on with, and longer in a second session: the parameters of one that was not."""
-    recipe = None
+    """Interrupted, in the warm-up, and gone on with, longer in a second session: the parameters of one that was not."""
     found: dict[str, Any] = {}
     for name in ("whole", "parts"):
         bench = bench_in(tmp_path / name)
         recipe = paper_recipe(bench.size, "digits", 2, AEVB, data={"num_train": 1000}, model={"hidden": [5]})
-        recipe = recipe.replace(training={"learning_rate": 0.02})
+        to = partial(train_as_published, recipe=recipe, rate=0.02, warm_up=15)
         rows: list[tuple[int, float]] = []
 
         def visit(pair: Any, samples: int, rows: list[Any] = rows) -> None:
@@ -106,10 +107,10 @@ def test_a_training_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pyt
             with monkeypatch.context() as patch:
                 patch.setattr("reproductions.training.train", partial(_interrupted, 1))
                 with pytest.raises(RunInterrupt):
-                    train_to(short, recipe, visit)
-            assert train_to(short, recipe, visit)[1] == 2000
-        pair, samples = train_to(bench, recipe, visit)
-        assert samples == 4000 and train_to(bench, recipe, visit)[1] == 4000  # nothing is left to do
+                    to(short, visit=visit)
+            assert to(short, visit=visit)[1] == 2000
+        pair, samples = to(bench, visit=visit)
+        assert samples == 4000 and to(bench, visit=visit)[1] == 4000  # nothing is left to do
         found[name] = dict(rows), {key: value.clone() for key, value in pair.state_dict().items()}
     assert found["whole"][0] == found["parts"][0] and set(found["whole"][0]) == {1000, 2000, 3000}
     for key, value in found["whole"][1].items():
@@ -126,7 +127,21 @@ def test_the_step_size_is_that_of_the_best_training_bound(tmp_path: Path, monkey
     bench = bench_in(tmp_path)
     bench.keep(step_sizes={"0.01": -30.0, "0.02": -28.0, "0.1": "diverged"})
     recipe = paper_recipe(bench.size, "digits", 2, AEVB)
-    assert choose_step_size(bench, recipe) == 0.02
+    assert choose_step_size(bench, recipe, 0) == 0.02
+
+
+def test_the_first_gradients_are_summed_and_not_followed() -> None:
+    """The fourth step is the first: rate * g4 / sqrt(g1^2 + ... + g4^2), where the sums are Adagrad's own."""
+    sums, pairs = [], []
+    for epochs in (3, 4):
+        pairs.append(small())
+        options: dict[str, Any] = {"batch_size": None, "optimizer": "adagrad", "learning_rate": 0.1}
+        run = quiet(pairs[-1], binary(), num_epochs=epochs, callbacks=[FirstGradients(0.1, 3)], **options)
+        sums.append([run.state.optimizer.state[p]["sum"] for p in run.state.optimizer.param_groups[0]["params"]])
+    start = list(small().parameters())
+    assert all(torch.equal(p, q) for p, q in zip(pairs[0].parameters(), start, strict=True))
+    for p, q, third, fourth in zip(pairs[1].parameters(), start, *sums, strict=True):
+        torch.testing.assert_close((p - q).abs(), 0.1 * ((fourth - third) / fourth).sqrt(), atol=1e-4, rtol=1e-3)
 
 
 def test_one_figure_from_the_command(tmp_path: Path) -> None:

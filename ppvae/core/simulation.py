@@ -69,25 +69,15 @@ def simulate(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> Simu
     )
 
 
-def simulate_batch(
-    pair: ModelGuidePair, x: Data, num_data: int | None = None, *, means: bool = False
-) -> tuple[Simulation, Data]:
+def simulate_batch(pair: ModelGuidePair, x: Data, num_data: int | None = None) -> tuple[Simulation, Data]:
     """As :func:`simulate`, and the batch with these data in the place of those that the model observed.
 
     Covariates stay, as does whatever else the model does not observe.
 
-    Args:
-        pair: as for :func:`simulate`.
-        x: as for :func:`simulate`.
-        num_data: N, handed to the model.
-        means: write the mean of each observed site given the latents that were drawn in the place of a draw.
-
     Raises:
-        PairError: an observed site has a value that the model computes from the batch, or no mean where one is wanted.
+        PairError: an observed site has a value that the model computes from the batch.
     """
     made, shape = simulate(pair, x, num_data), structure(pair, x, num_data)
-    if means:
-        made = made._replace(observed=predict(pair, x, made.latents, given={}))
     local = {info.name for info in shape.observed if info.scope == "local"}
     return made, rewritten(x, shape, {name: value for name, value in made.observed.items() if name in local})
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
 from .base import ELBO, BoundTerms
 from .particles import log_mean_exp, score_particles
 from ...core import Data, ModelGuidePair, PairError, PpvaeError, log_guide, structure
-from ...core.density import observed_support
 from ...core.errors import also_try, try_one_of
 from ...core.modes import in_evaluation_mode
 from ...core.simulation import require_simulable, simulate_batch
 
-Dreams = Literal["draws", "means"]
 _NO_DREAMS = ("sleep=0, which needs no dreams", "elbo.VIMCO")
 
 
@@ -33,11 +29,9 @@ class ReweightedWakeSleep(ELBO):
     Args:
         num_particles: K, draws per datum.
         sleep: s, the weight of the sleep update of the guide, in [0, 1].
-        dreams: what x' is: "draws" from p(x | z'), or its "means" where data may be such: grey pixels, of which a
-            draw of zeros and ones is no likeness (``Bernoulli(..., allow_grey=True)``), or real numbers without noise.
 
     Raises:
-        PpvaeError: sleep out of range; no such dreams.
+        PpvaeError: sleep out of range.
     """
 
     is_lower_bound = True
@@ -47,14 +41,11 @@ class ReweightedWakeSleep(ELBO):
     unbiased_gradient = False
     supports_global_latents = False
 
-    def __init__(self, num_particles: int = 5, *, sleep: float = 0.0, dreams: Dreams = "draws") -> None:
+    def __init__(self, num_particles: int = 5, *, sleep: float = 0.0) -> None:
         super().__init__(num_particles=num_particles)
         if not 0 <= sleep <= 1:
             raise PpvaeError(f"ReweightedWakeSleep: expected sleep in [0, 1], found {sleep}")
-        if dreams not in get_args(Dreams):
-            raise PpvaeError(f"ReweightedWakeSleep: expected dreams of {get_args(Dreams)}, found {dreams!r}")
         self.sleep = float(sleep)
-        self.dreams = dreams
 
     @in_evaluation_mode
     def check(self, pair: ModelGuidePair, x: Data) -> None:
@@ -68,8 +59,6 @@ class ReweightedWakeSleep(ELBO):
                     )
             try:
                 require_simulable(pair, x, batches=True)
-                if self.dreams == "means":
-                    self._require_means(pair, x)
             except PairError as error:
                 message = also_try(error, *_NO_DREAMS)
                 raise PairError(f"ReweightedWakeSleep dreams of data: {message}") from error
@@ -98,25 +87,12 @@ class ReweightedWakeSleep(ELBO):
             objective_global=global_,
         )
 
-    @staticmethod
-    def _require_means(pair: ModelGuidePair, x: Data) -> None:
-        """Check that a mean is a value that data may have."""
-        with torch.no_grad():
-            _, batch = simulate_batch(pair, x, means=True)
-        for name, found in observed_support(pair, batch).items():
-            if not bool(found.inside.all()):
-                raise PairError(
-                    f"site {name!r}: the mean of p(x | z) is no value that data may have ({found.support})"
-                    + try_one_of('dreams="draws"', "allow_grey=True, if the data are grey and the likelihood Bernoulli")
-                )
-
     def _dream(self, pair: ModelGuidePair, x: Data, num_data: int | None) -> Tensor:
         r"""$\log q_\phi(z' \mid x')$ of one dream for every datum, [B]."""
         with torch.no_grad():
-            dream, batch = simulate_batch(pair, x, num_data, means=self.dreams == "means")
+            dream, batch = simulate_batch(pair, x, num_data)
         log_q, _ = log_guide(pair, batch, dream.latents, num_data)
         return log_q
 
     def __repr__(self) -> str:
-        dreams = "" if self.dreams == "draws" else f", dreams={self.dreams!r}"
-        return f"ReweightedWakeSleep({self.num_particles}, sleep={self.sleep:g}{dreams})"
+        return f"ReweightedWakeSleep({self.num_particles}, sleep={self.sleep:g})"

@@ -17,7 +17,7 @@ from ppvae.core import ModelGuidePair, PairError, PpvaeError, draw
 from ppvae.distributions import DiagonalNormal
 from ppvae.inference import elbo
 from ppvae.inference.elbo.vimco import _learning_signal
-from ppvae.models import FactorAnalysis, bernoulli_vae
+from ppvae.models import FactorAnalysis
 from ppvae.networks import MLP
 
 
@@ -361,21 +361,6 @@ def test_wake_sleep_runs_the_guide_no_more_than_it_must(
     monkeypatch.setattr(type(pair), "guide", guide)
     estimator.terms(pair, x)
     assert seen == [False] + [True] * (runs - 1)
-
-
-@pytest.mark.parametrize("grey", [False, True])
-def test_dreams_are_means_only_where_data_may_be(grey: bool) -> None:
-    """Grey pixels may be the mean of a Bernoulli, zeros and ones may not: no guide of such data has seen one."""
-    torch.manual_seed(0)
-    pair, x = bernoulli_vae(6, latent_dim=2, hidden=(4,), allow_grey=grey), torch.rand(5, 6).round()
-    estimator = elbo.ReweightedWakeSleep(1, sleep=1.0, dreams="means")
-    if grey:
-        estimator.check(pair, x)
-    else:
-        with pytest.raises(PairError, match=r"dreams of data: site 'x': the mean .* is no value(?s:.*)draws"):
-            estimator.check(pair, x)
-    with pytest.raises(PpvaeError, match=r"expected dreams of \('draws', 'means'\), found 'mean'"):
-        elbo.ReweightedWakeSleep(dreams="mean")  # type: ignore[arg-type]
 
 
 def test_wake_sleep_finds_the_exact_guide() -> None:
