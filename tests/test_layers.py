@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -112,6 +113,7 @@ class Import:
         return self.target.partition(".")[0]
 
 
+@cache
 def module_name(file: str) -> str:
     """The dotted name of a file: ``ppvae/core/__init__.py`` is ``ppvae.core``."""
     parts = PurePosixPath(file).with_suffix("").parts
@@ -262,7 +264,7 @@ def poutine_rule(file: str, tree: ast.Module) -> Iterator[str]:
 
 def pickle_rule(file: str, tree: ast.Module, imports: list[Import]) -> Iterator[str]:
     for item in imports:
-        if item.file == file and item.package in PICKLES:
+        if item.package in PICKLES:
             yield f"{item.place}: never load a pickle: {item.target}"
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -277,11 +279,12 @@ def violations(sources: dict[str, str]) -> list[str]:
     """All that breaks the law in a tree of files, ``{"ppvae/core/pair.py": source}``."""
     trees = {file: ast.parse(source, file) for file, source in sources.items()}
     modules = {module_name(file) for file in sources}
-    imports = [item for file, tree in trees.items() for item in imports_of(file, tree, modules)]
+    imports_by_file = {file: [*imports_of(file, tree, modules)] for file, tree in trees.items()}
+    imports = [item for several in imports_by_file.values() for item in several]
     found = [*room_rule(imports), *inner_room_rule(imports), *loose_file_rule(sources), *third_party_rule(imports)]
     found += [*cycle_rule(imports, modules), *help_rule(imports, modules)]
     for file, tree in trees.items():
-        found += [*poutine_rule(file, tree), *pickle_rule(file, tree, imports)]
+        found += [*poutine_rule(file, tree), *pickle_rule(file, tree, imports_by_file[file])]
     return sorted(found)
 
 
