@@ -53,6 +53,27 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
             + try_one_of("ModelGuidePair.from_callables(model, guide)", "subclass ModelGuidePair")
         )
     _check_batch(pair, x)
+    return _check_programs(pair, x, num_data, data=True)
+
+
+@in_evaluation_mode
+def check_programs(pair: ModelGuidePair, x: Data) -> Structure:
+    """As :func:`check_pair`, for verbs to which the data are an example of a shape: their values are not looked at.
+
+    Args:
+        pair: the pair.
+        x: a batch, [B, *event].
+
+    Returns:
+        the pair's :class:`Structure`.
+
+    Raises:
+        PairError: as :func:`check_pair`.
+    """
+    return _check_programs(pair, x, None, data=False)
+
+
+def _check_programs(pair: ModelGuidePair, x: Data, num_data: int | None, *, data: bool) -> Structure:
     _check_parameters(pair)
     _check_borrowed(pair)
     try:
@@ -68,7 +89,8 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
     check_guide(shape)
     _check_sites(pair, shape)
     _check_plate(pair, x, shape, num_data)
-    _check_support(pair, x, shape)
+    if data:
+        _check_support(pair, x, shape)
     audit(pair, x, shape)
     check_reach(pair, x, shape)
     return shape
