@@ -10,7 +10,15 @@ from torch import Tensor
 
 from .joint import require_mean
 from .noise import Noise, require_channel
-from .restorable import declared_gaps, only_site, require_independent, require_inside, seen_of, site_with_gaps
+from .restorable import (
+    declared_gaps,
+    only_site,
+    require_independent,
+    require_inside,
+    require_unread,
+    seen_of,
+    site_with_gaps,
+)
 from .restoration import Moments, Restoration
 from ..execution.arguments import require_integer
 from ..execution.over_data import OverData
@@ -151,6 +159,8 @@ def inpaint(
     if noise is not None:
         require_channel(noise, info)
     require_inside(work, info, beside, noise)
+    if declared:
+        require_unread(work, name, beside)
     require_simulable(work.pair, work.example, batches=not declared)
     require_mean(work.pair, work.example, name, None if declared else {})
 

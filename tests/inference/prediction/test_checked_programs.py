@@ -91,3 +91,30 @@ def test_parameters_for_every_datum() -> None:
     assert quantile_residuals(pair, X, num_replicates=9, chunk_size=2).level.shape == X.shape
     with pytest.raises(PairError, match="parameters for every datum"):
         inpaint(pair, X, torch.tensor([True, False]))
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_gaps_that_another_site_reads(reads: bool) -> None:
+    """y = 2 x + noise would say of a hidden x what z does not know."""
+
+    def of_two(d: dict[str, Tensor]) -> None:
+        with pyro.plate("data", len(d["x"])):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            x = pyro.sample("x", dist.Normal(z, SCALE).mask(d["seen"].bool()).to_event(1), obs=d["x"])
+            pyro.sample("y", dist.Normal(2 * (x if reads else z)[..., 0], 0.3), obs=d["y"])
+
+    def guide(d: dict[str, Tensor]) -> None:
+        with pyro.plate("data", len(d["x"])):
+            pyro.sample("z", dist.Normal(GAIN * d["x"] * d["seen"], 0.6).to_event(1))
+
+    seen = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    data = {"x": X, "seen": seen, "y": 2 * X[:, 0]}
+    pair = ModelGuidePair.from_callables(of_two, guide)
+    if reads:
+        with pytest.raises(PairError, match="datum 1 depends on what stands in its gaps"):
+            inpaint(pair, data, site="x", compile="eager")
+        return
+    found = inpaint(pair, data, site="x", num_steps=600, num_burn_in=100, compile="eager")
+    variance = 1 / (1 + 4 / 0.09)  # of z[0] given y alone, for datum 1
+    exact = variance * 2 * float(data["y"][1]) / 0.09
+    assert abs(float(found.mean[1, 0]) - exact) < 5 * float(found.standard_error[1, 0])
