@@ -118,3 +118,24 @@ def test_gaps_that_another_site_reads(reads: bool) -> None:
     variance = 1 / (1 + 4 / 0.09)  # of z[0] given y alone, for datum 1
     exact = variance * 2 * float(data["y"][1]) / 0.09
     assert abs(float(found.mean[1, 0]) - exact) < 5 * float(found.standard_error[1, 0])
+
+
+def test_given_values_that_a_site_does_not_have() -> None:
+    """An exponential has a finite log density below zero: 2 / (1 + c) came out for c = -0.3, and was trusted."""
+
+    def counts(d: dict[str, Tensor]) -> None:
+        with pyro.plate("data", len(d["x"])):
+            z = pyro.sample("z", dist.Gamma(torch.tensor(1.0), 1.0))
+            pyro.sample("c", dist.Exponential(z), obs=d["c"])
+            pyro.sample("x", dist.Poisson(z), obs=d["x"])
+
+    def guide(d: dict[str, Tensor]) -> None:
+        with pyro.plate("data", len(d["x"])):
+            pyro.sample("z", dist.Gamma(2.0 + d["x"], 2.0 + d["c"]))
+
+    pair = ModelGuidePair.from_callables(counts, guide)
+    like = {"x": torch.tensor([1.0, 2.0]), "c": torch.tensor([1.0, 2.0])}
+    found = predict_given(pair, {"c": torch.tensor([0.5, 1.0])}, like=like, site="x", num_samples=4000, compile="eager")
+    assert bool(((found.mean - torch.tensor([2 / 1.5, 1.0])).abs() < 4 * found.standard_error).all())
+    with pytest.raises(PairError, match="'c': expected values of a Exponential"):
+        predict_given(pair, {"c": torch.tensor([-0.3, 1.0])}, like=like, site="x", compile="eager")
