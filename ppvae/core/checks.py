@@ -19,6 +19,7 @@ from .density import observed_support, structure
 from .errors import ONE_DATUM, PairError, did_you_mean, place_of, try_one_of
 from .modes import in_evaluation_mode
 from .pair import Data, ModelGuidePair, batch_size, members_of
+from .reach import check_reach
 from .site import PYRO_DISTRIBUTIONS, SiteInfo
 from .structure import Structure
 
@@ -31,9 +32,9 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
 
     Model and guide have the same latent sites with the same event shapes; observed and local sites stand inside the
     plate over data, which is as long as the batch and states N; parameters and data are finite; the data lie in
-    the support of the likelihood. Programs that state no density are refused (:mod:`ppvae.core.audit`). Whether the
-    programs broadcast over one more plate on the left is tested too: where they do not, ``pair.vectorizes`` becomes
-    False (logged) and particles run one by one.
+    the support of the likelihood, and the guide's draws in that of the prior. Programs that state no density are
+    refused (:mod:`ppvae.core.audit`). Whether the programs broadcast over one more plate on the left is tested too:
+    where they do not, ``pair.vectorizes`` becomes False (logged) and particles run one by one.
 
     Args:
         pair: the pair.
@@ -52,6 +53,27 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
             + try_one_of("ModelGuidePair.from_callables(model, guide)", "subclass ModelGuidePair")
         )
     _check_batch(pair, x)
+    return _check_programs(pair, x, num_data, data=True)
+
+
+@in_evaluation_mode
+def check_programs(pair: ModelGuidePair, x: Data) -> Structure:
+    """As :func:`check_pair`, for verbs to which the data are an example of a shape: their values are not looked at.
+
+    Args:
+        pair: the pair.
+        x: a batch, [B, *event].
+
+    Returns:
+        the pair's :class:`Structure`.
+
+    Raises:
+        PairError: as :func:`check_pair`.
+    """
+    return _check_programs(pair, x, None, data=False)
+
+
+def _check_programs(pair: ModelGuidePair, x: Data, num_data: int | None, *, data: bool) -> Structure:
     _check_parameters(pair)
     _check_borrowed(pair)
     try:
@@ -67,8 +89,10 @@ def check_pair(pair: ModelGuidePair, x: Data, *, num_data: int | None = None) ->
     check_guide(shape)
     _check_sites(pair, shape)
     _check_plate(pair, x, shape, num_data)
-    _check_support(pair, x, shape)
+    if data:
+        _check_support(pair, x, shape)
     audit(pair, x, shape)
+    check_reach(pair, x, shape)
     return shape
 
 

@@ -16,7 +16,7 @@ from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .rewriting import not_in_batch, rewritten
-from .site import SiteInfo
+from .site import SiteInfo, bounds_of
 from .structure import Structure
 from .summed import summed_of
 from .terms import Simulation, sum_log_probs
@@ -278,11 +278,24 @@ def given_present(pair: ModelGuidePair, x: Data, given: Latents) -> dict[str, Te
         pair: the pair.
         x: a batch, [B, *event].
         given: observed site, or local latent, to value [B, *event].
+
+    Raises:
+        PairError: a value that the site does not have, whatever is drawn before it.
     """
     shape = structure(pair, x)
     known = _observed(shape, given, latents=True)
     values, free = _site_values(given, known, shape, 1), _free_sites(shape, given)
     sites = run_model(pair, x, shape, values, 1, free=free, enumerate=False)
+    for name in given:
+        support = getattr(sites[name]["fn"], "support", None)
+        grey = known[name].allows_grey
+        if support is None or grey or bounds_of(support):  # bounds that are tensors may follow what was drawn
+            continue
+        if not bool(support.check(sites[name]["value"]).all()):
+            raise PairError(
+                f"given: site {name!r}: expected values of a {known[name].family_name} ({support}), found others, of "
+                "which there is no conditional distribution" + try_one_of("values in that support")
+            )
     found = {name: present_of(sites[name], known[name], shape)[0] for name in given}
     return {name: present.flatten(1).any(1) if present.dim() > 1 else present for name, present in found.items()}
 

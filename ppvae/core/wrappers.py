@@ -37,7 +37,7 @@ def entries_present(site: Mapping[str, Any]) -> Tensor | None:
 
 def with_axes(mask: Tensor, rank: int) -> Tensor:
     """A mask with axes of length one on its right, until it has so many."""
-    return mask.reshape(*mask.shape, *(1,) * (rank - mask.dim()))
+    return mask.reshape((*mask.shape, *(1,) * (rank - mask.dim())))
 
 
 def _inside(mask: Any, fn: Any) -> Tensor:

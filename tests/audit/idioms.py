@@ -605,6 +605,31 @@ def _whole_scaled() -> Any:
     return poutine.scale(model, 0.25), poutine.scale(guide, 0.25)
 
 
+def _outside_support() -> Any:
+    def positive(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Exponential(torch.ones(2)).to_event(1))
+            observe(z, x)
+
+    return positive, guide
+
+
+def _straight_through() -> Any:
+    def coins(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample(
+                "z", dist.RelaxedBernoulliStraightThrough(torch.tensor(0.5), torch.full((2,), 0.3)).to_event(1)
+            )
+            observe(z, x)
+
+    def rounded_guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            logits = posterior_mean(x) + shift()
+            pyro.sample("z", dist.RelaxedBernoulliStraightThrough(torch.tensor(0.5), logits=logits).to_event(1))
+
+    return coins, rounded_guide
+
+
 JOINT = "auxiliary site '.*' is global[\\s\\S]*joint over the data"
 ALONE = "of a datum is .* by itself"
 POINT = "guide site 'z' is a point \\(Delta\\)"
@@ -716,6 +741,18 @@ IDIOMS: dict[str, Idiom] = {
         evidence=evidence_of_switch,
         mean=None,
         note="ScoreFunctionELBO, VIMCO and wake-sleep train it",
+    ),
+    "outside-support": Idiom(
+        "a guide that draws what the prior does not have (a Normal for an Exponential)",
+        _outside_support,
+        everywhere("draws values outside the support of the prior"),
+        note="log p is finite there, and no density",
+    ),
+    "straight-through": Idiom(
+        "straight-through distributions",
+        _straight_through,
+        everywhere("density of what it was before it was rounded"),
+        note="relaxed without rounding, or discrete under ScoreFunctionELBO, VIMCO and wake-sleep",
     ),
     "deterministic": Idiom("`pyro.deterministic`", _deterministic),
     "scale-whole": Idiom("both programs inside `poutine.scale`", _whole_scaled),

@@ -14,8 +14,10 @@ from .execution import Execution
 from .placement import Compile, choose_device, dtype_of, like_pair
 from .progress import progress_bar
 from .seeds import chunk_seed
-from ...core import Data, ModelGuidePair, rows_of
+from ...core import Data, ModelGuidePair, rows_of, structure
+from ...core.checks import check_programs
 from ...core.conditioning import hold_sites
+from ...core.parts import waits_for_data
 from ...data import Dataset, as_dataset, chunks
 
 T = TypeVar("T")
@@ -85,10 +87,12 @@ class OverData(Execution):
     Attributes:
         data: the data, on the device.
         seed: of all noise.
-        chunk_size: data at a time at most.
-        example: the first two data, as the pair sees them.
+        needs_all_data: whether the pair has parameters for every datum, so that it runs on all data or not at all.
+        chunk_size: data at a time at most; all, where the pair needs them.
+        example: the first two data, as the pair sees them; all, where the pair needs them.
 
     Raises:
+        PairError: the pair's programs state no densities, or fail.
         PpvaeError: an unknown device or mode, or a chunk size below 1.
         DataError: data that cannot be used.
     """
@@ -111,6 +115,10 @@ class OverData(Execution):
         self.seed, self.chunk_size = seed, chunk_size
         self.data: Dataset = as_dataset(data, dtype=self.dtype).to(where).binarize(seed, dtype=self.dtype)
         self.example = self.batch(torch.arange(min(2, len(self.data)), device=where))
+        self.needs_all_data = self._needs_all()
+        if self.needs_all_data:
+            self.example, self.chunk_size = self.batch(torch.arange(len(self), device=where)), len(self)
+        check_programs(pair, self.example)
         if at_mean:
             with torch.no_grad(), torch.random.fork_rng():
                 torch.manual_seed(0)
@@ -118,6 +126,20 @@ class OverData(Execution):
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def _needs_all(self) -> bool:
+        """Whether the pair has parameters for every datum: on two of them it cannot be run, or not yet."""
+        if len(self) <= 2:
+            return False
+        if waits_for_data(self.original):
+            return True
+        adopted = frozenset(self.original.adopted_names())
+        try:
+            shape = structure(self.original, self.example)
+        except Exception:
+            self.original.disown(frozenset(self.original.adopted_names()) - adopted)
+            return True  # where it is for another reason, the check says so
+        return not shape.one_datum and shape.data_plate is not None and shape.batch not in (2, -1)
 
     @property
     def num_chunks(self) -> int:

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from .joint import require_mean
 from .noise import Noise, require_channel
-from .restorable import declared_gaps, only_site, require_independent, require_inside, seen_of, site_with_gaps
+from .restorable import (
+    declared_gaps,
+    only_site,
+    require_independent,
+    require_inside,
+    require_unread,
+    seen_of,
+    site_with_gaps,
+)
 from .restoration import Moments, Restoration
 from ..execution.arguments import require_integer
 from ..execution.over_data import OverData
@@ -20,6 +28,7 @@ from ...core import (
     Data,
     DataError,
     ModelGuidePair,
+    PairError,
     PpvaeError,
     draw,
     log_guide,
@@ -99,7 +108,8 @@ def inpaint(
     Raises:
         PairError: an unknown site; beside a mask, not exactly one observed site, which is all of the data; without
             one, several sites and none named; entries of it that depend on each other given z, some hidden and others
-            seen; no mean; noise that is not of its family; a global latent site without a value.
+            seen; no mean; noise that is not of its family; a global latent site without a value; parameters for
+            every datum.
         DataError: no mask and no gaps that the pair declares, or both; a mask that does not fit; a seen value that is
             not finite, or that the likelihood does not have, grey under a Bernoulli among them.
         PpvaeError: numbers of steps, chains or draws that make no sense.
@@ -128,6 +138,11 @@ def inpaint(
     y, visible = (data, None) if mask is None else seen_of(data, mask, seed)
     rows = max(1, chunk_size // num_chains)
     work = OverData(pair, y, device=device, seed=seed, chunk_size=rows, compile=compile)
+    if work.needs_all_data:
+        raise PairError(
+            "inpaint: the pair has parameters for every datum, which are those of data without gaps: expected a guide "
+            "that reads the data" + try_one_of("a guide with a network of x (an encoder)")
+        )
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         work.pair = hold_sites(work.pair, work.example, global_sites)
@@ -144,6 +159,8 @@ def inpaint(
     if noise is not None:
         require_channel(noise, info)
     require_inside(work, info, beside, noise)
+    if declared:
+        require_unread(work, name, beside)
     require_simulable(work.pair, work.example, batches=not declared)
     require_mean(work.pair, work.example, name, None if declared else {})
 

@@ -14,10 +14,11 @@ from .noise import Noise
 from .observed_values import observed_values
 from ..execution.arguments import choose_name
 from ..execution.over_data import OverData
-from ...core import Data, DataError, PairError, SiteInfo, structure
+from ...core import Data, DataError, PairError, SiteInfo, draw, log_joint, structure
 from ...core.axes import to_canonical
 from ...core.density import observed_support
 from ...core.errors import try_one_of
+from ...core.rewriting import rewritten
 from ...core.wrappers import with_axes
 from ...data import Dataset
 
@@ -112,6 +113,27 @@ def require_independent(info: SiteInfo, visible: Tensor) -> None:
                 "a mask that is the same for all of them",
                 "a likelihood of independent entries: Bernoulli, Normal(...).to_event(1)",
             )
+        )
+
+
+def require_unread(work: OverData, name: str, beside: Mapping[str, Tensor]) -> None:
+    """What stands in a gap is in no density: else another site depends on it, and knows more of it than z does."""
+
+    def moved(x: Data, each: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        shape = structure(work.pair, x)
+        if name not in {place.site for place in shape.places}:
+            return {"moved": torch.zeros(len(each["seen"]), dtype=torch.bool)}
+        z = draw(work.pair, x, 1).latents
+        other = rewritten(x, shape, {name: torch.where(each["seen"], each["values"], each["values"].flip(0))})
+        before, after = (log_joint(work.pair, batch, z).local[0] for batch in (x, other))
+        return {"moved": ~torch.isclose(before, after, rtol=1e-3, atol=1e-3, equal_nan=True)}
+
+    found = work.run(moved, beside=beside)["moved"]
+    if bool(found.any()):
+        raise PairError(
+            f"site {name!r}: log p(x, z) of datum {int(found.nonzero()[0])} depends on what stands in its gaps, which "
+            "another site reads: expected gaps that nothing reads"
+            + try_one_of("the site that reads it given the latents instead", "the missing entries as a latent site")
         )
 
 

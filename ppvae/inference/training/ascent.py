@@ -13,8 +13,9 @@ from torch.distributions import Distribution
 from torch.optim import Optimizer
 
 from ..execution.processes import Processes
-from ...core import Data, ModelGuidePair, parameter_roles
+from ...core import Data, ModelGuidePair, PpvaeError, parameter_roles
 from ...core.compile import Captured, Mode, bind, capture, preserve
+from ...core.errors import try_one_of
 from ...core.fingerprint import differences, fingerprint
 from ...core.lengths import bucket_of, no_longer_than
 
@@ -90,6 +91,12 @@ class Ascent(ABC):
         self.trainable = {
             name: value for name, value in parameters.items() if value.requires_grad and name not in self.without
         }
+        if not self.trainable:
+            raise PpvaeError(
+                f"{type(self.module).__name__}: nothing to train: expected a parameter that requires a gradient, found "
+                f"{len(parameters)} parameters, none of which does"
+                + try_one_of("nn.Parameter or pyro.param for what is to be learnt", "parameter.requires_grad_(True)")
+            )
         self.constants: dict[str, Tensor] = {
             name: value for name, value in parameters.items() if name not in self.trainable
         }

@@ -22,6 +22,7 @@ from ppvae.inference import (
     EarlyStopping,
     KLWarmup,
     TrainingState,
+    compare_elbos,
     elbo,
     evaluate_bound,
     fit,
@@ -227,3 +228,15 @@ def test_the_default_batch_takes_all_of_few_data() -> None:
         )
         == 1
     )
+
+
+def test_nothing_to_train() -> None:
+    pair = small()
+    for parameter in pair.parameters():
+        parameter.requires_grad_(False)
+    for verb in (
+        lambda: fit(pair, binary(20), num_epochs=1, progress=False),
+        lambda: compare_elbos(pair, binary(20), [elbo.TraceELBO()]),
+    ):
+        with pytest.raises(PpvaeError, match="nothing to train"):
+            verb()
