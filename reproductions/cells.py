@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,10 @@ def save_figure(path: Path, draw: Callable[[], Figure]) -> None:
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
-def samples_axis(axes: Axes, title: str = "") -> None:
-    """Training samples seen, on a logarithmic axis."""
+def samples_axis(axes: Axes, title: str = "", shown: Sequence[float] = ()) -> None:
+    """Training samples seen, on a logarithmic axis; what is far below what is to be shown leaves the picture."""
+    if shown:
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], min(shown) - 0.5 * (max(shown) - min(shown)) - 10))
     axes.set(xscale="log", xlabel="training samples seen", title=title)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+0", "e")))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -16,6 +16,7 @@ from torch.distributions import biject_to
 from .compile import bind, state_of
 from .density import draw, log_guide, log_joint, structure
 from .errors import ONE_DATUM, PairError, place_of, try_one_of
+from .masked_data import masked_data_error, reads_masked
 from .pair import Data, ModelGuidePair, batch_size, rows_of
 from .site import SiteInfo
 from .structure import Structure
@@ -51,6 +52,11 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
         # On all data, at every call: the masks depend on the data.
         with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
             _check_masks(pair, x, draw(pair, x, 2))
+    if any(info.masked for info in shape.observed):
+        with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
+            for name, moved in reads_masked(pair, x).items():
+                if bool(moved.any()):
+                    raise masked_data_error(name, int(moved.nonzero()[0]))
     if sites in pair._audits or not (shape.model_latents or shape.enumerated):
         return
     _warn_scales(pair, shape)
@@ -97,6 +103,12 @@ def check_priors(shape: Structure) -> None:
                 f"latent site {info.name!r} has an improper prior (ImproperUniform): log p(x, z) is known up to an "
                 "infinite constant, so that there is no evidence and no bound of it"
                 + try_one_of("a proper prior, such as a wide Normal", "a pyro.param, for a point estimate")
+            )
+        if info.is_a(dist.VonMises, dist.VonMises3D, dist.SineBivariateVonMises):
+            raise PairError(
+                f"latent site {info.name!r} lies on a circle ({info.family_name}), which PyTorch takes for a line: its "
+                "density repeats there, so that the chains wander and the integral over the line is infinite"
+                + try_one_of("a Normal in the plane, and its direction", "a Normal angle, where it is concentrated")
             )
 
 

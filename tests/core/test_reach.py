@@ -113,3 +113,11 @@ def test_within_the_support_the_evidence_is_that_of_quadrature() -> None:
         compile="eager",
     )
     assert bool(((found.log_evidence - exact).abs() < 4 * found.standard_error).all())
+
+
+def test_a_latent_on_a_circle_is_refused() -> None:
+    """PyTorch says that it lies on the line, where its density repeats: the integral would be infinite."""
+    zero = torch.zeros(())
+    pair = pair_of(lambda: dist.VonMises(zero, zero + 1), lambda: dist.Normal(zero, zero + 1))
+    with pytest.raises(PairError, match=r"'z' lies on a circle \(VonMises\)"):
+        check_pair(pair, {"x": X})

@@ -160,7 +160,7 @@ def inpaint(
         require_channel(noise, info)
     require_inside(work, info, beside, noise)
     if declared:
-        require_unread(work, name, beside)
+        require_unread(work, name)
     require_simulable(work.pair, work.example, batches=not declared)
     require_mean(work.pair, work.example, name, None if declared else {})
 

@@ -14,11 +14,11 @@ from .noise import Noise
 from .observed_values import observed_values
 from ..execution.arguments import choose_name
 from ..execution.over_data import OverData
-from ...core import Data, DataError, PairError, SiteInfo, draw, log_joint, structure
+from ...core import Data, DataError, PairError, SiteInfo, batch_size, structure
 from ...core.axes import to_canonical
 from ...core.density import observed_support
 from ...core.errors import try_one_of
-from ...core.rewriting import rewritten
+from ...core.masked_data import masked_data_error, reads_masked
 from ...core.wrappers import with_axes
 from ...data import Dataset
 
@@ -116,25 +116,16 @@ def require_independent(info: SiteInfo, visible: Tensor) -> None:
         )
 
 
-def require_unread(work: OverData, name: str, beside: Mapping[str, Tensor]) -> None:
+def require_unread(work: OverData, name: str) -> None:
     """What stands in a gap is in no density: else another site depends on it, and knows more of it than z does."""
 
-    def moved(x: Data, each: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        shape = structure(work.pair, x)
-        if name not in {place.site for place in shape.places}:
-            return {"moved": torch.zeros(len(each["seen"]), dtype=torch.bool)}
-        z = draw(work.pair, x, 1).latents
-        other = rewritten(x, shape, {name: torch.where(each["seen"], each["values"], each["values"].flip(0))})
-        before, after = (log_joint(work.pair, batch, z).local[0] for batch in (x, other))
-        return {"moved": ~torch.isclose(before, after, rtol=1e-3, atol=1e-3, equal_nan=True)}
+    def moved(x: Data) -> dict[str, Tensor]:
+        found = reads_masked(work.pair, x)
+        return {"moved": found[name]} if name in found else {"moved": torch.zeros(batch_size(x), dtype=torch.bool)}
 
-    found = work.run(moved, beside=beside)["moved"]
+    found = work.run(moved)["moved"]
     if bool(found.any()):
-        raise PairError(
-            f"site {name!r}: log p(x, z) of datum {int(found.nonzero()[0])} depends on what stands in its gaps, which "
-            "another site reads: expected gaps that nothing reads"
-            + try_one_of("the site that reads it given the latents instead", "the missing entries as a latent site")
-        )
+        raise masked_data_error(name, int(found.nonzero()[0]))
 
 
 def require_inside(work: OverData, info: SiteInfo, beside: Mapping[str, Tensor], noise: Noise | None) -> None:

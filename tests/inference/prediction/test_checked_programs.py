@@ -12,8 +12,8 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
-from ppvae.core import ModelGuidePair, PairError
-from ppvae.inference import embed, fit, inpaint, predict_given, quantile_residuals, reconstruct
+from ppvae.core import ModelGuidePair, PairError, check_pair
+from ppvae.inference import embed, fit, inpaint, log_evidence, predict_given, quantile_residuals, reconstruct
 
 SCALE = 0.5
 GAIN = 1 / (1 + SCALE**2)  # E[z | x] = GAIN x
@@ -111,7 +111,7 @@ def test_gaps_that_another_site_reads(reads: bool) -> None:
     data = {"x": X, "seen": seen, "y": 2 * X[:, 0]}
     pair = ModelGuidePair.from_callables(of_two, guide)
     if reads:
-        with pytest.raises(PairError, match="datum 1 depends on what stands in its gaps"):
+        with pytest.raises(PairError, match="datum 1 depends on what stands in its masked entries"):
             inpaint(pair, data, site="x", compile="eager")
         return
     found = inpaint(pair, data, site="x", num_steps=600, num_burn_in=100, compile="eager")
@@ -139,3 +139,29 @@ def test_given_values_that_a_site_does_not_have() -> None:
     assert bool(((found.mean - torch.tensor([2 / 1.5, 1.0])).abs() < 4 * found.standard_error).all())
     with pytest.raises(PairError, match="'c': expected values of a Exponential"):
         predict_given(pair, {"c": torch.tensor([-0.3, 1.0])}, like=like, site="x", compile="eager")
+
+
+def test_gaps_that_another_site_reads_have_no_evidence() -> None:
+    """It was -106 or -1146 by the placeholder; masked where x is, or given z, the site reads nothing."""
+
+    def program(reads: bool, masked: bool) -> Callable[..., None]:
+        def of_two(d: dict[str, Tensor]) -> None:
+            seen = d["seen"].bool()
+            with pyro.plate("data", len(seen)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                x = pyro.sample("x", dist.Normal(z, SCALE).mask(seen).to_event(1), obs=d["x"])
+                y = dist.Normal(2 * (x if reads else z)[..., 0], 0.3)
+                pyro.sample("y", y.mask(seen[..., 0]) if masked else y, obs=d["y"])
+
+        return of_two
+
+    def guide(d: dict[str, Tensor]) -> None:
+        with pyro.plate("data", len(d["x"])):
+            pyro.sample("z", dist.Normal(GAIN * d["x"] * d["seen"], 0.6).to_event(1))
+
+    seen = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    data = {"x": X * seen, "seen": seen, "y": 2 * X[:, 0]}
+    check_pair(ModelGuidePair.from_callables(program(reads=False, masked=False), guide), data)
+    check_pair(ModelGuidePair.from_callables(program(reads=True, masked=True), guide), data)
+    with pytest.raises(PairError, match=r"'x': .* datum 1 depends on what stands in its masked entries(?s:.*)obs_mask"):
+        log_evidence(ModelGuidePair.from_callables(program(reads=True, masked=False), guide), data, progress=False)
