@@ -15,8 +15,9 @@ from .simulation import observed_values
 def reads_masked(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
     """Of each observed site with masked entries, the data whose log p(x, z) changes with what stands there, bool [B].
 
-    The entries of the datum that has most of them take the places of those that are masked out. A site whose value is
-    not a part of the batch is left out: nothing else can be written there.
+    The entries of the datum that has most of them take the places of those that are masked out. Left out is a site
+    whose value is not a part of the batch, where nothing else can be written, and a datum whose gaps are told by the
+    values themselves (a label of -1), which these then fill.
 
     Args:
         pair: the pair.
@@ -34,7 +35,8 @@ def reads_masked(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
         fullest = value[present.flatten(1).sum(1).argmax() if present.dim() > 1 else present.int().argmax()]
         other = rewritten(x, shape, {name: torch.where(present, value, fullest)})
         after = log_joint(pair, other, latents).local[0]
-        found[name] = ~torch.isclose(before, after, rtol=1e-3, atol=1e-3, equal_nan=True)
+        same_gaps = (observed_values(pair, other, shape)[name][1] == present).reshape(len(present), -1).all(1)
+        found[name] = same_gaps & ~torch.isclose(before, after, rtol=1e-3, atol=1e-3, equal_nan=True)
     return found
 
 
