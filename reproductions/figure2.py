@@ -21,10 +21,10 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "AEVB": {"name": "trace-mean-field"},  # estimator B: the KL in closed form
     "wake-sleep": {"name": "reweighted-wake-sleep", "num_particles": 1, "sleep": 1.0},
 }
-OTHERS: dict[str, dict[str, Any]] = {
-    "plain-mnist-10": {"method": "AEVB", "words": "no warm-up", "warm_up": 0},
-    "plain-at-0.02-mnist-10": {"method": "AEVB", "words": "no warm-up, step size 0.02", "warm_up": 0, "rate": 0.02},
-    "small-mnist-10-wake-sleep": {"method": "wake-sleep", "words": "weights from N(0, 0.0001)", "init": 0.01},
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain-mnist-10": ("AEVB", {"words": "no warm-up", "warm_up": 0}),
+    "plain-at-0.02-mnist-10": ("AEVB", {"words": "no warm-up, step size 0.02", "warm_up": 0, "rate": 0.02}),
+    "small-mnist-10-wake-sleep": ("wake-sleep", {"words": "weights from N(0, 0.0001)", "init": 0.01}),
 }
 DIMENSIONS = {"mnist": (10, 2, 3, 5, 20, 200), "frey-faces": (2, 5, 10, 20)}
 
@@ -36,7 +36,7 @@ def cells(size: Size) -> list[Cell]:
         for source, dims in ({"digits": (2, 10)} if size.quick else DIMENSIONS).items()
         for dim, method in product(dims, ESTIMATORS)
     ]
-    others = [Cell(name, partial(curve, "mnist", 10, **other)) for name, other in OTHERS.items()]
+    others = [Cell(name, partial(curve, "mnist", 10, method, **other)) for name, (method, other) in OTHERS.items()]
     return several if size.quick else several + others
 
 
