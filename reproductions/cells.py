@@ -108,9 +108,9 @@ def save_figure(path: Path, draw: Callable[[], Figure]) -> None:
 
 
 def samples_axis(axes: Axes, title: str = "", shown: Sequence[float] = ()) -> None:
-    """Training samples seen, on a logarithmic axis; what is far below what is to be shown leaves the picture."""
-    if shown:
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], min(shown) - 0.5 * (max(shown) - min(shown)) - 10))
+    """Training samples seen, on a logarithmic axis; a curve far below what is to be shown leaves the picture."""
+    if shown and axes.get_ylim()[0] < (lowest := min(shown) - 0.5 * (max(shown) - min(shown)) - 10):
+        axes.set_ylim(lowest, max(shown) + 5)
     axes.set(xscale="log", xlabel="training samples seen", title=title)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+0", "e")))
     axes.xaxis.set_minor_formatter(NullFormatter())
