@@ -341,7 +341,7 @@ class ConstantSupports:
             inside = support.check(value)
             if not bool(inside.all()):
                 row = first_row + int((~inside).reshape(len(inside), -1).any(1).nonzero()[0])
-                raise _support_error(name, inside, support, value, f"; the first is in datum {row}")
+                raise support_error(name, inside, support, value, f"; the first is in datum {row}")
 
 
 _CONSTANT = (
@@ -374,7 +374,8 @@ _REMEDIES: dict[Constraint, tuple[str, ...]] = {
 }
 
 
-def _support_error(name: str, inside: Tensor, support: Constraint, value: Tensor, where: str = "") -> PairError:
+def support_error(name: str, inside: Tensor, support: Constraint, value: Tensor, where: str = "") -> PairError:
+    """Data that their likelihood does not have."""
     outside = value[~inside] if inside.shape == value.shape else value
     return PairError(
         f"site {name!r}: expected data in the support of its likelihood ({support}), found "
@@ -386,7 +387,7 @@ def _support_error(name: str, inside: Tensor, support: Constraint, value: Tensor
 def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     for name, (inside, support, value, _) in observed_support(pair, x).items():
         if not bool(inside.all()):
-            raise _support_error(name, inside, support, value)
+            raise support_error(name, inside, support, value)
         for module in pair.modules():
             span = getattr(module, "mean_range", None)
             if span is None or getattr(module, "event_shape", None) != shape.site(name).event_shape:

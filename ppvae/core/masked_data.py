@@ -9,7 +9,7 @@ from .density import draw, log_joint, structure
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .rewriting import rewritten
-from .simulation import observed_values
+from .simulation import observed_and_present
 
 
 def reads_masked(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
@@ -28,14 +28,14 @@ def reads_masked(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
     masked = [i.name for i in shape.observed if i.scope == "local" and i.masked and i.name in places]
     if not masked:
         return {}
-    latents, values = draw(pair, x, 1).latents, observed_values(pair, x, shape)
+    latents, values = draw(pair, x, 1).latents, observed_and_present(pair, x, shape)
     before, found = log_joint(pair, x, latents).local[0], {}
     for name in masked:
         value, present = values[name]
         fullest = value[present.flatten(1).sum(1).argmax() if present.dim() > 1 else present.int().argmax()]
         other = rewritten(x, shape, {name: torch.where(present, value, fullest)})
         after = log_joint(pair, other, latents).local[0]
-        same_gaps = (observed_values(pair, other, shape)[name][1] == present).reshape(len(present), -1).all(1)
+        same_gaps = (observed_and_present(pair, other, shape)[name][1] == present).reshape(len(present), -1).all(1)
         found[name] = same_gaps & ~torch.isclose(before, after, rtol=1e-3, atol=1e-3, equal_nan=True)
     return found
 

@@ -104,11 +104,11 @@ def require_simulable(pair: ModelGuidePair, few: Data, *, batches: bool = False)
             )
     places = {place.site for place in shape.places}
     with torch.no_grad():
-        found = observed_values(pair, few, shape)
+        found = observed_and_present(pair, few, shape)
         others = {n: (v <= 0.5).to(v.dtype) for n, (v, _) in found.items() if batches or n in places}
         other = rewritten(few, shape, others)
         before, after = (_simulation(pair, x) for x in (few, other))
-        seen = observed_values(pair, other, shape)
+        seen = observed_and_present(pair, other, shape)
     for name, value in before.items():
         if not torch.equal(value, after[name]):
             raise PairError(
@@ -131,7 +131,7 @@ def _simulation(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
         return simulate(pair, x).observed
 
 
-def observed_values(pair: ModelGuidePair, x: Data, shape: Structure) -> dict[str, tuple[Tensor, Tensor]]:
+def observed_and_present(pair: ModelGuidePair, x: Data, shape: Structure) -> dict[str, tuple[Tensor, Tensor]]:
     """What the model observes of each local site, and which entries of it are not masked out, [B, *event]."""
     with local_parameters(pair):
         sites = observing_run(pair, x, shape)

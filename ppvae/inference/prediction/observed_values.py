@@ -9,6 +9,7 @@ from torch import Tensor
 from ..execution.over_data import OverData
 from ...core import Data, PairError, structure
 from ...core.axes import to_canonical
+from ...core.checks import support_error
 from ...core.density import observed_support
 
 
@@ -30,7 +31,7 @@ def observed_values(work: OverData, name: str) -> ObservedValues:
     """The data of an observed site as its model sees them.
 
     Raises:
-        PairError: its distribution does not say its support.
+        PairError: its distribution does not say its support, or values are outside it.
     """
     support = ""
 
@@ -41,6 +42,8 @@ def observed_values(work: OverData, name: str) -> ObservedValues:
         if name not in result:
             raise PairError(f"observed site {name!r}: its distribution does not say where its values lie")
         found = result[name]
+        if not bool(found.inside.all()):
+            raise support_error(name, found.inside, found.support, found.value)
         support = str(found.support)
         parts = {"x": found.value} if found.present is None else {"x": found.value, "present": found.present}
         return {k: to_canonical(value, shape.site(name), shape.nesting, 1)[0] for k, value in parts.items()}

@@ -141,6 +141,22 @@ def test_given_values_that_a_site_does_not_have() -> None:
         predict_given(pair, {"c": torch.tensor([-0.3, 1.0])}, like=like, site="x", compile="eager")
 
 
+def test_residuals_of_data_that_the_likelihood_does_not_have() -> None:
+    def counts(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(torch.tensor(1.0), 1.0))
+            pyro.sample("x", dist.Poisson(z[..., None]).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Gamma(1.0 + x[:, 0].abs(), 2.0))
+
+    pair = ModelGuidePair.from_callables(counts, guide)
+    assert quantile_residuals(pair, torch.tensor([[0.0], [3.0], [1.0]])).level.shape == (3, 1)
+    with pytest.raises(PairError, match=r"'x': expected data in the support .* for instance -3"):
+        quantile_residuals(pair, torch.tensor([[0.0], [-3.0], [1.0]]))
+
+
 def test_gaps_that_another_site_reads_have_no_evidence() -> None:
     """It was -106 or -1146 by the placeholder; masked where x is, or given z, the site reads nothing."""
 
