@@ -147,9 +147,11 @@ def best_step_size(bench: Bench, recipe: Recipe, objective: Callable[[Recipe], f
 
 
 def train_as_published(
-    bench: Bench, recipe: Recipe, visit: Visit, *, rate: float = 0.0, warm_up: int = WARM_UP
+    bench: Bench, recipe: Recipe, visit: Visit, *, rate: float = 0.0, warm_up: int | None = None
 ) -> tuple[ModelGuidePair, int]:
     """:func:`train_to` with Adagrad as in the paper: the step size that does best at first, or a given one."""
+    if warm_up is None:
+        warm_up = 10 if bench.size.quick else WARM_UP
     rate = rate or choose_step_size(bench, recipe, warm_up)
     return train_to(bench, recipe.replace(training={"learning_rate": rate}), visit, FirstGradients(rate, warm_up))
 
