@@ -82,7 +82,7 @@ def pictures(found: Found) -> Pictures:
 def page(found: Found) -> str:
     """Errors of each task."""
     rows = []
-    for task, scores in (item for cell in found.values() for item in cell["scores"].items()):
+    for task, scores in (item for cell in found.values() for item in cell.get("scores", {}).items()):
         for score in scores:
             values = [[score[key], score[f"{key}_error"]] for key in ("rmse", "log_score")]
             shown = ["" if value is None else f"{value:.4f} ± {error:.4f}" for value, error in values]

@@ -163,3 +163,7 @@ def test_absent_data_are_said_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert "figure4: digits failed: figure 2 has not trained digits-2-AEVB" in done.output
     assert "figure2 --only digits-2-AEVB" in done.output
     assert command("figure9").exit_code == 2
+
+
+def test_a_restoration_that_was_only_begun_has_a_page() -> None:
+    assert "by" in modules_of(["restoration"])["restoration"].page({"mnist": {"step_sizes": {"0.01": -150.0}}})
