@@ -32,7 +32,7 @@ def reads_masked(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
     before, found = log_joint(pair, x, latents).local[0], {}
     for name in masked:
         value, present = values[name]
-        fullest = value[present.flatten(1).sum(1).argmax() if present.dim() > 1 else present.int().argmax()]
+        fullest = value[present.reshape(len(present), -1).sum(1).argmax()]
         other = rewritten(x, shape, {name: torch.where(present, value, fullest)})
         after = log_joint(pair, other, latents).local[0]
         same_gaps = (observed_and_present(pair, other, shape)[name][1] == present).reshape(len(present), -1).all(1)

@@ -21,9 +21,10 @@ Recorder: TypeAlias = Callable[[Callable[[], Sequence[Any]]], tuple[Sequence[Any
 """``record(work) -> (results, replay)``: a replay writes into these results what the work would have returned."""
 
 CALLS_BEFORE = 8
-"""Calls that are launched as they are: recording takes a tenth of a second, and what is called once gains nothing."""
+"""Calls that are launched as they are: recording takes time, and what is called a few times gains nothing."""
 LARGEST = 2**28
-"""Bytes of all intermediate results above which arithmetic hides the launches, and a graph would only hold memory."""
+"""Bytes of all intermediate results above which a graph is taken to hold more memory than its launches are worth: a
+choice, which no GPU was at hand to measure."""
 
 
 def is_replayable(graph: fx.GraphModule, tensors: Sequence[Tensor]) -> bool:
@@ -79,12 +80,11 @@ class Replayed:
                 self._give_up((str(error).strip() or type(error).__name__).splitlines()[0])
         if self._replay is None:
             return self.run(*inputs)
-        with torch.no_grad():
-            for place, tensor in zip(self._inputs, inputs, strict=True):
-                if place is not None:
-                    place.copy_(tensor)
-            self._replay()
-            return [result.clone() if isinstance(result, Tensor) else result for result in self._results]
+        for place, tensor in zip(self._inputs, inputs, strict=True):
+            if place is not None:
+                place.copy_(tensor)
+        self._replay()
+        return [result.clone() if isinstance(result, Tensor) else result for result in self._results]
 
     def _look_at(self, inputs: Sequence[Tensor]) -> None:
         """Notice which inputs have moved; a recording that reads one of them where it was is forgotten."""

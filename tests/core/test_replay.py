@@ -97,3 +97,12 @@ def test_what_is_replayed() -> None:
     assert not replayable(lambda x, y: x + y.sum(), "cuda", "cpu")
     assert not replayable(lambda x: x + torch.randn(()), "cuda")
     assert not replayable(lambda x: x.exp() + 1, "cuda", size=2**26)
+
+
+def test_what_is_part_of_a_larger_graph_is_not_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a training step, while a graph of several of them is recorded."""
+    monkeypatch.setattr("ppvae.core.replay._is_part_of_another", lambda: True)
+    replayed = Replayed(lambda x: [2 * x], "f", on_cpu)
+    for _ in range(CALLS_BEFORE + 5):
+        assert replayed(torch.ones(2))[0].tolist() == [2.0, 2.0]
+    assert replayed.recordings == replayed.calls == 0
