@@ -21,29 +21,31 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "AEVB": {"name": "trace-mean-field"},  # estimator B: the KL in closed form
     "wake-sleep": {"name": "reweighted-wake-sleep", "num_particles": 1, "sleep": 1.0},
 }
+SCALE, VARIANCE = ({"posterior": {"name": "diagonal", "log_variance": square}} for square in (False, True))
+MODELS = {"AEVB": SCALE, "wake-sleep": VARIANCE}  # what the encoder puts out: WORDS
+SMALL = {**SCALE, "init": {"name": "paper", "scale": 0.01}}
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain-mnist-10": ("AEVB", {"words": "no warm-up", "warm_up": 0}),
     "plain-at-0.02-mnist-10": ("AEVB", {"words": "no warm-up, step size 0.02", "warm_up": 0, "rate": 0.02}),
-    "small-mnist-10-wake-sleep": ("wake-sleep", {"words": "weights from N(0, 0.0001)", "init": 0.01}),
+    "variance-mnist-10": ("AEVB", {"words": "log σ²", "model": VARIANCE}),
+    "scale-mnist-10-wake-sleep": ("wake-sleep", {"words": "log σ", "model": SCALE}),
+    "small-mnist-10-wake-sleep": ("wake-sleep", {"words": "log σ, weights from N(0, 0.0001)", "model": SMALL}),
 }
 DIMENSIONS = {"mnist": (10, 2, 3, 5, 20, 200), "frey-faces": (2, 5, 10, 20)}
 
 
 def cells(size: Size) -> list[Cell]:
     """A curve each, and those of other settings than the paper's."""
-    several = [
-        Cell(f"{source}-{dim}-{method}", partial(curve, source, dim, method))
-        for source, dims in ({"digits": (2, 10)} if size.quick else DIMENSIONS).items()
-        for dim, method in product(dims, ESTIMATORS)
-    ]
-    others = [Cell(name, partial(curve, "mnist", 10, method, **other)) for name, (method, other) in OTHERS.items()]
-    return several if size.quick else several + others
+    dimensions, others = ({"digits": (2, 10)}, {}) if size.quick else (DIMENSIONS, OTHERS)
+    several = [(source, dim, method) for source, dims in dimensions.items() for dim, method in product(dims, MODELS)]
+    further = [Cell(name, partial(curve, "mnist", 10, method, **other)) for name, (method, other) in others.items()]
+    return [Cell("{}-{}-{}".format(*which), partial(curve, *which)) for which in several] + further
 
 
-def curve(source: str, dim: int, method: str, bench: Bench, words: str = "", init: float = 0.1, **start: Any) -> None:
+def curve(source: str, dim: int, method: str, bench: Bench, words: str = "", model: Any = None, **start: Any) -> None:
     """Train with the step size that does best at first; at every mark the bound on training and on test data."""
     bench.keep(source=source, latent_dim=dim, method=f"{method}, {words}" if words else method)
-    recipe = paper_recipe(bench.size, source, dim, ESTIMATORS[method], model={"init": {"name": "paper", "scale": init}})
+    recipe = paper_recipe(bench.size, source, dim, ESTIMATORS[method], model=model or MODELS[method])
     data = data_of(recipe)
     parts = {"train": first_rows(data, 10_000), "test": data.test}
     rows: dict[str, Any] = bench.found.get("curve", {})
@@ -79,8 +81,7 @@ def draw(found: Found, source: str) -> Figure:
             for part, style in (("train", "--"), ("test", "-")):
                 rows = points(several.get(method, {}), part)
                 axes.plot(*xy(rows), style, color=colour, label=f"{method}, {part}")
-            published = BOUNDS.get((source, dim, method), {}) if rows else {}
-            reached = [(int(at), bound) for at, bound in published.items() if at <= rows[-1][0]]
+            reached = [at for at in BOUNDS.get((source, dim, method), {}).items() if rows and at[0] <= rows[-1][0]]
             axes.plot(*xy(reached), "o", color=colour, label=f"{method}, published (test)")
         samples_axis(axes, f"{source}, N_z = {dim}", [row[1] for row in points(several.get("AEVB", {}), "test")])
     figure.axes[0].set_ylabel("lower bound, nats per datum")
@@ -100,21 +101,20 @@ def page(found: Found) -> str:
                 ours = (f"{samples:,}", f"{of_train:.1f}", f"{bound:.1f} ± {error:.1f}")
                 if value is not None or samples == tests[-1][0]:
                     rows.append((source, latent_dim, method, *ours, *beside))
-    head = ("data", "N_z", "method", "samples seen", "train", "test", "published (test)", "difference")
-    return "\n\n".join([WORDS, table(head, rows), superfluous(found)])
+    return "\n\n".join([WORDS, table(HEAD, rows), superfluous(found)])
 
 
-WORDS = """One hidden layer, Adagrad with the step size of {0.01, 0.02, 0.1} that is best on training data at first, M
-= 100, L = 1, weights from N(0, 0.01) under a N(0, 1) prior; real-valued pixels. ± is the standard error over test
-data. Adagrad sums the squares of the gradients of 100 minibatches before its first step: the paper does not say so, its
-first author's code of that time does, and "no warm-up" shows what it changes."""
+HEAD = ("data", "N_z", "method", "samples seen", "train", "test", "published (test)", "difference")
+WORDS = """One hidden layer, Adagrad with the step size of {0.01, 0.02, 0.1} that is best on training data at first, M =
+100, L = 1, weights from N(0, 0.01) under a N(0, 1) prior; real-valued pixels. ± is the standard error over test data.
+Adagrad sums the squares of 100 minibatches' gradients before its first step: the paper does not say so, its first
+author's code of that time does; "no warm-up" shows what it changes. The encoder puts out log σ for AEVB and log σ², as
+in the paper, for wake-sleep; "log σ²" and "log σ" show what the other would have done."""
 
 
 def superfluous(found: Found) -> str:
-    """The paper's claim that superfluous latents do no harm, at the largest number of samples that both reached."""
+    """The claim that superfluous latents do no harm, at the largest number of samples that both reached."""
     few, many = ({row[0]: row for row in points(found.get(f"mnist-{dim}-AEVB", {}), "test")} for dim in (20, 200))
-    if not (both := set(few) & set(many)):
-        return ""
-    samples, bound, error = few[max(both)]
-    less = f"{many[samples][1] - bound:+.2f} nats (each ± {error:.2f}, the same data)"
-    return f"**Superfluous latents.** After {samples:,} samples the test bound with 200 latents is that with 20 {less}."
+    samples, bound, error = few[max(set(few) & set(many))] if set(few) & set(many) else (0, 0.0, 0.0)
+    words = f"**Superfluous latents.** After {samples:,} samples the test bound with 200 latents is that with 20"
+    return f"{words} {many[samples][1] - bound:+.2f} nats (each ± {error:.2f}, the same data)." if samples else ""

@@ -44,6 +44,9 @@ class DiagonalNormal(ConditionalDistribution):
         event_shape: the number of dimensions, or a shape.
         log_scale_range: where log sigma is cut off below and above, which keeps a stack of layers from running away at
             the start; (-3, 1) is Tomczak & Welling's (2018), whose log-variances end at -6 and 2. None for no end.
+        log_variance: the network puts out log sigma^2, as AEVB's appendix C writes it, in place of log sigma. The
+            family is the same; weights of the same size start with half the spread of log sigma, and move it half as
+            far.
 
     Raises:
         PpvaeError: a range that is no range.
@@ -55,16 +58,19 @@ class DiagonalNormal(ConditionalDistribution):
         event_shape: int | Sequence[int],
         *,
         log_scale_range: Sequence[float] | None = None,
+        log_variance: bool = False,
     ) -> None:
         super().__init__(event_shape)
         if log_scale_range is not None and not (len(log_scale_range) == 2 and log_scale_range[0] < log_scale_range[1]):
             raise PpvaeError(f"log_scale_range: expected (low, high) with low < high, found {log_scale_range}")
-        self.log_scale_range = log_scale_range
+        self.log_scale_range, self.log_variance = log_scale_range, log_variance
         self.head = head_of(trunk, self.event_shape, 2)
 
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""
         loc, log_scale = self.head(*require_context(context, self))
+        if self.log_variance:
+            log_scale = 0.5 * log_scale
         if self.log_scale_range is not None:
             log_scale = log_scale.clamp(*self.log_scale_range)
         return independent(dist.Normal(loc, log_scale.exp()), self.event_shape)

@@ -22,9 +22,11 @@ PosteriorMaker: TypeAlias = Callable[[nn.Module, int], ConditionalDistribution]
 __all__ = ["coupling", "diagonal", "full", "iaf", "low_rank", "planar", "spline"]
 
 
-def diagonal(log_scale_range: Sequence[float] | None = None) -> PosteriorMaker:
+def diagonal(log_scale_range: Sequence[float] | None = None, log_variance: bool = False) -> PosteriorMaker:
     """A normal with independent dimensions."""
-    return lambda trunk, latent_dim: DiagonalNormal(trunk, latent_dim, log_scale_range=log_scale_range)
+    return lambda trunk, latent_dim: DiagonalNormal(
+        trunk, latent_dim, log_scale_range=log_scale_range, log_variance=log_variance
+    )
 
 
 def low_rank(rank: int = 2) -> PosteriorMaker:

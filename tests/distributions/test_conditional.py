@@ -304,6 +304,12 @@ def test_the_contract_finds_what_is_broken(broken: Any, test: str, arguments: tu
         Case().test_event_and_batch_shapes()  # broken in one respect only
 
 
+def test_a_network_puts_out_log_variances_where_it_is_told_to() -> None:
+    posterior = DiagonalNormal(None, 3, log_variance=True, log_scale_range=(-3, 1))
+    posterior.head.free[1].data = torch.tensor([-9.0, 0.5, 9.0])
+    torch.testing.assert_close(posterior().base_dist.variance, torch.tensor([-6.0, 0.5, 2.0]).exp())
+
+
 def test_scales_end_where_they_are_told_to() -> None:
     prior = DiagonalNormal(None, 3, log_scale_range=(-3, 1))
     prior.head.free[1].data = torch.tensor([-9.0, 0.5, 9.0])

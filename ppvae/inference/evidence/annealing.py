@@ -146,7 +146,7 @@ class Path:
         """The captured move between temperatures, ``move(x, u, beta, new)``, and the captured leapfrog step."""
         draws, moves = 3 * chains * batch, len(self.betas) - 1
         move = self.run.remember(f"anneal {self.start}", self._move, calls=moves, draws=draws)
-        steps = moves * self.num_leapfrog
+        steps = (_SETTLE + moves * (_repeats(moves) + 1)) * self.num_leapfrog  # of the pilot run and the annealing run
         step = self.run.remember(f"leapfrog {self.start}", self._leapfrog, calls=steps, draws=draws)
         return move, step
 
@@ -179,6 +179,11 @@ class AnnealingResult(NamedTuple):
     acceptance: Tensor
     divergences: Tensor
     log_ratio: Tensor
+
+
+def _repeats(moves: int) -> int:
+    """Transitions of the pilot run at a temperature: several on a short path, so that step sizes can follow it."""
+    return max(1, 50 // moves)
 
 
 def pilot_chains(chains: int) -> int:
@@ -216,11 +221,9 @@ def tune(path: Path, x: Data, chains: int, share: float) -> Tuning:
         variance = (1 - _FORGET) * variance + _FORGET * _over(groups, state.u, _variance)
     log_step = averaging.final_step_size.log()
     sizes, variances = [], []
-    # Several transitions per temperature on a short path, so that step sizes can follow it.
-    repeats = max(1, 50 // (len(betas) - 1))
     for old, new in pairwise(betas):
         state, _ = move(x, state.u, old, new)
-        for _ in range(repeats):
+        for _ in range(_repeats(len(betas) - 1)):
             state, info = _transition(kernel, state, groups, log_step.exp(), variance, new)
             log_step = log_step + _GAIN * (_over(groups, info.acceptance, _mean) - path.target_acceptance)
             variance = (1 - _FORGET) * variance + _FORGET * _over(groups, state.u, _variance)
