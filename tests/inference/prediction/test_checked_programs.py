@@ -141,6 +141,21 @@ def test_given_values_that_a_site_does_not_have() -> None:
         predict_given(pair, {"c": torch.tensor([-0.3, 1.0])}, like=like, site="x", compile="eager")
 
 
+def test_given_values_at_which_the_model_fails() -> None:
+    def model(d: dict[str, Tensor]) -> None:
+        with pyro.plate("data", len(d["x"])):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            pyro.sample("x", dist.Normal(0.0, z + 9.0), obs=d["x"])
+
+    def guide(d: dict[str, Tensor]) -> None:
+        with pyro.plate("data", len(d["x"])):
+            pyro.sample("z", dist.Normal(0.0 * d["x"], 1.0))
+
+    pair = ModelGuidePair.from_callables(model, guide)
+    with pytest.raises(PairError, match=r"(?s)fails at these values of 'z': Expected parameter scale.*z \+ 9.0"):
+        predict_given(pair, {"z": torch.full((2,), -10.0)}, like={"x": torch.zeros(2)}, site="x", compile="eager")
+
+
 def test_residuals_of_data_that_the_likelihood_does_not_have() -> None:
     def counts(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
