@@ -25,12 +25,18 @@ def estimated(pair: Any, data: Any, method: evidence.EvidenceMethod) -> list[flo
     return mean_of(log_evidence(pair, data, method=method, progress=False).log_evidence)
 
 
-def side_by_side(pair: Any, data: Any, methods: Mapping[str, evidence.EvidenceMethod], base: str) -> dict[str, Any]:
+def side_by_side(
+    pair: Any, data: Any, methods: Mapping[str, evidence.EvidenceMethod], base: str, num_weights: int | None = None
+) -> dict[str, Any]:
     """By each method the mean, that of its difference from one of them, and how many data it vouches for.
 
-    Of that one the value for each datum too, so that pairs can be compared on the same data.
+    Of that one the value for each datum too, so that pairs can be compared on the same data; where weights have a
+    posterior, averaged over so many draws of them.
     """
-    found = {name: log_evidence(pair, data, method=method, progress=False) for name, method in methods.items()}
+    found = {
+        name: log_evidence(pair, data, method=method, global_sites=num_weights, progress=False)
+        for name, method in methods.items()
+    }
     sides: dict[str, Any] = {
         name: {
             "mean": mean_of(estimate.log_evidence),
@@ -43,6 +49,13 @@ def side_by_side(pair: Any, data: Any, methods: Mapping[str, evidence.EvidenceMe
     return sides
 
 
+def ranking(values: Mapping[str, Tensor]) -> str:
+    """By their means over the same data, from the best to the worst, with what lies between two neighbours."""
+    names = sorted(values, key=lambda name: float(values[name].mean()), reverse=True)
+    steps = [mean_of(values[one] - values[other]) for one, other in pairwise(names)]
+    return names[0] + "".join(f" > {name} by {m:.1f} ± {e:.1f}" for name, (m, e) in zip(names[1:], steps, strict=True))
+
+
 def order(found: Found, parts: Iterable[str]) -> str:
     """From the best algorithm to the worst by AIS, with what lies between two neighbours on the same data."""
     lines = []
@@ -52,11 +65,8 @@ def order(found: Found, parts: Iterable[str]) -> str:
             values = {
                 c["algorithm"]: Tensor(c["estimates"][at][part]["AIS"]["values"]) for c in cells if at in c["estimates"]
             }
-            names = sorted(values, key=lambda name: float(values[name].mean()), reverse=True)
-            steps = [mean_of(values[one] - values[other]) for one, other in pairwise(names)]
-            words = "".join(f" > {name} by {m:.1f} ± {e:.1f}" for name, (m, e) in zip(names[1:], steps, strict=True))
-            if words:
-                lines.append((f"{num_train:,}", f"{int(at):,}", part, names[0] + words))
+            if len(values) > 1:
+                lines.append((f"{num_train:,}", f"{int(at):,}", part, ranking(values)))
     head = ("N_train", "samples seen", "data", "by AIS, nats per datum on the same data")
     return (
         f"**Which is best** (published, 1,000, 10,000,000, test: MCEM > AEVB > wake-sleep).\n\n{table(head, lines)}"

@@ -112,6 +112,20 @@ class Head(nn.Module):
         """The parameters, each [*S, *event_shape], at a context [*S, *context event] or several."""
         return self.read(self.trunk(*context))
 
+    def start_at(self, index: int, value: float) -> None:
+        """Set a parameter to a value for every context, from which it is trained.
+
+        Raises:
+            PpvaeError: the trunk puts out the parameters itself.
+        """
+        if self.per_event:
+            raise PpvaeError(
+                f"trunk {type(self.trunk).__name__} puts out the parameters itself, whose start is its own"
+            )
+        layer = cast("nn.Linear", self.layers[index])
+        nn.init.zeros_(layer.weight)
+        nn.init.constant_(layer.bias, value)
+
     def read(self, features: Tensor) -> tuple[Tensor, ...]:
         """The parameters, each [*S, *event_shape], from the trunk's features."""
         if self.per_event:
@@ -136,6 +150,10 @@ class Free(nn.Module):
     def forward(self, *context: Tensor) -> tuple[Tensor, ...]:
         """The parameters, whatever the context."""
         return tuple(self.free)
+
+    def start_at(self, index: int, value: float) -> None:
+        """Set a parameter to a value, from which it is trained."""
+        nn.init.constant_(self.free[index], value)
 
 
 def head_of(trunk: nn.Module | None, event_shape: Sequence[int], parameters: int) -> Head | Free:

@@ -47,9 +47,11 @@ class DiagonalNormal(ConditionalDistribution):
         log_variance: the network puts out log sigma^2, as AEVB's appendix C writes it, in place of log sigma. The
             family is the same; weights of the same size start with half the spread of log sigma, and move it half as
             far.
+        init_scale: sigma at the start, whatever the context: the weights of its layer start at zero. None for weights
+            that start as those of the other layers.
 
     Raises:
-        PpvaeError: a range that is no range.
+        PpvaeError: a range that is no range, an initial scale that is not positive, or that the trunk's own layers set.
     """
 
     def __init__(
@@ -59,12 +61,17 @@ class DiagonalNormal(ConditionalDistribution):
         *,
         log_scale_range: Sequence[float] | None = None,
         log_variance: bool = False,
+        init_scale: float | None = None,
     ) -> None:
         super().__init__(event_shape)
         if log_scale_range is not None and not (len(log_scale_range) == 2 and log_scale_range[0] < log_scale_range[1]):
             raise PpvaeError(f"log_scale_range: expected (low, high) with low < high, found {log_scale_range}")
         self.log_scale_range, self.log_variance = log_scale_range, log_variance
         self.head = head_of(trunk, self.event_shape, 2)
+        if init_scale is not None:
+            if not init_scale > 0:
+                raise PpvaeError(f"init_scale: expected a positive number, found {init_scale}")
+            self.head.start_at(1, math.log(init_scale) * (2 if log_variance else 1))
 
     def forward(self, *context: Tensor) -> dist.TorchDistribution:
         """The distribution given a context [*S, *context event]."""

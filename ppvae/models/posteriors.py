@@ -22,10 +22,12 @@ PosteriorMaker: TypeAlias = Callable[[nn.Module, int], ConditionalDistribution]
 __all__ = ["coupling", "diagonal", "full", "iaf", "low_rank", "planar", "spline"]
 
 
-def diagonal(log_scale_range: Sequence[float] | None = None, log_variance: bool = False) -> PosteriorMaker:
+def diagonal(
+    log_scale_range: Sequence[float] | None = None, log_variance: bool = False, init_scale: float | None = None
+) -> PosteriorMaker:
     """A normal with independent dimensions."""
     return lambda trunk, latent_dim: DiagonalNormal(
-        trunk, latent_dim, log_scale_range=log_scale_range, log_variance=log_variance
+        trunk, latent_dim, log_scale_range=log_scale_range, log_variance=log_variance, init_scale=init_scale
     )
 
 

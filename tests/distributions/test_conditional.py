@@ -310,6 +310,20 @@ def test_a_network_puts_out_log_variances_where_it_is_told_to() -> None:
     torch.testing.assert_close(posterior().base_dist.variance, torch.tensor([-6.0, 0.5, 2.0]).exp())
 
 
+@pytest.mark.parametrize("log_variance", [True, False])
+@pytest.mark.parametrize("free", [True, False])
+def test_scales_start_where_they_are_told_to(log_variance: bool, free: bool) -> None:
+    posterior = DiagonalNormal(None if free else trunk(), 3, log_variance=log_variance, init_scale=0.3)
+    found = posterior(*(() if free else (10 * torch.randn(6, CONTEXT),))).base_dist
+    torch.testing.assert_close(found.scale, torch.full_like(found.scale, 0.3))
+    found.scale.sum().backward()  # and it is trained from there
+    assert all(
+        bool((p.grad != 0).any()) for p in (posterior.head.free[1:] if free else posterior.head.layers[1].parameters())
+    )
+    with pytest.raises(PpvaeError, match=r"init_scale: expected a positive number, found 0\.0"):
+        DiagonalNormal(None, 3, init_scale=0.0)
+
+
 def test_scales_end_where_they_are_told_to() -> None:
     prior = DiagonalNormal(None, 3, log_scale_range=(-3, 1))
     prior.head.free[1].data = torch.tensor([-9.0, 0.5, 9.0])
