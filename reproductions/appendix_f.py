@@ -89,6 +89,7 @@ def page(found: Found) -> str:
             bound, trusted = points(cell, "train")[-1][1], "{} of {}".format(*side["trusted"])
             what = (cell["name"], f"{cell['samples']:,}", f"{bound:.1f}")
             rows.append((*what, name, f"{value:.1f} ± {error:.1f}", trusted))
-    best = ranking({cell["name"]: Tensor(cell["held_out"]["AIS"]["values"]) for cell in cells}) if cells else ""
+    values = {cell["name"]: Tensor(cell["held_out"]["AIS"]["values"]) for cell in cells}
+    best = f"By AIS, on the same held-out data: {ranking(values)}." if len(values) > 1 else ""
     head = ("weights", "samples seen", "training bound", "held-out by", "log p(x)", "vouched for")
-    return "\n\n".join([WORDS, table(head, rows), f"By AIS, on the same held-out data: {best}."])
+    return "\n\n".join([WORDS, table(head, rows), best])
