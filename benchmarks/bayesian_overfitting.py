@@ -9,8 +9,8 @@ epochs, before they overfit.
 
 "L_5000" is importance sampling with 5000 draws at one set of weights: for full variational Bayes the posterior's mean.
 "averaged" is its posterior predictive density: p(x | w) by 500 draws, averaged over 50 draws of w. Both are lower
-bounds, and of data that the encoder has not seen they can be tens of nats low where it overfits too, so that they say how
-model and encoder do together: docs/paper.md, appendix F, has annealed importance sampling beside one.
+bounds, and of data that the encoder has not seen they can be tens of nats low where it overfits too, so that they say
+how model and encoder do together: docs/paper.md, appendix F, has annealed importance sampling beside one.
 
     PPVAE_DATA=... python benchmarks/bayesian_overfitting.py    # writes benchmarks/results/bayesian_overfitting.json
 """
