@@ -73,7 +73,7 @@ def draw(found: Found) -> Figure:
     axes = figure.subplots()
     for cell in found.values():
         axes.plot(*xy(points(cell, "train")), "o-", color=COLOURS[cell["name"]], label=cell["name"])
-    axes.set(ylabel="lower bound of training data, nats per datum")
+    axes.set(ylabel="training bound, nats per datum")
     samples_axis(axes, shown=[row[1] for cell in found.values() for row in points(cell, "train") if row[0] >= 1e5])
     axes.legend()
     return figure
