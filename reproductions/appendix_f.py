@@ -12,8 +12,7 @@ from ppvae.inference import evaluate_bound
 from ppvae.report.figures.theme import LIGHT
 
 from .cells import Bench, Cell, Found, Pictures, Size, samples_axis
-from .evidences import ranking, side_by_side
-from .figure3 import METHODS
+from .evidences import METHODS, ranking, side_by_side
 from .pages import table
 from .training import data_of, first_rows, paper_recipe, points, train_as_published, xy
 
@@ -56,7 +55,7 @@ def curve(name: str, bench: Bench) -> None:
     pair, samples = train_as_published(bench, recipe, at_mark)
     if bench.found.get("samples") != samples:
         held_out = first_rows(data.parts["test"], 10 if quick else 100)
-        methods = {name: METHODS[name] for name in ("AIS", "importance sampling")}
+        methods = {name: METHODS[name](quick) for name in ("AIS", "importance sampling")}
         num_weights = (2 if quick else 5) if over_weights else None
         sides = side_by_side(pair, held_out, methods, "AIS", num_weights)
         bench.keep(held_out=sides, samples=samples)

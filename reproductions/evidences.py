@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise, product
 from typing import Any
 
@@ -12,6 +12,13 @@ from ppvae.inference import evidence, log_evidence
 
 from .cells import Found
 from .pages import table
+
+METHODS: dict[str, Callable[[bool], evidence.EvidenceMethod]] = {
+    "appendix D": lambda quick: evidence.RIS.paper(),
+    "AIS": lambda quick: evidence.AIS(num_temperatures=50 if quick else 500, start="prior"),
+    "importance sampling": lambda quick: evidence.ImportanceSampling(500 if quick else 5000),
+}
+"""The published estimator and two more, of the quick version or not."""
 
 
 def mean_of(values: Tensor) -> list[float]:

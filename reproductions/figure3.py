@@ -7,11 +7,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ppvae.inference import evidence
 from ppvae.report.figures.theme import LIGHT
 
 from .cells import Bench, Cell, Found, Pictures, Size, samples_axis
-from .evidences import all_sides, estimated, order, side_by_side
+from .evidences import METHODS, all_sides, estimated, order, side_by_side
 from .figure2 import ESTIMATORS
 from .mcem import train_mcem, with_encoder
 from .pages import table
@@ -25,11 +24,6 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain-1000-wake-sleep": ("wake-sleep", {"words": "no warm-up", "warm_up": 0}),
 }
 PARTS = ("train", "test")
-METHODS: dict[str, evidence.EvidenceMethod] = {
-    "appendix D": evidence.RIS.paper(),
-    "AIS": evidence.AIS(num_temperatures=500, start="prior"),
-    "importance sampling": evidence.ImportanceSampling(5000),
-}
 WORDS = """100 hidden units, N_z = 3. Curves: the estimator of appendix D as published, 50 draws by HMC with 4
 leapfrogs for each of the first 1000 training and test data; crosses are published. Below, for the first 100: the same
 by annealed importance sampling from the prior, without the encoder, and by importance sampling from the encoder. Monte
@@ -66,7 +60,7 @@ def curve(num_train: int, algorithm: str, bench: Bench, words: str = "", **start
     def at_mark(pair: Any, samples: int) -> None:
         if str(samples)[0] == "1" and samples >= (1e4 if quick else 1e5) and str(samples) not in rows:
             led = guided(pair)
-            rows[str(samples)] = {n: estimated(led, part, METHODS["appendix D"]) for n, part in parts.items()}
+            rows[str(samples)] = {n: estimated(led, part, METHODS["appendix D"](quick)) for n, part in parts.items()}
             bench.keep(curve=rows)
 
     train = train_mcem if algorithm == "MCEM" else train_as_published
@@ -74,7 +68,8 @@ def curve(num_train: int, algorithm: str, bench: Bench, words: str = "", **start
     at_mark(pair, samples)
     if str(samples) not in bench.found.get("estimates", {}):
         pair, few = guided(pair), {name: first_rows(part, 20 if quick else 100) for name, part in parts.items()}
-        both = {part: side_by_side(pair, x, METHODS, "AIS") for part, x in few.items()}
+        methods = {name: method(quick) for name, method in METHODS.items()}
+        both = {part: side_by_side(pair, x, methods, "AIS") for part, x in few.items()}
         bench.keep(estimates=bench.found.get("estimates", {}) | {str(samples): both})
 
 
