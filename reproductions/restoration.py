@@ -26,8 +26,9 @@ SHOWN = 10
 WORDS = """Uses of the model that section 2.1 names. A VAE of 20 latents, trained as in figure 2 on binary pixels, and
 held-out digits of which the left half is hidden, of which one pixel in four is seen, or of which every pixel is flipped
 with probability 0.1. The restoration is the posterior mean of what is not seen given what is, with all latents
-integrated out by a Markov chain. Errors are over what is not seen (over all pixels where all are noisy), with standard
-errors over data; the log score is the mean log probability of a pixel's true value."""
+integrated out by a Markov chain: "chains agree" says on how many data it found the posterior; on the others its mean is
+a guess, whose error is still measured. Errors are over what is not seen (over all pixels where all are noisy), with
+standard errors over data; the log score is the mean log probability of a pixel's true value."""
 
 
 def cells(size: Size) -> list[Cell]:
@@ -42,12 +43,14 @@ def measure(source: str, bench: Bench) -> None:
     recipe = recipe.replace(model={"allow_grey": False})
     train_as_published(bench, recipe, lambda *_: None)
     run = load_run(bench.folder / "run")
-    scores = bench.found.get("scores", {})
+    scores, agree = bench.found.get("scores", {}), bench.found.get("agree", {})
     for task, options in TASKS.items():
         if task not in scores:
             found = restore(run, task, num_data=50 if bench.size.quick else 200, progress=False, **options)  # type: ignore[arg-type]
             scores[task] = [asdict(score) for score in found.scores]
-            bench.keep(scores=scores, trusted=float(found.restoration.trusted.double().mean()))
+            trusted = found.restoration.trusted
+            agree[task] = [int(trusted.sum()), len(trusted)]
+            bench.keep(scores=scores, agree=agree)
             bench.keep_figure(task, partial(draw, found))
 
 
@@ -82,9 +85,12 @@ def pictures(found: Found) -> Pictures:
 def page(found: Found) -> str:
     """Errors of each task."""
     rows = []
-    for task, scores in (item for cell in found.values() for item in cell.get("scores", {}).items()):
-        for score in scores:
+    for cell, task in ((one, task) for one in found.values() for task in one.get("scores", {})):
+        for score in cell["scores"][task]:
             values = [[score[key], score[f"{key}_error"]] for key in ("rmse", "log_score")]
             shown = ["" if value is None else f"{value:.4f} ± {error:.4f}" for value, error in values]
-            rows.append((task, score["name"], *shown))
-    return "\n\n".join([WORDS, table(("task", "by", "root mean squared error", "log score, nats"), rows)])
+            agree = "{} of {}".format(*cell["agree"][task]) if score["name"] == "restoration" else ""
+            rows.append((task, score["name"], *shown, agree))
+    return "\n\n".join(
+        [WORDS, table(("task", "by", "root mean squared error", "log score, nats", "chains agree"), rows)]
+    )
