@@ -112,6 +112,7 @@ _ARGUMENTS = try_one_of(
     "data that are a tuple (x, y), for programs called as model(x, y)",
     "from_callables(..., unpack=True) and data that are a mapping, for programs called as model(x=..., y=...)",
     "functools.partial(model, flag=...) for arguments that are no data",
+    "def model(self, x, num_data=None), and the guide alike, in a class of your own",
 )
 
 

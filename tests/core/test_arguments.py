@@ -137,6 +137,17 @@ def test_arguments_that_do_not_fit_say_how_they_would(batch: Any) -> None:
         check_pair(pair, batch)
 
 
+def test_a_class_of_ones_own_without_num_data_is_told_so() -> None:
+    class Short(ModelGuidePair):
+        def model(self, x: Tensor) -> None:  # type: ignore[override]
+            raise AssertionError("not reached")
+
+        guide = model  # type: ignore[assignment]
+
+    with pytest.raises(PairError, match=r"takes 2 positional arguments(.|\n)*def model\(self, x, num_data=None\)"):
+        check_pair(Short(), X)
+
+
 def test_members_of_other_lengths_are_refused() -> None:
     with pytest.raises(PairError, match=r"batch members differ in length: \{'0': \[4, 3\], '1': \[3, 1\]\}"):
         check_pair(ModelGuidePair.from_callables(model, guide), (X, SHIFTS[:3]))
