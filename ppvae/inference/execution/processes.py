@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from functools import partial, reduce
@@ -246,8 +246,14 @@ def join_group() -> Processes:
 
 
 def leave_group() -> None:
-    """End the group, where there is one."""
-    if number_of_processes() > 1:
+    """End the group, where there is one: the first process, which keeps what was said, leaves after the others."""
+    if (count := number_of_processes()) > 1:
+        with suppress(RuntimeError, ValueError):  # the first has died
+            store, end = dist.distributed_c10d._get_default_store(), time.monotonic() + _LAST_WORDS
+            left = store.add("ppvae/left", 1)
+            while dist.get_rank() == 0 and left < count and time.monotonic() < end:
+                time.sleep(0.01)
+                left = store.add("ppvae/left", 0)
         dist.destroy_process_group()
 
 
