@@ -69,8 +69,8 @@ class DiagonalNormal(ConditionalDistribution):
         self.log_scale_range, self.log_variance = log_scale_range, log_variance
         self.head = head_of(trunk, self.event_shape, 2)
         if init_scale is not None:
-            if not init_scale > 0:
-                raise PpvaeError(f"init_scale: expected a positive number, found {init_scale}")
+            if not 0 < init_scale < math.inf:
+                raise PpvaeError(f"init_scale: expected a positive, finite number, found {init_scale}")
             self.head.start_at(1, math.log(init_scale) * (2 if log_variance else 1))
 
     def forward(self, *context: Tensor) -> dist.TorchDistribution:

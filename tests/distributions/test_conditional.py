@@ -320,7 +320,7 @@ def test_scales_start_where_they_are_told_to(log_variance: bool, free: bool) -> 
     assert all(
         bool((p.grad != 0).any()) for p in (posterior.head.free[1:] if free else posterior.head.layers[1].parameters())
     )
-    with pytest.raises(PpvaeError, match=r"init_scale: expected a positive number, found 0\.0"):
+    with pytest.raises(PpvaeError, match=r"init_scale: expected a positive, finite number, found 0\.0"):
         DiagonalNormal(None, 3, init_scale=0.0)
 
 
