@@ -22,7 +22,8 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "AEVB": {"name": "trace-mean-field"},  # estimator B: the KL in closed form
     "wake-sleep": {"name": "reweighted-wake-sleep", "num_particles": 1, "sleep": 1.0},
 }
-SCALE, VARIANCE = ({"posterior": {"name": "diagonal", "log_variance": square}} for square in (False, True))
+SCALE = {"posterior": {"name": "diagonal"}}
+VARIANCE = {"posterior": {"name": "diagonal", "log_variance": True}}
 START = {"posterior": {"name": "diagonal", "log_variance": True, "init_scale": 1.0}}
 MODELS = {"AEVB": SCALE, "wake-sleep": START}  # what the encoder puts out, and where it starts: WORDS
 OTHERS: dict[str, tuple[int, str, dict[str, Any]]] = {
@@ -41,8 +42,9 @@ def cells(size: Size) -> list[Cell]:
     """A curve each, and those of other settings than the paper's."""
     dimensions, others = ({"digits": (2, 10)}, {}) if size.quick else (DIMENSIONS, OTHERS)
     several = [(source, dim, method) for source, dims in dimensions.items() for dim, method in product(dims, MODELS)]
-    further = [Cell(name, partial(curve, "mnist", *which[:2], **which[2])) for name, which in others.items()]
-    return [Cell("{}-{}-{}".format(*which), partial(curve, *which)) for which in several] + further
+    return [Cell("{}-{}-{}".format(*which), partial(curve, *which)) for which in several] + [
+        Cell(name, partial(curve, "mnist", dim, method, **other)) for name, (dim, method, other) in others.items()
+    ]
 
 
 def curve(source: str, dim: int, method: str, bench: Bench, words: str = "", model: Any = None, **start: Any) -> None:

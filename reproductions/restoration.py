@@ -26,9 +26,9 @@ SHOWN = 10
 WORDS = """Uses of the model that section 2.1 names. A VAE of 20 latents, trained as in figure 2 on binary pixels, and
 held-out digits of which the left half is hidden, of which one pixel in four is seen, or of which every pixel is flipped
 with probability 0.1. The restoration is the posterior mean of what is not seen given what is, with all latents
-integrated out by a Markov chain: "chains agree" says on how many data it found the posterior; on the others its mean is
-a guess, whose error is still measured. Errors are over what is not seen (over all pixels where all are noisy), with
-standard errors over data; the log score is the mean log probability of a pixel's true value."""
+integrated out by Markov chains: the last column says on how many data they agree; on the others their mean is no
+posterior mean, but a guess whose error is still measured. Errors are over what is not seen (over all pixels where all
+are noisy), with standard errors over data; the log score is the mean log probability of a pixel's true value."""
 
 
 def cells(size: Size) -> list[Cell]:

@@ -161,19 +161,17 @@ def train_to(bench: Bench, recipe: Recipe, visit: Visit, *further: Callback) -> 
     folder, data = bench.folder / "run", data_of(recipe)
     epochs = math.ceil(bench.size.samples / len(data))
     callbacks = [*further, AtMarks(len(data), bench.size.samples, visit)]
+    recipe = recipe.replace(training={"num_epochs": epochs})
+    fingerprints = {name: part.fingerprint() for name, part in data.parts.items()}
+    bench.keep(recipe=recipe.to_dict(), data=fingerprints, seed=recipe.seed)  # first: an interrupted run has results
     before = load_run(folder) if (folder / "checkpoints").exists() else None
     if before is not None and (len(before.history) >= epochs or before.info.get("outcome") == "early stopping"):
         run = before
     elif before is not None and before.history:
         run = resume(folder, num_epochs=epochs, callbacks=callbacks)
     else:
-        run = train(recipe.replace(training={"num_epochs": epochs}), folder, overwrite=True, callbacks=callbacks)
-    bench.keep(
-        recipe=run.recipe.to_dict(),
-        data={name: part.fingerprint() for name, part in run.data.parts.items()},
-        seed=run.recipe.seed,
-        ended=run.info["outcome"],
-    )
+        run = train(recipe, folder, overwrite=True, callbacks=callbacks)
+    bench.keep(recipe=run.recipe.to_dict(), ended=run.info["outcome"])
     return run.pair, len(run.history) * len(data)
 
 

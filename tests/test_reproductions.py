@@ -108,6 +108,7 @@ def test_a_training_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pyt
                 patch.setattr("reproductions.training.train", partial(_interrupted, 1))
                 with pytest.raises(RunInterrupt):
                     to(short, visit=visit)
+            assert {"recipe", "data", "seed"} <= set(short.found) and "ended" not in short.found
             assert to(short, visit=visit)[1] == 2000
         pair, samples = to(bench, visit=visit)
         assert samples == 4000 and to(bench, visit=visit)[1] == 4000  # nothing is left to do

@@ -12,7 +12,7 @@ from torch.distributions import Categorical
 from .axes import sample_shape, to_canonical, to_pyro
 from .density import _flatten, observing_run, over_groups, present_of, structure
 from .enumeration import SummedOut
-from .errors import PairError, did_you_mean, place_of, try_one_of
+from .errors import PairError, PpvaeError, did_you_mean, place_of, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .rewriting import not_in_batch, rewritten
@@ -287,9 +287,9 @@ def given_present(pair: ModelGuidePair, x: Data, given: Latents) -> dict[str, Te
     values, free = _site_values(given, known, shape, 1), _free_sites(shape, given)
     try:
         sites = run_model(pair, x, shape, values, 1, free=free, enumerate=False)
+    except PpvaeError:
+        raise
     except ValueError as error:  # of a distribution that checks its parameters
-        if isinstance(error, PairError):
-            raise
         raise PairError(
             f"given: the model fails at these values of {', '.join(map(repr, given))}: {str(error).splitlines()[0]}"
             + place_of(error)

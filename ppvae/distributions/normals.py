@@ -45,8 +45,8 @@ class DiagonalNormal(ConditionalDistribution):
         log_scale_range: where log sigma is cut off below and above, which keeps a stack of layers from running away at
             the start; (-3, 1) is Tomczak & Welling's (2018), whose log-variances end at -6 and 2. None for no end.
         log_variance: the network puts out log sigma^2, as AEVB's appendix C writes it, in place of log sigma. The
-            family is the same; weights of the same size start with half the spread of log sigma, and move it half as
-            far.
+            family is the same; weights of the same size start with half the spread of log sigma, and steps of the same
+            size move it half as far.
         init_scale: sigma at the start, whatever the context: the weights of its layer start at zero. None for weights
             that start as those of the other layers.
 

@@ -35,6 +35,7 @@ from ppvae.distributions import (
     independent,
     require_context,
 )
+from ppvae.networks import ConvDecoder
 
 # --- likelihoods ---
 
@@ -322,6 +323,11 @@ def test_scales_start_where_they_are_told_to(log_variance: bool, free: bool) -> 
     )
     with pytest.raises(PpvaeError, match=r"init_scale: expected a positive, finite number, found 0\.0"):
         DiagonalNormal(None, 3, init_scale=0.0)
+
+
+def test_a_trunk_that_puts_out_the_parameters_sets_their_start() -> None:
+    with pytest.raises(PpvaeError, match=r"trunk ConvDecoder puts out the parameters itself"):
+        DiagonalNormal(ConvDecoder(2, (1, 8, 8), outputs_per_pixel=2), (1, 8, 8), init_scale=1.0)
 
 
 def test_scales_end_where_they_are_told_to() -> None:
