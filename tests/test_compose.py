@@ -119,7 +119,7 @@ def test_observed_sites_are_drawn_together_and_given_each_other(page: dict[str, 
     named = x | {"has_name": torch.ones(4, dtype=torch.bool)}
     found = predict_given(pair, {"name": x["name"]}, like=named, site="picture", num_samples=50)
     assert found.mean.shape == (4, 64) and bool(((found.mean > 0) & (found.mean < 1)).all())
-    filled = inpaint(pair, x, site="picture", num_steps=4, num_burn_in=1).mean
+    filled = inpaint(pair, x, site="picture", num_steps=60, num_burn_in=50).mean
     here = x["has_picture"]
     assert torch.equal(filled[here], x["picture"][here]) and bool(((filled > 0) & (filled < 1))[~here].all())
 

@@ -52,7 +52,9 @@ def restore(
     ] = None,
     num: Annotated[int, typer.Option("--num", "-n", help="The first so many data.", min=1)] = 10,
     draws: Annotated[int, typer.Option(help="Draws from the posterior to show or keep.", min=0, max=1000)] = 3,
-    steps: Annotated[int, typer.Option(help="Of each of the eight chains of a datum.", min=4)] = 200,
+    steps: Annotated[
+        int, typer.Option(help="Of each of the eight chains of a datum; the first half are its burn-in.", min=4)
+    ] = 300,
     part: Annotated[str | None, typer.Option(help="test, validation or train; held-out data where absent.")] = None,
     which: Annotated[Which, typer.Option(help="Which parameters.")] = "result",
     pair: Pair = None,

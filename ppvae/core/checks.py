@@ -389,7 +389,7 @@ def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     for name, (inside, support, value, _) in observed_support(pair, x).items():
         if not bool(inside.all()):
             raise support_error(name, inside, support, value)
-        for module in pair.modules():
+        for module in () if pair.noisy else pair.modules():
             span = getattr(module, "mean_range", None)
             if span is None or getattr(module, "event_shape", None) != shape.site(name).event_shape:
                 continue

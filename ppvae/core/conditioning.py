@@ -12,10 +12,13 @@ from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint
 
 from .audit import audit
+from .axes import to_pyro
 from .density import draw, structure
 from .errors import PairError, did_you_mean, try_one_of
 from .pair import Data, ModelGuidePair, batch_size, map_tensors, members_of
-from .tracing import untold
+from .simulation import Noise
+from .tracing import redistributed, untold
+from .wrappers import within
 
 _MEAN_DRAWS = 1000
 
@@ -195,8 +198,57 @@ def _only_row(x: Data) -> Data:
     return map_tensors(lambda value: value[0], x)
 
 
-def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int | None) -> ModelGuidePair:
-    """The pair with its global sites held at given values; the pair itself where it has none.
+class PartlySeen(DerivedPair):
+    r"""A pair of which a part of the data is seen: $p(y, z)$ with $y$ its observed site, whatever else is hidden.
+
+    $$p(y \mid z) = \prod_{i\,\text{seen}} \int p(y_i \mid x_i)\, p(x_i \mid z)\, dx_i$$
+
+    Its data are a mapping: ``values``, y as a batch of the pair's, and ``seen``, 1 where an entry of it is seen and
+    0 elsewhere, where what stands is in no density, but the guide reads it.
+
+    Args:
+        pair: the pair, whose data are one tensor, all of it observed by one site; entries that depend on each other
+            given z are seen together or not at all.
+        x: a batch of the pair's, to find the site's axes.
+        site: the observed site.
+        noise: what seen entries went through; None for nothing.
+    """
+
+    def __init__(self, pair: ModelGuidePair, x: Data, site: str, noise: Noise | None = None) -> None:
+        shape = structure(pair, x)
+        info = shape.site(site)
+
+        def model(y: Any, num_data: int | None) -> Any:
+            seen = to_pyro(y["seen"][None], info, shape.nesting).bool()
+
+            def change(base: Any) -> Any:
+                fn = base if noise is None else noise.marginal(base)
+                return fn.mask(seen.flatten(-base.event_dim).any(-1) if base.event_dim else seen)
+
+            return redistributed(pair.model, site, lambda fn: within(fn, change))(y["values"], num_data)
+
+        super().__init__(pair, model=model, guide=lambda y, num_data: pair.guide(y["values"], num_data))
+        self.noisy = noise is not None
+
+    def find_data_plate(self, x: Any) -> str | None:
+        """That of the pair."""
+        return super().find_data_plate(x["values"])
+
+    def completed(self, x: Any) -> Any:
+        """As it is."""
+        return x
+
+    def gaps(self, x: Any) -> dict[str, Tensor]:
+        """Those of the pair."""
+        return super().gaps(x["values"])
+
+    def sequence_lengths(self, x: Any) -> tuple[Tensor, ...]:
+        """Those of the pair."""
+        return super().sequence_lengths(x["values"])
+
+
+def global_values(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int | None) -> dict[str, Tensor]:
+    """A value for every global site of a pair; none where it has none.
 
     Args:
         pair: the pair.
@@ -218,7 +270,7 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
     if not sites:
         if values is not None and values != "mean":
             raise PairError(f"global_sites names {sorted(values)}, but the pair has no global latent site")
-        return pair
+        return {}
     if values is None:
         names = ", ".join(repr(name) for name in sites)
         raise PairError(
@@ -244,7 +296,22 @@ def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str
                 f"global latent site {name!r}: expected a value of shape {list(info.shape)}, "
                 f"found {list(values[name].shape)}"
             )
-    data = {name: value.to(_device_of(x)) for name, value in values.items()}
+    return {name: value.to(_device_of(x)) for name, value in values.items()}
+
+
+def hold_sites(pair: ModelGuidePair, x: Data, values: Mapping[str, Tensor] | str | int | None) -> ModelGuidePair:
+    """The pair with its global sites held at given values; the pair itself where it has none.
+
+    Args:
+        pair: the pair.
+        x: a batch, to find the sites with.
+        values: as for :func:`global_values`, which says what is wrong with them.
+    """
+    data = global_values(pair, x, values)
+    if not data:
+        return pair
+    shape = structure(pair, x)
+    sites = {info.name: info for info in shape.global_latents}
     # What an automatic guide computes a held site from is held with it, and neither is told: they are no part of log q.
     behind = {f"{name}_unconstrained": info for name, info in sites.items()}
     auxiliaries = {info.name: behind[info.name] for info in shape.guide if info.name in behind}

@@ -89,6 +89,8 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
             program does not, :func:`ppvae.core.check_pair` sets it to False and the waist runs particle by particle.
         noise_per_datum: whether the model gives every datum noise of its own at global sites (weights under local
             reparameterisation), so that log q is undefined at the values that the likelihood used.
+        noisy: whether its data went through noise (:class:`~.conditioning.PartlySeen`), so that they may lie where
+            no mean of the likelihood does.
         plate_name: the name of the plate over data, where it is another than "data"; None to find it.
         one_datum: whether all the data are one datum: see :func:`ppvae.core.as_one_datum`.
         summed_out: discrete sites that are summed out of both programs: see :func:`ppvae.core.sum_out`.
@@ -97,6 +99,7 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
     vectorizes: bool = True
     accepts_num_data: bool = True
     noise_per_datum: bool = False
+    noisy: bool = False
     parameter_store: str = "local"
     plate_name: str | None = None
     one_datum: bool = False

@@ -24,7 +24,10 @@ from .tracing import Latents, run_model, run_program, width_of
 
 
 class Noise(Protocol):
-    """What a :class:`NoisyValue` needs of a channel $p(y \\mid x)$."""
+    """What :class:`NoisyValue` and :func:`partly_seen` need of a channel $p(y \\mid x)$."""
+
+    def marginal(self, fn: Any) -> Any:
+        """The distribution of y given the one of x, ``fn`` without its wrappers."""
 
     def posterior(self, fn: Any, value: Tensor, seen: Tensor) -> Any:
         """The distribution of x given its prior ``fn`` and, where it is seen, its noisy value."""

@@ -92,6 +92,23 @@ def untold(program: Callable[..., Any], names: Collection[str]) -> Callable[...,
     return _Untold(names)(program) if names else program
 
 
+def redistributed(program: Callable[..., Any], name: str, change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The program with another distribution at a site, made of its own."""
+    return _Redistributed(name, change)(program)
+
+
+class _Redistributed(Messenger):
+    """Changes the distribution of a site, before plates of the waist expand it."""
+
+    def __init__(self, name: str, change: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.name, self.change = name, change
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == self.name:
+            msg["fn"] = self.change(msg["fn"])
+
+
 class _Uncondition(Messenger):
     """Draws these observed sites; ``poutine.uncondition`` would also draw the sites that a pair holds at values."""
 

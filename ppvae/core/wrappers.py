@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -19,6 +19,17 @@ def unwrap(fn: Any) -> Any:
     while isinstance(fn, _WRAPPERS):
         fn = fn.base_dist
     return fn
+
+
+def within(fn: Any, change: Callable[[Any], Any]) -> Any:
+    """A distribution whose innermost one is changed, with the same wrappers around it."""
+    if isinstance(fn, td.Independent):
+        return dist.Independent(within(fn.base_dist, change), fn.reinterpreted_batch_ndims)
+    if isinstance(fn, MaskedDistribution):
+        return within(fn.base_dist, change).mask(fn._mask)
+    if isinstance(fn, dist.ExpandedDistribution):
+        return within(fn.base_dist, change).expand(fn.batch_shape)
+    return change(fn)
 
 
 def entries_present(site: Mapping[str, Any]) -> Tensor | None:

@@ -92,7 +92,7 @@ def restore(
     part: str | None = None,
     num_data: int = 10,
     num_draws: int = 3,
-    num_steps: int = 200,
+    num_steps: int = 300,
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
@@ -112,7 +112,7 @@ def restore(
         part: of the data; None for the held-out one.
         num_data: the first so many data, or all that there are.
         num_draws: draws of the posterior.
-        num_steps: of each chain; a quarter of them are its burn-in.
+        num_steps: of each chain; half of them are its burn-in.
         seed: of the damage, the chain, and a dynamic binarisation.
         device: "auto", "cpu", "cuda".
         progress: show a bar on a terminal, and elsewhere a line now and then.
@@ -151,7 +151,7 @@ def restore(
         seen,
         noise=channel,
         num_steps=num_steps,
-        num_burn_in=num_steps // 4,
+        num_burn_in=num_steps // 2,
         num_draws=num_draws,
         global_sites="mean",
         seed=seed,

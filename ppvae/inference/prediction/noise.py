@@ -53,6 +53,10 @@ class Flips:
         flipped = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < self.probability
         return torch.where(flipped.to(x.device), 1 - x, x)
 
+    def marginal(self, fn: Any) -> Any:
+        r"""p(y | z) of every entry: a coin of $\epsilon + (1 - 2 \epsilon)\, \theta_i$."""
+        return dist.Bernoulli(probs=self.probability + (1 - 2 * self.probability) * fn.probs)
+
     def posterior(self, fn: Any, value: Tensor, seen: Tensor) -> Any:
         """p(x | z, y) of every entry, y where it is seen."""
         odds = math.log((1 - self.probability) / self.probability)
@@ -91,6 +95,10 @@ class AdditiveNormal:
         """y ~ p(y | x), of the shape of x."""
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
         return x + self.scale * noise.to(x.device)
+
+    def marginal(self, fn: Any) -> Any:
+        r"""p(y | z) of every entry: $\mathcal{N}(\mu_i, \sigma_i^2 + s^2)$."""
+        return dist.Normal(fn.loc, (fn.scale.square() + self.scale**2).sqrt())
 
     def posterior(self, fn: Any, value: Tensor, seen: Tensor) -> Any:
         """p(x | z, y) of every entry, y where it is seen."""

@@ -22,9 +22,9 @@ class Restoration:
         standard_error: of the mean, from the spread of the chains' means, [N, *event]; NaN for one chain.
         draws: $x \sim p(x \mid y)$, [S, N, *event]: the last states of so many chains, and beyond these states as far
             apart as there is room for.
-        acceptance: share of the draws of z that were accepted, [N]; 1 without correction.
+        acceptance: share of the draws of z that were accepted, [N]; 1 for pseudo-Gibbs.
         r_hat: how far the chains of a datum disagree, [N]: 1 where they do not; over all entries together, each
-            with its variance as weight. NaN for one chain or one step.
+            with its variance as weight. NaN for one chain or one step, infinite where a chain failed.
     """
 
     mean: Tensor

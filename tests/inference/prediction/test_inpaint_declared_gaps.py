@@ -56,7 +56,7 @@ def test_gaps_have_the_conditional_mean(compile: Any) -> None:
     truth, _ = conditional(pair, batch["x"].nan_to_num(), batch["seen"])
     seen = batch["seen"]
     found = inpaint(
-        pair, repeated(batch, 60), num_steps=120, num_burn_in=20, num_chains=1, num_draws=1, compile=compile
+        pair, repeated(batch, 60), num_steps=120, num_burn_in=100, num_chains=1, num_draws=1, compile=compile
     ).mean
     found = found.reshape(60, 3, 4)
     assert torch.equal(found[:, seen], batch["x"][seen].expand(60, -1))
@@ -72,7 +72,16 @@ def test_draws_have_the_conditional_moments() -> None:
     batch = gappy(pair)
     truth, deviation = conditional(pair, batch["x"].nan_to_num(), batch["seen"])
     missing = ~batch["seen"]
-    restored = inpaint(pair, batch, num_chains=2000, num_draws=2000, chunk_size=10_000, num_steps=5, num_burn_in=0)
+    restored = inpaint(
+        pair,
+        batch,
+        num_chains=2000,
+        num_draws=2000,
+        chunk_size=10_000,
+        num_steps=5,
+        num_burn_in=0,
+        method="metropolis-within-gibbs",
+    )
     found = restored.draws
     assert bool(((found.mean(0) - truth)[missing].abs() < 4.5 * deviation[missing] / math.sqrt(2000)).all())
     ratio = found.std(0)[missing] / deviation[missing]
@@ -84,7 +93,7 @@ def test_draws_have_the_conditional_moments() -> None:
 def test_a_mask_of_ones_leaves_everything() -> None:
     pair = factors()
     x = torch.randn(3, 4)
-    assert torch.equal(inpaint(pair, {"x": x, "seen": torch.ones(3, 4)}, num_steps=2, num_burn_in=1).mean, x)
+    assert torch.equal(inpaint(pair, {"x": x, "seen": torch.ones(3, 4)}, num_steps=60, num_burn_in=50).mean, x)
 
 
 def test_a_modality_is_filled_from_the_other() -> None:
@@ -101,7 +110,7 @@ def test_a_modality_is_filled_from_the_other() -> None:
     gain = joint.covariance[there, here] @ joint.covariance[here, here].inverse()
     truth = (joint.loc[:, there] + (a - joint.loc[:, here]) @ gain.T).detach()
     batch = repeated({"a": a, "b": b, "has": torch.zeros(1)}, 60)
-    found = inpaint(pair, batch, site="b", num_steps=80, num_burn_in=10, num_chains=1, num_draws=1).mean
+    found = inpaint(pair, batch, site="b", num_steps=120, num_burn_in=100, num_chains=1, num_draws=1).mean
     assert bool(((found.mean(0) - truth[0]).abs() < 4.5 * found.std(0) / math.sqrt(60)).all())
     with pytest.raises(PairError, match="2 observed sites"):
         inpaint(pair, batch)
@@ -114,7 +123,7 @@ def test_beyond_a_length_is_a_gap() -> None:
         x=Observed(EachStep(Bernoulli(MLP(1, []), 2), 4).given("z"), lengths="lengths"),
     )
     x, lengths = torch.ones(2, 4, 2), torch.tensor([2, 4])
-    found = inpaint(pair, {"x": x, "lengths": lengths}, num_steps=4, num_burn_in=1).mean
+    found = inpaint(pair, {"x": x, "lengths": lengths}, num_steps=60, num_burn_in=50).mean
     assert torch.equal(found[0, :2], x[0, :2]) and torch.equal(found[1], x[1])
     assert bool(((found[0, 2:] > 0) & (found[0, 2:] < 1)).all())
 

@@ -185,7 +185,7 @@ def test_a_mean_that_does_not_exist_is_refused_by_name(make: Any) -> None:
         lambda: decode(pair, torch.zeros(3, 2), like=x),
         lambda: reconstruct(pair, x),
         lambda: reconstruct(pair, x, num_samples=3),
-        lambda: inpaint(pair, x, torch.tensor([True, True, False]), num_steps=3, num_burn_in=1),
+        lambda: inpaint(pair, x, torch.tensor([True, True, False]), num_steps=60, num_burn_in=50),
     ):
         with pytest.raises(PairError, match="site 'x': expected a distribution that knows its mean"):
             ask()
@@ -230,7 +230,7 @@ def test_inpainting_follows_its_seed_and_leaves_the_global_generator() -> None:
     pair = bernoulli_vae(8, latent_dim=2, hidden=(4,))
     seen = torch.arange(8) < 5
     before = torch.get_rng_state()
-    one, same, other = (inpaint(pair, grey, seen, num_steps=3, num_burn_in=1, seed=s).mean for s in (1, 1, 2))
+    one, same, other = (inpaint(pair, grey, seen, num_steps=60, num_burn_in=50, seed=s).mean for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one, same)
     assert not torch.equal(one[:, :5], other[:, :5])

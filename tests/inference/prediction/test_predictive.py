@@ -218,21 +218,19 @@ def test_inpaint_is_the_conditional_mean_for_a_wrong_guide_too(factors: FactorAn
     truth = _conditional_mean(factors, x, seen)
     x[:, ~seen] = math.nan
 
-    def repeats(pair: FactorAnalysis, correction: bool) -> tuple[Tensor, Tensor]:
+    def repeats(pair: FactorAnalysis, method: Any) -> tuple[Tensor, Tensor]:
         # Forty independent chains for each of three data.
-        restored = inpaint(
-            pair, x.repeat(40, 1), seen, num_steps=150, num_burn_in=50, num_chains=1, correction=correction
-        )
+        restored = inpaint(pair, x.repeat(40, 1), seen, num_steps=150, num_burn_in=50, num_chains=1, method=method)
         found = restored.mean
         assert torch.equal(found[:, seen], x.repeat(40, 1)[:, seen])
         values = found[:, ~seen].reshape(40, 3, 2)
         return values.mean(0), values.std(0) / math.sqrt(40)
 
     wrong = factors.with_wrong_guide(shift=0.8, stretch=1.2)
-    for pair, correction in ((factors, False), (wrong, True)):
-        mean, error = repeats(pair, correction)
+    for pair, method in ((factors, "pseudo-gibbs"), (wrong, "metropolis-within-gibbs"), (wrong, "hmc")):
+        mean, error = repeats(pair, method)
         assert ((mean - truth).abs() < 5 * error).all()
-    mean, error = repeats(wrong, False)
+    mean, error = repeats(wrong, "pseudo-gibbs")
     assert ((mean - truth).abs() > 5 * error).any()
 
 
