@@ -6,7 +6,7 @@ from .cells import Found
 from .training import points
 
 FEW, MANY = 20, 200
-ENCODERS = {"AEVB": "mnist-{}-AEVB", "AEVB, log σ²": "variance-mnist-{}"}
+ENCODERS = {"AEVB": "mnist-{}-AEVB", "AEVB, log σ": "scale-mnist-{}"}
 """The method's name on the page, and of its cells."""
 
 
