@@ -70,8 +70,8 @@ def inpaint(
     (Rezende, Mohamed & Wierstra 2014, arXiv 1401.4082, appendix F: "pseudo-gibbs", exact only where the guide is the
     posterior), each z accepted with probability
     $\min(1, \frac{p(x, z')\, q(z \mid x)}{p(x, z)\, q(z' \mid x)})$ (Mattei & Frellsen 2018, arXiv 1802.04826:
-    "metropolis-within-gibbs"), which makes the chain exact for any guide that covers the posterior. It learns slowly
-    where much is hidden: on binarised digits its chains do not agree after any number of steps that one would wait for.
+    "metropolis-within-gibbs"), which makes the chain exact for any guide that covers the posterior. It is slow where
+    the guide is far off: on binarised MNIST, half hidden, one draw in 100 to 500 was accepted.
 
     Super-resolution is a mask, :func:`coarse_grid`; denoising is :func:`denoise`.
 
