@@ -46,7 +46,7 @@ class DerivedPair(ModelGuidePair):
             self.__dict__[registry] = pair.__dict__[registry]
         self.vectorizes, self.accepts_num_data = pair.vectorizes, pair.accepts_num_data
         self.parameter_store, self.plate_name = pair.parameter_store, pair.plate_name
-        self.one_datum, self.summed_out = pair.one_datum, pair.summed_out
+        self.one_datum, self.summed_out, self.noisy = pair.one_datum, pair.summed_out, pair.noisy
 
     def model(self, x: Any, num_data: int | None = None) -> Any:
         """Run the model."""

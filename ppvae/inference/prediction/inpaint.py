@@ -144,8 +144,8 @@ def inpaint(
         )
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        values_held = global_values(work.pair, work.example, global_sites)
-        work.pair = hold_sites(work.pair, work.example, values_held or None)
+        held = global_values(work.pair, work.example, global_sites)
+        work.pair = hold_sites(work.pair, work.example, held or None)
     declared = mask is None
     if visible is None:
         info = site_with_gaps(work, site)
@@ -163,8 +163,7 @@ def inpaint(
         require_unread(work, name)
     require_simulable(work.pair, work.example, batches=not declared)
     require_mean(work.pair, work.example, name, None if declared else {})
-
-    damage = Damage(work, name, noise, declared, beside, values_held)
+    damage = Damage(work, name, noise, declared, beside, held)
     chosen = choose_method(method, damage, num_burn_in)
     sample = hamiltonian if chosen == "hmc" else partial(alternating, correction=chosen != "pseudo-gibbs")
     length = Length(num_burn_in, num_kept, num_chains, num_draws)

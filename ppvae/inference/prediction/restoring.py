@@ -21,9 +21,11 @@ from ...core import (
     ModelGuidePair,
     PairError,
     PpvaeError,
+    batch_size,
     draw,
     log_guide,
     log_joint,
+    members_of,
     predict,
     rows_of,
     simulate,
@@ -37,6 +39,8 @@ from ...core.wrappers import with_axes
 
 Method = Literal["auto", "hmc", "metropolis-within-gibbs", "pseudo-gibbs"]
 Kind = Literal["sample", "mean", "variance"]
+Found = dict[str, Tensor]
+"""Fields of a :class:`Restoration`, of some data."""
 
 
 class Length(NamedTuple):
@@ -103,9 +107,6 @@ class Damage:
         return {**result, "draws": result["draws"].movedim(1, 0)}
 
 
-Found = dict[str, Tensor]
-
-
 def choose_method(method: Method, damage: Damage, num_burn_in: int) -> Method:
     """Hamiltonian Monte Carlo wherever it can be, unless another method is asked for.
 
@@ -116,18 +117,9 @@ def choose_method(method: Method, damage: Damage, num_burn_in: int) -> Method:
     require_literal("method", method, Method)
     if method not in ("auto", "hmc"):
         return method
-    shape = structure(damage.work.pair, damage.work.example)
-    try:
-        unconstrained(damage.work.pair, damage.work.example)
-        if damage.noise is not None and shape.enumerated:
-            names = ", ".join(repr(info.name) for info in shape.enumerated)
-            raise PairError(
-                f"inpaint: site {names} is summed out, and what is seen went through noise: expected no sum for HMC"
-                + try_one_of('method="metropolis-within-gibbs"')
-            )
-    except PairError:
+    if error := _without_hmc(damage):
         if method == "hmc":
-            raise
+            raise error
         return "metropolis-within-gibbs"
     if num_burn_in == 0:
         raise PpvaeError(
@@ -135,6 +127,23 @@ def choose_method(method: Method, damage: Damage, num_burn_in: int) -> Method:
             + try_one_of("num_burn_in=150", 'method="metropolis-within-gibbs"')
         )
     return "hmc"
+
+
+def _without_hmc(damage: Damage) -> PairError | None:
+    """Why Hamiltonian Monte Carlo cannot be; None where it can."""
+    work = damage.work
+    try:
+        unconstrained(work.pair, work.example)
+    except PairError as error:
+        return error
+    summed = structure(work.pair, work.example).enumerated
+    if damage.noise is None or not summed:
+        return None
+    names = ", ".join(repr(info.name) for info in summed)
+    return PairError(
+        f"inpaint: site {names} is summed out, and what is seen went through noise: expected no sum for HMC"
+        + try_one_of('method="metropolis-within-gibbs"')
+    )
 
 
 def hamiltonian(damage: Damage, length: Length, *, progress: bool) -> Found:
@@ -167,8 +176,7 @@ def hamiltonian(damage: Damage, length: Length, *, progress: bool) -> Found:
     average, sample = run("mean", "variance"), run("sample")
 
     def visit(x: Data, each: Mapping[str, Tensor]) -> Found:
-        chain = torch.arange(len(each["seen"]), device=work.device).repeat_interleave(chains)
-        x, y, seen = rows_of(x, chain), each["values"][chain], each["seen"][chain]
+        x, y, seen = (_by_chain(part, chains) for part in (x, each["values"], each["seen"]))
         moments, drawn = Moments(y, chains), list[Tensor]()
         for step in range(length.num_kept):
             at = (x, y, seen, each["u"][:, :, step].flatten(0, 1))
@@ -185,6 +193,12 @@ def hamiltonian(damage: Damage, length: Length, *, progress: bool) -> Found:
         "ok": draws.ok.all(0),
     }
     return damage.run(visit, {name: value.to(work.device) for name, value in by_datum.items()})
+
+
+def _by_chain(x: Any, num_chains: int) -> Any:
+    """Every row once for each of its chains, side by side."""
+    rows = torch.arange(batch_size(x), device=next(iter(members_of(x).values())).device)
+    return rows_of(x, rows.repeat_interleave(num_chains))
 
 
 def alternating(damage: Damage, length: Length, *, correction: bool, progress: bool) -> Found:
@@ -208,8 +222,7 @@ def alternating(damage: Damage, length: Length, *, correction: bool, progress: b
     run = work.capture(step, name="a step of inpainting", calls=num_steps * work.num_chunks)
 
     def visit(x: Data, each: Mapping[str, Tensor]) -> Found:
-        chain = torch.arange(len(each["seen"]), device=work.device).repeat_interleave(length.num_chains)
-        x, y, seen = rows_of(x, chain), each["values"][chain], each["seen"][chain]
+        x, y, seen = (_by_chain(part, length.num_chains) for part in (x, each["values"], each["seen"]))
         state = torch.where(seen, y, simulate(work.pair, x).observed[damage.name])
         # Gaps that the pair declares have no density, whatever stands there.
         x = x if declared else state

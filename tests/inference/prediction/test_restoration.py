@@ -577,14 +577,14 @@ def test_events_that_are_seen_whole_or_not_at_all() -> None:
         pyro.sample("x", dist.OneHotCategorical(logits=logits).to_event(1), obs=x)
 
     x = torch.eye(3)[torch.tensor([[0, 1, 2, 0], [1, 1, 1, 1]])]
-    found = inpaint(Given(classes), x, SEEN[:, None], num_steps=9, num_burn_in=4)
+    found = inpaint(Given(classes), x, SEEN[:, None], num_steps=60, num_burn_in=50)
     assert torch.equal(found.mean[:, SEEN], x[:, SEEN])
     torch.testing.assert_close(found.mean.sum(-1), torch.ones(2, 4))
     assert torch.equal(found.draws.sum(-1), torch.ones(4, 2, 4))
     with pytest.raises(PairError, match=r"the entries of a OneHotCategorical of shape \[3\] depend on each other"):
         inpaint(Given(classes), x, torch.tensor([True, False, True]))
     whole = inpaint(
-        Given(_multinomial), COUNTS.expand(2, 4), torch.tensor([[True], [False]]), num_steps=9, num_burn_in=4
+        Given(_multinomial), COUNTS.expand(2, 4), torch.tensor([[True], [False]]), num_steps=60, num_burn_in=50
     )
     assert torch.equal(whole.mean[0], COUNTS[0])
     torch.testing.assert_close(whole.draws.sum(-1), torch.full((4, 2), 8.0))
