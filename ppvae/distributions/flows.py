@@ -1,4 +1,4 @@
-"""Normalising flows as priors and as posteriors; the transforms are zuko's, the planar one Pyro's."""
+"""Normalising flows as priors and as posteriors; the transforms are zuko's, but for the planar one."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from typing import Any
@@ -10,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from contracts.conditional import ConditionalContract, trunk
+from pyro.distributions.transforms.planar import ConditionedPlanar
 from torch import Tensor
 
 from ppvae.core import PpvaeError, check_pair
@@ -24,7 +26,7 @@ from ppvae.distributions import (
     Normal,
     StandardNormal,
 )
-from ppvae.distributions.planar import InvertiblePlanar
+from ppvae.distributions.planar import AmortizedPlanar, Planar
 from ppvae.inference import elbo, evidence, fit, log_evidence
 from ppvae.models import VAE
 from ppvae.networks import MLP, ConvDecoder
@@ -127,14 +129,53 @@ def test_draws_have_the_density_and_it_is_normalised(flow: str) -> None:
         assert abs(float(values.mean())) < 4.5 * float(values.std()) / 20_000**0.5
 
 
-def test_planar_inverse_carries_the_gradient_of_the_root() -> None:
+def planar_parameters(scale: float) -> list[Tensor]:
     torch.manual_seed(0)
-    parameters = [torch.randn(3, n, dtype=torch.float64, requires_grad=True) for n in (1, 2, 2)]
+    return [scale * torch.randn(200, n, dtype=torch.float64) for n in (1, 2, 2)]
+
+
+def test_planar_inverse_carries_the_gradient_of_the_root() -> None:
+    parameters = [parameter[:3].requires_grad_() for parameter in planar_parameters(1.0)]
     y = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda y, *p: InvertiblePlanar(p).inv(y), (y, *parameters))
-    far = 100 * torch.randn(3, 2)
-    planar = InvertiblePlanar([20 * parameter.detach().float() for parameter in parameters])
+    assert torch.autograd.gradcheck(lambda y, *p: Planar(*p).inv(y), (y, *parameters))
+    far = 100 * torch.randn(200, 2)
+    planar = Planar(*(parameter.float() for parameter in planar_parameters(5.0)))
     torch.testing.assert_close(planar(planar.inv(far).clone()), far, rtol=1e-4, atol=1e-3)
+
+
+def test_planar_is_pyros_but_for_where_u_is_nothing() -> None:
+    """That is, where 1 + m is the same, with the constant taken off w u."""
+    bias, u, w = planar_parameters(1.0)
+    x = torch.randn(200, 2, dtype=torch.float64)
+    shifted = u + math.log(math.e - 1) * w / w.square().sum(-1, keepdim=True)
+    theirs = ConditionedPlanar([bias, shifted, w])
+    y, log_det = Planar(bias, u, w).call_and_ladj(x)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(y, theirs(x))
+    torch.testing.assert_close(log_det, theirs.log_abs_det_jacobian(x, theirs(x)))
+
+
+def test_planar_determinant_where_it_nearly_folds() -> None:
+    """w u far below -1, at the fold: in single precision as in double, value and gradient."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        along = torch.tensor([-5.0, -20.0, -60.0], dtype=dtype)[:, None].requires_grad_()
+        w = torch.tensor([[3.0, -4.0]], dtype=dtype).expand(3, 2)
+        planar = Planar(torch.zeros(3, 1, dtype=dtype), along * w / 25, w)
+        log_det = planar.log_abs_det_jacobian(torch.zeros(3, 2, dtype=dtype), w)
+        (slope,) = torch.autograd.grad(log_det.sum(), along)
+        found.append((log_det.double(), slope.double()))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        found[1][0], torch.tensor([-5.0, -20.0, -60.0]).double() + math.log(math.e - 1), rtol=1e-2, atol=1e-2
+    )
+
+
+def test_planar_starts_as_the_identity() -> None:
+    x = torch.randn(6, 4)
+    y, log_det = AmortizedPlanar(4, 3)(torch.randn(6, 3)).call_and_ladj(x)
+    torch.testing.assert_close(y, x)
+    torch.testing.assert_close(log_det, torch.zeros(6))
+    assert bool(Planar(torch.ones(1), torch.ones(2), torch.zeros(2)).u_hat.isfinite().all())
 
 
 # --- the exact twin: a linear flow of a Gaussian ---
@@ -201,7 +242,7 @@ def test_a_step_inverts_nothing_and_is_captured(flow: str, monkeypatch: pytest.M
     pair, x = binary_vae(flow)
     check_pair(pair, x)  # which looks at the density elsewhere too
     monkeypatch.setattr(AutoregressiveTransform, "_inverse", refuse)
-    monkeypatch.setattr(InvertiblePlanar, "_inverse", refuse)
+    monkeypatch.setattr(Planar, "_inverse", refuse)
     for estimator in (elbo.TraceMeanFieldELBO(on_missing_kl="sample"), elbo.ImportanceWeightedELBO(num_particles=3)):
         run = capture(bind(pair, lambda module, data, of=estimator: of.terms(module, data).local), mode="graph")
         assert run(state_of(pair), x).shape == (32,) and run.fallback == ""
