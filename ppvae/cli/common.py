@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import typer
 
@@ -34,6 +34,10 @@ Pair = Annotated[
     str | None,
     typer.Option("--pair", help="FILE.py:Name of a pair of your own. That file is run.", metavar="FILE:NAME"),
 ]
+Part = Annotated[str | None, typer.Option(help="test, validation or train; held-out data where absent.")]
+Which = Annotated[Literal["result", "best", "last"], typer.Option(help="Which parameters.")]
+WIDTH = 120
+"""Of a table that goes into a file or a pipe."""
 Force = Annotated[
     bool,
     typer.Option(

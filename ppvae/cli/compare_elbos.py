@@ -12,6 +12,7 @@ from .common import (
     Force,
     Json,
     Pair,
+    Part,
     Seed,
     Threads,
     emit,
@@ -48,7 +49,7 @@ def compare_elbos(
     ] = None,
     repeats: Annotated[int, typer.Option(help="Estimates of each.", min=4)] = 100,
     num_data: Annotated[int, typer.Option(help="Data in the batch.", min=1)] = 100,
-    part: Annotated[str | None, typer.Option(help="test, validation or train; held-out data where absent.")] = None,
+    part: Part = None,
     pair: Pair = None,
     force: Force = False,
     seed: Seed = 0,
@@ -63,7 +64,6 @@ def compare_elbos(
 
     Writes comparison.json, comparison.csv and figures, and prints the tables.
     """
-    from ..core.errors import RunError, did_you_mean
     from ..runs import load_run
     from ..runs.recipe.catalogue import build, elbo_entries, parse_table
     from ..runs.storage.atomic import make_folder, write_json, write_text
@@ -81,11 +81,8 @@ def compare_elbos(
     with threads(threads_):
         trained_run = load_run(run, pair=pair_of(pair), force=force)
         require_writable(folder, folder=True)
-        parts = trained_run.data.parts
-        name = part or next(candidate for candidate in ("test", "validation", "train") if candidate in parts)
-        if name not in parts:
-            raise RunError(f"--part {name!r}: {did_you_mean(name, parts)}")
-        comparison = _compare(trained_run, parts[name], estimators, repeats, num_data, seed, device, json)
+        held_out = trained_run.part(part or trained_run.held_out)
+        comparison = _compare(trained_run, held_out, estimators, repeats, num_data, seed, device, json)
     make_folder(folder)
     write_json(folder / "comparison.json", comparison.to_dict())
     write_text(folder / "comparison.csv", comparison.tidy().to_csv(index=False))

@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from .common import (
     LARGEST_INTEGER,
+    WIDTH,
     Device,
     Force,
     Json,
     Pair,
+    Part,
     Seed,
     Threads,
+    Which,
     emit,
     pair_of,
     require_run,
@@ -27,10 +30,6 @@ from .common import (
 )
 from .completion import METHODS, among
 from .listing import list_entries
-
-Which = Literal["result", "best", "last"]
-
-_WIDTH = 120  # of a table that goes into a file or a pipe
 
 
 @verb
@@ -54,9 +53,9 @@ def evaluate(
             autocompletion=among(*METHODS, "elbo", "list"),
         ),
     ] = None,
-    part: Annotated[str | None, typer.Option(help="test, validation or train; held-out data where absent.")] = None,
+    part: Part = None,
     num_data: Annotated[int | None, typer.Option(help="The first so many data only.", min=1)] = None,
-    which: Annotated[Which, typer.Option(help="Which parameters.")] = "result",
+    which: Which = "result",
     pair: Pair = None,
     force: Force = False,
     seed: Seed = 0,
@@ -160,7 +159,7 @@ def show(result: Mapping[str, Any]) -> None:
             f"{row['num_trusted']} of {row['num_data']}",
             f"{row['seconds']:.1f}",
         )
-    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     for row in result["estimates"]:
         if not row["num_trusted"]:
             print(f"{row['label']}: can be trusted on none of the data; {of_all(row)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -214,6 +215,7 @@ def fit(
         given = {"RECIPE": recipe, "--out": out, "--overwrite": overwrite or None, "--quick": quick or None}
         _refuse_beside(resume, _without_none(**given, **{"--seeds": seeds, "--sweep": sweep}))
         if is_several(resume):
+            _refuse_beside(resume, _without_none(**{"--force": force or None}))
             refuse_changes(resume, changes)
             several = resume_several(
                 resume,
@@ -259,7 +261,7 @@ def fit(
         with threads(threads_):
             trackers = loggers_of(folder, logger or (), full_recipe)
             run = train(full_recipe, folder, pair=pair_of(pair), overwrite=overwrite, callbacks=trackers)
-    _tell(run, json)
+    _tell(run, pair, json)
 
 
 def _is_data(argument: Path) -> bool:
@@ -294,7 +296,7 @@ def _start(recipe: Path | None, pair: str | None) -> dict[str, Any]:
     return values
 
 
-def _tell(run: Run, json: bool) -> None:
+def _tell(run: Run, pair: str | None, json: bool) -> None:
     best = run.info.get("best_epoch")
     row = run.history[best - 1] if best else run.history[-1]
     if json:
@@ -306,7 +308,8 @@ def _tell(run: Run, json: bool) -> None:
         f"{run.folder.path}: {run.parameters}: elbo {row[f'elbo_{bound}']:.3f} nats per datum ({bound}), "
         f"{run.info['seconds']:.1f} s"
     )
-    say(f"next: ppvae evaluate {run.folder.path}; ppvae report {run.folder.path}")
+    own = "" if pair is None else f" --pair {shlex.quote(pair)}"
+    say(f"next: ppvae evaluate {run.folder.path}{own}; ppvae report {run.folder.path}{own}")
 
 
 def _without_none(**values: Any) -> dict[str, Any]:

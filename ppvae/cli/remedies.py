@@ -37,8 +37,8 @@ PHRASES: dict[str, str] = {
     "numpy.savez_compressed(path, x=rows)": "the rows in an .npz file, under the name 'x'",
     "save it again with array.astype(array.dtype.newbyteorder('='))": "save it again in the byte order of this machine",
     "save it again with numpy.ascontiguousarray": "save it again in row order",
-    "fill them in and pass a mask in a mapping {'x': ..., 'mask': ...}": "fill them in, and a mask beside "
-    "them: an .npz file with members x and mask",
+    "missing_data_vae and {'x': ..., 'seen': ...}: values filled in, and a mask, True where known": "--model "
+    "missing-data-vae, and an .npz file with x, the gaps filled in, and seen, a mask that is True where known",
 }
 """Remedies that no rule translates, in the words of Python and of a recipe. A test sees to it that each is said."""
 

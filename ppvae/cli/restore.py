@@ -9,16 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .common import Device, Force, Json, Pair, Seed, Threads, emit, pair_of, require_writable, threads, verb
+from .common import (
+    WIDTH,
+    Device,
+    Force,
+    Json,
+    Pair,
+    Part,
+    Seed,
+    Threads,
+    Which,
+    emit,
+    pair_of,
+    require_writable,
+    threads,
+    verb,
+)
 from .completion import REGIONS, among
 
 if TYPE_CHECKING:
     from ..report.restored import Restored
 
 Task = Literal["inpaint", "super-resolve", "denoise"]
-Which = Literal["result", "best", "last"]
-
-_WIDTH = 120  # of a table that goes into a file or a pipe
 
 
 @verb
@@ -50,13 +62,13 @@ def restore(
             show_default="0.1",
         ),
     ] = None,
-    num: Annotated[int, typer.Option("--num", "-n", help="The first so many data.", min=1)] = 10,
+    num_data: Annotated[int, typer.Option("--num-data", "-n", help="The first so many data.", min=1)] = 10,
     draws: Annotated[int, typer.Option(help="Draws from the posterior to show or keep.", min=0, max=1000)] = 3,
     steps: Annotated[
         int, typer.Option(help="Of each of the eight chains of a datum; the first half are its burn-in.", min=4)
     ] = 300,
-    part: Annotated[str | None, typer.Option(help="test, validation or train; held-out data where absent.")] = None,
-    which: Annotated[Which, typer.Option(help="Which parameters.")] = "result",
+    part: Part = None,
+    which: Which = "result",
     pair: Pair = None,
     force: Force = False,
     seed: Seed = 0,
@@ -113,7 +125,7 @@ def restore(
             factor=2 if factor is None else factor,
             noise=0.1 if noise is None else noise,
             part=part,
-            num_data=num,
+            num_data=num_data,
             num_draws=draws,
             num_steps=steps,
             seed=seed,
@@ -161,7 +173,7 @@ def show(restored: Restored, name: str, parameters: str) -> None:
     for score in restored.scores:
         values = [score.rmse, score.rmse_error, *((score.log_score, score.log_score_error) if binary else ())]
         table.add_row(score.name, *(_format(value) for value in values))
-    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     print(
         f"chains agree on {int(found.trusted.sum())} of {len(seen)} data (worst R-hat {float(found.r_hat.max()):.2f}); "
         f"{float(found.acceptance.mean()):.0%} of their moves accepted; Monte Carlo error of a mean at most "

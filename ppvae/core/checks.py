@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +11,11 @@ from typing import Any
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
-from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
 from torch.nn.utils.rnn import PackedSequence
 
 from .audit import audit, check_guide
-from .density import observed_support, structure
+from .data_support import check_data
+from .density import structure
 from .errors import ONE_DATUM, PairError, did_you_mean, place_of, try_one_of
 from .modes import in_evaluation_mode
 from .pair import Data, ModelGuidePair, batch_size, members_of
@@ -81,19 +81,33 @@ def _check_programs(pair: ModelGuidePair, x: Data, num_data: int | None, *, data
     except PairError:
         raise
     except Exception as error:
-        raise PairError(
-            f"{type(pair).__name__} fails on a batch of shape {_shapes(x)}: {type(error).__name__}: {error}"
-            + place_of(error)
-            + _remedies_of(error)
-        ) from error
+        said = f"{type(pair).__name__} fails on a batch of shape {_shapes(x)}"
+        if other := _other_shapes(pair, x):
+            raise PairError(f"{said}: expected {other[0]}" + try_one_of(*other[1:])) from error
+        raise PairError(f"{said}: {type(error).__name__}: {error}" + place_of(error) + _remedies_of(error)) from error
     check_guide(shape)
     _check_sites(pair, shape)
     _check_plate(pair, x, shape, num_data)
     if data:
-        _check_support(pair, x, shape)
+        check_data(pair, x, shape)
     audit(pair, x, shape)
     check_reach(pair, x, shape)
     return shape
+
+
+def _other_shapes(pair: ModelGuidePair, x: Data) -> tuple[str, ...]:
+    """Of a member that has another shape than the pair says: what is expected, and remedies; nothing where none has."""
+    members, expected = members_of(x), pair.event_shapes()
+    for name, value in members.items():
+        key = name if name in expected else next(iter(expected)) if len(expected) == len(members) == 1 else ""
+        if key in expected and tuple(value.shape[1:]) != expected[key]:
+            shape = expected[key]
+            found = f"{f'member {name!r} of ' if len(members) > 1 else ''}[{', '.join(map(str, ('B', *shape)))}]"
+            same = value.shape[1:].numel() == math.prod(shape)
+            rows = f"x.reshape(len(x), {', '.join(map(str, shape))}): as many entries, in another shape"
+            model = f"a model of data of shape {list(value.shape[1:])}"
+            return (found, *([rows, "load(..., flatten=True)"] if same else []), model)
+    return ()
 
 
 def _remedies_of(error: Exception) -> str:
@@ -302,102 +316,6 @@ def plate_sizes(pair: ModelGuidePair, x: Data, num_data: int) -> tuple[SiteInfo,
     """Every site of the programs when they are run with N."""
     shape = structure(pair, x, num_data)
     return (*shape.model, *shape.guide)
-
-
-class ConstantSupports:
-    """The supports of observed sites that are the same for all data, to check further batches against.
-
-    :func:`check_pair` runs the programs on one batch; this runs no program and is quick enough for all data.
-
-    Args:
-        pair: the pair.
-        x: a batch that :func:`check_pair` accepted.
-    """
-
-    def __init__(self, pair: ModelGuidePair, x: Data) -> None:
-        members = members_of(x)
-        self._supports: list[tuple[str, str, Constraint]] = []
-        for name, (_, support, value, _) in observed_support(pair, x).items():
-            if support not in _CONSTANT:
-                continue
-            for key, member in members.items():
-                if member.numel() == value.numel() and torch.equal(member.to(value.dtype).reshape(value.shape), value):
-                    self._supports.append((name, key, support))
-
-    def __bool__(self) -> bool:
-        return bool(self._supports)
-
-    def check(self, x: Data, first_row: int = 0) -> None:
-        """Check a batch against them.
-
-        Args:
-            x: the batch.
-            first_row: number of its first datum, for the message.
-
-        Raises:
-            PairError: a value outside the support of its likelihood; names the site, the datum and the value.
-        """
-        for name, key, support in self._supports:
-            value = members_of(x)[key]
-            inside = support.check(value)
-            if not bool(inside.all()):
-                row = first_row + int((~inside).reshape(len(inside), -1).any(1).nonzero()[0])
-                raise support_error(name, inside, support, value, f"; the first is in datum {row}")
-
-
-_CONSTANT = (
-    constraints.boolean,
-    constraints.unit_interval,
-    constraints.nonnegative_integer,
-    constraints.positive_integer,
-    constraints.positive,
-    constraints.nonnegative,
-)
-
-
-_BINARY = (
-    'binarised data: load(..., binarize="static")',
-    "a likelihood for these values: ContinuousBernoulli or Normal for grey values",
-    "Bernoulli(..., allow_grey=True) for the paper's cross-entropy on grey values",
-)
-_COUNTS = (
-    "whole numbers from 0 on: x.round()",
-    "counts as int32 or floats: uint8 values are read as bytes, and divided by 255",
-    "a likelihood for these values: Normal, or LogNormal above zero",
-)
-_REMEDIES: dict[Constraint, tuple[str, ...]] = {
-    constraints.boolean: _BINARY,
-    constraints.unit_interval: ("values scaled to [0, 1]: x / x.max()", *_BINARY[:2]),
-    constraints.nonnegative_integer: _COUNTS,
-    constraints.positive_integer: _COUNTS,
-    constraints.positive: ("values above zero", "a likelihood over all real numbers, such as Normal"),
-    constraints.nonnegative: ("values from zero on", "a likelihood over all real numbers, such as Normal"),
-}
-
-
-def support_error(name: str, inside: Tensor, support: Constraint, value: Tensor, where: str = "") -> PairError:
-    """Data that their likelihood does not have."""
-    outside = value[~inside] if inside.shape == value.shape else value
-    return PairError(
-        f"site {name!r}: expected data in the support of its likelihood ({support}), found "
-        f"{int((~inside).sum())} values outside it, for instance {float(outside.flatten()[0]):g}{where}"
-        + try_one_of(*_REMEDIES.get(support, ("a likelihood for these values", "data of another scale or coding")))
-    )
-
-
-def _check_support(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
-    for name, (inside, support, value, _) in observed_support(pair, x).items():
-        if not bool(inside.all()):
-            raise support_error(name, inside, support, value)
-        for module in () if pair.noisy else pair.modules():
-            span = getattr(module, "mean_range", None)
-            if span is None or getattr(module, "event_shape", None) != shape.site(name).event_shape:
-                continue
-            if bool((value < span[0]).any()) or bool((value > span[1]).any()):
-                raise PairError(
-                    f"site {name!r}: the likelihood's mean lies in {span}, which values from {float(value.min()):g} to "
-                    f"{float(value.max()):g} leave" + try_one_of('mean="identity"', "data scaled to the unit interval")
-                )
 
 
 def _shapes(x: Data) -> str:

@@ -25,12 +25,13 @@ from .axes import sample_shape, to_canonical, to_pyro
 from .compile import NeedsEagerRun, is_bound, preserve
 from .errors import PairError, try_one_of
 from .fingerprint import differences, fingerprint
-from .pair import DATA_PLATE, Data, ModelGuidePair, rows_of
+from .pair import DATA_PLATE, Data, ModelGuidePair, members_of, rows_of
 from .parameters import local_parameters
 from .plates import data_plate_of
 from .rewriting import find_places
 from .site import SiteInfo
 from .structure import Structure
+from .support import base_of, bounds_of, support_of
 from .terms import Draw, LogTerms, Sites, Sums, join_sums, sum_log_probs
 from .tracing import Latents, length_of, run_model, run_program, width_of
 from .wrappers import entries_present
@@ -259,12 +260,16 @@ class Observation(NamedTuple):
 def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, Observation]:
     """The data of each observed site whose distribution says its support.
 
-    A Bernoulli without validation (``allow_grey``) is checked against [0, 1].
+    A Bernoulli without validation (``allow_grey``) is checked against [0, 1]. A site of which the value or the support
+    depends on a latent is left out: what is outside for one draw has no density there (:func:`log_density`), and may be
+    inside for another.
     """
     shape = structure(pair, x)
     supports = {}
+    in_data = {member.untyped_storage().data_ptr() for member in members_of(x).values()}
     with torch.no_grad(), local_parameters(pair):
         sites = observing_run(pair, x, shape)
+        again: Sites | None = None
         for info in shape.observed:
             fn, value = sites[info.name]["fn"], sites[info.name]["value"]
             tail = (*(() if info.data_axis is None else info.batch_shape[info.data_axis :]), *info.event_shape)
@@ -274,12 +279,13 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, Observation]:
                     f"{list(value.shape)}, which would be broadcast"
                     + try_one_of("a batch [B, *event]: x[None] if it is one datum", "obs of the likelihood's shape")
                 )
-            try:
-                support = constraints.unit_interval if info.allows_grey else fn.support
-            except NotImplementedError:
-                continue  # a factor, or a distribution that does not say
-            if support is not None:
-                base = support.base_constraint if isinstance(support, constraints.independent) else support
+            support = constraints.unit_interval if info.allows_grey else support_of(fn)
+            if support is not None:  # as a factor's is
+                if value.untyped_storage().data_ptr() not in in_data or bounds_of(support):
+                    again = observing_run(pair, x, shape, other=True) if again is None else again
+                    if _moved(sites[info.name], again[info.name]):
+                        continue
+                base = base_of(support)
                 inside, present = base.check(value), entries_present(sites[info.name])
                 if present is not None:
                     present = present.expand(value.shape)
@@ -290,9 +296,22 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, Observation]:
     return supports
 
 
-def observing_run(pair: ModelGuidePair, x: Data, shape: Structure) -> Sites:
-    """The sites of one run of the model at latents that the guide draws; random numbers are left as they were."""
+def _moved(site: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
+    """Whether the value or the bounds of an observed site are others in another run."""
+    if not torch.equal(site["value"].nan_to_num(), again["value"].nan_to_num()):
+        return True
+    bounds = [bounds_of(support_of(each["fn"])) for each in (site, again)]
+    return len(bounds[0]) != len(bounds[1]) or not all(map(torch.equal, *bounds))
+
+
+def observing_run(pair: ModelGuidePair, x: Data, shape: Structure, *, other: bool = False) -> Sites:
+    """The sites of one run of the model at latents that the guide draws; random numbers are left as they were.
+
+    With ``other``, at other draws than without.
+    """
     with torch.random.fork_rng():
+        if other:
+            torch.manual_seed(torch.initial_seed() + 1)
         guide_sites = run_program(pair, "guide", x, None)
         values = {info.name: guide_sites[info.name]["value"] for info in shape.guide_latents}
         return run_program(pair, "model", x, None, substitute=values)

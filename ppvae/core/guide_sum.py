@@ -24,6 +24,7 @@ from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .site import SiteInfo
 from .structure import Structure
+from .support import log_density
 from .terms import Draw, Sums, join_sums, own_weight, reduce_term
 from .tracing import run_program, width_of
 
@@ -68,7 +69,7 @@ def draw_all_values(pair: ModelGuidePair, x: Data, num_particles: int, num_data:
         values: dict[str, Tensor] = {}
         for info in shape.guide:
             site = sites[info.name]
-            log_prob = site["fn"].log_prob(site["value"])
+            log_prob = log_density(site)
             term = rows.flat(scale_and_mask(log_prob, 1.0, site["mask"]), info.batch_shape)
             term = reduce_term(term, {**site, "mask": None}, shape, count * particles)
             (global_ if info.scope == "global" else local).append(term)

@@ -177,6 +177,10 @@ class ModelGuidePair(PyroModule, metaclass=_AbstractPyroModule):
         """
         return {}
 
+    def event_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of a datum of each member of a batch that the pair is made for; empty where it does not say."""
+        return {}
+
     def sequence_lengths(self, x: Data) -> tuple[Tensor, ...]:
         """The lengths of the sequences of a batch, each [B], members of it that the programs read as they are.
 

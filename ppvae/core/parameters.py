@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,8 @@ from torch.distributions import constraints
 
 from .errors import PairError, try_one_of
 from .pair import ModelGuidePair
+
+_log = logging.getLogger("ppvae.pair")
 
 
 @contextlib.contextmanager
@@ -57,6 +60,8 @@ class _LocalParameters(Messenger):
         self.pair, self.adopt = pair, adopt
         self.own_ids = {id(parameter) for parameter in pair.parameters()}
         self.new_parameters: list[tuple[str, Any]] = []
+        # As pyro.param has it, what stock SVI has trained stays trained. A pair's own programs see another store.
+        self.stored: dict[str, Any] = dict(pyro.get_param_store().items()) if adopt else {}
 
     def __exit__(self, *args: Any) -> None:
         super().__exit__(*args)
@@ -81,6 +86,9 @@ class _LocalParameters(Messenger):
             elif not self.adopt or isinstance(initial, nn.Parameter):
                 raise _homeless(name)
             else:
+                if name in self.stored:
+                    initial = self.stored[name].detach().clone()
+                    _log.warning("parameter %r begins with the value that it has in Pyro's parameter store", name)
                 initial = initial() if callable(initial) else initial
                 self.pair.adopt(name, initial, msg["kwargs"].get("constraint", constraints.real))
                 value = self.pair.adopted_value(name)

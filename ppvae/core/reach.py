@@ -6,8 +6,6 @@ them, are finite outside their support, so that what comes out there would look 
 
 from __future__ import annotations
 
-import math
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -20,6 +18,7 @@ from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair, batch_size, rows_of
 from .site import SiteInfo
 from .structure import Structure
+from .support import base_of, has_bounds, range_of, support_of
 from .tracing import run_model, width_of
 from .wrappers import with_axes
 
@@ -55,6 +54,7 @@ def check_reach(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
                         "Bernoulli or OneHotCategorical in both, with elbo.VIMCO or ReweightedWakeSleep",
                     )
                 )
+        require_exact_draws(other)
         if info.support is None or other.support is None:
             continue
         point = other.is_a(dist.Delta)  # it says nothing of where it lies
@@ -72,8 +72,27 @@ def check_reach(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             _check_draws(pair, x, open_, guide)
 
 
+def require_exact_draws(info: SiteInfo) -> None:
+    """What weighs or shows draws takes them for draws from their density.
+
+    Raises:
+        PairError: a site with a sampler of PyTorch's that follows another distribution.
+    """
+    if info.is_a(dist.LKJCholesky) and info.event_shape[-1] > 2:
+        raise PairError(
+            f"site {info.name!r}: PyTorch draws an LKJCholesky of three dimensions or more from another distribution "
+            "than its density: what weighs or shows such draws would be wrong"
+            + try_one_of(
+                "a guide of another family over the same support: TransformedDistribution(Normal(...), "
+                "dist.transforms.CorrCholeskyTransform())",
+                "sample_posterior, AIS and bridges from such a guide, which need its density alone",
+            )
+        )
+
+
 def _check_draws(pair: ModelGuidePair, x: Data, latents: list[SiteInfo], guide: dict[str, SiteInfo]) -> None:
-    few: Data = rows_of(x, torch.arange(min(_FEW, batch_size(x))))
+    rows = torch.linspace(0, batch_size(x) - 1, min(_FEW, batch_size(x))).round().long()  # data may be sorted
+    few: Data = rows_of(x, rows)
     try:
         shape = structure(pair, few)
     except Exception:  # parameters for every datum
@@ -88,8 +107,9 @@ def _check_draws(pair: ModelGuidePair, x: Data, latents: list[SiteInfo], guide: 
         found = {}
         for name in (info.name for info in latents):
             site, info = sites[name], shape.site(name)
-            value = site["value"]
-            inside = with_axes(_base(site["fn"].support).check(value), value.dim()).expand(value.shape)
+            value, support = site["value"], support_of(site["fn"])
+            assert support is not None  # it had one before
+            inside = with_axes(base_of(support).check(value), value.dim()).expand(value.shape)
             found[name] = to_canonical(inside, info, shape.nesting, width) | ~present_of(site, info, shape, width)
         return found
 
@@ -113,29 +133,13 @@ def _check_draws(pair: ModelGuidePair, x: Data, latents: list[SiteInfo], guide: 
 
 def _within(inner: Constraint, outer: Constraint) -> bool:
     """Whether every value of one support is known to be of another, up to single points."""
-    inner, outer = _base(inner), _base(outer)
-    if outer is constraints.real or (issubclass(type(inner), type(outer)) and not _has_bounds(outer)):
+    inner, outer = base_of(inner), base_of(outer)
+    if outer is constraints.real or (issubclass(type(inner), type(outer)) and not has_bounds(outer)):
         return True
-    low, high = _range(inner)
-    least, most = _range(outer)
-    if not _has_bounds(outer) or not (_has_bounds(inner) or inner is constraints.real):
+    low, high = range_of(inner)
+    least, most = range_of(outer)
+    if not has_bounds(outer) or not (has_bounds(inner) or inner is constraints.real):
         return False
     return bool((torch.as_tensor(low) >= torch.as_tensor(least)).all()) and bool(
         (torch.as_tensor(high) <= torch.as_tensor(most)).all()
     )
-
-
-def _base(support: Constraint) -> Constraint:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
-
-
-def _has_bounds(support: Constraint) -> bool:
-    return support is constraints.boolean or hasattr(support, "lower_bound") or hasattr(support, "upper_bound")
-
-
-def _range(support: Constraint) -> tuple[float | Tensor, float | Tensor]:
-    if support is constraints.boolean:
-        return 0.0, 1.0
-    return getattr(support, "lower_bound", -math.inf), getattr(support, "upper_bound", math.inf)

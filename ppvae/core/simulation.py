@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Categorical
@@ -15,12 +16,22 @@ from .enumeration import SummedOut
 from .errors import PairError, PpvaeError, did_you_mean, place_of, try_one_of
 from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
+from .reach import require_exact_draws
 from .rewriting import not_in_batch, rewritten
-from .site import SiteInfo, bounds_of
+from .site import SiteInfo
 from .structure import Structure
 from .summed import summed_of
+from .support import bounds_of
 from .terms import Simulation, sum_log_probs
 from .tracing import Latents, run_model, run_program, width_of
+
+_DIRECTIONS = (
+    dist.VonMises,
+    dist.VonMises3D,
+    dist.ProjectedNormal,
+    dist.SineBivariateVonMises,
+    dist.SineSkewed,
+)
 
 
 class Noise(Protocol):
@@ -99,12 +110,9 @@ def require_simulable(pair: ModelGuidePair, few: Data, *, batches: bool = False)
     """
     shape = structure(pair, few)
     for info in shape.observed:
-        if 0 in info.event_shape:
-            raise PairError(
-                f"site {info.name!r} is a pyro.factor: expected a model that can be drawn from, found a density that "
-                "no draw knows of"
-                + try_one_of("reconstruct, which looks at data", "a pyro.sample with a distribution instead")
-            )
+        _require_no_factor(info)
+    for info in shape.model:
+        require_exact_draws(info)
     places = {place.site for place in shape.places}
     with torch.no_grad():
         found = observed_and_present(pair, few, shape)
@@ -126,6 +134,18 @@ def require_simulable(pair: ModelGuidePair, few: Data, *, batches: bool = False)
         observed, present = seen[name]
         if batches and not torch.equal(value[present], observed[present]):
             raise not_in_batch(name)
+
+
+def _require_no_factor(info: SiteInfo) -> None:
+    if 0 in info.event_shape:
+        raise PairError(
+            f"site {info.name!r} is a pyro.factor: expected a model that can be drawn from, found a density that "
+            "no draw knows of"
+            + try_one_of(
+                "a pyro.sample with a distribution instead",
+                "log_evidence, evaluate_bound, sample_posterior, embed, which need densities alone",
+            )
+        )
 
 
 def _simulation(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
@@ -181,9 +201,13 @@ def predict(
             $p(x \mid z)$.
 
     Raises:
-        PairError: a mean or variance that the site's distribution does not have; a value for what is no observed site.
+        PairError: a mean or variance that the site's distribution does not have; a value for what is no observed site;
+            a ``pyro.factor`` for every datum, which may be a part of $p(x \mid z)$.
     """
     shape = structure(pair, x)
+    for info in shape.observed:
+        if info.scope == "local":
+            _require_no_factor(info)
     sample_axes, particles, flat = _flatten(latents, shape, num_draws)
     observed = _observed(shape, given or {})
     free = frozenset() if given is None else _free_sites(shape, given)
@@ -357,13 +381,14 @@ def _averaged(summed: SummedOut, site: Any, kind: str, info: SiteInfo, evidence:
 
 def _moment(fn: Any, kind: str, info: SiteInfo) -> Tensor:
     try:
-        if info.is_a(Categorical):  # PyTorch's says NaN
+        if info.is_a(Categorical, *_DIRECTIONS):  # PyTorch's says NaN; angles and directions have no mean to average
             raise NotImplementedError
         value: Tensor = getattr(fn, kind)
     except (NotImplementedError, AttributeError) as error:
         raise PairError(
             f"site {info.name!r}: expected a distribution that knows its {kind}, found {info.family_name}"
             + (", whose classes are names and no numbers" if info.is_a(Categorical) else "")
+            + (", whose values are directions" if info.is_a(*_DIRECTIONS) else "")
             + try_one_of(
                 'kind="sample", where the verb has a kind: generate, decode',
                 "OneHotCategorical, whose mean is the classes' probabilities: Categorical(..., one_hot=True) of "

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
 import torch.distributions as td
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from torch import Tensor
-from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from .errors import PairError, try_one_of
+from .support import support_of
 from .wrappers import entries_present, unwrap
 
 PYRO_DISTRIBUTIONS = try_one_of(
@@ -137,7 +136,7 @@ def read_site(site: Mapping[str, Any], plate: str | None, latent: Collection[str
         kind = "observed" if site["is_observed"] and site["name"] not in latent else "latent"
         if kind == "latent" and num_values and site["name"] not in latent:
             kind = "enumerated"
-    support = _support(fn) if kind == "latent" else None
+    support = support_of(fn) if kind == "latent" else None
     others = [frame for frame in frames if frame.name != plate and frame.full_size and frame.full_size != frame.size]
     return SiteInfo(
         name=site["name"],
@@ -208,21 +207,3 @@ def _is_scaled(site: Mapping[str, Any]) -> bool:
         plates *= (frame.full_size or frame.size) / frame.size
     scale = torch.as_tensor(site["scale"], dtype=torch.float64)
     return bool(((scale - plates).abs() > 1e-6 * plates).any())
-
-
-def _support(fn: Any) -> Constraint | None:
-    """Where a latent's values lie; None where its distribution does not say."""
-    try:
-        support = fn.support
-    except NotImplementedError:
-        return None
-    while isinstance(support, constraints.MixtureSameFamilyConstraint):
-        support = support.base_constraint  # the components' own, which a bijection is registered for
-    return cast("Constraint | None", support)
-
-
-def bounds_of(support: Any) -> list[Tensor]:
-    """The bounds of a support that are tensors, such as a uniform's."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return [value for value in getattr(support, "__dict__", {}).values() if isinstance(value, Tensor)]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .errors import PairError, did_you_mean, try_one_of
 from .plates import Sites
-from .site import SiteInfo, bounds_of, read_site, squeezed
+from .site import SiteInfo, read_site, squeezed
+from .support import bounds_of
 
 
 class Place(NamedTuple):

@@ -19,6 +19,7 @@ from .pair import Data, ModelGuidePair
 from .parameters import local_parameters
 from .site import SiteInfo
 from .structure import Structure
+from .support import log_density
 from .terms import Sites, sum_log_probs, summed_out
 from .tracing import Latents, run_model, run_program, width_of
 
@@ -27,7 +28,7 @@ _LARGE = 10**7  # elements above which the memory is asked
 
 def summed_of(sites: Sites, shape: Structure, particles: int, stand_in: int | None = None) -> SummedOut:
     """What is summed out of an enumerated run."""
-    log_probs = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
+    log_probs = {name: log_density(site) for name, site in sites.items()}
     summed = summed_out(sites, log_probs, shape, particles, stand_in)
     assert summed is not None
     return summed

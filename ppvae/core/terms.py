@@ -18,6 +18,7 @@ from .axes import to_canonical
 from .enumeration import SummedOut, is_enumerated
 from .errors import PairError, try_one_of
 from .structure import Structure
+from .support import log_density
 from .wrappers import unwrap
 
 Sites = dict[str, dict[str, Any]]
@@ -146,7 +147,7 @@ def sum_log_probs(
     global_: list[Tensor] = []
     observed: list[Tensor] = []
     tilt: list[Tensor] = []
-    log_probs = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
+    log_probs = {name: log_density(site) for name, site in sites.items()}
     summed = summed_out(sites, log_probs, shape, particles, stand_in)
     if summed is not None:
         joint, prior = _log_sums(summed, latents)
@@ -252,7 +253,7 @@ def reduce_term(term: Tensor, site: dict[str, Any], shape: Structure, particles:
 
 def terms_of(guide: Sites, model: Sites, shape: Structure, particles: int, analytic: bool) -> dict[str, SiteTerm]:
     same_order = [i.name for i in shape.guide_latents] == [i.name for i in shape.model_latents]
-    log_probs = {name: site["fn"].log_prob(site["value"]) for name, site in model.items()}
+    log_probs = {name: log_density(site) for name, site in model.items()}
     summed = summed_out(model, log_probs, shape, particles)
     shares = {} if summed is None else _shares(summed, guide)
     under_sum = frozenset() if summed is None else summed.names - shares.keys()
@@ -315,7 +316,7 @@ def _log_term(
     if site is None:
         return None, None
     if log_prob is None:
-        log_prob = site["fn"].log_prob(site["value"])
+        log_prob = log_density(site)
     weight = own_weight(site)
     tilt = None if weight is None else reduce_term((weight - 1) * log_prob, site, shape, particles)
     return reduce_term(log_prob, site, shape, particles), tilt
@@ -330,6 +331,9 @@ def _closed_form(
     if isinstance(unwrap(q), Delta):
         # Pyro's KL of a Delta drops its log_density, and with it the Jacobian of an autoguide.
         return None, None, "the guide's site is a Delta"
+    if any(not part.bijective for side in (q, p) for part in getattr(unwrap(side), "transforms", ())):
+        # PyTorch gives the KL of the bases, which is no less: |z| tells less than z.
+        return None, None, "a transform is not one to one"
     try:
         kl = kl_divergence(q, p)
     except NotImplementedError:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
-from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
 from .density import log_joint, structure
@@ -18,6 +17,7 @@ from .elimination import sites_in_words
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair
 from .site import SiteInfo
+from .support import base_of
 from .terms import LogTerms
 
 
@@ -31,12 +31,6 @@ def moving_support(info: SiteInfo) -> PairError:
             "global_sites={site: value}, where the bounds depend on global sites alone",
         )
     )
-
-
-def _base(support: Constraint) -> Constraint:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
 
 
 @dataclass(frozen=True)
@@ -172,7 +166,7 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
                 f"{info.support}"
                 + try_one_of("PriorSampling, ImportanceSampling", "a latent over the reals, transformed in the model")
             ) from None
-        if info.masked and _base(info.support) is not constraints.real:
+        if info.masked and base_of(info.support) is not constraints.real:
             raise PairError(
                 f"latent site {info.name!r} is masked out in part and has the support {info.support}: expected real "
                 "values where entries are masked out"
@@ -183,7 +177,11 @@ def unconstrained(pair: ModelGuidePair, x: Data) -> Unconstrained:
             raise PairError(
                 f"latent site {info.name!r}: its support ({info.support}) has bounds for every datum, expected the "
                 f"same for all, of shape {list(info.shape)} at most"
-                + try_one_of("a latent in fixed bounds, scaled inside the model", "PriorSampling, ImportanceSampling")
+                + try_one_of(
+                    "bounds without an axis over data, Uniform(0.0, 1.0), where all have the same",
+                    "a latent in fixed bounds, scaled inside the model",
+                    "PriorSampling, ImportanceSampling",
+                )
             )
         stop = start + math.prod(shape)
         slots.append(_Slot(info, transform, shape, start, stop))

@@ -212,7 +212,7 @@ def require_finite(x: Tensor, what: str) -> None:
         f"the first is {x[first].item()} at {list(first)}."
         + try_one_of(
             "leave out those rows",
-            "fill them in and pass a mask in a mapping {'x': ..., 'mask': ...}",
+            "missing_data_vae and {'x': ..., 'seen': ...}: values filled in, and a mask, True where known",
             *(
                 ["gaps=True, for a file: missing values are gaps, which the member 'seen' marks"]
                 if nan == total

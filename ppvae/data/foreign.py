@@ -141,7 +141,7 @@ def _frame(data: Any, name: str) -> Rows:
             f"{column!r} is in row {places[0]}."
             + try_one_of(
                 "leave out those rows: frame.dropna() (polars: drop_nulls())",
-                "fill them in and pass a mask in a mapping {'x': ..., 'mask': ...}",
+                "missing_data_vae and {'x': ..., 'seen': ...}: values filled in, and a mask, True where known",
             )
         )
     return Rows(np.stack([x for _, x in rows], 1), labels)
@@ -189,7 +189,9 @@ def _list(data: Any, name: str) -> Rows:
         raise DataError(f"{name}: a list that is no array: {error}." + _RAGGED) from None
 
 
-_RAGGED = try_one_of("make ragged rows equally long, and pass a mask in a mapping {'x': ..., 'mask': ...}")
+_RAGGED = try_one_of(
+    "make ragged rows equally long: {'x': ..., 'lengths': ...} for sequences, {'x': ..., 'seen': ...}, a mask, for gaps"
+)
 
 
 def _require_one_shape(shapes: Sequence[tuple[int, ...]], name: str) -> None:

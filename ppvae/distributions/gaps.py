@@ -101,12 +101,14 @@ def class_values(labels: Tensor, event_shape: Sequence[int], dtype: torch.dtype 
     """Labels [B] as values of a distribution of classes, [B, *event_shape]: rows of 0 and 1, or the numbers.
 
     Args:
-        labels: whole numbers; in a gap, a negative one, some value stands.
+        labels: whole numbers; in a gap, a negative one, some value stands. What is no label is no value of the
+            distribution, by which it is found.
         event_shape: of the distribution: its number of classes, or nothing.
         dtype: of the rows.
     """
     values = labels.clamp_min(0)
     if not event_shape:
         return values
-    # torch's one_hot looks at values, and cannot be captured
-    return torch.eye(event_shape[-1], dtype=dtype, device=values.device)[values.long()]
+    return (values.unsqueeze(-1) == torch.arange(event_shape[-1], device=values.device)).to(
+        dtype or torch.get_default_dtype()
+    )

@@ -8,7 +8,7 @@ from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, bernoulli, range_of, reading
 from .posteriors import PosteriorMaker, diagonal
 from .priors import PriorMaker, standard
-from .requirements import require_latents, require_rows
+from .requirements import part, require_latents, require_rows
 from .variables import Covariate, Latent, Observed, Part
 from ..core.errors import PpvaeError, try_one_of
 from ..distributions import DiagonalNormal
@@ -79,13 +79,13 @@ def conditional_vae(
     likelihood = likelihood or bernoulli()
     encoder = reading(JoinedMLP([size, num_classes], hidden, activation=activation, init=init), likelihood)
     decoder = JoinedMLP([latent_dim, num_classes], hidden[::-1], activation=activation, init=init)
-    guide = (posterior or diagonal())(encoder, latent_dim)
+    guide = part("posterior", posterior, diagonal())(encoder, latent_dim)
     observed = likelihood(decoder, size)
     top: Part
     if conditional_prior:
         top = DiagonalNormal(MLP(num_classes, hidden, activation=activation, init=init), latent_dim).given("label")
     else:
-        top = (prior or standard())(guide, size, range_of(observed))
+        top = part("prior", prior, standard())(guide, size, range_of(observed))
     return LatentModel(
         label=Covariate(num_classes),
         z=Latent(top, posterior=guide.given("x", "label")),

@@ -11,7 +11,7 @@ from torch import nn
 
 from .latent_model import LatentModel
 from .posteriors import PosteriorMaker, diagonal
-from .requirements import require_latents, require_rows, require_word
+from .requirements import part, require_latents, require_rows, require_word
 from .variables import Covariate, Exposure, Latent, Observed, Variable
 from ..core.errors import PpvaeError
 from ..distributions import NegativeBinomial, StandardNormal, ZeroInflatedNegativeBinomial
@@ -107,7 +107,7 @@ def count_vae(
         **variables,
         z=Latent(
             StandardNormal(latent_dim),
-            posterior=(posterior or diagonal())(encoder, latent_dim).given("x", *given[: len(batch)]),
+            posterior=part("posterior", posterior, diagonal())(encoder, latent_dim).given("x", *given[: len(batch)]),
         ),
         x=Observed(likelihood.given("z", *given)),
     )

@@ -11,7 +11,7 @@ from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, bernoulli, range_of, reading
 from .posteriors import PosteriorMaker, diagonal
 from .priors import PriorMaker, standard
-from .requirements import require_layers, require_word
+from .requirements import part, require_layers, require_word
 from .variables import Latent, Observed
 from ..distributions import DiagonalNormal
 from ..networks import Branches, Initializer, he
@@ -104,12 +104,12 @@ def hierarchical_vae(
         trunk: nn.Module = network(read, hidden)
         if read[0] == "x":
             trunk = reading(trunk, likelihood)
-        encoder = (posterior or diagonal(_LOG_SCALES))(trunk, dim)
+        encoder = part("posterior", posterior, diagonal(_LOG_SCALES))(trunk, dim)
         if above(level):
             generated = DiagonalNormal(network(above(level), hidden[::-1]), dim, log_scale_range=_LOG_SCALES)
             layers[name] = Latent(generated.given(*above(level)), posterior=encoder.given(*read))
         else:
             bounds = range_of(observed) if read == ["x"] else None
-            top = (prior or standard())(encoder, shapes[read[0]], bounds)
+            top = part("prior", prior, standard())(encoder, shapes[read[0]], bounds)
             layers[name] = Latent(top, posterior=encoder.given(*read))
     return LatentModel(**layers, x=Observed(observed.given(*above(0))))

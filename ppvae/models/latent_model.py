@@ -207,6 +207,19 @@ class LatentModel(ModelGuidePair):
                     f"{type(self).__name__}: the batch has no member {name!r} ({role}): expected {names}, found "
                     f"{', '.join(map(repr, x)) or 'none'}" + try_one_of(did_you_mean(name, list(x)), *gaps)
                 )
+        # Labels may stand beside; what has the shape of the data is a mask of them, under another name.
+        shapes = {x[name].shape for name in self.description.named(Observed) if x[name].dim() > 1}
+        for name in x.keys() - self.description.variables.keys():
+            if x[name].shape in shapes:
+                raise PairError(
+                    f"{type(self).__name__}: no variable reads the member {name!r} of shape {list(x[name].shape)}: "
+                    f"expected {names}"
+                    + try_one_of(
+                        *(f"{mask!r} as its name" for mask in self.description.named(Mask)),
+                        "missing_data_vae, or Observed(..., mask='seen') and seen=Mask(), for data with gaps",
+                        f"the data without {name!r}",
+                    )
+                )
         for name in self.description.named(Covariate, Observed):
             shape = event_shape_of(self.description.variables[name]) or ()
             entries = tuple(x[name].shape[1:]) if name in expected else shape
@@ -219,6 +232,12 @@ class LatentModel(ModelGuidePair):
                     + try_one_of(*rows, f"Covariate({list(entries)})" if given else f"{name}[:, None], of one entry")
                 )
         return {name: x[name] for name in expected}
+
+    def event_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Those of what is observed or given, as the distributions say."""
+        variables = self.description.variables
+        shapes = {name: event_shape_of(variables[name]) for name in self.description.data}
+        return {name: tuple(shape) for name, shape in shapes.items() if shape is not None}
 
     def _given(self, batch: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What is given, as what depends on it sees it: 0 in the gaps, and numbers for a mask."""

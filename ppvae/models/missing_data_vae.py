@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, gaussian
 from .posteriors import PosteriorMaker, diagonal
-from .requirements import require_latents, require_rows
+from .requirements import part, require_latents, require_rows
 from .variables import Latent, Mask, Observed
 from ..distributions import StandardNormal
 from ..networks import MLP, Initializer, JoinedMLP, paper
@@ -72,7 +72,8 @@ def missing_data_vae(
     return LatentModel(
         seen=Mask(),
         z=Latent(
-            StandardNormal(latent_dim), posterior=(posterior or diagonal())(encoder, latent_dim).given("x", "seen")
+            StandardNormal(latent_dim),
+            posterior=part("posterior", posterior, diagonal())(encoder, latent_dim).given("x", "seen"),
         ),
         x=Observed((likelihood or gaussian())(decoder, size).given("z"), mask="seen"),
     )

@@ -8,7 +8,7 @@ from typing import Literal
 from .latent_model import LatentModel
 from .likelihoods import LikelihoodMaker, bernoulli, reading
 from .posteriors import PosteriorMaker, diagonal
-from .requirements import require_latents, require_word
+from .requirements import part, require_latents, require_word
 from .variables import Latent, Observed
 from ..core.errors import PpvaeError
 from ..distributions import DiagonalNormal, OneHotCategorical, StandardNormal
@@ -89,7 +89,7 @@ def mixture_vae(
         y=Latent(OneHotCategorical(None, num_components)),
         z=Latent(
             StandardNormal(latent_dim) if given_class == "data" else of_class,
-            posterior=(posterior or diagonal())(encoder, latent_dim).given("x"),
+            posterior=part("posterior", posterior, diagonal())(encoder, latent_dim).given("x"),
         ),
         x=Observed(likelihood(decoder, event_shape).given(*parents)),
     )

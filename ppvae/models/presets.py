@@ -10,7 +10,7 @@ from torch import nn
 from .likelihoods import LikelihoodMaker, Spread, bernoulli, gaussian, range_of, reading
 from .posteriors import PosteriorMaker, diagonal
 from .priors import PriorMaker, standard
-from .requirements import require_latents
+from .requirements import part, require_latents
 from .vae import VAE
 from ..distributions import Multinomial
 from ..networks import MLP, Initializer, paper
@@ -111,7 +111,7 @@ def compose(
         posterior: None for a diagonal normal.
     """
     trunk, decoder = networks
-    encoder = (posterior or diagonal())(reading(trunk, likelihood), latent_dim)
+    encoder = part("posterior", posterior, diagonal())(reading(trunk, likelihood), latent_dim)
     observed = likelihood(decoder, event_shape)
-    top = (prior or standard())(encoder, event_shape, range_of(observed))
+    top = part("prior", prior, standard())(encoder, event_shape, range_of(observed))
     return VAE(top, observed, encoder, total=isinstance(observed, Multinomial))

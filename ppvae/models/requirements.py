@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from ..core.errors import PpvaeError, did_you_mean, try_one_of
+
+T = TypeVar("T")
 
 
 def require_rows(event_shape: int | Sequence[int], model: str) -> int:
@@ -38,3 +41,25 @@ def require_word(option: str, value: str, words: Sequence[str]) -> None:
     """An error that names the option and the nearest word, where the value is none of the words."""
     if value not in words:
         raise PpvaeError(f"{option}: unknown word {value!r}: {did_you_mean(value, words)}")
+
+
+def part(option: str, value: T | None, default: T) -> T:
+    """The part of a model that was given, or else the default.
+
+    Args:
+        option: "prior" or "posterior".
+        value: what was given; None for the default.
+        default: what stands there otherwise.
+
+    Raises:
+        PpvaeError: what was given makes no part of a model: its name, for instance.
+    """
+    if value is not None and not callable(value):
+        from . import posteriors, priors
+
+        names = (priors if option == "prior" else posteriors).__all__
+        raise PpvaeError(
+            f"{option}: expected a function of ppvae.models.{option}s, called with its options, found {value!r}: "
+            f"{did_you_mean(str(value), names)}"
+        )
+    return default if value is None else value

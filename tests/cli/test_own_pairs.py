@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,20 @@ def test_a_file_that_exits_is_a_failure(place: Path, tmp_path: Path) -> None:
     file.write_text("import sys\nsys.exit(7)\n")
     message = refused("fit", "--pair", f"{file}:Pair", "--data", place / "rows.npy", "--out", tmp_path / "run")
     assert "exits.py fails: SystemExit: 7" in message
+    assert not (tmp_path / "run").exists()  # nothing is left of what was refused
+
+
+def test_a_file_may_import_what_stands_beside_it_and_the_next_commands_name_it(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text((place / "programs.py").read_text())
+    file = tmp_path / "mine.py"
+    file.write_text("from beside import mixture\n")
+    spec = f"{file}:mixture"
+    words = ["--data", place / "rows.npy", "--epochs", 1, "--elbo", "vimco", "--out", tmp_path / "run"]
+    result = call("fit", "--pair", spec, *words)
+    assert result.exit_code == 0, result.stderr
+    said = " ".join(result.stderr.split())
+    assert f"ppvae evaluate {tmp_path / 'run'} --pair {spec}; ppvae report {tmp_path / 'run'} --pair {spec}" in said
+    assert str(tmp_path) not in sys.path
 
 
 def test_runs_of_several_pairs_stand_side_by_side(place: Path, tmp_path: Path) -> None:

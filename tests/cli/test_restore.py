@@ -18,7 +18,7 @@ from ppvae.report.restored import restore
 from ppvae.runs import load_run
 
 SMALL = ["--set", "data.num_train=200", "--set", "model.hidden=[8]", "--set", "training.compile=eager", "--epochs", "1"]
-QUICK = ["--num", 4, "--steps", 100, "--device", "cpu"]
+QUICK = ["--num-data", 4, "--steps", 100, "--device", "cpu"]
 
 
 def call(*words: object) -> Result:

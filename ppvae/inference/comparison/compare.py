@@ -19,6 +19,7 @@ from .result import BlockRow, Comparison, EstimatorRow
 from .statistics import mean_and_error, seconds_of, variance_and_error
 from ..elbo import ELBO, PairWithEstimator
 from ..evidence import EvidenceMethod, ImportanceSampling, log_evidence
+from ..execution.arguments import require_estimator
 from ..execution.memory import peak_memory
 from ..execution.placement import Compile, choose_mode, dtype_of, home_of
 from ..execution.progress import progress_bar
@@ -288,10 +289,12 @@ def _fill_baseline(setup: _Setup, elbo: pyro.infer.elbo.ELBO) -> None:
 
 
 def _by_name(estimators: Estimators) -> dict[str, pyro.infer.elbo.ELBO]:
-    if isinstance(estimators, pyro.infer.elbo.ELBO):
+    if isinstance(estimators, str | pyro.infer.elbo.ELBO):
         estimators = [estimators]
     if not estimators:
         raise PpvaeError("estimators: expected at least one, found none")
+    for elbo in estimators.values() if isinstance(estimators, Mapping) else estimators:
+        require_estimator(elbo)
     if isinstance(estimators, Mapping):
         return dict(estimators)
     by_name: dict[str, pyro.infer.elbo.ELBO] = {}

@@ -163,7 +163,7 @@ def site_report(
             if term.kl_per_dimension is not None:
                 values[f"{name} per dimension"] = term.kl_per_dimension.mean(0)
             if term.scope == "local" and name in latents:
-                draws = latents[name].double().flatten(2)
+                draws = latents[name].double().reshape(*latents[name].shape[:2], -1)
                 values[f"{name} mean"], values[f"{name} noise"] = draws.mean(0), draws.var(0) / num_particles
         return values
 

@@ -115,8 +115,13 @@ class ELBO(pyro.infer.elbo.ELBO):
         """
 
     @in_evaluation_mode
-    def check(self, pair: ModelGuidePair, x: Data) -> None:
+    def check(self, pair: ModelGuidePair, x: Data, *, trains: bool = True) -> None:
         """Raise an error for a pair that this estimator does not support.
+
+        Args:
+            pair: the pair.
+            x: a batch.
+            trains: whether it is to be differentiated; its value alone needs no pathwise gradient.
 
         Raises:
             PairError: a guide that is not reparameterised, global latents under weights per datum, noise per datum
@@ -132,7 +137,7 @@ class ELBO(pyro.infer.elbo.ELBO):
                     'bayesianise(..., weight_noise="shared")',
                 )
             )
-        if self.needs_rsample:
+        if self.needs_rsample and trains:
             shape = structure(pair, x)
             # These need log q at given draws where some site has pathwise gradients, which an auxiliary site rules out.
             auxiliary = any(info.kind == "auxiliary" for info in shape.guide)

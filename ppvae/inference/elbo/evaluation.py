@@ -189,7 +189,7 @@ def evaluate_bound(
     rows = torch.arange(min(chunk_size, len(dataset)), device=where)
     first = like_pair(dataset.batch(rows, dtype=dtype), dtype)
     check_pair(pair, first)
-    elbo.check(pair, first)
+    elbo.check(pair, first, trains=False)
     if num_repeats is None:
         num_repeats = _REPEATS_OF_WEIGHTS if structure(pair, first).global_latents else _REPEATS
     calls = num_repeats * math.ceil(len(dataset) / chunk_size)

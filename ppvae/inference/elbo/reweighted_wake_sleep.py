@@ -48,7 +48,7 @@ class ReweightedWakeSleep(ELBO):
         self.sleep = float(sleep)
 
     @in_evaluation_mode
-    def check(self, pair: ModelGuidePair, x: Data) -> None:
+    def check(self, pair: ModelGuidePair, x: Data, *, trains: bool = True) -> None:
         """As :meth:`ELBO.check`; with a sleep update, the model must observe what it could have drawn."""
         if self.sleep:
             for info in structure(pair, x).observed:
@@ -62,7 +62,7 @@ class ReweightedWakeSleep(ELBO):
             except PairError as error:
                 message = also_try(error, *_NO_DREAMS)
                 raise PairError(f"ReweightedWakeSleep dreams of data: {message}") from error
-        super().check(pair, x)
+        super().check(pair, x, trains=trains)
 
     def terms(
         self, pair: ModelGuidePair, x: Data, num_data: int | None = None, *, kl_weight: Tensor | float = 1.0

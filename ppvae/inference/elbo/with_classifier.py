@@ -111,13 +111,13 @@ class WithClassifier(ELBO):
         return torch.where(labels >= 0, log_q, torch.zeros_like(log_q))
 
     @in_evaluation_mode
-    def check(self, pair: ModelGuidePair, x: Data) -> None:
+    def check(self, pair: ModelGuidePair, x: Data, *, trains: bool = True) -> None:
         """As :meth:`ELBO.check` of the base; and the guide draws the label where it is missing, and there alone.
 
         Raises:
             PairError: as that, no such member or site, or a site that does not follow the gaps.
         """
-        self.base.check(pair, x)
+        self.base.check(pair, x, trains=trains)
         labels = _find(x, self.label)
         with torch.no_grad(), torch.random.fork_rng():
             self.log_classifier(pair, x)  # names what is missing

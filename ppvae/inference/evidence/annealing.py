@@ -82,7 +82,7 @@ class Path:
         others: int = 0,
     ) -> None:
         self.run = run
-        self.pair = run.pair if start == "guide" else run.prior_pair
+        self.pair = run.pair if start == "guide" else run.proposing_prior
         self.start: Start = start
         self.num_leapfrog, self.target_acceptance = num_leapfrog, target_acceptance
         self.others = others

@@ -226,6 +226,7 @@ class Evidence:
         line += f", {self.seconds:.1f} s"
         if all_ != count:
             line += f"\n  {self.mean_of_all:.4f} nats per datum over all {all_} data that have an estimate, good or bad"
+            line += "; neither mean compares with one over other data"
         return "\n".join([line, *(f"  {count} data: {text}" for text, count in self.messages().items())])
 
     def __repr__(self) -> str:

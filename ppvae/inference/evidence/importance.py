@@ -91,7 +91,7 @@ class ImportanceSampling(EvidenceMethod):
         """L_K with its error, effective sample size and Pareto k."""
         nothing = draws_nothing(run.pair, x)
         if self.defensive and not nothing:
-            weigh = partial(_defensive, run.prior_pair, self.defensive)
+            weigh = partial(_defensive, run.proposing_prior, self.defensive)
             log_w = collect(run, run.pair, x, "defensive", weigh, self.num_samples)
         else:
             log_w = collect(run, run.pair, x, "importance", guide_weights, self.num_samples)
@@ -161,7 +161,7 @@ class PriorSampling(EvidenceMethod):
 
     def estimate(self, run: EvidenceRun, x: Data) -> Estimate:
         """The mean likelihood with its error, effective sample size and Pareto k."""
-        return from_weights(collect(run, run.prior_pair, x, "prior", _log_likelihood, self.num_samples))
+        return from_weights(collect(run, run.proposing_prior, x, "prior", _log_likelihood, self.num_samples))
 
 
 def _defensive(prior: ModelGuidePair, share: float, pair: ModelGuidePair, x: Data, num: int) -> Tensor:

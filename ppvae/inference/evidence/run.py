@@ -17,6 +17,7 @@ from ..execution.placement import Compile, choose_device, dtype_of, home_of, to
 from ..execution.readiness import check_all
 from ...core import Data, ModelGuidePair, batch_size, draw, log_joint, rows_of, structure
 from ...core.conditioning import hold_sites, prior_as_guide
+from ...core.reach import require_exact_draws
 from ...data import Dataset, as_dataset
 from ...data.convert import require_finite
 
@@ -92,6 +93,17 @@ class EvidenceRun(Execution):
     def prior_pair(self) -> ModelGuidePair:
         """The pair with its own model as guide: its draws are from the prior."""
         return prior_as_guide(self.pair, self.example)
+
+    @cached_property
+    def proposing_prior(self) -> ModelGuidePair:
+        """The same, for draws that are weighted by their density.
+
+        Raises:
+            PairError: a latent that PyTorch does not draw from it.
+        """
+        for info in structure(self.pair, self.example).model_latents:
+            require_exact_draws(info)
+        return self.prior_pair
 
     @staticmethod
     def batch_of(x: Data) -> int:

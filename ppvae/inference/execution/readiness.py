@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from .placement import dtype_of, like_pair
-from ...core import Data, ModelGuidePair, PairError, batch_size, check_pair, rows_of, structure
-from ...core.checks import ConstantSupports
+from ...core import Data, ModelGuidePair, PairError, batch_size, check_pair, draw, log_joint, rows_of, structure
+from ...core.compile import preserve
+from ...core.data_support import ConstantSupports
 from ...core.errors import try_one_of
+from ...core.fingerprint import fingerprint
 from ...core.parts import parameter_for_each, size_conflict, waits_for_data
 from ...data import Dataset
 
@@ -42,6 +44,7 @@ def check_training(
     dtype = dtype_of(pair)
     _check_parts(pair, example, dataset)
     check_pair(pair, example, num_data=len(dataset))
+    _check_held(pair, example)
     _check_values(pair, example, dataset)
     if held_out is None:
         return None
@@ -127,6 +130,41 @@ def _check_parts(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:
                 "parameters for every datum in a table, looked up by a member of the batch that holds row numbers",
             )
         )
+
+
+def _check_held(pair: ModelGuidePair, example: Any) -> None:
+    """Whatever log p(x, z) and log q(z | x) have a gradient in is a parameter of the pair: else it is not trained."""
+    with torch.enable_grad(), torch.random.fork_rng(), preserve(pair.buffers()):
+        one = draw(pair, example, 1)
+        joint = log_joint(pair, example, one.latents, num_draws=None if one.latents else 1)
+        total = sum(part.sum() for part in (one.log_q, one.global_log_q, joint.local, joint.global_))
+    own = {id(parameter) for parameter in pair.parameters()}
+    for leaf in _leaves(total):
+        if id(leaf) not in own:
+            name = next((name for name, value in fingerprint(pair).items() if value is leaf), None)
+            raise PairError(
+                f"the programs read {name or 'a tensor'!r} of shape {list(leaf.shape)}, which requires a gradient and "
+                "is no parameter of the pair: it would not be trained"
+                + try_one_of(
+                    "ModelGuidePair.from_callables(model, guide, modules=[...]), with the network that holds it",
+                    "torch.nn.ModuleList or ModuleDict in the place of a list or dict of networks",
+                    "requires_grad_(False), where it is to stay as it is",
+                )
+            )
+
+
+def _leaves(value: Any) -> list[torch.Tensor]:
+    """The tensors that a value's gradient ends in."""
+    found, seen, open_ = [], set(), [getattr(value, "grad_fn", None)]
+    while open_:
+        node = open_.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        open_ += [child for child, _ in node.next_functions]
+    return found
 
 
 def _check_values(pair: ModelGuidePair, example: Any, dataset: Dataset) -> None:

@@ -14,7 +14,7 @@ from .chains import ChunkDraws, MakeKernel, sample_chunk
 from .draws import PosteriorDraws
 from .integrator import PhasePoint, leapfrog
 from .kernel import HMCInfo, hmc_kernel
-from .options import HMC, Options
+from .options import HMC, ChEES, Options
 from .target import Start, posterior_target, start_chains, start_positions, start_variance
 from ..execution.memory import Footprint, data_per_chunk, footprint
 from ..execution.over_data import Chunk, over_chunks
@@ -267,6 +267,13 @@ def _options(num_leapfrog: int | None, kernel: Options | None, num_warmup: int) 
             "num_leapfrog and kernel were both given" + try_one_of(f"kernel=HMC(num_leapfrog={num_leapfrog}, ...)")
         )
     options = kernel if kernel is not None else HMC(10 if num_leapfrog is None else num_leapfrog)
+    if not isinstance(options, HMC | ChEES):
+        raise PpvaeError(
+            f"kernel: expected HMC or ChEES with its options, found {kernel!r}"
+            + try_one_of(
+                "hmc.ChEES()", "hmc.HMC(num_leapfrog=10)", "sample_global_posterior, whose kernel may be 'nuts'"
+            )
+        )
     if num_warmup == 0 and options.step_size is None:
         raise PpvaeError(
             "num_warmup=0 leaves no transition to adapt the step size in"

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..execution.over_data import OverData
 from ...core import Data, PairError, structure
 from ...core.axes import to_canonical
-from ...core.checks import support_error
+from ...core.data_support import support_error
 from ...core.density import observed_support
 
 

@@ -23,32 +23,36 @@ from ...core.wrappers import with_axes
 from ...data import Dataset
 
 
-def seen_of(data: Any, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def seen_of(data: Any, mask: Any, seed: int) -> tuple[Tensor, Tensor]:
     """The data as one tensor, with some value of theirs where it is hidden, and which entries of it are seen."""
     source = data.binarize(seed).tensor() if isinstance(data, Dataset) else data
     if isinstance(source, Mapping | tuple):
         raise DataError(
-            "inpaint: expected one tensor of data beside a mask, found a mapping"
+            "expected one tensor of data beside a mask, found a mapping"
             + try_one_of(
                 "no mask, where the pair declares its gaps: mark these entries in its own member",
                 "predict_given, which conditions on some of the members",
             )
         )
     values = torch.as_tensor(source)
+    visible = torch.as_tensor(mask).to(values.device)
+    if not bool(((visible == 0) | (visible == 1)).all()):
+        raise DataError("the mask says which entries are seen: expected True and False, or 1 and 0")
+    event = values.shape[1:]
+    if visible.shape[-len(event) :] != event and visible.shape[-2:].numel() == event.numel():
+        visible = visible.flatten(-2)  # of pictures whose data are rows
     try:
-        visible = mask.to(values.device)
-        if not bool(((visible == 0) | (visible == 1)).all()):
-            raise DataError("inpaint: the mask says which entries are seen: expected True and False, or 1 and 0")
         visible = visible.bool().expand_as(values)
     except RuntimeError as error:
         raise DataError(
-            f"inpaint: the mask {list(mask.shape)} does not broadcast to the data {list(values.shape)}"
+            f"the mask {list(visible.shape)} does not broadcast to the data {list(values.shape)}"
+            + try_one_of(f"a mask {list(event)}, for all data", f"a mask {list(values.shape)}")
         ) from error
     bad = (visible & ~values.isfinite()).nonzero()
     if len(bad):
         place = ", ".join(map(str, bad[0].tolist()))
         raise DataError(
-            f"inpaint: the value at [{place}] is {float(values[tuple(bad[0])])}, and the mask says that it is seen"
+            f"the value at [{place}] is {float(values[tuple(bad[0])])}, and the mask says that it is seen"
             + try_one_of("mask & x.isfinite()")
         )
     # What is hidden is drawn before it is looked at: some value that the likelihood has.
@@ -61,7 +65,7 @@ def declared_gaps(work: OverData, name: str) -> tuple[Tensor, Tensor]:
     found = observed_values(work, name)
     if found.present is None:
         raise DataError(
-            f"inpaint: nothing says which entries of {name!r} are missing: expected a mask"
+            f"nothing says which entries of {name!r} are missing: expected a mask"
             + try_one_of(
                 "inpaint(pair, data, mask), True where observed",
                 f"a description that declares them: {name}=Observed(..., mask='seen'), seen=Mask()",
@@ -88,7 +92,7 @@ def only_site(work: OverData, site: str | None) -> SiteInfo:
     choose_name([info.name], site, "observed site")
     if not isinstance(work.example, Tensor):
         raise DataError(
-            f"inpaint: the entries of {info.name!r} share a total, which says what is missing: expected independent "
+            f"the entries of {info.name!r} share a total, which says what is missing: expected independent "
             "ones" + try_one_of("predict_given", "a likelihood of independent entries, such as a Poisson")
         )
     event = tuple(work.data.event_shape)
@@ -149,7 +153,7 @@ def require_inside(work: OverData, info: SiteInfo, beside: Mapping[str, Tensor],
     row = int(found.flatten(1).any(1).nonzero()[0])
     if binary:
         raise DataError(
-            f"inpaint: datum {row} has grey values, and a {info.family_name} draws zeros and ones: a chain that mixes "
+            f"datum {row} has grey values, and a {info.family_name} draws zeros and ones: a chain that mixes "
             "them is of no model"
             + try_one_of(
                 'Dataset(x, binarization="dynamic"), or x = (x > 0.5).float()',
@@ -157,6 +161,6 @@ def require_inside(work: OverData, info: SiteInfo, beside: Mapping[str, Tensor],
             )
         )
     raise DataError(
-        f"inpaint: datum {row} has a value that is seen and that a {info.family_name} does not have"
+        f"datum {row} has a value that is seen and that a {info.family_name} does not have"
         + try_one_of("a mask that hides it")
     )

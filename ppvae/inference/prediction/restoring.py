@@ -123,7 +123,7 @@ def choose_method(method: Method, damage: Damage, num_burn_in: int) -> Method:
         return "metropolis-within-gibbs"
     if num_burn_in == 0:
         raise PpvaeError(
-            "inpaint: expected num_burn_in of at least 1, in which HMC adapts its steps, found 0"
+            "expected num_burn_in of at least 1, in which HMC adapts its steps, found 0"
             + try_one_of("num_burn_in=150", 'method="metropolis-within-gibbs"')
         )
     return "hmc"
@@ -141,7 +141,7 @@ def _without_hmc(damage: Damage) -> PairError | None:
         return None
     names = ", ".join(repr(info.name) for info in summed)
     return PairError(
-        f"inpaint: site {names} is summed out, and what is seen went through noise: expected no sum for HMC"
+        f"site {names} is summed out, and what is seen went through noise: expected no sum for HMC"
         + try_one_of('method="metropolis-within-gibbs"')
     )
 

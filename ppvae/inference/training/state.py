@@ -67,8 +67,8 @@ class Fit:
 
     def __repr__(self) -> str:
         last = self.history[-1] if self.history else {}
-        metrics = ", ".join(f"{k}={last[k]:.3f}" for k in _REPORTED if k in last)
-        return f"Fit({len(self.history)} epochs, {metrics}; {self.outcome})"
+        metrics = "".join(f", {k}={last[k]:.3f}" for k in _REPORTED if k in last)
+        return f"Fit({len(self.history)} epochs{metrics}; {self.outcome})"
 
     def _repr_html_(self) -> str:
         """For notebooks: the last epoch, and the learning curve."""

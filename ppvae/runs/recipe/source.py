@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import inspect
 import logging
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def digest_of(path: Path) -> str:
 def member_of(spec: str) -> Any:
     """Run a file and return its member of this name; one line in the log says so.
 
+    It may import the files beside it, as it may where Python runs it.
+
     Raises:
         RunError: no such file or name, or the file fails.
     """
@@ -58,10 +61,14 @@ def member_of(spec: str) -> Any:
     if module_spec is None or module_spec.loader is None:
         raise RunError(f"--pair: {path} is no Python file")
     module = importlib.util.module_from_spec(module_spec)
+    sys.path.insert(0, str(path.resolve().parent))
     try:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise RunError(f"{path} fails: {type(error).__name__}: {error}") from error
+    finally:
+        with contextlib.suppress(ValueError):  # the file itself may have done so
+            sys.path.remove(str(path.resolve().parent))
     if not hasattr(module, name):
         names = [key for key, value in vars(module).items() if inspect.isclass(value) or inspect.isfunction(value)]
         raise RunError(f"{path} has no {name!r}: {did_you_mean(name, names)}")

@@ -127,6 +127,13 @@ class RunFolder:
         else:
             self._clear()
 
+    def remove_if_empty(self) -> None:
+        """Remove the folder where nothing was ever written into it but its lock."""
+        with contextlib.suppress(OSError):
+            if {path.name for path in self.path.iterdir()} <= {TRAINING_LOCK}:
+                (self.path / TRAINING_LOCK).unlink(missing_ok=True)
+                self.path.rmdir()
+
     def _clear(self) -> None:
         try:
             self.info.unlink(missing_ok=True)  # first: a partly removed run is no finished run

@@ -110,11 +110,13 @@ def train(
         RunInterrupt: Ctrl-C or SIGTERM; the state is saved.
         FitError, DataError, PairError: from training.
     """
-    with together() as processes:
+    with together() as processes, contextlib.ExitStack() as after:
         if not processes.is_first:
             processes.wait()  # data that have to be downloaded are, once
             recipe, data, new_pair = prepare(anchored(recipe), pair)
             return _train(RunFolder(Path(out)), recipe, data, new_pair, None, callbacks, progress, {}, processes)
+        if not Path(out).exists():
+            after.callback(RunFolder(Path(out)).remove_if_empty)  # where the recipe, the data or the pair is refused
         folder = create(out, overwrite=overwrite)
         with hold_lock(folder):
             if not overwrite:  # another process may have trained here since
