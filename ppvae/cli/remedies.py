@@ -16,6 +16,8 @@ from typer.models import OptionInfo
 from ..core.errors import change_remedies
 
 PHRASES: dict[str, str] = {
+    'load("jsb-chorales")': "--data jsb-chorales",
+    'load("japanese-vowels")': "--data japanese-vowels",
     "load(...).take(n) for fewer training rows": "data.num_train=N for fewer training rows",
     "batch_size=None for the full batch": "training.batch_size=all for the full batch",
     "batch_size=None, all data at every step": "training.batch_size=all: all data at every step",

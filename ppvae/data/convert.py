@@ -156,9 +156,26 @@ def to_tensor(
                 + try_one_of("rescale the data", "torch.set_default_dtype(torch.float64)")
             ) from None
         _log.log(level, "%s: converted from %s to %s.", what, x.dtype, default)
+        _warn_of_rounding(x, floats, what)
     else:
         _log.info("%s: converted from %s to %s.", what, x.dtype, default)
     return floats
+
+
+def _warn_of_rounding(x: Tensor, rounded: Tensor, what: str) -> None:
+    """Where rounding moves an entry by a thousandth of how it varies over the data, densities are of other data."""
+    moved, spread = (x - rounded.to(x.dtype)).abs().amax(0), x.std(0) if len(x) > 1 else torch.zeros_like(x[0])
+    coarse = (moved > 1e-3 * spread) & (spread > 0)
+    if bool(coarse.any()):
+        worst = torch.where(coarse, moved / spread, 0.0).argmax()
+        _log.warning(
+            "%s: in %s values move by up to %.2g where their standard deviation is %.2g, and so do densities: "
+            "torch.set_default_dtype(torch.float64), or data less their mean.",
+            what,
+            rounded.dtype,
+            float(moved.flatten()[worst]),
+            float(spread.flatten()[worst]),
+        )
 
 
 def _type_name(value: object) -> str:

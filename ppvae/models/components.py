@@ -286,7 +286,7 @@ def check_axes(x: Tensor, axes: str, event_shape: tuple[int, ...]) -> None:
     """
     if x.dim() != axes.count(",") + 1 or x.shape[x.dim() - len(event_shape) :] != event_shape or 0 in x.shape:
         size = f" with D = {event_shape[0]}" if event_shape else ""
-        remedy = try_one_of("--data jsb-chorales", "an .npz file with an array x [N, T, D]") if "T" in axes else ""
+        remedy = try_one_of('load("jsb-chorales")', "an .npz file with an array x [N, T, D]") if "T" in axes else ""
         raise DataError(f"expected x {axes}{size}, found {list(x.shape)}{remedy}")
 
 

@@ -90,7 +90,7 @@ def deep_markov_model(
     if len(shape) != 2:
         raise PpvaeError(
             f"deep_markov_model: expected sequences of T steps of D entries, found data of shape {shape}"
-            + try_one_of("--data jsb-chorales", "--data japanese-vowels", "an .npz of x [N, T, D] and lengths [N]")
+            + try_one_of('load("jsb-chorales")', 'load("japanese-vowels")', "an .npz of x [N, T, D] and lengths [N]")
         )
     require_word("guide", guide, get_args(SequenceGuide))
     require_latents(latent_dim)

@@ -230,7 +230,7 @@ def test_runs_of_several_pairs_stand_side_by_side(place: Path, tmp_path: Path) -
     message = refused("report", named, runs[0], *["--pair", f"{file}:mixture"] * 3)
     assert "--pair: expected one, or one for each run of a pair of your own" in message
     assert "stands in a file of yours" in refused("report", *runs)
-    assert "so --pair has no place here" in refused("report", named, named, "--pair", f"{file}:mixture")
+    assert "so a pair has no place here" in refused("report", named, named, "--pair", f"{file}:mixture")
 
 
 def test_options_of_an_estimator_and_lists(place: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ TRANSLATIONS: list[tuple[Callable[..., Any], dict[str, Any], str, str | None]] =
     (fit, {}, "x[None] if it is one datum", "rows of shape [1, D] if it is one datum"),
     (report, {}, "load_run(folder, pair=MyPair)", None),
     (fit, {}, "PPVAE_MEMORY=4GB in the environment, on a machine that has them", "="),
-    (fit, {}, "the folder that `ppvae fit` wrote (its --out)", "="),
+    (fit, {}, "the folder that `ppvae fit` or train wrote", "="),
     (fit, {}, "a new run: ppvae fit r.toml --set training.batch_size=5 --out OTHER", "="),
     (fit, {}, "a path to .npy, .npz, .csv, .parquet, IDX, .amat or .mat", "="),
     (fit, {}, "rescale the values to [0, 1]", "="),
@@ -214,8 +214,8 @@ PYTHON = re.compile(r"[A-Za-z_]\w*\(|(?<![-\w.:=])[a-z_]+=|\btorch\.|\bnumpy\.")
         ([*FIT, "--device", "cuda:99"], ["--device cpu"]),
         (["evaluate", "RUN", "--device", "cuda:99"], ["--device cpu"]),
         (["evaluate", "RUN", "--method", "auto:target_error=-1"], ["--method auto"]),
-        (["fit", "--resume", "RUN"], ["more epochs: --epochs N", "--overwrite to train it anew"]),
-        (["report", "NOTHING"], ["the folder that `ppvae fit` wrote (its --out)"]),
+        (["fit", "--resume", "RUN"], ["--epochs N, for more epochs", "--overwrite to train it anew"]),
+        (["report", "NOTHING"], ["the folder that `ppvae fit` or train wrote"]),
     ],
 )
 def test_what_a_command_suggests(

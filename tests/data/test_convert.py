@@ -72,6 +72,16 @@ def test_a_conversion_is_said_in_one_line(values: object, said: str, caplog: pyt
     assert [said in record.getMessage() for record in caplog.records] == [True]
 
 
+def test_rounding_that_moves_the_data_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    fine = torch.randn(50, 2, dtype=torch.float64)
+    as_dataset(fine)
+    assert "values move" not in caplog.text
+    fine[:, 1] = 1e5 + 0.01 * fine[:, 1]
+    as_dataset(fine)
+    assert "torch.float32 values move by up to 0.0039 where their standard deviation is 0.0" in caplog.text
+
+
 def test_float64_stays_where_it_is_the_default(float64: torch.dtype, caplog: pytest.LogCaptureFixture) -> None:
     x = torch.randn(2, 2, dtype=torch.float64)
     assert torch.equal(tensor_of(x), x)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
-import torch
 from contracts.elbo_oracles import linear_vae, some_data
 from matplotlib import rc_context
-from torch import Tensor
 
 from ppvae.inference import elbo
 from ppvae.inference.comparison.compare import compare_along_run, compare_elbos
-from ppvae.inference.comparison.divergences import fit_normal
 from ppvae.report.figures import estimators
 from ppvae.report.figures.theme import DARK, LIGHT
 
@@ -44,19 +40,6 @@ def test_figures_along_a_run(tmp_path: Path) -> None:
         left = estimators.along_run(found, LIGHT).axes[0]
         assert left.containers[0].lines[0].get_xdata().tolist() == [10.0, 20.0]
     assert "along_run.png" in [path.name for path in estimators.save_figures(found, tmp_path)]
-
-
-def test_forward_and_reverse() -> None:
-    def log_density(x: Tensor) -> Tensor:
-        return torch.logaddexp(-0.5 * (x + 2).square(), -0.5 * (x - 2.5).square()) - math.log(
-            2 * math.sqrt(2 * math.pi)
-        )
-
-    fits = [fit_normal(log_density, divergence=d, interval=(-12, 12)) for d in ("reverse", "forward")]
-    with rc_context(LIGHT.settings()):
-        (axes,) = estimators.forward_and_reverse(log_density, fits, (-8, 8), LIGHT).axes
-        peaks = [line.get_xdata()[line.get_ydata().argmax()] for line in axes.lines]
-    assert peaks == pytest.approx([fit.loc for fit in fits], abs=0.02)
 
 
 @pytest.mark.filterwarnings("ignore")

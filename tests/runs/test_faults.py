@@ -226,7 +226,7 @@ def test_another_version_is_said_and_refused_unless_forced(
     (path,) = (tmp_path / "run" / "checkpoints").glob("last-*.json")
     torch_version = json.loads(path.read_text())["about"]["versions"]["torch"]
     forge(path, f'"torch": "{torch_version}"', '"torch": "1.0"')
-    with pytest.raises(RunError, match=r"torch is .*, then 1\.0\nTry one of:\n.*\n  - --force"):
+    with pytest.raises(RunError, match=r"torch is .*, then 1\.0\nTry one of:\n.*\n  - force=True"):
         resume(tmp_path / "run", progress=False)
     with caplog.at_level(logging.WARNING, "ppvae.runs"):
         resume(tmp_path / "run", progress=False, force=True)

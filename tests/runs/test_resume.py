@@ -152,7 +152,9 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
 
 
 def test_nothing_to_resume(trained: Run, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"this run is finished: completed 3 epochs\nTry one of:\n  - more epochs"):
+    with pytest.raises(
+        RunError, match=r"this run is finished: completed 3 epochs\nTry one of:\n  - num_epochs=N, for more epochs"
+    ):
         resume(trained.folder.path)
     with pytest.raises(RunError, match="no such folder"):
         resume(tmp_path / "nowhere")

@@ -144,7 +144,7 @@ def test_other_models_by_name(tmp_path: Path) -> None:
 def test_a_folder_that_exists(small: Recipe, tmp_path: Path) -> None:
     train(small, tmp_path / "run", progress=False)
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match=r"a run stands here already\nTry one of:\n  - --overwrite"):
+    with pytest.raises(RunError, match=r"a run stands here already\nTry one of:\n  - overwrite=True"):
         train(small, tmp_path / "run", progress=False)
     run = train(small.replace(training={"num_epochs": 1}), tmp_path / "run", overwrite=True, progress=False)
     assert len(run.history) == 1
@@ -277,5 +277,5 @@ def test_files_that_define_nothing(tmp_path: Path) -> None:
 
 
 def test_a_named_model_takes_no_pair(small: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="so --pair has no place here"):
+    with pytest.raises(RunError, match="so a pair has no place here"):
         train(small, tmp_path / "run", pair=FactorAnalysis(64, 2), progress=False)

@@ -130,7 +130,9 @@ def test_a_learning_rate_under_a_schedule_is_refused(small: Recipe, tmp_path: Pa
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_fewer_epochs_than_there_are_are_refused(run: Run, epochs: int) -> None:
     before = run.folder.recipe.read_text()
-    with pytest.raises(RunError, match=f"has 2 epochs already, and --epochs counts them: nothing to do for {epochs}"):
+    with pytest.raises(
+        RunError, match=f"has 2 epochs already, which are among those asked for: nothing to do for {epochs}"
+    ):
         resume(run.folder.path, num_epochs=epochs, progress=False)
     assert run.folder.recipe.read_text() == before
 

@@ -176,13 +176,13 @@ def diagnose(pair: ModelGuidePair, x: Data, gradients: Mapping[str, Tensor], ran
     """
     with torch.random.fork_rng():
         torch.set_rng_state(random_state)
-        site = _first_bad_site(pair, x)
+        site, what = _first_bad_site(pair, x)
     parameter = bad_tensor(pair.named_parameters())
     gradient = bad_tensor(gradients.items())
     if parameter is not None:
         message = f"parameter {parameter!r} has a value that is not finite"
     elif site is not None:
-        message = f"site {site!r} has a log density that is not finite"
+        message = f"site {site!r} has a {what}"
     elif gradient is not None:
         message = f"the gradient of parameter {gradient!r} is not finite"
     else:
@@ -190,13 +190,18 @@ def diagnose(pair: ModelGuidePair, x: Data, gradients: Mapping[str, Tensor], ran
     return Diagnosis(message, site, parameter or gradient)
 
 
-def _first_bad_site(pair: ModelGuidePair, x: Data) -> str | None:
+def _first_bad_site(pair: ModelGuidePair, x: Data) -> tuple[str | None, str]:
+    """The first site with a density or a KL that is not finite, and what it is."""
     with torch.no_grad():
-        for term in site_terms(pair, x).values():
-            for value in (term.log_q, term.log_p):
-                if value is not None and not bool(torch.isfinite(value).all()):
-                    return term.name
-    return None
+        for term in site_terms(pair, x, analytic=True).values():
+            for value, what in ((term.log_q, "log density"), (term.log_p, "log density"), (term.kl, "KL")):
+                if value is None or bool(torch.isfinite(value).all()):
+                    continue
+                outside = term.kl is not None and not bool(value.isnan().any())
+                return term.name, f"{what} that is not finite" + (
+                    ": the guide reaches where the prior has no density" if outside else ""
+                )
+    return None, ""
 
 
 def bad_tensor(tensors: Iterable[tuple[str, Tensor]]) -> str | None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .theme import LABELS, LIGHT, Theme, canvas, draw, plain_numbers
-from ...inference.comparison.divergences import LogDensity, NormalFit
 from ...inference.comparison.result import Comparison
 from ...inference_data import to_arviz
 from ...runs.storage.atomic import make_folder, write_bytes
@@ -120,26 +117,6 @@ def along_run(comparison: Comparison, theme: Theme, *, block: str | None = None)
     plain_numbers(right.yaxis)
     right.set_ylabel(f"signal-to-noise ratio, {block}")
     figure.legend(loc="outside lower left", ncols=1 if theme.narrow else 2, labelcolor=theme.ink)
-    return figure
-
-
-def forward_and_reverse(
-    log_density: LogDensity, fits: Sequence[NormalFit], interval: tuple[float, float], theme: Theme
-) -> Figure:
-    """One normal fitted to a density by each divergence: one seeks a mode, the other covers the mass."""
-    figure, (axes,) = canvas(theme, 3.4)
-    grid = torch.linspace(*interval, 1000, dtype=torch.float64)
-    with torch.no_grad():
-        density = log_density(grid).exp()
-    axes.fill_between(grid.numpy(), density.numpy(), color=theme.rule)
-    names = {"reverse": "KL(q ‖ p): seeks a mode", "forward": "KL(p ‖ q): covers the mass"}
-    for fit, colour in zip(fits, (theme.first, theme.second), strict=False):
-        q = torch.distributions.Normal(fit.loc, fit.scale).log_prob(grid).exp()
-        axes.plot(grid.numpy(), q.numpy(), color=colour, label=names[fit.divergence])
-    _without_zero_margin(axes)
-    axes.set_xlabel("z")
-    axes.set_ylabel("density")
-    axes.legend(labelcolor="linecolor")
     return figure
 
 

@@ -103,7 +103,7 @@ def picture_of(x: Tensor, data: Dataset, theme: Theme = LIGHT) -> bytes:
     """
     images = as_images(x, data)
     if images is None:
-        raise DataError(f"{data.name}: has no image_shape, so it is no picture" + try_one_of("--out with .npy"))
+        raise DataError(f"{data.name}: has no image_shape, so it is no picture" + try_one_of("a .npy file"))
     return grid(images, max(1, round(len(images) ** 0.5 * 1.25)), theme)
 
 

@@ -63,7 +63,7 @@ def _columns(restored: Restored, theme: Theme) -> dict[str, Tensor]:
     def colours(x: Tensor) -> Tensor:
         images = as_images(x, data)
         if images is None:
-            raise DataError(f"{data.name}: has no image_shape, so it is no picture" + try_one_of("--out with .npz"))
+            raise DataError(f"{data.name}: has no image_shape, so it is no picture" + try_one_of("a .npz file"))
         return in_colour(images, theme)
 
     seen = shaped(restored.seen, data)

@@ -104,7 +104,7 @@ def load(folder: Path, kind: str = "last") -> tuple[dict[str, Any], dict[str, An
     if not records:
         raise RunError(
             f"{folder}: holds no checkpoint of the kind {kind!r}"
-            + try_one_of("train the run anew, with --overwrite", "another run folder")
+            + try_one_of("train the run anew, with overwrite=True", "another run folder")
         )
     problems = []
     for record in records:
@@ -120,7 +120,7 @@ def load(folder: Path, kind: str = "last") -> tuple[dict[str, Any], dict[str, An
         return state
     raise RunError(
         "\n".join(problems)
-        + try_one_of("a copy of the folder, if there is one", "train the run anew, with --overwrite")
+        + try_one_of("a copy of the folder, if there is one", "train the run anew, with overwrite=True")
     )
 
 
@@ -146,7 +146,9 @@ def read(record: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if outer["format"] != "ppvae-checkpoint" or int(outer["version"]) > FORMAT:
             raise LaterVersion(
                 f"{record.with_suffix('.json')}: written by a later version of ppvae; this one is too old"
-                + try_one_of("the version that wrote it (run.json says which)", "train the run anew, with --overwrite")
+                + try_one_of(
+                    "the version that wrote it (run.json says which)", "train the run anew, with overwrite=True"
+                )
             )
         state, about = decode(outer["values"], tensors), dict(outer["about"])
     except RunError:

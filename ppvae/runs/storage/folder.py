@@ -31,7 +31,7 @@ _LOCKS = {
     REPORT_LOCK: "writing the report of this run",
 }
 _REMEDIES = {
-    TRAINING_LOCK: try_one_of("wait for it", "another --out"),
+    TRAINING_LOCK: try_one_of("wait for it", "another folder"),
     EVALUATION_LOCK: try_one_of("wait for it", "a copy of the folder"),
     REPORT_LOCK: try_one_of("wait for it"),
 }
@@ -179,11 +179,11 @@ def create(path: Path | str, *, overwrite: bool = False) -> RunFolder:
         names = [p.name for p in folder.path.iterdir() if not p.name.startswith(".")]
     except OSError as error:
         raise RunError(
-            f"{folder.path}: cannot be read: {error.strerror or error}" + try_one_of("--out in a folder of yours")
+            f"{folder.path}: cannot be read: {error.strerror or error}" + try_one_of("a folder of yours")
         ) from error
     if names and not folder.exists:
         raise RunError(
-            f"{folder.path}: is not empty and holds no run (it holds {sorted(names)[0]})" + try_one_of("another --out")
+            f"{folder.path}: is not empty and holds no run (it holds {sorted(names)[0]})" + try_one_of("another folder")
         )
     # Fails now, not after an hour of training, where the folder cannot be written.
     probe = folder.path / ".writable"
@@ -201,7 +201,11 @@ def refuse_existing(folder: RunFolder) -> None:
     if folder.exists and not _holds_nothing(folder):
         raise RunError(
             f"{folder.path}: a run stands here already"
-            + try_one_of("--overwrite to replace it", f"--resume {folder.path} to go on with it", "another --out")
+            + try_one_of(
+                "overwrite=True to replace it",
+                f"ppvae fit --resume {folder.path}, or resume of ppvae.runs",
+                "another folder",
+            )
         )
 
 
@@ -227,7 +231,7 @@ def find_run(path: Path | str) -> RunFolder:
     folder = RunFolder(Path(path))
     if not folder.recipe.exists():
         what = "holds no run" if folder.path.is_dir() else "no such folder"
-        raise RunError(f"{folder.path}: {what}" + try_one_of("the folder that `ppvae fit` wrote (its --out)"))
+        raise RunError(f"{folder.path}: {what}" + try_one_of("the folder that `ppvae fit` or train wrote"))
     return folder
 
 

@@ -82,7 +82,7 @@ def _plain_pair(recipe: Recipe, data: Dataset, member: Any, force: bool) -> Mode
         torch.manual_seed(recipe.seed)
         if "pair" not in recipe.model:
             if member is not None:
-                raise RunError(f"the recipe names the model {recipe.model['name']!r}, so --pair has no place here")
+                raise RunError(f"the recipe names the model {recipe.model['name']!r}, so a pair has no place here")
             pair = build_model(recipe.model, data)
             assert isinstance(pair, ModelGuidePair)
             return pair
@@ -99,7 +99,7 @@ def _plain_pair(recipe: Recipe, data: Dataset, member: Any, force: bool) -> Mode
             raise RunError(
                 f"{path} {'has changed since the run' if same else f'is not the file of the run, {spec}'}: "
                 f"SHA-256 {digest_of(path)[:12]}, then {digest[:12]}"
-                + try_one_of("the copy that the run folder keeps, pair.py", "--force")
+                + try_one_of("the copy that the run folder keeps, pair.py", "force=True")
             )
         options = {key: value for key, value in recipe.model.items() if key not in ("pair", "sha256")}
         return build_pair(member, options, data)

@@ -58,7 +58,7 @@ def compare(folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any], 
     if differences and not force:
         raise RunError(
             f"{folder.path}: cannot be resumed to the same numbers: {'; '.join(differences)}"
-            + try_one_of(*remedies, "--force, for other numbers")
+            + try_one_of(*remedies, "force=True, for other numbers")
         )
     for difference in differences:
         _log.warning("%s: %s; going on as asked", folder.path, difference)

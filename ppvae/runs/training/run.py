@@ -28,7 +28,7 @@ from ..storage import checkpoint
 from ..storage.atomic import sha256, write_bytes, write_text
 from ..storage.folder import RunFolder, create, find_run, hold_lock, refuse_existing
 from ...core import FitError, ModelGuidePair, PpvaeError
-from ...core.errors import RunError, try_one_of
+from ...core.errors import RunError, did_you_mean, try_one_of
 from ...data import Dataset
 from ...data.registry import REGISTRY
 from ...inference import EarlyStopping, Fit, KLWarmup, fit
@@ -72,7 +72,7 @@ class Run:
         """
         parts = self.data.parts
         if name not in parts:
-            raise RunError(f"{self.data.name}: has no part {name!r}; it has {', '.join(parts)}")
+            raise RunError(f"{self.data.name}: has no part {name!r}: {did_you_mean(name, parts)}")
         part = parts[name]
         return replace(part, validation=None, test=None) if name == "train" else part
 
@@ -229,8 +229,8 @@ def _with_epochs(
     """
     if num_epochs is not None and num_epochs <= done:
         raise RunError(
-            f"{folder.path}: has {done} epochs already, and --epochs counts them: nothing to do for {num_epochs}"
-            + try_one_of(f"--epochs {done + recipe.training.num_epochs}")
+            f"{folder.path}: has {done} epochs already, which are among those asked for: nothing to do for {num_epochs}"
+            + try_one_of(f"num_epochs={done + recipe.training.num_epochs}")
         )
     if num_epochs is not None and num_epochs != recipe.training.num_epochs:
         return recipe.replace(training={"num_epochs": num_epochs})
@@ -238,7 +238,7 @@ def _with_epochs(
     if outcome == "early stopping" or (outcome == "completed" and done >= recipe.training.num_epochs):
         raise RunError(
             f"{folder.path}: this run is finished: {info.get('message', '')}"
-            + try_one_of("more epochs: --epochs N", "--overwrite to train it anew")
+            + try_one_of("num_epochs=N, for more epochs", "overwrite=True to train it anew")
         )
     return recipe
 
@@ -358,7 +358,7 @@ def _train(
             raise
         raise RunError(
             f"{folder.path}: its checkpoint does not fit its recipe: {type(error).__name__}: {error}"
-            + try_one_of("the recipe.toml of that checkpoint", "train the run anew, with --overwrite")
+            + try_one_of("the recipe.toml of that checkpoint", "train the run anew, with overwrite=True")
         ) from error
     outcome = result.outcome
     note(

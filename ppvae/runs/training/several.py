@@ -239,12 +239,16 @@ def train_several(
     _require_one_process()
     path = Path(out)
     if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file" + try_one_of("another --out"))
+        raise RunError(f"{path}: is a file" + try_one_of("another folder"))
     there = sorted(child.name for child in path.iterdir()) if path.is_dir() else []
     if there and not (overwrite and is_several(path)):
         what = "several runs stand here already" if is_several(path) else f"is not empty (it holds {there[0]})"
-        again = [f"--resume {path} to go on with them", "--overwrite to replace them"] if is_several(path) else []
-        raise RunError(f"{path}: {what}" + try_one_of(*again, "another --out"))
+        again = (
+            [f"ppvae fit --resume {path}, or resume_several", "overwrite=True to replace them"]
+            if is_several(path)
+            else []
+        )
+        raise RunError(f"{path}: {what}" + try_one_of(*again, "another folder"))
     make_folder(path)
     several = SeveralFolder(path, tuple(replace(member, recipe=anchored(member.recipe)) for member in members))
     if overwrite and is_several(path):
@@ -300,7 +304,7 @@ def _run(
     if not left:
         raise RunError(
             f"{several.path}: all {len(several.members)} runs have come to their end"
-            + try_one_of("more epochs: --epochs N", f"ppvae report {several.path}")
+            + try_one_of("num_epochs=N, for more epochs", f"ppvae report {several.path}")
         )
     jobs = [(several.folder(m).path, m.recipe.to_dict(), num_epochs, pair, callbacks, threads) for m in left]
     for member in left:
