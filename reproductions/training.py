@@ -56,7 +56,7 @@ def data_of(recipe: Recipe) -> Dataset:
 
 
 def first_rows(data: Dataset, count: int) -> Dataset:
-    """The first rows of the training part, all where there are fewer."""
+    """The first rows of the data, all where there are fewer."""
     return data.take(min(count, len(data)))
 
 

@@ -43,7 +43,7 @@ class LogTerms(NamedTuple):
     present: Mapping[str, Tensor] = {}
 
     def total(self, num_data: int | None = None) -> Tensor:
-        r"""$\frac{N}{B} \sum_b \text{local}_b + \text{global}$, [*S]: the one place where N / B is written."""
+        r"""$\frac{N}{B} \sum_b \text{local}_b + \text{global}$, [*S]: see :func:`scaled_total`."""
         return scaled_total(self.local, self.global_, num_data)
 
 
@@ -110,7 +110,10 @@ class SiteTerm(NamedTuple):
 
 
 def scaled_total(local: Tensor, global_: Tensor, num_data: int | None) -> Tensor:
-    r"""$\frac{N}{B} \sum_b \text{local}_b + \text{global}$ for ``local`` [*S, B] and ``global_`` [*S]."""
+    r"""$\frac{N}{B} \sum_b \text{local}_b + \text{global}$ for ``local`` [*S, B] and ``global_`` [*S].
+
+    The one place where N / B is written.
+    """
     factor = 1.0 if num_data is None else num_data / local.shape[-1]
     return factor * local.sum(-1) + global_
 

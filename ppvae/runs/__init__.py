@@ -1,5 +1,7 @@
 """Recipes, run folders, checkpoints: training that survives, and evaluation that can be repeated."""
 
+from .evaluation.estimates import Method
+from .evaluation.evaluation import evaluate
 from .recipe.recipe import Recipe
 from .recipe.source import member_of
 from .storage.folder import RunFolder
@@ -25,6 +27,7 @@ __all__ = [
     "LOGGERS",
     "MLflowLogger",
     "Member",
+    "Method",
     "Recipe",
     "Run",
     "RunFolder",
@@ -33,6 +36,7 @@ __all__ = [
     "TensorBoardLogger",
     "Tracker",
     "WandbLogger",
+    "evaluate",
     "is_several",
     "load_run",
     "loggers_again",

@@ -74,7 +74,7 @@ def test_the_numbers_are_those_of_the_library(run: Run) -> None:
 
 
 def test_the_page_shows_them(run: Run) -> None:
-    text = write_report(run).read_text()
+    text = write_report(run.folder.path).read_text()  # which loads the run
     assert "Does the model make data like the data?" in text
     for name in ("predictive_checks", "aggregate_posterior"):
         assert (run.folder.figures / f"{name}.png").exists() and f'id="{name}"' in text

@@ -14,7 +14,7 @@ from .bridge import BridgeSampling
 from .importance import ImportanceSampling
 from .outcome import Outcome
 from .run import EvidenceRun
-from ...core import Data, PairError, PpvaeError, rows_of
+from ...core import Data, PpvaeError, rows_of
 from ...core.errors import try_one_of
 
 
@@ -73,7 +73,7 @@ class Auto(EvidenceMethod):
                 break
             try:
                 method.check(run)
-            except (PairError, PpvaeError):
+            except PpvaeError:
                 continue
             stages.append(method)
         return stages

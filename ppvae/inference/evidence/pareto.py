@@ -15,9 +15,10 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     $$M = \min(K / 5,\ 3 \sqrt K),\qquad w_{(K-M+i)} - w_{(K-M)} \sim \mathrm{GPD}(k, \sigma)$$
 
-    Moments of order below $1/k$ exist. Below 0.5 the variance is finite; above 0.7 neither the estimate nor
-    its error is to be trusted at any practical number of draws (Vehtari, Simpson, Gelman, Yao & Gabry 2024,
-    arXiv 1507.02646). The fit is the empirical Bayes one of Zhang & Stephens (2009), for all data at once.
+    Moments of order below $1/k$ exist. Below 0.5 the variance is finite; above 0.7 the estimate converges too slowly to
+    be of use where the tail has much of the mass (Vehtari, Simpson, Gelman, Yao & Gabry 2024, arXiv 1507.02646): which
+    estimates are trusted, :func:`~.weights.verdict` says, by the effective sample size too. The fit is the empirical
+    Bayes one of Zhang & Stephens (2009), for all data at once.
 
     Args:
         log_weights: log w, [K, B]; any constant may have been added.

@@ -33,7 +33,7 @@ class ConditionalPrediction:
         samples: draws of $p(x \mid x_g)$, [S, N, *event], by resampling, so that some may be repeated; or means of
             $p(x \mid z)$ at draws of $p(z \mid x_g)$.
         effective_sample_size: how many independent draws each datum's mean is worth, [N].
-        pareto_k: tail index of the weights, [N]: above 0.7 not to be trusted.
+        pareto_k: tail index of the weights, [N]; ``trusted`` says what follows from it.
         outcome: :class:`~.evidence.Outcome` of each, [N], int64; 0 where the mean stands.
     """
 

@@ -41,7 +41,7 @@ from ..figures.sequences import SEQUENCE_NAMES, sequence_pictures
 from ..figures.theme import LABELS
 from ..findings import FINE, ReportData, find
 from ... import __version__
-from ...runs import Run
+from ...runs import Run, load_run
 from ...runs.storage.atomic import make_folder, write_bytes, write_text
 from ...runs.storage.folder import REPORT_LOCK, hold_lock
 from ...runs.training.provenance import command
@@ -55,12 +55,12 @@ _LARGEST_DATA = 600_000  # bytes of the data's own pictures in the page
 
 
 def write_report(
-    run: Run, *, out: Path | None = None, seed: int = 0, device: str = "auto", chains_for: int = 0
+    run: Run | Path | str, *, out: Path | None = None, seed: int = 0, device: str = "auto", chains_for: int = 0
 ) -> Path:
     """Write ``figures/*.png`` and ``report.html`` into the run folder, or the page alone to another place.
 
     Args:
-        run: the run.
+        run: the run, or its folder, which :func:`ppvae.runs.load_run` reads.
         out: the path of the page, if not that; then nothing is written into the run folder.
         seed: of samples.
         device: "auto", "cpu", "cuda".
@@ -72,6 +72,7 @@ def write_report(
     Raises:
         RunError: the folder cannot be written, or another process writes the report of this run.
     """
+    run = run if isinstance(run, Run) else load_run(run)
     with nullcontext() if out is not None else hold_lock(run.folder, REPORT_LOCK):
         if out is None:
             run.folder.sweep_report()
