@@ -84,6 +84,7 @@ def test_labels_may_stand_beside_data_that_do_not_read_them() -> None:
 def test_masks_of_numpy_and_of_the_shape_of_pictures() -> None:
     of_rows = inpaint(vae(), X, np.asarray(hide((64,), "left")), **SHORT)
     assert of_rows.mean.shape == X.shape
+    assert "no R-hat is known" in repr(inpaint(vae(), X, hide((64,), "left"), **{**SHORT, "num_chains": 1}))
     seen = hide((8, 8), "top")
     assert torch.equal(inpaint(vae(), X, seen, **SHORT).mean[:, seen.flatten()], X[:, seen.flatten()])
 

@@ -40,7 +40,7 @@ TURNS = 15  # timed steps
 @in_evaluation_mode
 def compare_elbos(
     pair: ModelGuidePair,
-    x: Any,
+    data: Any,
     estimators: Estimators,
     *,
     num_repeats: int = 100,
@@ -59,7 +59,7 @@ def compare_elbos(
 
     Args:
         pair: the pair.
-        x: one batch: a Dataset, tensor, array or mapping of such, [B, *event].
+        data: one batch: a Dataset, tensor, array or mapping of such, [B, *event].
         estimators: estimators of :mod:`ppvae.inference.elbo` or Pyro's own, in a list, or by name.
         num_repeats: R, at least 4.
         reference: the log p(x) for the bias: "exact" (the pair's own ``log_evidence``), an evidence method, values
@@ -83,7 +83,7 @@ def compare_elbos(
     >>> abs(comparison.row("TraceELBO(num_particles=1)").bias) < 1e-5  # the guide is exact
     True
     """
-    setup = _Setup(pair, x, estimators, num_repeats, blocks, num_data, seed, compile)
+    setup = _Setup(pair, data, estimators, num_repeats, blocks, num_data, seed, compile)
     return _measure(setup, {"": None}, reference, progress)
 
 
@@ -91,7 +91,7 @@ def compare_elbos(
 def compare_along_run(
     pair: ModelGuidePair,
     checkpoints: Mapping[Any, Mapping[str, Tensor]],
-    x: Any,
+    data: Any,
     estimators: Estimators,
     *,
     num_repeats: int = 100,
@@ -107,7 +107,7 @@ def compare_along_run(
     Args:
         pair: the pair; it is not changed.
         checkpoints: label (an epoch, say) to ``state_dict()`` of the pair.
-        x, estimators, num_repeats, reference, blocks, num_data, seed, compile, progress: as for
+        data, estimators, num_repeats, reference, blocks, num_data, seed, compile, progress: as for
             :func:`compare_elbos`; every step is captured once for all checkpoints.
 
     Raises:
@@ -115,7 +115,7 @@ def compare_along_run(
     """
     if not checkpoints:
         raise PpvaeError("compare_along_run: expected at least one checkpoint, found none")
-    setup = _Setup(copy.deepcopy(pair), x, estimators, num_repeats, blocks, num_data, seed, compile)
+    setup = _Setup(copy.deepcopy(pair), data, estimators, num_repeats, blocks, num_data, seed, compile)
     return _measure(setup, {str(label): state for label, state in checkpoints.items()}, reference, progress)
 
 

@@ -131,7 +131,7 @@ def _together(first: Tensor, second: Tensor) -> Tensor:
 @in_evaluation_mode
 def inference_gaps(
     pair: ModelGuidePair,
-    x: Any,
+    data: Any,
     *,
     log_evidence: Evidence | Tensor | EvidenceMethod | None = None,
     family: Family = "diagonal",
@@ -157,7 +157,7 @@ def inference_gaps(
 
     Args:
         pair: the pair.
-        x: the data, [N, *event]: a Dataset, tensor, array or mapping.
+        data: the data, [N, *event]: a Dataset, tensor, array or mapping.
         log_evidence: log p(x) of these data: an Evidence, a tensor [N] of exact values, or the method to estimate it
             with; None for ``BridgeSampling()``.
         family: of the best Gaussian: "diagonal", or "full" covariance.
@@ -181,7 +181,7 @@ def inference_gaps(
             "inference_gaps: expected family 'diagonal' or 'full', positive num_steps, num_particles, learning_rate; "
             f"found {family!r}, {num_steps}, {num_particles}, {learning_rate}"
         )
-    run, data = prepare(pair, x, seed, device, compile, memory_budget, global_sites)
+    run, data = prepare(pair, data, seed, device, compile, memory_budget, global_sites)
     num_data = batch_size(data)
     options = {"device": device, "compile": compile, "memory_budget": memory_budget, "global_sites": global_sites}
     evidence = _evidence_of(pair, data, log_evidence, num_data, seed, progress, options)

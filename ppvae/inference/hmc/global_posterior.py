@@ -119,7 +119,7 @@ _ARVIZ_NAMES = {"log_density": "lp"}
 @in_evaluation_mode
 def sample_global_posterior(
     pair: ModelGuidePair,
-    x: Any,
+    data: Any,
     *,
     num_samples: int = 1000,
     num_warmup: int = 500,
@@ -144,7 +144,7 @@ def sample_global_posterior(
 
     Args:
         pair: a pair with global latents, all continuous.
-        x: all the data, [N, *event].
+        data: all the data, [N, *event].
         num_samples: draws per chain.
         num_warmup: transitions before them, in which step size and mass are adapted.
         num_chains: chains, one after another, each started at a draw of the guide.
@@ -170,7 +170,7 @@ def sample_global_posterior(
         raise PpvaeError(f"kernel: expected 'nuts' or 'hmc', found {kernel!r}")
     pair.to("cpu")
     dtype = dtype_of(pair)
-    data = like_pair(as_dataset(x, dtype=dtype).tensor(dtype=dtype), dtype)
+    data = like_pair(as_dataset(data, dtype=dtype).tensor(dtype=dtype), dtype)
     slots = _slots(pair, data)
     potential = _potential(pair, data, slots, choose_mode(compile, (num_warmup + num_samples) * 2**4))
     columns: list[Tensor] = []

@@ -35,7 +35,7 @@ MEMORY_BUDGET = 2**28
 @in_evaluation_mode
 def sample_posterior(
     pair: ModelGuidePair,
-    x: Any,
+    data: Any,
     *,
     num_samples: int = 1000,
     num_warmup: int = 500,
@@ -65,7 +65,7 @@ def sample_posterior(
 
     Args:
         pair: the pair; its local latents are sampled, and must be continuous.
-        x: the data, [N, *event]: a Dataset, a tensor, an array or a mapping of such.
+        data: the data, [N, *event]: a Dataset, a tensor, an array or a mapping of such.
         num_samples: draws per chain.
         num_warmup: transitions before them, in which step size and mass are adapted; zero only with a step size in
             ``kernel``.
@@ -110,7 +110,7 @@ def sample_posterior(
     pair.to(where)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed_of(seed, "data"))
-        data = like_pair(as_dataset(x, dtype=dtype_of(pair)).tensor(dtype=dtype_of(pair)), dtype_of(pair))
+        data = like_pair(as_dataset(data, dtype=dtype_of(pair)).tensor(dtype=dtype_of(pair)), dtype_of(pair))
         data = to(data, where)
         needs_all_data = check_all(pair, data)
         work = _Work(pair, data, num_chains, options, start, global_sites, needs_all_data)

@@ -40,10 +40,10 @@ class Restoration:
         return self.r_hat <= MIXED
 
     def __repr__(self) -> str:
-        return (
-            f"Restoration({len(self.mean)} data, of {int(self.trusted.sum())} the chains agree, worst R-hat "
-            f"{float(self.r_hat.max()):.3f}; {float(self.acceptance.mean()):.0%} of the draws accepted)"
-        )
+        agree = f"of {int(self.trusted.sum())} the chains agree, worst R-hat {float(self.r_hat.max()):.3f}"
+        if bool(self.r_hat.isnan().all()):
+            agree = "of one chain each, of which no R-hat is known"
+        return f"Restoration({len(self.mean)} data, {agree}; {float(self.acceptance.mean()):.0%} of the draws accepted)"
 
 
 class Moments:
