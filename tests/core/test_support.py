@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.distributions.transforms as T
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -230,6 +231,19 @@ def test_all_data_are_checked_before_training(family: Any, value: Any, good: flo
     ):
         with pytest.raises(PairError, match="site 't': expected data in the support"):
             verb()
+
+
+def test_a_guide_with_parameters_for_every_datum_sees_all_data_at_once() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            pyro.sample("t", dist.Exponential(z.exp()), obs=x[:, 1])
+
+    x = torch.rand(1100, 2)
+    fit(ModelGuidePair.from_callables(model, AutoNormal(model)), x, num_epochs=1, batch_size=None, progress=False)
+    x[1050, 1] = -1.0
+    with pytest.raises(PairError, match="site 't': expected data in the support"):
+        fit(ModelGuidePair.from_callables(model, AutoNormal(model)), x, num_epochs=1, batch_size=None, progress=False)
 
 
 def test_a_support_that_a_latent_moves_refuses_no_data() -> None:
