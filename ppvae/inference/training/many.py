@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from .lane import Lane
 from .many_result import ManyFits, ManyFitsInterrupt
 from .options import EarlyStopping
-from .stacked import Lane, Together
+from .stacked import Together
 from .state import AnyCallback, Fit, OnInterrupt, as_callback
 from .svi import fit, prepare
 from ..execution.arguments import require_integer, require_literal, require_pair

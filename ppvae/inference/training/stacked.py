@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,108 +18,17 @@ from torch.utils import _pytree as pytree
 
 from .ascent import Step
 from .interrupt import BetweenSteps
+from .lane import Given, Lane, options_of, require_alike, require_own_memory
 from .loop import watches_steps
-from .scheduled import Weights, as_tensors
-from .state import Callback, Fit, FitOutcome
+from .state import Callback
 from .svi_run import SVIRun
 from ..execution.progress import progress_bar
-from ..execution.seeds import Stream
-from ...core import Data, FitError
 from ...core.compile import preserve
-from ...core.lengths import bucket_of
-from ...core.stacking import NotStackable, Stacked, constants_of
+from ...core.stacking import NotStackable, Stacked
 
 _log = logging.getLogger("ppvae.fit")
 
-ELEMENTWISE: tuple[type[Optimizer], ...] = (
-    torch.optim.Adam,
-    torch.optim.AdamW,
-    torch.optim.Adagrad,
-    torch.optim.SGD,
-    torch.optim.RMSprop,
-    torch.optim.Adadelta,
-    torch.optim.Adamax,
-    torch.optim.NAdam,
-    torch.optim.RAdam,
-)
-"""Optimisers whose step of each number depends on that number's own gradients alone."""
-
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-
-
-@dataclass
-class Lane:
-    """One run among several.
-
-    Attributes:
-        seed: its seed.
-        run: it.
-        callbacks: its own.
-        numbers: its random numbers.
-        result: what became of it; None before its end.
-        is_started: whether its callbacks know of it.
-        given: the minibatch of its next step, and what that started from.
-    """
-
-    seed: int
-    run: SVIRun
-    callbacks: list[Callback]
-    numbers: Stream
-    result: Fit | FitError | None = None
-    is_started: bool = False
-    given: Given | None = None
-
-    def start(self) -> None:
-        """Call the callbacks before the first step."""
-        if not self.is_started:
-            with self.numbers:
-                self.run.start(self.callbacks)
-            self.is_started = True
-
-    def finish(self) -> None:
-        """Run to the end alone; a step that is not finite is a result."""
-        self.start()
-        try:
-            with self.numbers:
-                self.result = self.run.finish(self.callbacks, False)
-        except FitError as error:
-            if error.step is None:
-                raise
-            self.result = error
-
-    def end(self, outcome: FitOutcome) -> None:
-        """Call the callbacks at the end, and keep the result."""
-        self.stop()
-        with self.numbers:
-            self.result = self.run.end(outcome)
-
-    def fail(self, error: FitError) -> None:
-        """Call the callbacks at the end, and keep the error."""
-        self.stop()
-        self.result = error
-
-    def stop(self) -> None:
-        """Call the callbacks at the end."""
-        for callback in self.callbacks if self.is_started else ():
-            with self.numbers:
-                callback.on_end(self.run.state)
-
-    def inputs(self, x: Data, weights: Weights) -> tuple[Any, ...]:
-        """The arguments of its recorded step."""
-        objective = self.run.objective
-        weight = as_tensors(weights, torch.empty((), dtype=self.run.dtype, device=self.numbers.device))
-        return objective.trainable, objective.constants, None, x, weight
-
-
-@dataclass(frozen=True)
-class Given:
-    """A minibatch with its rows, the random state, the weights of the KL and the noise of a step."""
-
-    x: Data
-    index: Tensor
-    random_state: Tensor
-    weights: Weights
-    noise: tuple[Tensor, ...]
 
 
 class _Apart(Exception):
@@ -141,7 +49,7 @@ class Together:
     def __init__(self, lanes: Sequence[Lane], most_bytes: float | None = None) -> None:
         self.lanes = list(lanes)
         self.interruptions = BetweenSteps()
-        _require_alike(lanes)
+        require_alike(lanes)
         graphs = []
         for lane in lanes:
             try:
@@ -149,7 +57,7 @@ class Together:
             except Exception as error:
                 raise NotStackable(f"the step cannot be recorded: {str(error).strip().splitlines()[0]}") from error
             graphs.append(graph)
-        _require_own_memory(lanes, graphs)
+        require_own_memory(lanes, graphs)
         mode = lanes[0].run.objective.captured.mode
         self.stacked = Stacked(graphs, mode=mode, name="the stacked training step")
         if most_bytes is not None and self.stacked.bytes_per_set > most_bytes:
@@ -293,7 +201,7 @@ class Together:
                     key: (id(value), version) for key, (value, version) in shown.items()
                 }:
                     raise _Apart("a callback changed the state of the optimiser")
-        options = [_options(lane.run.state.optimizer) for lane in active]
+        options = [options_of(lane.run.state.optimizer) for lane in active]
         if any(other != options[0] for other in options[1:]):
             raise _Apart("the options of the optimisers differ")
         for group, values in zip(self.optimizer.param_groups, options[0] if options else [], strict=False):
@@ -402,10 +310,6 @@ def _stack(lanes: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return [torch.stack([tensor.detach() for tensor in tensors]) for tensors in zip(*lanes, strict=True)]
 
 
-def _options(optimizer: Optimizer) -> list[dict[str, Any]]:
-    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-
-
 def _state_of(lane: Lane, name: str) -> Mapping[str, Any]:
     state: Mapping[str, Any] = lane.run.state.optimizer.state.get(lane.run.objective.trainable[name], {})
     return state
@@ -427,51 +331,3 @@ def _joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         else:
             result[key] = values[0].clone() if isinstance(values[0], Tensor) else values[0]
     return result
-
-
-def _require_alike(lanes: Sequence[Lane]) -> None:
-    """Raise NotStackable where the runs stand at different steps, or are trained in different ways."""
-    first = lanes[0].run
-    for lane in lanes:
-        run, optimizer = lane.run, lane.run.state.optimizer
-        if run.objective.captured.mode == "eager":
-            raise NotStackable("the steps run eagerly")
-        if run.objective.captured.mode == "graph" and bucket_of(run.state.pair.sequence_lengths(run.changes.example)):
-            raise NotStackable("a step goes through as many time steps as its batch has")
-        if type(optimizer) not in ELEMENTWISE:
-            raise NotStackable(f"{type(optimizer).__name__} is not known to move every number by itself")
-        for what, of in (
-            ("at different steps", lambda r: (r.state.step, r.state.steps_in_epoch, len(r.state.batches))),
-            ("with different parameters or buffers", lambda r: (list(r.objective.trainable), list(r.objective.inputs))),
-            ("in different modes", lambda r: r.objective.captured.mode),
-            ("with different optimisers", lambda r: (type(r.state.optimizer), _options(r.state.optimizer), _groups(r))),
-        ):
-            if of(run) != of(first):
-                raise NotStackable(f"the runs stand {what}")
-    if len(lanes) < 2:
-        raise NotStackable("there is one run")
-
-
-def _groups(run: SVIRun) -> list[list[str]]:
-    """The names of the parameters in each group of a run's optimiser, and what it keeps for each."""
-    names = {id(parameter): name for name, parameter in run.objective.trainable.items()}
-    state = run.state.optimizer.state
-    return [
-        [f"{names.get(id(p), '?')}: {sorted(state.get(p, {}))}" for p in group["params"]]
-        for group in run.state.optimizer.param_groups
-    ]
-
-
-def _require_own_memory(lanes: Sequence[Lane], graphs: Sequence[fx.GraphModule]) -> None:
-    """Raise NotStackable where two tensors share memory: in the stack they would be two."""
-    owner: dict[int, Tensor] = {}
-    for lane in lanes:
-        for tensor in lane.run.objective.inputs.values():
-            address = tensor.untyped_storage().data_ptr()
-            if address and owner.setdefault(address, tensor) is not tensor:
-                raise NotStackable("parameters or buffers share memory")
-    if any(tensor.untyped_storage().data_ptr() in owner for graph in graphs for tensor in constants_of(graph)):
-        raise NotStackable("a tensor shares the memory of a parameter")
-    trainable = [id(parameter) for lane in lanes for parameter in lane.run.objective.trainable.values()]
-    if len(set(trainable)) < len(trainable):
-        raise NotStackable("parameters are shared")
