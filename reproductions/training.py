@@ -14,7 +14,7 @@ import torch
 from ppvae.core import FitError, ModelGuidePair
 from ppvae.core.errors import RunError, try_one_of
 from ppvae.data import Dataset, load
-from ppvae.inference import Callback, TrainingState, evaluate_bound
+from ppvae.inference import Callback, TrainingState, elbo, evaluate_bound
 from ppvae.runs import Recipe, Run, load_run, resume, train
 from ppvae.runs.storage.atomic import make_folder, write_bytes
 
@@ -173,6 +173,18 @@ def train_to(bench: Bench, recipe: Recipe, visit: Visit, *further: Callback) -> 
         run = train(recipe, folder, overwrite=True, callbacks=callbacks)
     bench.keep(recipe=run.recipe.to_dict(), ended=run.info["outcome"])
     return run.pair, len(run.history) * len(data)
+
+
+def bound_at_marks(bench: Bench, test: Dataset) -> Visit:
+    """Keeps the bound of test data, drawn by one sample, at every mark."""
+    rows = bench.found.get("curve", {})
+
+    def visit(pair: ModelGuidePair, samples: int) -> None:
+        bound = evaluate_bound(pair, test, elbo=elbo.TraceELBO(), progress=False)
+        rows[str(samples)] = {"test": [bound.mean, bound.sampling_standard_error]}
+        bench.keep(curve=rows)
+
+    return visit
 
 
 def trained(bench: Bench, source: str, latent_dim: int) -> Run:

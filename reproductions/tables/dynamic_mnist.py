@@ -7,14 +7,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ppvae.inference import elbo, evaluate_bound, evidence
+from ppvae.inference import evidence
 from ppvae.report.figures.theme import LIGHT
 from ppvae.runs import Recipe
 
 from ..cells import Bench, Cell, Found, Pictures, Size, samples_axis
 from ..evidences import side_by_side
 from ..pages import table, verdict
-from ..training import data_of, first_rows, points, train_to, xy
+from ..training import bound_at_marks, data_of, first_rows, points, train_to, xy
 
 TITLE = "Dynamic MNIST: layers and priors"
 WORDS = """Protocol of the VampPrior's and the Exemplar VAE's programs: two gated layers of 300, latents of 40 (two
@@ -50,7 +50,7 @@ def cells(size: Size) -> list[Cell]:
 
 def work(layers: str, prior: str, bench: Bench) -> None:
     """Train; at every mark the bound of test data, at the end the evidence by two methods."""
-    quick, rows = bench.size.quick, bench.found.get("curve", {})
+    quick = bench.size.quick
     bench.keep(layers=layers, prior=prior)
     small: dict[str, Any] = {"hidden": [20, 20], "latent_dims": [5] * len(LAYERS[layers])}
     few = {"num_components": 10} if quick and prior == "VampPrior" else {}
@@ -72,11 +72,7 @@ def work(layers: str, prior: str, bench: Bench) -> None:
     test = data_of(recipe).test
     assert test is not None
 
-    def at_mark(pair: Any, samples: int) -> None:
-        bound = evaluate_bound(pair, test, elbo=elbo.TraceELBO(), progress=False)
-        rows[str(samples)] = {"test": [bound.mean, bound.sampling_standard_error]}
-        bench.keep(curve=rows)
-
+    at_mark = bound_at_marks(bench, test)
     pair, samples = train_to(bench, recipe, at_mark)
     at_mark(pair, samples)
     base, part = "importance sampling", first_rows(test, 5 if quick else 100)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from matplotlib.figure import Figure
 
-from ppvae.inference import elbo, evaluate_bound, evidence
+from ppvae.inference import evidence
 from ppvae.report.figures.theme import LIGHT
 from ppvae.runs import Recipe
 
 from ..cells import Bench, Cell, Found, Pictures, Size, samples_axis
 from ..evidences import side_by_side
 from ..pages import table
-from ..training import data_of, first_rows, points, train_to, xy
+from ..training import bound_at_marks, data_of, first_rows, points, train_to, xy
 
 TITLE = "Planar flows on MNIST"
 WORDS = """Fixed binarisation, 40 latents, one tanh layer of 400, M = 100, the bound drawn by one sample, weight of the
@@ -38,7 +37,7 @@ def cells(size: Size) -> list[Cell]:
 
 def work(number: int, bench: Bench) -> None:
     """Train; at every mark the bound of test data, at the end the evidence."""
-    quick, rows = bench.size.quick, bench.found.get("curve", {})
+    quick = bench.size.quick
     bench.keep(number=number)
     planar = {"name": "planar", "num_transforms": number}
     recipe = Recipe.from_dict(
@@ -58,11 +57,7 @@ def work(number: int, bench: Bench) -> None:
     assert data.test is not None
     test, few = data.test, first_rows(data.test, 50 if quick else 1000)
 
-    def at_mark(pair: Any, samples: int) -> None:
-        bound = evaluate_bound(pair, test, elbo=elbo.TraceELBO(), progress=False)
-        rows[str(samples)] = {"test": [bound.mean, bound.sampling_standard_error]}
-        bench.keep(curve=rows)
-
+    at_mark = bound_at_marks(bench, test)
     pair, samples = train_to(bench, recipe.replace(training={"kl_warmup": warmup}), at_mark)
     at_mark(pair, samples)
     bench.keep(samples=samples, estimates=side_by_side(pair, few, SAMPLING, "importance sampling"))
