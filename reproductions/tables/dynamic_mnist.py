@@ -92,7 +92,8 @@ def draw(found: Found) -> Figure:
         for cell in (cell for cell in found.values() if cell["layers"] == layers):
             axes.plot(*xy(points(cell, "test")), "o-", color=COLOURS[cell["prior"]], label=cell["prior"])
         samples_axis(axes, layers)
-        axes.legend(fontsize=8)
+        if axes.has_data():
+            axes.legend(fontsize=8)
     figure.axes[0].set_ylabel("bound of test data, nats")
     return figure
 
