@@ -87,13 +87,13 @@ def pictures(found: Found) -> Pictures:
 
 def draw(found: Found) -> Figure:
     """A panel for each number of layers."""
-    figure = Figure(figsize=(8.8, 3.8), layout="constrained")
-    for axes, layers in zip(figure.subplots(1, 2, sharey=True), LAYERS, strict=True):
+    present = [layers for layers in LAYERS if any(cell["layers"] == layers for cell in found.values())]
+    figure = Figure(figsize=(2 + 3.4 * len(present), 3.8), layout="constrained")
+    for axes, layers in zip(figure.subplots(1, len(present), sharey=True, squeeze=False)[0], present, strict=True):
         for cell in (cell for cell in found.values() if cell["layers"] == layers):
             axes.plot(*xy(points(cell, "test")), "o-", color=COLOURS[cell["prior"]], label=cell["prior"])
         samples_axis(axes, layers)
-        if axes.has_data():
-            axes.legend(fontsize=8)
+        axes.legend(fontsize=8)
     figure.axes[0].set_ylabel("bound of test data, nats")
     return figure
 
