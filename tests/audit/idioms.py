@@ -733,11 +733,7 @@ IDIOMS: dict[str, Idiom] = {
     "discrete": Idiom(
         "a discrete latent",
         _discrete,
-        {
-            **without_gradient("is discrete"),
-            "fit": "differentiates through the draws",
-            "bound": "differentiates through",
-        },
+        {**without_gradient("is discrete"), "fit": "differentiates through the draws"},
         evidence=evidence_of_switch,
         mean=None,
         note="ScoreFunctionELBO, VIMCO and wake-sleep train it",
