@@ -34,6 +34,7 @@ OTHERS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "random-mnist-200": (200, "AEVB", {"words": "log σ² that starts anywhere", "model": VARIANCE}),
     "scale-mnist-10-wake-sleep": (10, "wake-sleep", {"words": "log σ", "model": SCALE}),
     "faster-mnist-10-wake-sleep": (10, "wake-sleep", {"words": "step size 0.02", "rate": 0.02}),
+    "faster-mnist-20-wake-sleep": (20, "wake-sleep", {"words": "step size 0.02", "rate": 0.02}),
     "random-mnist-10-wake-sleep": (10, "wake-sleep", {"words": "log σ² that starts anywhere", "model": VARIANCE}),
 }
 DIMENSIONS = {"mnist": (10, 2, 3, 5, 20, 200), "frey-faces": (2, 5, 10, 20)}
