@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from .density import observed_support
+from .density import Observation, observed_support
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair, members_of
 from .structure import Structure
@@ -23,13 +25,14 @@ class ConstantSupports:
     Args:
         pair: the pair.
         x: a batch that :func:`check_pair` accepted.
+        observed: its :func:`~ppvae.core.density.observed_support`, where it is known already.
     """
 
-    def __init__(self, pair: ModelGuidePair, x: Data) -> None:
+    def __init__(self, pair: ModelGuidePair, x: Data, observed: Mapping[str, Observation] | None = None) -> None:
         members = members_of(x)
         self._pair, self._others = pair, False
         self._supports: list[tuple[str, str, Constraint]] = []
-        for name, (_, support, value, present) in observed_support(pair, x).items():
+        for name, (_, support, value, present) in (observed or observed_support(pair, x)).items():
             if support is constraints.real:
                 continue
             found = [
@@ -53,17 +56,20 @@ class ConstantSupports:
         Raises:
             PairError: a value outside the support of its likelihood; names the site, the datum and the value.
         """
+        self.check_members(x, first_row)
+        where = f"; among data {first_row} and on" if first_row else ""
+        for name, (inside, support, value, _) in observed_support(self._pair, x).items() if self._others else ():
+            if not bool(inside.all()):
+                raise support_error(name, inside, support, value, where)
+
+    def check_members(self, x: Data, first_row: int = 0) -> None:
+        """As :meth:`check`, of what is observed as it stands in the batch."""
         for name, key, support in self._supports:
             value = members_of(x)[key]
             inside = support.check(value)
             if not bool(inside.all()):
                 row = first_row + int((~inside).reshape(len(inside), -1).any(1).nonzero()[0])
                 raise support_error(name, inside, support, value, f"; the first is in datum {row}")
-        for name, (inside, support, value, _) in observed_support(self._pair, x).items() if self._others else ():
-            if not bool(inside.all()):
-                raise support_error(
-                    name, inside, support, value, f"; among data {first_row} and on" if first_row else ""
-                )
 
 
 class _Labels(Constraint):
@@ -149,8 +155,9 @@ def check_data(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
     Raises:
         PairError: there are such; names the site and a value.
     """
-    ConstantSupports(pair, x).check(x)
-    for name, (inside, support, value, _) in observed_support(pair, x).items():
+    observed = observed_support(pair, x)
+    ConstantSupports(pair, x, observed).check_members(x)
+    for name, (inside, support, value, _) in observed.items():
         if not bool(inside.all()):
             raise support_error(name, inside, support, value)
         for module in () if pair.noisy else pair.modules():

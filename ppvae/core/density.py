@@ -280,7 +280,7 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, Observation]:
                     + try_one_of("a batch [B, *event]: x[None] if it is one datum", "obs of the likelihood's shape")
                 )
             support = constraints.unit_interval if info.allows_grey else support_of(fn)
-            if support is not None:  # as a factor's is
+            if support is not None:
                 if value.untyped_storage().data_ptr() not in in_data or bounds_of(support):
                     again = observing_run(pair, x, shape, other=True) if again is None else again
                     if _moved(sites[info.name], again[info.name]):

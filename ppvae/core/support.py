@@ -133,7 +133,7 @@ def _declared(fn: Any) -> Constraint | None:
 def _image(fn: Any) -> tuple[float | Tensor, float | Tensor] | None:
     """The ends of what monotone transforms of single numbers make of a base with ends; None of any other distribution.
 
-    No branch depends on a tensor's value: that the ends of a base are finite does not.
+    No branch depends on a tensor's value, so that it can be recorded.
     """
     if type(fn) not in _MADE_BY_TRANSFORMS:
         return None

@@ -209,7 +209,7 @@ class LatentModel(ModelGuidePair):
                 )
         # Labels may stand beside; what has the shape of the data is a mask of them, under another name.
         shapes = {x[name].shape for name in self.description.named(Observed) if x[name].dim() > 1}
-        for name in x.keys() - self.description.variables.keys():
+        for name in sorted(x.keys() - self.description.variables.keys()):
             if x[name].shape in shapes:
                 raise PairError(
                     f"{type(self).__name__}: no variable reads the member {name!r} of shape {list(x[name].shape)}: "

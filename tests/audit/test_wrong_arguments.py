@@ -53,6 +53,10 @@ def classes() -> Any:
         (lambda: fit(vae(), X[:, :30], progress=False), r"batch of shape \[4, 30\]: expected \[B, 64\]"),
         (lambda: fit(vae(), X.reshape(4, 8, 8), progress=False), r"expected \[B, 64\](.|\n)*x.reshape\(len\(x\), 64\)"),
         (
+            lambda: fit(missing_data_vae(64), {"x": X[:, :30], "seen": X[:, :30]}, progress=False),
+            r"expected member 'x' of \[B, 64\]",
+        ),
+        (
             lambda: log_evidence(missing_data_vae(64), {"x": X, "seen": X, "mask": X}),
             r"no variable reads the member 'mask' of shape \[4, 64\](.|\n)*'seen' as its name",
         ),

@@ -77,6 +77,11 @@ def test_the_report_shows_mean_and_spread(several: Path) -> None:
     assert f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}".replace("-", "−") in page
 
 
+def test_force_goes_with_one_run(several: Path) -> None:
+    result = CliRunner().invoke(app, ["fit", "--resume", str(several), "--force"])
+    assert result.exit_code == 1 and "--force has no place beside it" in result.output
+
+
 @pytest.mark.parametrize("way", ["--resume", "--out"])
 def test_what_is_there_stays(several: Path, way: str) -> None:
     words = (

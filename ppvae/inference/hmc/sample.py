@@ -270,9 +270,7 @@ def _options(num_leapfrog: int | None, kernel: Options | None, num_warmup: int) 
     if not isinstance(options, HMC | ChEES):
         raise PpvaeError(
             f"kernel: expected HMC or ChEES with its options, found {kernel!r}"
-            + try_one_of(
-                "hmc.ChEES()", "hmc.HMC(num_leapfrog=10)", "sample_global_posterior, whose kernel may be 'nuts'"
-            )
+            + try_one_of("ChEES()", "HMC(num_leapfrog=10)", "sample_global_posterior, whose kernel may be 'nuts'")
         )
     if num_warmup == 0 and options.step_size is None:
         raise PpvaeError(

@@ -194,13 +194,16 @@ def _first_bad_site(pair: ModelGuidePair, x: Data) -> tuple[str | None, str]:
     """The first site with a density or a KL that is not finite, and what it is."""
     with torch.no_grad():
         for term in site_terms(pair, x, analytic=True).values():
-            for value, what in ((term.log_q, "log density"), (term.log_p, "log density"), (term.kl, "KL")):
+            for value, what, absent in (
+                (term.log_q, "log density", math.nan),
+                (term.log_p, "log density", -math.inf),
+                (term.kl, "KL", math.inf),
+            ):
                 if value is None or bool(torch.isfinite(value).all()):
                     continue
-                outside = term.kl is not None and not bool(value.isnan().any())
-                return term.name, f"{what} that is not finite" + (
-                    ": the guide reaches where the prior has no density" if outside else ""
-                )
+                outside = term.kl is not None and bool((value == absent).any())
+                where = ": the guide reaches where the prior has no density, or next to none" if outside else ""
+                return term.name, f"{what} that is not finite{where}"
     return None, ""
 
 

@@ -243,12 +243,8 @@ def train_several(
     there = sorted(child.name for child in path.iterdir()) if path.is_dir() else []
     if there and not (overwrite and is_several(path)):
         what = "several runs stand here already" if is_several(path) else f"is not empty (it holds {there[0]})"
-        again = (
-            [f"ppvae fit --resume {path}, or resume_several", "overwrite=True to replace them"]
-            if is_several(path)
-            else []
-        )
-        raise RunError(f"{path}: {what}" + try_one_of(*again, "another folder"))
+        again = (f"ppvae fit --resume {path}, or resume_several", "overwrite=True to replace them")
+        raise RunError(f"{path}: {what}" + try_one_of(*(again if is_several(path) else ()), "another folder"))
     make_folder(path)
     several = SeveralFolder(path, tuple(replace(member, recipe=anchored(member.recipe)) for member in members))
     if overwrite and is_several(path):
