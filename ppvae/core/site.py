@@ -149,7 +149,7 @@ def read_site(site: Mapping[str, Any], plate: str | None, latent: Collection[str
         family=type(unwrap(fn)),
         support=support,
         has_rsample=bool(fn.has_rsample),
-        is_discrete=bool(getattr(support, "is_discrete", False)),
+        is_discrete=_is_discrete(fn if support is None else support),
         allows_grey=isinstance(unwrap(fn), td.Bernoulli) and not unwrap(fn)._validate_args,
         data_plate_dim=None if data_frame is None else data_frame.dim,
         data_plate_size=None if data_frame is None else int(data_frame.full_size or data_frame.size),
@@ -172,6 +172,14 @@ def squeezed(infos: tuple[SiteInfo, ...], others: tuple[SiteInfo, ...]) -> tuple
             shape = shape[1:]
         found.append(replace(info, batch_shape=shape))
     return tuple(found)
+
+
+def _is_discrete(what: Any) -> bool:
+    """Whether a constraint is, or the support of a distribution; not where PyTorch states none."""
+    try:
+        return bool(getattr(what if isinstance(what, Constraint) else what.support, "is_discrete", False))
+    except NotImplementedError:
+        return False
 
 
 def _num_values(site: Mapping[str, Any]) -> int:

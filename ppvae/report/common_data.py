@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..inference.evidence import Outcome
+from ..core.structure import Measure
+from ..inference.evidence import Difference, Outcome
+from ..inference.evidence.difference import paired_difference, standard_error
 from ..runs.evaluation.estimates import distinguish, order
 from ..runs.evaluation.evaluation import Evaluation
 
 _SHARE = 0.75  # of the data that one method can be trusted on, which must be left when others are added
-SIGMAS = 2
-"""Standard errors beyond which two runs are told apart."""
-FEWEST = 10
-"""Data of which a standard error tells that: that of fewer is itself too uncertain."""
 _LOOSE = (Outcome.OK, Outcome.UNRELIABLE, Outcome.LOOSE, Outcome.MISSED_MASS, Outcome.TOO_FEW_DRAWS)
 
 
@@ -72,7 +70,7 @@ def on_common_data(evaluation: Evaluation | None) -> tuple[list[dict[str, Any]],
                 mean, error, spread = row["mean"], row["monte_carlo_error"], row["sampling_error"]
         elif count and (vouched or (row["side"] == "lower" and _still_below(evaluation, row["key"], chosen))):
             mean, error = _mean_over(evaluation, row, values, chosen)
-            error, spread = (error, _standard_error(values[chosen]) if count > 1 else None) if vouched else (None, None)
+            error, spread = (error, standard_error(values[chosen]) if count > 1 else None) if vouched else (None, None)
         errors = {"monte_carlo_error": error, "sampling_error": spread, "vouched": vouched and mean is not None}
         result.append({**row, "mean": mean, **errors})
     return result, count or max((row["num_data"] for row in result if row["vouched"]), default=0)
@@ -144,25 +142,6 @@ class Mean(NamedTuple):
     sampling_error: float
 
 
-class Difference(NamedTuple):
-    """The mean paired difference of two runs over common data, nats per datum.
-
-    Attributes:
-        value: the mean over data of this run minus the other.
-        error: its standard error over the choice of data, the noise of each datum included; NaN of one datum.
-        num_data: pairs.
-    """
-
-    value: float
-    error: float
-    num_data: int
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether it is further from zero than two standard errors, of no fewer data than ten."""
-        return self.num_data >= FEWEST and abs(self.value) > SIGMAS * self.error
-
-
 class OverSeeds(NamedTuple):
     """The mean over runs that differ in the seed of training alone.
 
@@ -214,6 +193,7 @@ class SharedPart:
         num_data: the first so many of it, which all runs with an evaluation of it have.
         members: which runs these are, by number.
         rows: one for each estimate.
+        measure: of their models: probabilities do not compare with densities.
     """
 
     name: str
@@ -221,26 +201,37 @@ class SharedPart:
     num_data: int
     members: list[int]
     rows: list[RunComparison]
+    measure: Measure | None = None
 
 
-def compare_runs(evaluations: Sequence[Sequence[Evaluation]], groups: Sequence[Sequence[int]] = ()) -> list[SharedPart]:
+def compare_runs(
+    evaluations: Sequence[Sequence[Evaluation]],
+    groups: Sequence[Sequence[int]] = (),
+    measures: Sequence[Measure | None] = (),
+) -> list[SharedPart]:
     """Compare runs over common data.
 
     Two evaluations have data in common where the whole part is the same to the byte; then the first so many of it.
+    Those of models with probabilities and with densities of the same data are apart.
 
     Args:
         evaluations: for each run those of its parameters.
         groups: of runs that differ in the seed alone, by number.
+        measures: of each run's model; empty where it is the same of all.
 
     Returns:
         for each part that was evaluated, the parts that most runs have first.
     """
-    parts: dict[tuple[str, str, str], dict[int, Evaluation]] = {}
-    for number, own in enumerate(evaluations):
+    parts: dict[tuple[str, str, str, Measure | None], dict[int, Evaluation]] = {}
+    for number, (own, measure) in enumerate(zip(evaluations, measures or [None] * len(evaluations), strict=True)):
         for one in sorted(own, key=lambda one: int(one.data["num_data"])):  # that on most data stays
-            key = (str(one.data["name"]), str(one.data["part"]), str(one.data["whole"]))
+            key = (str(one.data["name"]), str(one.data["part"]), str(one.data["whole"]), measure)
             parts.setdefault(key, {})[number] = one
-    found = [_shared_part(name, part, members, len(evaluations), groups) for (name, part, _), members in parts.items()]
+    num_runs = len(evaluations)
+    found = [
+        replace(_shared_part(name, part, members, num_runs, groups), measure=measure)
+        for (name, part, _, measure), members in parts.items()
+    ]
     return sorted(found, key=lambda part: -len(part.members))
 
 
@@ -271,14 +262,13 @@ def _comparison(
     differences: list[Difference | None] = [None] * num_runs
     for number, value in values.items() if count else ():
         average = _mean_over(members[number], _row_of(members[number], row), value, chosen)
-        means[number] = Mean(*average, _standard_error(value[chosen]))
+        means[number] = Mean(*average, standard_error(value[chosen]))
     best = max(values, key=lambda number: value_of(means[number])) if count else None
     for number, value in values.items():
         if best is not None and number != best:
-            gap = (value - values[best])[chosen]
             shared = [means[one] for one in (number, best) if _shares_draws(_row_of(members[one], row))]
             noises = [given.monte_carlo_error or 0.0 for given in shared if given is not None]
-            differences[number] = Difference(float(gap.mean()), math.hypot(_standard_error(gap), *noises), count)
+            differences[number] = paired_difference(value[chosen], values[best][chosen], noises)
     over_seeds = [_over_seeds([mean for number in group if (mean := means[number]) is not None]) for group in groups]
     return RunComparison(
         str(row["label"]), str(row["method"]), str(row["side"]), count, means, best, differences, over_seeds
@@ -290,16 +280,12 @@ def value_of(mean: Mean | None) -> float:
     return -math.inf if mean is None else mean.value
 
 
-def _standard_error(values: Tensor) -> float:
-    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-
-
 def _over_seeds(means: Sequence[Mean]) -> OverSeeds | None:
     import scipy.stats
 
     if not means:
         return None
     values, count = torch.tensor([mean.value for mean in means], dtype=torch.float64), len(means)
-    error = _standard_error(values)
+    error = standard_error(values)
     half_width = error * float(scipy.stats.t.ppf(0.975, count - 1)) if count > 1 else math.nan
     return OverSeeds(float(values.mean()), error, half_width, count)

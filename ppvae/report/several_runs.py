@@ -12,8 +12,10 @@ from torch import Tensor
 
 from .common_data import SharedPart, compare_runs
 from .findings import ReportData, evaluations_of
-from ..core import PpvaeError
+from ..core import PpvaeError, structure
+from ..core.structure import Measure
 from ..data import Dataset
+from ..inference.execution.placement import dtype_of, like_pair
 from ..inference.prediction import generate, reconstruct
 from ..runs import Run
 
@@ -122,12 +124,16 @@ def find_several(runs: Sequence[Run], *, seed: int = 0, device: str = "auto") ->
         runs=tuple(runs),
         names=tuple(names),
         reports=tuple(reports),
-        parts=tuple(compare_runs(own, [group.members for group in groups])),
+        parts=tuple(compare_runs(own, [group.members for group in groups], [_measure(run) for run in runs])),
         groups=tuple(groups),
         curves=tuple(curve_of(run) for run in runs),
         examples=tuple(examples),
         problems=tuple(problems),
     )
+
+
+def _measure(run: Run) -> Measure:
+    return structure(run.pair, like_pair(run.data.batch(torch.arange(1)), dtype_of(run.pair))).measure
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -349,6 +349,27 @@ def test_the_page_of_unlike_runs(runs: list[Run], tmp_path: Path) -> None:
     assert render(find_several(runs)) == text
 
 
+def test_probabilities_and_densities_are_not_compared(tmp_path: Path) -> None:
+    """On the same data a density is higher by as much as one likes: it has the inverse unit of the data."""
+    recipe = Recipe.from_dict(DIGITS)
+    changes: dict[str, Any] = {"two": {"seed": 1}, "normal": {"model": {"name": "gaussian-vae", "hidden": [6]}}}
+    of_each = [train(recipe, tmp_path / "one", progress=False)]
+    of_each += [train(recipe.replace(**change), tmp_path / name, progress=False) for name, change in changes.items()]
+    for run in of_each:
+        evaluate(run, num_data=20, progress=False)
+    found = find_several(of_each)
+    assert [(part.members, str(part.measure)) for part in found.parts] == [
+        ([0, 1], "probabilities of 64 values"),
+        ([2], "densities of 64 values"),
+    ]
+    said = "so there is a section for each (probabilities of 64 values: one, two; densities of 64 values: normal)"
+    assert any(said in line for line in warnings_of_runs(found))
+    assert "normal" not in verdict_of_runs(found)
+    alone = find_several([of_each[0], of_each[2]])
+    assert verdict_of_runs(alone).startswith("The runs cannot be compared: what one has probabilities of, another has")
+    assert "not compare" in Page(render(alone)).text
+
+
 def test_runs_without_any_evaluation_have_a_page(runs: list[Run], tmp_path: Path) -> None:
     copies = []
     for run, name in zip(runs[:2], ("one", "two"), strict=True):

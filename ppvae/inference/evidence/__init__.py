@@ -9,6 +9,7 @@ from .bdmc import BDMC
 from .bridge import BridgeSampling
 from .chunk_store import ChunkKey, ChunkStore, SharedChunkStore
 from .densities import Density, EncoderDensity, GaussianDensity, KernelDensity, TruncatedGaussianDensity
+from .difference import Difference
 from .exact import Exact
 from .global_latents import log_evidence_of_data_set
 from .importance import PSIS, ImportanceSampling, PriorSampling
@@ -29,6 +30,7 @@ __all__ = [
     "ChunkKey",
     "ChunkStore",
     "Density",
+    "Difference",
     "EncoderDensity",
     "Estimate",
     "Evidence",

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .difference import Difference, paired_difference
 from .outcome import Outcome
 from ...core import Data, DataError
+from ...core.errors import try_one_of
 from ...notebook import histogram, number, panel, with_error
 
 if TYPE_CHECKING:
@@ -197,6 +199,37 @@ class Evidence:
         r"""Standard deviation over data divided by $\sqrt{B}$, nats: how :attr:`mean` varies over other such data."""
         values = self.log_evidence[self.trusted].double()
         return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+    def minus(self, other: Evidence) -> Difference:
+        r"""The mean of $\log p(x_b) - \log p'(x_b)$ for two models of the same data, nats per datum.
+
+        It is over the data on which both can be trusted, datum by datum: what makes one hard for both cancels. Of two
+        lower bounds it is the difference of the bounds. :attr:`Difference.told_apart` says whether it is more than
+        noise.
+
+        Args:
+            other: of the other model, from the same data in the same order.
+
+        Raises:
+            DataError: the data are others (or binarised by another seed), or one model has densities where the other
+                has probabilities: then the difference has the unit of the data and says nothing of the models.
+        """
+        if len(self) != len(other):
+            raise DataError(f"minus: expected the evidence of the same data, found {len(self)} beside {len(other)}")
+        mine, theirs = ({key: one.info.get(key) for key in ("data", "measure")} for one in (self, other))
+        if None not in (mine["data"], theirs["data"]) and mine["data"] != theirs["data"]:
+            raise DataError(
+                "minus: expected the evidence of the same data, found two of different data"
+                + try_one_of("the same data in the same order", "the same seed, where the data are binarised anew")
+            )
+        if None not in (mine["measure"], theirs["measure"]) and mine["measure"] != theirs["measure"]:
+            raise DataError(
+                f"minus: one model has {mine['measure']}, the other {theirs['measure']}: these do not compare"
+                + try_one_of("likelihoods of one kind for both models")
+            )
+        common = [error for one in (self, other) if (error := one.common_error) is not None]
+        first, second = (one.log_evidence.double().where(one.trusted, math.nan) for one in (self, other))
+        return paired_difference(first, second, common)
 
     @property
     def worst_pareto_k(self) -> float:

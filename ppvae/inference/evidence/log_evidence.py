@@ -25,7 +25,7 @@ from ..execution.over_data import Chunk, over_chunks
 from ..execution.placement import Compile, dtype_of, to
 from ..execution.progress import progress_bar
 from ..execution.seeds import chunk_seed
-from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size, rows_of
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size, rows_of, structure
 from ...core.errors import try_one_of
 from ...core.modes import in_evaluation_mode
 
@@ -125,6 +125,7 @@ def log_evidence(
     parts = _all_chunks(run, method, x, size, seed, progress, store, _sites_key(global_sites))
     estimate = _join(parts, batch_size(x))
     info: dict[str, Any] = {"seed": seed, "chunk_size": size, "device": str(run.device), **estimate.info}
+    info |= {"data": _data_key(x), "measure": str(structure(pair, run.example).measure)}
     if isinstance(method, Auto):
         info["stages"] = [repr(stage) for stage in method.usable(run)]
     if run.pair is not pair:
@@ -157,7 +158,8 @@ def _over_weights(pair: ModelGuidePair, data: Any, count: int, seed: int, option
             _log.warning("interrupted: %d of %d draws of the global sites are finished", len(parts), count)
             break
         parts.append(part)
-    return average(parts, {"seed": seed, "global_sites": f"{len(parts)} draws"})
+    same = {key: parts[0].info[key] for key in ("data", "measure")}
+    return average(parts, {"seed": seed, "global_sites": f"{len(parts)} draws", **same})
 
 
 def _chunk_size(run: EvidenceRun, method: EvidenceMethod, num_data: int, limit: int | None) -> int:
@@ -243,8 +245,18 @@ def _sites_key(global_sites: Mapping[str, Tensor] | str | None) -> str:
     """The values of the global sites, as a short string: "mean", a SHA-256, or empty."""
     if global_sites is None or isinstance(global_sites, str):
         return global_sites or ""
+    return _digest(global_sites)
+
+
+def _data_key(x: Data) -> str:
+    """A SHA-256 of a batch; of floating-point members as float32, so that it is the same for pairs of any dtype."""
+    members = {"x": x} if isinstance(x, Tensor) else dict(enumerate(x)) if isinstance(x, tuple) else x
+    return _digest({str(name): v.float() if v.is_floating_point() else v for name, v in members.items()})
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(global_sites.items()):
+    for name, value in sorted(tensors.items()):
         value = value.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -15,8 +15,9 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from .charts import label_of
 from .picture import Picture, chart
 from .theme import LABELS, Theme, elide
-from ..common_data import FEWEST, SIGMAS, OverSeeds, RunComparison, SharedPart
+from ..common_data import OverSeeds, RunComparison, SharedPart
 from ..several_runs import Curve, SeveralRuns
+from ...inference.evidence.difference import FEWEST, SIGMAS
 from ...runs import Run
 
 _MARKERS = "os^vDPX*"

@@ -11,13 +11,14 @@ from typing import Any
 
 from .compare_verdict import verdict_of_runs, verdict_over_seeds, warnings_of_runs
 from .page import fill, number
-from ..common_data import Difference, Mean, OverSeeds, RunComparison, SharedPart
+from ..common_data import Mean, OverSeeds, RunComparison, SharedPart
 from ..figures.charts import label_of
 from ..figures.several_runs import curves_of, forest_of, seeds_of, side_of, spreads_of
 from ..figures.side_by_side import scatters_of, strips_of
 from ..findings import kind_of
 from ..several_runs import SeveralRuns, agreeing, differing, find_several
 from ...core.errors import RunError
+from ...inference.evidence import Difference
 from ...runs import Run
 from ...runs.evaluation.estimates import distinguish, order
 from ...runs.storage.atomic import write_text

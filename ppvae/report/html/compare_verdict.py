@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from .page import number
 from .verdict import warnings
-from ..common_data import FEWEST, RunComparison, SharedPart, value_of
+from ..common_data import RunComparison, SharedPart, value_of
 from ..figures.charts import label_of
 from ..figures.several_runs import over_seeds
 from ..findings import kind_of
 from ..several_runs import SeveralRuns
+from ...inference.evidence.difference import FEWEST
 
 _SIDES = {"lower": ", a lower bound,", "upper": ", an upper bound,", "exact": ", which is exact,"}
 
@@ -20,6 +21,11 @@ def verdict_of_runs(several: SeveralRuns) -> str:
     """One sentence: the best run by the estimate that says most, or that the runs cannot be told apart."""
     found = _decisive(several.parts)
     if found is None or found[1].best is None:
+        if len({part.measure for part in several.parts}) > 1:
+            return (
+                "The runs cannot be compared: what one has probabilities of, another has densities of, and the "
+                "logarithms of these differ by the unit of the data."
+            )
         return (
             "The runs cannot be compared: no two of them have an estimate over the same data that can be trusted. "
             "The same ppvae evaluate for each gives one."
@@ -89,7 +95,11 @@ def _listed(names: Sequence[str]) -> str:
 
 def _of_data(several: SeveralRuns) -> Iterator[str]:
     names, parts = several.names, several.parts
-    if len({(part.name, part.part) for part in parts}) < len(parts):
+    measures = {part.measure: [names[number] for number in part.members] for part in parts}
+    if len(measures) > 1:
+        told = "; ".join(f"{measure}: {', '.join(members)}" for measure, members in measures.items())
+        yield f"Log evidences of different measures do not compare, so there is a section for each ({told})."
+    if len({(part.name, part.part, part.measure) for part in parts}) < len(parts):
         yield (
             "Data of one name differ between the runs, so there is a section for each: numbers of two sections do not "
             "compare."

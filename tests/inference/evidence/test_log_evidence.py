@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from contracts.evidence_oracles import Explosive, GlobalMean, factor_analysis
 from ppvae.core import DataError, PairError, PpvaeError
 from ppvae.data import load
 from ppvae.inference.evidence import Evidence, ImportanceSampling, Outcome, PriorSampling, log_evidence
-from ppvae.models import bernoulli_vae
+from ppvae.models import FactorAnalysis, bernoulli_vae, gaussian_vae
 
 
 def evidence(values: list[float], errors: list[float], outcome: list[int] | None = None) -> Evidence:
@@ -55,6 +57,53 @@ def test_to_dict_is_json() -> None:
     assert found["info"] == {"seed": 3}
     assert found["num_estimated"] == found["num_trusted"] == 1
     assert "data" not in evidence([-1.0], [0.3]).to_dict(per_datum=False)
+
+
+def test_the_difference_of_two_models_by_hand() -> None:
+    one = evidence([-1.0, -2.0, -4.0, -3.0, math.nan], [0.1] * 5, [0, 0, 0, 1, 3])
+    other = evidence([-1.5, -2.0, -3.0, -9.0, -2.0], [0.1] * 5)
+    gaps = [0.5, 0.0, -1.0]  # the last two are not trusted under the first
+    expected = sum(gaps) / 3, statistics.stdev(gaps) / 3**0.5, 3
+    assert one.minus(other) == pytest.approx(expected)
+    assert not one.minus(other).told_apart  # of three data
+    shared = replace(other, common_error=0.25)
+    assert one.minus(shared).error == pytest.approx(math.hypot(expected[1], 0.25))
+    assert other.minus(one).value == -expected[0]
+    nothing = evidence([-1.0], [0.1], [1]).minus(evidence([-1.0], [0.1]))
+    assert nothing.num_data == 0 and math.isnan(nothing.value) and not nothing.told_apart
+
+
+def test_the_difference_is_that_of_the_closed_forms() -> None:
+    pair, x = factor_analysis(dtype=torch.float64, num_data=200)
+    fewer = FactorAnalysis.from_parameters(pair.loc, pair.loading[:, :2], pair.scale).with_wrong_guide()
+    exact = (pair.log_evidence(x) - fewer.log_evidence(x)).detach()
+    found, other = (log_evidence(p, x, method=ImportanceSampling(2000), progress=False) for p in (pair, fewer))
+    gap, both = found.minus(other), found.trusted & other.trusted
+    assert gap.num_data == int(both.sum()) > 100 and gap.told_apart
+    assert gap.value == pytest.approx(float(exact[both].mean()), abs=5 * found.mean_standard_error)
+    assert gap.error == pytest.approx(float(exact[both].std()) / gap.num_data**0.5, rel=0.1)
+    # The same in single precision is of the same data.
+    single = log_evidence(pair.float(), x.float(), progress=False)
+    assert single.minus(other).value == pytest.approx(gap.value, abs=0.05)
+
+
+def test_what_does_not_compare_is_refused() -> None:
+    pair, x = factor_analysis(num_data=20)
+    found = log_evidence(pair, x, method=PriorSampling(20), progress=False)
+    with pytest.raises(DataError, match=r"same data, found 20 beside 10"):
+        found.minus(log_evidence(pair, x[:10], method=PriorSampling(20), progress=False))
+    with pytest.raises(DataError, match=r"(?s)two of different data.*the same order"):
+        found.minus(log_evidence(pair, x.flip(0), method=PriorSampling(20), progress=False))
+    torch.manual_seed(0)
+    binary, options = (x > 0).float(), {"latent_dim": 2, "hidden": (4,)}
+    of_each = [
+        log_evidence(of(9, **options), binary, method=PriorSampling(20), progress=False)
+        for of in (bernoulli_vae, gaussian_vae)
+    ]
+    message = "one model has probabilities of 9 values, the other densities of 9 values: these do not compare"
+    with pytest.raises(DataError, match=message):
+        of_each[0].minus(of_each[1])
+    assert of_each[0].minus(of_each[0]) == (0.0, 0.0, int(of_each[0].trusted.sum()))
 
 
 def test_shapes_are_checked() -> None:

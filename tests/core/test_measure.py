@@ -1,0 +1,64 @@
+"""Of how many values of a datum p(x) is a probability, and of how many a density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from ppvae.core import ModelGuidePair, structure
+from ppvae.core.structure import Measure
+
+ROWS = torch.rand(5, 6)
+
+
+def pixels(x: Tensor, z: Tensor) -> None:
+    pyro.sample("x", dist.Bernoulli(logits=z + torch.zeros(6)).to_event(1), obs=x.round())
+
+
+def plated(x: Tensor, z: Tensor) -> None:
+    with pyro.plate("columns", 6, dim=-2):
+        pyro.sample("x", dist.Normal(z.squeeze(-1), 1.0), obs=x.mT)
+
+
+def mixed(x: Tensor, z: Tensor) -> None:
+    pyro.sample("x", dist.Normal(z + torch.zeros(5), 1.0).to_event(1), obs=x[:, :5])
+    pyro.sample("y", dist.Poisson(z.squeeze(-1).exp()), obs=x[:, 5].round())
+
+
+def one_class(x: Tensor, z: Tensor) -> None:
+    label = torch.nn.functional.one_hot(x.argmax(-1), 6).float()
+    pyro.sample("y", dist.OneHotCategorical(logits=z + torch.zeros(6)), obs=label)
+    pyro.factor("nothing", 0.0 * z.squeeze(-1))
+
+
+def counted(x: Tensor, z: Tensor) -> None:
+    pyro.sample("x", dist.Multinomial(9, logits=z + torch.zeros(6), validate_args=False), obs=(9 * x).round())
+
+
+@pytest.mark.parametrize(
+    ("observe", "expected", "words"),
+    [
+        (pixels, (6, 0), "probabilities of 6 values"),
+        (plated, (0, 6), "densities of 6 values"),
+        (mixed, (1, 5), "probabilities of 1 value and densities of 5 values"),
+        (one_class, (1, 0), "probabilities of 1 value"),
+        (counted, (6, 0), "probabilities of 6 values"),
+    ],
+)
+def test_values_are_counted(observe: Callable[[Tensor, Tensor], None], expected: Any, words: str) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            observe(x, pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1)))
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    found = structure(ModelGuidePair.from_callables(model, guide), ROWS).measure
+    assert found == Measure(*expected) and str(found) == words
