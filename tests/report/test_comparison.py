@@ -367,7 +367,9 @@ def test_probabilities_and_densities_are_not_compared(tmp_path: Path) -> None:
     assert "normal" not in verdict_of_runs(found)
     alone = find_several([of_each[0], of_each[2]])
     assert verdict_of_runs(alone).startswith("The runs cannot be compared: what one has probabilities of, another has")
-    assert "not compare" in Page(render(alone)).text
+    text = Page(render(alone)).text
+    assert "Evaluated on other data" not in text
+    assert "not compare" in text and "20 held-out data of digits (test): densities of 64 values" in text
 
 
 def test_runs_without_any_evaluation_have_a_page(runs: list[Run], tmp_path: Path) -> None:
