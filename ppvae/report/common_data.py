@@ -193,6 +193,7 @@ class SharedPart:
         num_data: the first so many of it, which all runs with an evaluation of it have.
         members: which runs these are, by number.
         rows: one for each estimate.
+        whole: the fingerprint of the whole part.
         measure: of their models: probabilities do not compare with densities.
     """
 
@@ -201,7 +202,13 @@ class SharedPart:
     num_data: int
     members: list[int]
     rows: list[RunComparison]
+    whole: str = ""
     measure: Measure | None = None
+
+    @property
+    def same_data(self) -> tuple[str, str, str]:
+        """Equal for parts of the same data."""
+        return self.name, self.part, self.whole
 
 
 def compare_runs(
@@ -229,8 +236,8 @@ def compare_runs(
             parts.setdefault(key, {})[number] = one
     num_runs = len(evaluations)
     found = [
-        replace(_shared_part(name, part, members, num_runs, groups), measure=measure)
-        for (name, part, _, measure), members in parts.items()
+        replace(_shared_part(name, part, members, num_runs, groups), whole=whole, measure=measure)
+        for (name, part, whole, measure), members in parts.items()
     ]
     return sorted(found, key=lambda part: -len(part.members))
 
