@@ -206,7 +206,7 @@ class SharedPart:
     measure: Measure | None = None
 
     @property
-    def same_data(self) -> tuple[str, str, str]:
+    def data_key(self) -> tuple[str, str, str]:
         """Equal for parts of the same data."""
         return self.name, self.part, self.whole
 

@@ -106,7 +106,7 @@ def _of_data(several: SeveralRuns) -> Iterator[str]:
         )
     for part in parts[1:]:
         alone = [names[number] for number in part.members if number not in parts[0].members]
-        if alone and part.same_data != parts[0].same_data:
+        if alone and part.data_key != parts[0].data_key:
             data = f"{kind_of(part.part)} data of {part.name} ({part.part})"
             yield f"Evaluated on other data than the rest, {data}: {', '.join(alone)}."
     stale = [
