@@ -40,6 +40,7 @@ class SiteInfo:
         family: class of the distribution, without wrappers; :attr:`family_name` is what messages call it.
         support: where its values lie.
         has_rsample: whether gradients flow through its draws.
+        is_pathwise: whether these are all of the gradient: that of a rejection sampler has a score term besides.
         is_discrete: whether its support is discrete.
         allows_grey: whether a Bernoulli takes grey values (no validation).
         data_plate_dim: dim of the data plate at this site; None outside it, and where all the data are one datum.
@@ -62,6 +63,7 @@ class SiteInfo:
     family: type[Any]
     support: Constraint | None
     has_rsample: bool
+    is_pathwise: bool
     is_discrete: bool
     allows_grey: bool
     data_plate_dim: int | None
@@ -149,6 +151,7 @@ def read_site(site: Mapping[str, Any], plate: str | None, latent: Collection[str
         family=type(unwrap(fn)),
         support=support,
         has_rsample=bool(fn.has_rsample),
+        is_pathwise=_is_pathwise(fn),
         is_discrete=_is_discrete(fn if support is None else support),
         allows_grey=isinstance(unwrap(fn), td.Bernoulli) and not unwrap(fn)._validate_args,
         data_plate_dim=None if data_frame is None else data_frame.dim,
@@ -172,6 +175,15 @@ def squeezed(infos: tuple[SiteInfo, ...], others: tuple[SiteInfo, ...]) -> tuple
             shape = shape[1:]
         found.append(replace(info, batch_shape=shape))
     return tuple(found)
+
+
+def _is_pathwise(fn: Any) -> bool:
+    """Whether the gradient of an expectation is that through the draws, with no further part (``score_parts``)."""
+    inner = fn
+    while hasattr(inner, "base_dist"):
+        inner = inner.base_dist
+    default = dist.Distribution.score_parts
+    return bool(fn.has_rsample) and getattr(type(inner), "score_parts", default) is default
 
 
 def _is_discrete(what: Any) -> bool:

@@ -235,11 +235,12 @@ class Structure:
                 "out of the guide: expected the pair itself" + try_one_of("the pair that was given to sum_out")
             )
         for info in self.guide_latents:
-            if not (info.has_rsample or (enumerates and info.num_values)):
+            if not (info.is_pathwise or (enumerates and info.num_values)):
+                rsample = "whose rsample has the whole gradient" if info.has_rsample else "with rsample"
                 mark = ['infer={"enumerate": "parallel"} at the site, with elbo.TraceELBO: all of its values']
                 raise PairError(
                     f"{estimator} differentiates through the draws, but guide site {info.name!r} has a "
-                    f"{info.family_name}, expected a distribution with rsample"
+                    f"{info.family_name}, expected a distribution {rsample}"
                     + try_one_of(alternatives, *(mark if info.is_discrete else []))
                 )
 

@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions.testing.rejection_gamma import RejectionGamma
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
@@ -216,3 +217,33 @@ def test_angles_have_no_mean() -> None:
 def test_a_site_report_of_a_scalar_latent() -> None:
     report = site_report(InAList(held=True), X, num_particles=20)
     assert "z: local" in str(report)
+
+
+class GammaGuide(ModelGuidePair):
+    """Counts with a gamma rate, under one gamma for all data; drawn by rejection or not."""
+
+    def __init__(self, family: type[dist.Gamma]) -> None:
+        super().__init__()
+        self.log_shape, self.family = nn.Parameter(torch.tensor(0.3)), family
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            z = pyro.sample("z", dist.Gamma(torch.tensor(2.0), torch.tensor(1.0)))
+            pyro.sample("x", dist.Poisson(z), obs=x[:, 0])
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            pyro.sample("z", self.family(self.log_shape.exp().expand(len(x)), torch.full((len(x),), 1.5)))
+
+
+def test_the_draws_of_a_rejection_sampler_are_no_pathwise_gradient() -> None:
+    """What is accepted depends on the parameters too: through the draws alone the gradient was 3.08 for 2.81."""
+    x = torch.tensor([[1.0], [3.0], [0.0], [2.0]])
+    with pytest.raises(PairError, match="'z' has a RejectionGamma, expected a distribution whose rsample has the whole gradient"):
+        fit(GammaGuide(RejectionGamma), x, num_epochs=1, batch_size=None, progress=False)
+    gradients = []
+    for family, estimator in ((dist.Gamma, elbo.TraceELBO), (RejectionGamma, elbo.ScoreFunctionELBO)):
+        pair = GammaGuide(family)
+        objective = estimator(num_particles=40_000).terms(pair, x).objective_local.mean()
+        gradients.append(float(torch.autograd.grad(objective, [pair.log_shape])[0]))
+    assert gradients[0] == pytest.approx(gradients[1], abs=0.06)
