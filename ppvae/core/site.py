@@ -13,7 +13,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch.distributions.constraints import Constraint
 
 from .errors import PairError, try_one_of
-from .support import support_of
+from .support import require_bijections, support_of
 from .wrappers import entries_present, unwrap
 
 PYRO_DISTRIBUTIONS = try_one_of(
@@ -117,7 +117,8 @@ def read_site(site: Mapping[str, Any], plate: str | None, latent: Collection[str
         one_datum: whether all the data are one datum.
 
     Raises:
-        PairError: a distribution that is not Pyro's, or values that cannot be enumerated as they are marked to be.
+        PairError: a distribution that is not Pyro's, one made by a transform that is no bijection, or values that
+            cannot be enumerated as they are marked to be.
     """
     fn, frames = site["fn"], site["cond_indep_stack"]
     if not isinstance(fn, TorchDistributionMixin):
@@ -126,6 +127,7 @@ def read_site(site: Mapping[str, Any], plate: str | None, latent: Collection[str
             f"site {site['name']!r}: expected a distribution of Pyro's, found {type_name}, which a sample statement "
             "cannot draw from" + PYRO_DISTRIBUTIONS
         )
+    require_bijections(site["name"], fn)
     data_frame = next((frame for frame in frames if frame.name == plate), None)
     kind: Literal["latent", "observed", "enumerated", "auxiliary"]
     num_values = 0 if site["is_observed"] else _num_values(site)

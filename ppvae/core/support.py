@@ -8,7 +8,7 @@ functions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import pyro.distributions as dist
@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from .errors import PairError, try_one_of
 from .wrappers import entries_present, unwrap
 
+_ROUNDING = 1e-5  # of the ends of what transforms in float32 make
 _MADE_BY_TRANSFORMS = (td.TransformedDistribution, dist.TransformedDistribution)
 
 
@@ -30,7 +32,7 @@ def support_of(fn: Any) -> Constraint | None:
     the codomain of the last, all reals of a shifted exponential.
     """
     support = _declared(fn)
-    image = _image(unwrap(fn))
+    image = _image_of(unwrap(fn))
     if support is None or image is None:
         return support
     low, high = (torch.as_tensor(end) for end in image)
@@ -72,6 +74,42 @@ def bounds_of(support: Any) -> list[Tensor]:
     return [value for value in getattr(support, "__dict__", {}).values() if isinstance(value, Tensor)]
 
 
+def require_bijections(name: str, fn: Any) -> None:
+    """What transforms make of a distribution has the density that PyTorch gives it: one value for one image.
+
+    Raises:
+        PairError: a transform that is no bijection, or not of all that it is applied to, such as the square of a
+            normal, of which PyTorch's density is that of the positive half.
+    """
+    fn = unwrap(fn)
+    if type(fn) not in _MADE_BY_TRANSFORMS:
+        return
+    for place, transform in enumerate(fn.transforms):
+        what = f"site {name!r}: the density of what {type(transform).__name__} makes of a distribution"
+        if not transform.bijective:
+            raise PairError(
+                f"{what} adds up several values of one image, which PyTorch's does not"
+                + try_one_of("a distribution of that shape, such as HalfNormal", "dist.FoldedDistribution")
+            )
+        ends, domain = _image(fn.base_dist, fn.transforms[:place]), base_of(transform.domain)
+        if ends is None or not has_bounds(domain):
+            continue
+        least, most = range_of(domain)
+        low, high = (torch.as_tensor(end) for end in ends)
+        below, above = torch.as_tensor(least) - low, high - torch.as_tensor(most)
+        if bool((below > _ROUNDING).any()) or bool((above > _ROUNDING).any()):
+            raise PairError(
+                f"{what} holds from {_short(least)} to {_short(most)}, but its values go from {_short(low)} to "
+                f"{_short(high)}"
+                + try_one_of("a base distribution on that interval", "a distribution of that shape, such as Chi2")
+            )
+    require_bijections(name, fn.base_dist)
+
+
+def _short(end: float | Tensor) -> str:
+    return f"{float(torch.as_tensor(end).flatten()[0]):.4g}"
+
+
 def log_density(site: Mapping[str, Any]) -> Tensor:
     """The log density of a site's value, of the shape that its distribution gives: minus infinity outside its support.
 
@@ -106,7 +144,7 @@ class _Ends(NamedTuple):
 
 def _ends(fn: Any) -> _Ends | None:
     """Those of a distribution of single numbers, or of independent ones; None where they say nothing."""
-    image = _image(unwrap(fn))
+    image = _image_of(unwrap(fn))
     if image is not None:
         return _Ends(*image, False)
     support = _declared(fn)
@@ -130,18 +168,20 @@ def _declared(fn: Any) -> Constraint | None:
     return cast("Constraint | None", support)
 
 
-def _image(fn: Any) -> tuple[float | Tensor, float | Tensor] | None:
-    """The ends of what monotone transforms of single numbers make of a base with ends; None of any other distribution.
+def _image_of(fn: Any) -> tuple[float | Tensor, float | Tensor] | None:
+    return _image(fn.base_dist, fn.transforms) if type(fn) in _MADE_BY_TRANSFORMS else None
+
+
+def _image(base_dist: Any, transforms: Sequence[Any]) -> tuple[float | Tensor, float | Tensor] | None:
+    """The ends of what monotone transforms of single numbers make of a base with ends; None of any other.
 
     No branch depends on a tensor's value, so that it can be recorded.
     """
-    if type(fn) not in _MADE_BY_TRANSFORMS:
-        return None
-    base, support = _ends(fn.base_dist), _declared(fn.base_dist)
+    base, support = _ends(base_dist), _declared(base_dist)
     if support is None or support.is_discrete or (base is None and base_of(support) is not constraints.real):
         return None
     ends: tuple[float | Tensor, float | Tensor] = (-math.inf, math.inf) if base is None else base[:2]
-    for transform in fn.transforms:
+    for transform in transforms:
         if transform.domain.event_dim and not isinstance(transform, td.AffineTransform):
             return None
         try:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppvae.core import FitError, ModelGuidePair, PairError, check_pair, log_joint
-from ppvae.core.support import log_density, support_of
+from ppvae.core.support import log_density, require_bijections, support_of
 from ppvae.inference import elbo, evaluate_bound, evidence, fit, log_evidence
 
 Program = Callable[[Any], None]
@@ -253,3 +253,58 @@ def test_a_support_that_a_latent_moves_refuses_no_data() -> None:
         pyro.set_rng_seed(seed)
         check_pair(pair, X)
     assert bool((log_joint(pair, X, {"z": torch.full((1, 4), 0.1)}).local == -math.inf).all())
+
+
+def with_prior(make: Callable[[], Any]) -> ModelGuidePair:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", make())
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x[:, 0])
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.LogNormal(x[:, 0].log(), 0.8))
+
+    return ModelGuidePair.from_callables(model, guide)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: shifted(dist.Normal(0.0, 1.0), T.PowerTransform(2.0)),
+            "PowerTransform .* from 0 to inf, .* from -inf",
+        ),
+        (lambda: shifted(dist.Uniform(-1.0, 1.0), T.PowerTransform(2.0)), "from 0 to inf, .* go from -1 to 1"),
+        (
+            lambda: shifted(dist.Exponential(1.0), T.AffineTransform(-2.0, 1.0), T.PowerTransform(2.0)),
+            "go from -2 to inf",
+        ),
+        (lambda: shifted(dist.Normal(0.0, 1.0), T.AbsTransform()), "AbsTransform .* several values of one image"),
+        (
+            lambda: shifted(shifted(dist.Normal(0.0, 1.0), T.AbsTransform()), T.AffineTransform(1.0, 2.0)),
+            "AbsTransform .* several values of one image",
+        ),
+    ],
+)
+def test_what_no_bijection_makes_has_no_density(make: Callable[[], Any], words: str) -> None:
+    """Of the square of a normal PyTorch has half of the density: the evidence was log 2 too low."""
+    with pytest.raises(PairError, match=f"site 'z': .*{words}"):
+        log_evidence(with_prior(make), torch.tensor([[0.4], [1.2]]), progress=False)
+
+
+def test_a_bijection_of_what_lies_in_its_domain_is_served() -> None:
+    """The square of a half-normal is chi-squared; the logit of a uniform is logistic."""
+    x = torch.tensor([[0.4], [1.2], [3.0]])
+    squared = with_prior(lambda: shifted(dist.HalfNormal(1.0), T.PowerTransform(2.0)))
+    direct = with_prior(lambda: dist.Chi2(torch.tensor(1.0)))
+    for value in (0.1, 1.0, 4.0):
+        z = {"z": torch.full((1, 3), value)}
+        torch.testing.assert_close(log_joint(squared, x, z).local, log_joint(direct, x, z).local)
+    check_pair(squared, x)
+    require_bijections("z", shifted(dist.Uniform(0.0, 1.0), T.SigmoidTransform().inv, T.ExpTransform()))
+    # The unit interval ends at 1.0000001 here, by rounding.
+    require_bijections(
+        "z", shifted(dist.Uniform(0.0, 0.1), T.AffineTransform(0.0, 10.000001), T.SigmoidTransform().inv)
+    )
+    require_bijections("z", dist.FoldedDistribution(dist.Normal(0.0, 1.0)))
