@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 
 from .errors import PpvaeError
 from .hoisting import split_noise
+from .leaving import NoExit, ValueLeft
 from .replay import Replayed, is_replayable
 
 Mode = Literal["eager", "graph", "compiled"]
@@ -54,7 +55,7 @@ def record(function: Callable[..., Any], tensors: Iterable[Tensor]) -> fx.GraphM
 def _recorded(function: Callable[..., Any], tensors: list[Tensor]) -> fx.GraphModule:
     # Every node notes the shape of its value in a FakeTensorMode; without one at hand each made its own, which took two
     # fifths of the time.
-    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))), NoExit():
         return make_fx(function)(*tensors)
 
 
@@ -177,7 +178,7 @@ _WARNINGS: set[tuple[str, str, str]] = set()
 
 def _reason(error: Exception) -> str:
     """Why a function was not captured, in a line; PyTorch's own advice names arguments that a caller does not have."""
-    if "tracing_mode" in str(error):
+    if isinstance(error, ValueLeft) or "tracing_mode" in str(error):
         return "the program branches on the value of a tensor, or takes one out of PyTorch (.item(), numpy)"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,14 @@ def gradient_of_cube(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         value = (leaf**3).sum()
         (slope,) = torch.autograd.grad(value, leaf)
     return value.detach(), {"slope": slope}
+
+
+class Doubled(torch.autograd.Function):
+    """Twice its argument, by NumPy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.from_numpy(2 * x.numpy())
 
 
 @MODE
@@ -67,6 +78,35 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so(caplog: pytest.LogCapt
     assert "the branching one runs in mode 'eager' instead of 'graph'" in caplog.text
     assert len(caplog.records) == 1 and captured.fallback.startswith("eager: the program branches on the value")
     assert "tracing_mode" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda x: torch.as_tensor(2 * x.numpy()),
+        lambda x: torch.from_numpy(2 * np.asarray(x)),
+        lambda x: torch.as_tensor(2 * np.from_dlpack(x)),
+        lambda x: torch.tensor([2 * value for value in x.tolist()]),
+        lambda x: 2 * torch.tensor([[value] for value in x]).squeeze(-1),
+        lambda x: 2 * torch.as_tensor(list(x)),
+        lambda x: x.clone().apply_(lambda value: 2 * value),
+        lambda x: torch.tensor([2 * float(f"{value:.4f}") for value in x]),
+        Doubled.apply,
+    ],
+)
+def test_a_value_that_leaves_pytorch_is_no_constant_of_a_graph(leave: Callable[[Tensor], Tensor]) -> None:
+    """The graph held the first call's result, and gave it for any input."""
+    captured = capture(leave, mode="graph")
+    for x in (torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])):
+        assert torch.equal(captured(x), 2 * x)
+    assert captured.fallback.startswith("eager: the program branches on the value of a tensor, or takes one out")
+
+
+def test_numbers_and_tensors_of_the_programs_own_are_recorded() -> None:
+    captured = capture(lambda x: x * torch.tensor([1.0, 2.0]) + torch.as_tensor(x) + x.new_tensor(3.0), mode="graph")
+    for x in (torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])):
+        assert torch.equal(captured(x), x * torch.tensor([1.0, 2.0]) + x + 3.0)
+    assert captured.fallback == "" and captured.graphs == 1
 
 
 def test_no_compiler_falls_back_to_the_graph(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

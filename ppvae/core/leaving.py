@@ -1,0 +1,42 @@
+"""Values that leave PyTorch while a graph is recorded: what comes back from them would be a constant of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_EXITS = frozenset(
+    getattr(Tensor, name)
+    for name in ("numpy", "tolist", "__array__", "__dlpack__", "apply_", "map_", "__format__")
+    if hasattr(Tensor, name)
+)
+_FACTORIES = frozenset([torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor])
+"""They read the tensors of a list number by number."""
+
+
+class ValueLeft(RuntimeError):
+    """A value was taken out of PyTorch."""
+
+
+class NoExit(TorchFunctionMode):
+    """Raises ValueLeft where a tensor's value leaves PyTorch by a way at which recording does not stop by itself."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The function's result."""
+        if func in _EXITS or (func in _FACTORIES and any(map(_lists_tensors, args))):
+            raise ValueLeft(getattr(func, "__name__", "a function"))
+        return func(*args, **(kwargs or {}))
+
+
+def _lists_tensors(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(v, Tensor) or _lists_tensors(v) for v in value)
