@@ -73,6 +73,8 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
                 _check_others(pair, few, draws)
         if pair.vectorizes:
             _check_particles(pair, few, draws, apart)
+        if pair.vectorizes:
+            _check_seeds(pair, few)
     pair._audits |= {sites, of_few}
 
 
@@ -356,6 +358,18 @@ def _check_particles(pair: ModelGuidePair, few: Data, draws: Draw, apart: dict[s
             type(pair).__name__,
             reason,
         )
+
+
+def _check_seeds(pair: ModelGuidePair, few: Data) -> None:
+    """The draws of one run of the guide are others than those of the next."""
+    first, again = (draw(pair, few, 2).latents for _ in range(2))
+    for name, value in first.items():
+        if value.is_floating_point() and torch.equal(value, again[name]) and not torch.equal(value[0], value[1]):
+            raise PairError(
+                f"site {name!r}: the guide draws the same values in every run, so that it sets the seed of random "
+                "numbers, and an estimate would not vary where its error says that it does"
+                + try_one_of("no poutine.seed, pyro.set_rng_seed or torch.manual_seed inside", "seed=... of the verb")
+            )
 
 
 @contextlib.contextmanager

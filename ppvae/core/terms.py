@@ -16,7 +16,7 @@ from torch.distributions import Independent, kl_divergence
 
 from .axes import to_canonical
 from .enumeration import SummedOut, is_enumerated
-from .errors import PairError, try_one_of
+from .errors import ONE_DATUM, PairError, try_one_of
 from .structure import Structure
 from .support import log_density
 from .wrappers import unwrap
@@ -251,6 +251,12 @@ def reduce_term(term: Tensor, site: dict[str, Any], shape: Structure, particles:
         total = term.reshape(term.shape[0], -1).sum(-1).expand(particles)
         return total.unsqueeze(-1) if shape.one_datum else total
     term = term.movedim(frame.dim, 1)
+    if term.shape[1] not in (1, shape.batch):
+        raise PairError(
+            f"site {site['name']!r} has the values of {term.shape[1]} data where the batch has {shape.batch}: what the "
+            "model observes is not of the batch (poutine.condition, or data of a closure)"
+            + try_one_of("the data as an argument of both programs: obs=x", ONE_DATUM)
+        )
     return term.reshape(*term.shape[:2], -1).sum(-1).expand(particles, shape.batch)
 
 
