@@ -188,8 +188,12 @@ def _check_noise(pair: ModelGuidePair, few: Data, draws: Draw, before: dict[str,
         if not _close(value, before[name]):
             raise PairError(
                 f"{name} at the same values is {float(before[name][0, 0]):.6g} and then {float(value[0, 0]):.6g}: the "
-                "programs draw noise that is in no sample statement, or count their calls"
-                + try_one_of("pyro.sample for what is random", "no state that a run of the program changes")
+                "programs draw noise that is in no sample statement, change a value in place, or count their calls"
+                + try_one_of(
+                    "pyro.sample for what is random",
+                    "z * 2 for z.mul_(2)",
+                    "no state that a run of the program changes",
+                )
             )
 
 
