@@ -92,6 +92,7 @@ class SeveralRuns:
         curves: of each run; None for one without a history.
         examples: of each run.
         problems: evaluations that cannot be read, and quantities that could not be computed.
+        measures: of each run's model; empty where it is the same of all.
     """
 
     runs: tuple[Run, ...]
@@ -102,6 +103,14 @@ class SeveralRuns:
     curves: tuple[Curve | None, ...]
     examples: tuple[Examples, ...]
     problems: tuple[str, ...]
+    measures: tuple[Measure, ...] = ()
+
+    def judged_on(self, number: int) -> tuple[str, ...]:
+        """Equal for runs whose learning curves compare: on the same data, of one measure."""
+        run, measure = self.runs[number], str(self.measures[number]) if self.measures else ""
+        digests = run.info.get("data", {})
+        part = "validation" if "validation" in run.data.parts else "train"
+        return run.data.name, run.recipe.data.binarize, part, str(digests.get(part)), measure
 
     @property
     def has_seeds(self) -> bool:
@@ -118,17 +127,18 @@ def find_several(runs: Sequence[Run], *, seed: int = 0, device: str = "auto") ->
         reports.append(
             ReportData(run, run.held_out, examples[-1].data, examples[-1].x, **evaluations_of(run, problems))
         )
-    groups = groups_of(runs, names)
+    groups, measures = groups_of(runs, names), tuple(_measure(run) for run in runs)
     own = [[one for one in (r.evaluation, *r.more_evaluations) if one is not None] for r in reports]
     return SeveralRuns(
         runs=tuple(runs),
         names=tuple(names),
         reports=tuple(reports),
-        parts=tuple(compare_runs(own, [group.members for group in groups], [_measure(run) for run in runs])),
+        parts=tuple(compare_runs(own, [group.members for group in groups], measures)),
         groups=tuple(groups),
         curves=tuple(curve_of(run) for run in runs),
         examples=tuple(examples),
         problems=tuple(problems),
+        measures=measures,
     )
 
 

@@ -365,6 +365,7 @@ def test_probabilities_and_densities_are_not_compared(tmp_path: Path) -> None:
     said = "so there is a section for each (probabilities of 64 values: one, two; densities of 64 values: normal)"
     assert any(said in line for line in warnings_of_runs(found))
     assert "normal" not in verdict_of_runs(found)
+    assert [picture.title for picture in curves_of(found)].count("By data seen: one, two") == 1  # apart from the other
     alone = find_several([of_each[0], of_each[2]])
     assert verdict_of_runs(alone).startswith("The runs cannot be compared: what one has probabilities of, another has")
     text = Page(render(alone)).text

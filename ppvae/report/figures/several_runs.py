@@ -18,7 +18,6 @@ from .theme import LABELS, Theme, elide
 from ..common_data import OverSeeds, RunComparison, SharedPart
 from ..several_runs import Curve, SeveralRuns
 from ...inference.evidence.difference import FEWEST, SIGMAS
-from ...runs import Run
 
 _MARKERS = "os^vDPX*"
 _DASHES: Any = (0, (3, 2))
@@ -181,7 +180,7 @@ def curves_of(runs: SeveralRuns) -> Iterator[Picture]:
     charts: dict[tuple[str, ...], dict[int, Curve]] = {}
     for number, curve in enumerate(runs.curves):
         if curve is not None:
-            charts.setdefault(_judged_on(runs.runs[number]), {})[number] = curve
+            charts.setdefault(runs.judged_on(number), {})[number] = curve
     for curves in charts.values():
         names = [runs.names[number] for number in curves]
         of = f": {elide(', '.join(names), 60)}" if len(charts) > 1 else ""
@@ -208,7 +207,7 @@ def spreads_of(runs: SeveralRuns) -> Iterator[Picture]:
     for place, group in enumerate(runs.groups):
         curves = [curve for number in group.members if (curve := runs.curves[number]) is not None]
         if len(curves) > 1 and len(curves) == len(group.members):
-            charts.setdefault(_judged_on(runs.runs[group.members[0]]), {})[place] = curves
+            charts.setdefault(runs.judged_on(group.members[0]), {})[place] = curves
     for key, groups in charts.items():
         ends = [f"{runs.groups[place].name} {mean_of(curves)}" for place, curves in groups.items()]
         what = "validation" if all(c.validation for curves in groups.values() for c in curves) else "training"
@@ -252,13 +251,6 @@ def mean_of(curves: Sequence[Curve]) -> str:
     """The mean of the last values over seeds, with the standard deviation of a single run."""
     last = np.array([(curve.validation or curve.train)[-1] for curve in curves])
     return f"{signed(float(last.mean()), 3)} ± {last.std(ddof=1):.3f}"
-
-
-def _judged_on(run: Run) -> tuple[str, ...]:
-    """The data whose bound a learning curve shows: only curves over the same can be compared."""
-    digests = run.info.get("data", {})
-    part = "validation" if "validation" in run.data.parts else "train"
-    return run.data.name, run.recipe.data.binarize, part, str(digests.get(part))
 
 
 def _ends(curves: Mapping[int, Curve], names: Sequence[str]) -> str:
