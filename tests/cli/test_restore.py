@@ -18,7 +18,7 @@ from ppvae.report.restored import restore
 from ppvae.runs import load_run
 
 SMALL = ["--set", "data.num_train=200", "--set", "model.hidden=[8]", "--set", "training.compile=eager", "--epochs", "1"]
-QUICK = ["--num-data", 4, "--steps", 100, "--device", "cpu"]
+QUICK = ["--num-data", 4, "--steps", 20, "--device", "cpu"]
 
 
 def call(*words: object) -> Result:
@@ -70,7 +70,7 @@ def test_numbers_are_those_of_the_library(run: Path, tmp_path: Path) -> None:
     trained = load_run(run)
     truth = trained.part("test").take(4).binarize(3).tensor()
     seen = hide([8, 8], 0.4, num=4, seed=3).reshape(4, 64)
-    restored = inpaint(trained.pair, truth, seen, num_steps=100, num_burn_in=50, num_draws=2, seed=3, device="cpu")
+    restored = inpaint(trained.pair, truth, seen, num_steps=20, num_burn_in=10, num_draws=2, seed=3, device="cpu")
     for name in ("mean", "standard_deviation", "standard_error", "draws", "acceptance", "r_hat"):
         assert np.array_equal(found[name], getattr(restored, name).numpy()), name
     assert np.array_equal(found["truth"], truth) and np.array_equal(found["seen"], seen)
@@ -109,7 +109,7 @@ def test_every_task(run: Path, tmp_path: Path) -> None:
         good("restore", run, *QUICK, "--task", "denoise", "--noise", 0.2, "--out", tmp_path / "n.npz", "--json")
     )
     noisy = Flips(0.2).corrupt(truth)
-    found = denoise(trained.pair, noisy, Flips(0.2), num_steps=100, num_burn_in=50, num_draws=3, device="cpu")
+    found = denoise(trained.pair, noisy, Flips(0.2), num_steps=20, num_burn_in=10, num_draws=3, device="cpu")
     archive = arrays(tmp_path / "n.npz")
     assert np.array_equal(archive["damaged"], noisy) and np.array_equal(archive["mean"], found.mean)
     assert [score["name"] for score in told["scores"]] == ["restoration", "noisy as it is", "nearest training datum"]
@@ -215,7 +215,7 @@ def test_what_is_drawn(run: Path) -> None:
 
     from matplotlib.image import imread
 
-    restored = restore(load_run(run), "inpaint", hidden="left", num_data=3, num_steps=100, device="cpu", progress=False)
+    restored = restore(load_run(run), "inpaint", hidden="left", num_data=3, num_steps=20, device="cpu", progress=False)
     page = imread(BytesIO(restored_picture(restored)))
     assert page.shape[0] > 3 * 88 and page.shape[1] == 8 * 88 + 7 * 4 + 24
     row = page[69 + 5]  # within the first datum, below the headings

@@ -20,8 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import sklearn.datasets  # noqa: F401  what the children need, imported once
-import torch
+import torch  # what the children need, imported once
 import torch._dynamo
 
 import ppvae.cli.fit

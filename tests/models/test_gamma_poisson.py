@@ -139,7 +139,7 @@ def test_every_method_gives_the_exact_evidence(method: Any) -> None:
 def test_hmc_on_the_positive_latent_has_the_gammas_moments() -> None:
     twin = model_of_three()
     data = counts_of(twin)
-    draws = sample_posterior(Wide(twin), data, num_samples=400, num_warmup=200, num_chains=4, seed=1, progress=False)
+    draws = sample_posterior(Wide(twin), data, num_samples=250, num_warmup=120, num_chains=4, seed=1, progress=False)
     values = draws.samples["z"].double()
     assert bool((values > 0).all())
     exact = twin.posterior(data)

@@ -88,7 +88,7 @@ def test_what_stands_in_a_gap_is_not_read(float64: torch.dtype) -> None:
 
 def test_gaps_are_filled_as_factor_analysis_fills_them(float64: torch.dtype) -> None:
     (pair, twin), x = with_twin(), gappy()
-    found = inpaint(pair, x, num_chains=64, num_steps=300)
+    found = inpaint(pair, x, num_chains=64, num_steps=120, num_burn_in=60)
     loc = twin.posterior(x).mean.detach() @ twin.likelihood_x.weights[0].detach().T + twin.likelihood_x.bias.detach()
     gaps = ~x["seen"]
     error = (found.mean - loc)[gaps].abs() / found.standard_error[gaps]

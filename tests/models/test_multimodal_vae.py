@@ -107,7 +107,7 @@ def test_a_missing_label_is_filled_in_with_its_probabilities(float64: torch.dtyp
     pair, x = real_views().double(), batch(4)
     scramble(pair, 0.5)
     x = {**x, "has_x": torch.ones(4), "has_label": torch.zeros(4), "x": torch.randn(4, D)}
-    found = inpaint(pair, x, site="label", num_chains=64, num_steps=200)
+    found = inpaint(pair, x, site="label", num_chains=64, num_steps=120, num_burn_in=70)
     by_class = []
     for k in range(K):
         given = {**x, "label": torch.eye(K)[k].expand(4, K), "has_label": torch.ones(4)}

@@ -71,10 +71,10 @@ def test_evidence_by_a_method() -> None:
 
 def test_chunks_and_seeds() -> None:
     pair, x = factor_analysis(num_data=7)
-    first, again = run(pair, x, num_steps=50), run(pair, x, num_steps=50)
+    first, again = run(pair, x, num_steps=15), run(pair, x, num_steps=15)
     assert torch.equal(first.best_elbo, again.best_elbo)
-    assert not torch.equal(first.elbo, run(pair, x, num_steps=50, seed=1).elbo)
-    parts = run(pair, x, memory_budget=2**16, num_steps=50, compile="eager")
+    assert not torch.equal(first.elbo, run(pair, x, num_steps=15, seed=1).elbo)
+    parts = run(pair, x, memory_budget=2**16, num_steps=15, compile="eager")
     assert parts.elbo.shape == (7,)
     assert bool(((parts.elbo - first.elbo).abs() < 6 * (parts.elbo_error + first.elbo_error)).all())
 

@@ -47,7 +47,7 @@ def p_values(pair: FactorAnalysis, source: Any, num: int) -> dict[str, Tensor]:
 
 
 def test_prior_checks_of_the_right_model_are_uniform(factors: FactorAnalysis) -> None:
-    num, levels = 150, torch.arange(40, dtype=torch.float64) / 39
+    num, levels = 100, torch.arange(40, dtype=torch.float64) / 39
     for name, p in p_values(factors, "prior", num).items():
         # Ranks among exchangeable data sets: exactly uniform on 0, 1/39, ..., 1.
         for moment in (1, 2, 3):
@@ -76,9 +76,9 @@ def test_posterior_checks_are_conservative_by_as_much_as_theory_says(float64: to
 
 
 def test_data_one_by_one_are_uniform_too(factors: FactorAnalysis) -> None:
-    x = factors.marginal().sample((2000,)).detach()
+    x = factors.marginal().sample((1000,)).detach()
     each = posterior_checks(factors, x, num_replicates=400)["mean"].per_datum
-    assert each is not None and each.shape == (2000,)
+    assert each is not None and each.shape == (1000,)
     assert stats.kstest(each.numpy(), "uniform").pvalue > 1e-4
     wrong = posterior_checks(factors, 1.3 * x, num_replicates=400)["mean"].per_datum
     assert wrong is not None

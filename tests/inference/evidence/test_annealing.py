@@ -36,7 +36,7 @@ class TestAISFromGuide(EvidenceContract):
         return AIS(30, 48, num_leapfrog=3)
 
     def brief(self) -> EvidenceMethod:
-        return AIS(4, 16, num_leapfrog=2)
+        return AIS(4, 16, num_leapfrog=1)
 
     def test_a_guide_without_a_density(self) -> None:
         def model(x: Tensor, num_data: int | None = None) -> None:
@@ -66,7 +66,7 @@ class TestAISFromPrior(EvidenceContract):
         return AIS(60, 48, start="prior", schedule="geometric", num_leapfrog=3)
 
     def brief(self) -> EvidenceMethod:
-        return AIS(25, 16, start="prior", num_leapfrog=2)
+        return AIS(25, 16, start="prior", num_leapfrog=1)
 
     def test_more_temperatures_close_the_gap(self) -> None:
         pair, x = factor_analysis(num_data=200)
@@ -82,7 +82,7 @@ class TestBDMC(EvidenceContract):
         return BDMC(30, 48, num_leapfrog=3)
 
     def brief(self) -> EvidenceMethod:
-        return BDMC(4, 16, num_leapfrog=2)
+        return BDMC(4, 16, num_leapfrog=1)
 
     def data(self, pair: ModelGuidePair, x: Tensor) -> Any:
         return simulate_data(pair, x, len(x), seed=7)

@@ -42,7 +42,7 @@ class HMCContract(EvidenceContract):
     trust: ClassVar[dict[str, Any]] = {"trust": True}
 
     def brief(self) -> EvidenceMethod:
-        return replace(self.make(), num_draws=96, num_chains=8, num_warmup=40, **self.trust)  # type: ignore[type-var]
+        return replace(self.make(), num_draws=96, num_chains=16, num_warmup=30, **self.trust)  # type: ignore[type-var]
 
     def test_zero_warm_up(self) -> None:
         with pytest.raises(PpvaeError, match=r"zero warm-up(?s:.*)Try one of"):

@@ -72,7 +72,8 @@ def trained() -> tuple[ModelGuidePair, Tensor]:
 
 
 QUIET: dict[str, Any] = {"progress": False, "compile": "eager"}
-FEW: dict[str, Any] = {"num_samples": 4, "num_warmup": 100, "num_chains": 2, "start": "prior", **QUIET}
+SHORT: dict[str, Any] = {"num_steps": 20, "num_burn_in": 10, **QUIET}
+FEW: dict[str, Any] = {"num_samples": 4, "num_warmup": 15, "num_chains": 2, "start": "prior", **QUIET}
 VERBS: dict[str, Callable[[Any, Tensor], Any]] = {
     "check_pair": check_pair,
     "check of an estimator": lambda p, x: elbo.TraceELBO().check(p, x),
@@ -83,10 +84,10 @@ VERBS: dict[str, Callable[[Any, Tensor], Any]] = {
     "its later methods": lambda p, x: sample_posterior(p, x, **FEW).groups(posterior_predictive=True),
     "embed": embed,
     "reconstruct": reconstruct,
-    "denoise": lambda p, x: denoise(p, x, AdditiveNormal(0.5)),
+    "denoise": lambda p, x: denoise(p, x, AdditiveNormal(0.5), **SHORT),
     "decode": lambda p, x: decode(p, torch.zeros(5, 1), like=x),
     "generate": lambda p, x: generate(p, 4, like=x),
-    "inpaint": lambda p, x: inpaint(p, x, x > 0),
+    "inpaint": lambda p, x: inpaint(p, x, x > 0, **SHORT),
     "posterior_checks": lambda p, x: posterior_checks(p, x, num_replicates=20),
     "aggregate_posterior": lambda p, x: aggregate_posterior(p, x),
     "site_report": lambda p, x: site_report(p, x, num_particles=2),

@@ -143,10 +143,10 @@ def test_simulation_based_calibration(float64: torch.dtype) -> None:
 def test_same_seed_same_draws_and_no_global_state_touched() -> None:
     pair, x = factor_analysis(), torch.randn(4, 3)
     before = torch.random.get_rng_state()
-    one = quick(pair, x, num_samples=20, num_warmup=50, num_leapfrog=3, seed=3)
+    one = quick(pair, x, num_samples=10, num_warmup=15, num_leapfrog=3, compile="eager", seed=3)
     assert torch.equal(before, torch.random.get_rng_state())
-    two = quick(pair, x, num_samples=20, num_warmup=50, num_leapfrog=3, seed=3)
-    other = quick(pair, x, num_samples=20, num_warmup=50, num_leapfrog=3, seed=4)
+    two = quick(pair, x, num_samples=10, num_warmup=15, num_leapfrog=3, compile="eager", seed=3)
+    other = quick(pair, x, num_samples=10, num_warmup=15, num_leapfrog=3, compile="eager", seed=4)
     assert torch.equal(one.unconstrained, two.unconstrained)
     assert not torch.equal(one.unconstrained, other.unconstrained)
 
@@ -338,10 +338,10 @@ def test_the_structure_is_that_of_the_pair() -> None:
 
 
 def test_progress_shows_acceptance_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    sample_posterior(factor_analysis(), torch.randn(3, 3), num_samples=40, num_warmup=40)
+    sample_posterior(factor_analysis(), torch.randn(3, 3), num_samples=10, num_warmup=15, compile="eager")
     assert capsys.readouterr().err == ""  # a file has a line every thirty seconds
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    sample_posterior(factor_analysis(), torch.randn(3, 3), num_samples=40, num_warmup=40)
+    sample_posterior(factor_analysis(), torch.randn(3, 3), num_samples=10, num_warmup=15, compile="eager")
     assert "acceptance=" in capsys.readouterr().err
 
 

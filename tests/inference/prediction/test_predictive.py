@@ -220,7 +220,7 @@ def test_inpaint_is_the_conditional_mean_for_a_wrong_guide_too(factors: FactorAn
 
     def repeats(pair: FactorAnalysis, method: Any) -> tuple[Tensor, Tensor]:
         # Forty independent chains for each of three data.
-        restored = inpaint(pair, x.repeat(40, 1), seen, num_steps=150, num_burn_in=50, num_chains=1, method=method)
+        restored = inpaint(pair, x.repeat(40, 1), seen, num_steps=120, num_burn_in=50, num_chains=1, method=method)
         found = restored.mean
         assert torch.equal(found[:, seen], x.repeat(40, 1)[:, seen])
         values = found[:, ~seen].reshape(40, 3, 2)

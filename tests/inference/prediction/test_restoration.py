@@ -20,6 +20,8 @@ from ppvae.models import FactorAnalysis, Latent, LinearGaussian, Observed, bayes
 SEEN = torch.tensor([True, False, True, False])
 MANY: dict[str, Any] = {"num_steps": 60, "num_burn_in": 40, "num_chains": 500, "chunk_size": 4000}
 HMC: dict[str, Any] = MANY | {"num_steps": 120, "num_burn_in": 100}
+# Where the numbers are not looked at, or are compared with those of the same chains.
+QUICK: dict[str, Any] = {"num_steps": 20, "num_burn_in": 10, "compile": "eager"}
 GIBBS: dict[str, Any] = MANY | {"method": "metropolis-within-gibbs"}
 
 
@@ -199,17 +201,18 @@ def test_binary_data_against_quadrature(pair: Any, options: Any, flips: float | 
 
 def test_flips_that_say_nothing_leave_the_prior(float64: torch.dtype) -> None:
     y = torch.ones(2, 5)
-    found = denoise(Coins(), y, Flips(0.5), **HMC)
+    fewer = HMC | {"num_chains": 200}
+    found = denoise(Coins(), y, Flips(0.5), **fewer)
     none = torch.zeros(5, dtype=torch.bool)
     assert ((found.mean - Coins().truth(y, none, None)).abs() < 5 * found.standard_error).all()
-    assert ((found.mean[0] - inpaint(Coins(), y, none, seed=1, **HMC).mean[0]).abs() < 0.1).all()
+    assert ((found.mean[0] - inpaint(Coins(), y, none, seed=1, **fewer).mean[0]).abs() < 0.1).all()
 
 
 def test_noise_may_lead_out_of_where_the_mean_can_be() -> None:
     """A mean in (0, 1), and noisy values outside."""
     torch.manual_seed(0)
     pair, y = gaussian_vae(4, latent_dim=2, hidden=(5,)), torch.tensor([[-0.5, 0.4, 1.7, 0.9]])
-    found = denoise(pair, y, AdditiveNormal(0.5), num_steps=60, num_burn_in=50)
+    found = denoise(pair, y, AdditiveNormal(0.5), **QUICK)
     assert found.mean.isfinite().all() and float(found.mean[0, 0]) > -0.5 and float(found.mean[0, 2]) < 1.7
 
 
@@ -243,7 +246,7 @@ def test_what_is_hidden_moves_no_chain_of_hmc(float64: torch.dtype) -> None:
                 pyro.sample("z", dist.Normal(5 + x[:, 4], 0.1))
 
     y, seen = torch.bernoulli(torch.full((2, 5), 0.5)), torch.arange(5) < 3
-    found, again = (inpaint(pair, y, seen, num_steps=120, num_burn_in=100) for pair in (Coins(), Elsewhere()))
+    found, again = (inpaint(pair, y, seen, **QUICK) for pair in (Coins(), Elsewhere()))
     assert torch.equal(found.mean, again.mean) and torch.equal(found.draws, again.draws)
 
 
@@ -262,8 +265,9 @@ def test_entries_may_stand_in_a_plate(float64: torch.dtype) -> None:
                 pyro.sample("z", dist.Normal(x[:, :1], 1.0))
 
     y, seen = torch.bernoulli(torch.full((2, 5), 0.5)), torch.tensor([[True, False, True, True, False], [False] * 5])
+    fewer = HMC | {"num_chains": 100}
     for noise in (None, Flips(0.2)):
-        found, again = (inpaint(pair, y, seen, noise=noise, **HMC) for pair in (Coins(), Plates()))
+        found, again = (inpaint(pair, y, seen, noise=noise, **fewer) for pair in (Coins(), Plates()))
         for key in ("mean", "standard_deviation", "draws"):
             torch.testing.assert_close(getattr(found, key), getattr(again, key))
         truth = torch.cat([Coins().truth(y[[b]], seen[b], noise and noise.probability) for b in range(2)])
@@ -297,11 +301,11 @@ def test_chains_that_disagree_are_told(float64: torch.dtype) -> None:
                 logits = torch.stack([size, size, size, size, side], -1)
                 pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
 
-    found = inpaint(Modes(), torch.ones(2, 5), torch.arange(5) < 4)
+    found = inpaint(Modes(), torch.ones(2, 5), torch.arange(5) < 4, num_steps=100, num_burn_in=50)
     assert (found.r_hat > 1.5).all() and not found.trusted.any()
     assert (found.standard_error > 0.05)[:, 4].all()
     assert "of 0 the chains agree" in repr(found)
-    settled = inpaint(Coins(), torch.zeros(2, 5), torch.zeros(5, dtype=torch.bool))
+    settled = inpaint(Coins(), torch.zeros(2, 5), torch.zeros(5, dtype=torch.bool), num_steps=100, num_burn_in=50)
     assert settled.trusted.all() and "of 2 the chains agree" in repr(settled)
 
 
@@ -311,7 +315,7 @@ def test_chains_that_disagree_are_told(float64: torch.dtype) -> None:
 def test_draws_are_of_different_chains_first(factors: FactorAnalysis) -> None:
     """Those of one chain are as far apart as it is long."""
     x = factors.marginal().sample((3,))
-    options: dict[str, Any] = {"num_steps": 60, "num_burn_in": 50, "num_chains": 3}
+    options: dict[str, Any] = {"num_steps": 18, "num_burn_in": 8, "num_chains": 3, "compile": "eager"}
     hmc = inpaint(factors, x, SEEN, num_draws=30, **options).draws
     assert hmc.shape == (30, 3, 4) and len(hmc[:, 0, 1].unique()) == 30
     options = {"num_steps": 12, "num_burn_in": 2, "num_chains": 3, "method": "metropolis-within-gibbs"}
@@ -325,7 +329,7 @@ def test_draws_are_of_different_chains_first(factors: FactorAnalysis) -> None:
 
 
 def test_one_chain_has_no_error_bar(factors: FactorAnalysis) -> None:
-    found = inpaint(factors, factors.marginal().sample((3,)), SEEN, num_chains=1, num_draws=1)
+    found = inpaint(factors, factors.marginal().sample((3,)), SEEN, num_chains=1, num_draws=1, **QUICK)
     assert found.standard_error[:, ~SEEN].isnan().all() and found.r_hat.isnan().all() and not found.trusted.any()
     assert found.standard_deviation.isfinite().all()
     gibbs: dict[str, Any] = {"num_steps": 1, "num_burn_in": 0, "method": "metropolis-within-gibbs"}
@@ -335,21 +339,21 @@ def test_one_chain_has_no_error_bar(factors: FactorAnalysis) -> None:
 
 def test_all_seen_is_as_it_was(factors: FactorAnalysis) -> None:
     x = factors.marginal().sample((3,))
-    found = inpaint(factors, x, torch.ones(4), num_steps=60, num_burn_in=50)
+    found = inpaint(factors, x, torch.ones(4), **QUICK)
     assert torch.equal(found.mean, x) and torch.equal(found.r_hat, torch.ones(3))
 
 
 def test_seeds_and_modes(factors: FactorAnalysis) -> None:
     x = factors.marginal().sample((5,))
     before = torch.get_rng_state()
-    runs = [denoise(factors, x, AdditiveNormal(0.5), seed=seed, num_steps=60, num_burn_in=50) for seed in (0, 0, 1)]
+    runs = [denoise(factors, x, AdditiveNormal(0.5), seed=seed, **QUICK) for seed in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), before)
     for key in ("mean", "standard_deviation", "standard_error", "draws", "acceptance", "r_hat"):
         assert torch.equal(getattr(runs[0], key), getattr(runs[1], key))
     assert not torch.equal(runs[0].mean, runs[2].mean)
-    graph = denoise(factors, x, AdditiveNormal(0.5), compile="graph", num_steps=60, num_burn_in=50)
+    graph = denoise(factors, x, AdditiveNormal(0.5), **(QUICK | {"compile": "graph"}))
     torch.testing.assert_close(graph.mean, runs[0].mean)
-    pieces = denoise(factors, x, AdditiveNormal(0.5), chunk_size=16, num_steps=60, num_burn_in=50)  # two data at a time
+    pieces = denoise(factors, x, AdditiveNormal(0.5), chunk_size=16, **QUICK)  # two data at a time
     torch.testing.assert_close(pieces.mean, runs[0].mean)  # what the chains are, memory decides alone
     gibbs: dict[str, Any] = {"num_steps": 24, "num_burn_in": 4, "method": "metropolis-within-gibbs"}
     whole, parts, graph = (
@@ -365,7 +369,7 @@ def test_masks_of_every_datum(factors: FactorAnalysis) -> None:
     x = factors.marginal().sample((6,))
     seen = hide([4], 0.5, num=6, seed=3)
     assert len(seen.unique(dim=0)) > 2
-    found = inpaint(factors, x, seen, num_steps=120, num_burn_in=100, num_chains=200, chunk_size=800)
+    found = inpaint(factors, x, seen, num_steps=70, num_burn_in=50, num_chains=200, chunk_size=800)
     for row in range(6):
         mean, deviation = normal_posterior(factors.loc, factors.marginal().covariance_matrix, x[[row]], seen[row], 0.0)
         assert ((found.mean[row] - mean[0]).abs() <= 5.5 * found.standard_error[row] + 1e-9).all()
@@ -378,7 +382,7 @@ def test_weights_are_held_where_it_is_said() -> None:
     x = torch.rand(3, 4)
     with pytest.raises(PairError, match=r"global latent site(?s:.*)global_sites=\"mean\""):
         inpaint(pair, x, SEEN)
-    found = inpaint(pair, x, SEEN, global_sites="mean", num_steps=60, num_burn_in=50)
+    found = inpaint(pair, x, SEEN, global_sites="mean", **QUICK)
     assert torch.equal(found.mean[:, SEEN], x[:, SEEN])
     with pytest.raises(PairError, match="no global latent site"):
         denoise(gaussian_vae(4, latent_dim=2), x, AdditiveNormal(1.0), global_sites={"w": x})
@@ -398,7 +402,7 @@ def test_values_that_no_likelihood_has_stand_where_nothing_is_seen() -> None:
                 pyro.sample("z", dist.Normal(-x.abs().log().mean(-1), 0.6))
 
     x = torch.tensor([[1.0, 2.0, -5.0], [0.5, 0.5, math.nan]])
-    found = inpaint(Waits(), x, torch.tensor([True, True, False]), num_steps=60, num_burn_in=50)
+    found = inpaint(Waits(), x, torch.tensor([True, True, False]), **QUICK)
     assert found.mean.isfinite().all() and (found.draws > 0).all()
     with pytest.raises(DataError, match="datum 0 has a value that is seen and that a Gamma does not have"):
         inpaint(Waits(), x, ~x.isnan())
@@ -563,7 +567,7 @@ def test_refused_by_name(pair: Any, x: Tensor, noise: Any, message: str) -> None
 
 def test_a_site_that_is_named_beside_a_mask() -> None:
     pair, x = gaussian_vae(4, latent_dim=1), HALF.expand(3, 4)
-    named, unnamed = (inpaint(pair, x, SEEN, site=site, num_steps=60, num_burn_in=50) for site in ("x", None))
+    named, unnamed = (inpaint(pair, x, SEEN, site=site, **QUICK) for site in ("x", None))
     assert torch.equal(named.draws, unnamed.draws)
     with pytest.raises(PairError, match="no observed site 'y'"):
         inpaint(pair, x, SEEN, site="y")
@@ -577,15 +581,13 @@ def test_events_that_are_seen_whole_or_not_at_all() -> None:
         pyro.sample("x", dist.OneHotCategorical(logits=logits).to_event(1), obs=x)
 
     x = torch.eye(3)[torch.tensor([[0, 1, 2, 0], [1, 1, 1, 1]])]
-    found = inpaint(Given(classes), x, SEEN[:, None], num_steps=60, num_burn_in=50)
+    found = inpaint(Given(classes), x, SEEN[:, None], **QUICK)
     assert torch.equal(found.mean[:, SEEN], x[:, SEEN])
     torch.testing.assert_close(found.mean.sum(-1), torch.ones(2, 4))
     assert torch.equal(found.draws.sum(-1), torch.ones(4, 2, 4))
     with pytest.raises(PairError, match=r"the entries of a OneHotCategorical of shape \[3\] depend on each other"):
         inpaint(Given(classes), x, torch.tensor([True, False, True]))
-    whole = inpaint(
-        Given(_multinomial), COUNTS.expand(2, 4), torch.tensor([[True], [False]]), num_steps=60, num_burn_in=50
-    )
+    whole = inpaint(Given(_multinomial), COUNTS.expand(2, 4), torch.tensor([[True], [False]]), **QUICK)
     assert torch.equal(whole.mean[0], COUNTS[0])
     torch.testing.assert_close(whole.draws.sum(-1), torch.full((4, 2), 8.0))
 
@@ -608,5 +610,5 @@ def test_numbers_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 def test_a_data_set_of_grey_values_is_binarised_once() -> None:
     grey = Dataset(torch.full((6, 4), 0.5), value_space="unit", binarization="dynamic")
-    found = denoise(bernoulli_vae(4, latent_dim=1, hidden=(3,)), grey, Flips(0.1), num_steps=60, num_burn_in=50)
+    found = denoise(bernoulli_vae(4, latent_dim=1, hidden=(3,)), grey, Flips(0.1), **QUICK)
     assert set(found.draws.unique().tolist()) <= {0.0, 1.0}

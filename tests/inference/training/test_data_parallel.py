@@ -25,7 +25,7 @@ from ppvae.inference.execution.processes import join_group, together
 from ppvae.inference.execution.seeds import seed_of
 from ppvae.models import bernoulli_vae
 
-STEPS, M, N = 100, 20, 200
+STEPS, M, N = 40, 20, 200
 CLIP = 0.05
 
 
@@ -108,7 +108,7 @@ def train_each() -> dict[str, dict[str, Tensor]]:
 def train_on_given_noise() -> dict[str, Any]:
     join_group()
     pair, data, held_out = given_noise()
-    result = fit(pair, data, elbo=TraceELBO(), batch_size=M, num_epochs=10, validation=held_out, compile="eager")
+    result = fit(pair, data, elbo=TraceELBO(), batch_size=M, num_epochs=4, validation=held_out, compile="eager")
     clock = ("seconds",)
     return {**pair.state_dict(), "rows": [{k: v for k, v in r.items() if k not in clock} for r in result.history]}
 
