@@ -21,8 +21,14 @@ def digits(paths: Paths, files: Files) -> Arrays:
     found = find_spec("sklearn")  # not imported, which takes a second and a half, its file a twentieth of one
     if found is None or found.origin is None:
         raise DataError("digits: comes with scikit-learn." + try_one_of("pip install scikit-learn"))
-    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    x, labels = table[:, :-1], table[:, -1]
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.is_file():
+        table = np.loadtxt(path, delimiter=",")
+        x, labels = table[:, :-1], table[:, -1]
+    else:
+        from sklearn.datasets import load_digits
+
+        x, labels = load_digits(return_X_y=True)
     return split(Arrays((x / 16).astype(np.float32), labels.astype(np.int64)), validation=200, test=300)
 
 

@@ -126,8 +126,8 @@ def test_an_interrupted_set_goes_on_with_what_is_missing(ppvae: Ppvae, tmp_path:
     settings = ["model.hidden=[8]", "data.num_train=200", "data.binarize=static", "training.compile=eager"]
     words = ["--model", "bernoulli-vae", "--epochs", "80", *(w for one in settings for w in ("--set", one))]
 
-    def begun() -> bool:  # both: a process that is interrupted while it still imports ends with a traceback
-        return sum(file.stat().st_size > 0 for file in out.glob("*/metrics.jsonl")) == 2
+    def begun() -> bool:  # one: the other process may still import
+        return any(file.stat().st_size for file in out.glob("*/metrics.jsonl"))
 
     command = ["fit", *words, "--seeds", "2", "--out", str(out)]
     status, _, stderr = ppvae.stopped_by(signal.SIGTERM, command, begun, tmp_path)

@@ -87,6 +87,7 @@ def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], 
     context = multiprocessing.get_context("spawn")
     waiting, interrupts = list(enumerate(jobs)), 0
     workers: dict[Any, tuple[BaseProcess, int | None]] = {}  # by the end of a pipe
+    importing = set[Any]()  # those in which an interrupt may be lost
     try:
         for _ in range(min(num_processes, len(jobs))):
             ours, theirs = context.Pipe()
@@ -94,6 +95,7 @@ def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], 
             worker.start()
             theirs.close()
             workers[ours] = worker, None
+            importing.add(ours)
         while waiting or any(number is not None for _, number in workers.values()):
             try:
                 for connection, (process, number) in workers.items():
@@ -106,24 +108,35 @@ def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], 
             except KeyboardInterrupt:
                 waiting.clear()
                 interrupts += 1
-                for process, number in workers.values():
-                    if number is not None and process.pid is not None:
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(process.pid, signal.SIGINT)
+                for connection, (process, number) in workers.items():
+                    if number is None or process.pid is None:
+                        continue
+                    if connection in importing:  # its call has not begun
+                        process.terminate()
+                        workers[connection] = process, None
+                        continue
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGINT)
                 continue
             for connection in ready:
                 process, number = workers[connection]
                 assert number is not None
                 try:
-                    value, error = connection.recv()
-                except EOFError:
+                    answer = connection.recv()
+                except (EOFError, ConnectionResetError):
                     process.join(5)
+                    if interrupts:  # by a terminal's Ctrl-C, while it imported
+                        workers[connection] = process, None
+                        continue
                     raise PpvaeError(
                         f"a process ended without an answer (exit status {process.exitcode})"
                         + try_one_of("fewer at a time: more memory for each", "one after another")
                     ) from None
+                if answer is None:
+                    importing.discard(connection)
+                    continue
                 workers[connection] = process, None
-                yield Done(number, value, error)
+                yield Done(number, *answer)
         if interrupts:
             raise KeyboardInterrupt
     finally:
@@ -161,6 +174,7 @@ def _work(connection: Connection, function: Callable[..., Any]) -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
+        connection.send(None)  # it has done importing
         while True:
             arguments = connection.recv()
             value, error = None, None
