@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _EXITS = frozenset(
-    getattr(Tensor, name)
-    for name in ("numpy", "tolist", "__array__", "__dlpack__", "apply_", "map_", "__format__")
-    if hasattr(Tensor, name)
+    [Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.apply_, Tensor.map_, Tensor.__format__]
 )
 _FACTORIES = frozenset([torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor])
 """They read the tensors of a list number by number."""
@@ -33,9 +31,10 @@ class NoExit(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The function's result."""
-        if func in _EXITS or (func in _FACTORIES and any(map(_lists_tensors, args))):
+        kwargs = kwargs or {}
+        if func in _EXITS or (func in _FACTORIES and any(map(_lists_tensors, (*args, *kwargs.values())))):
             raise ValueLeft(getattr(func, "__name__", "a function"))
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _lists_tensors(value: Any) -> bool:

@@ -88,7 +88,7 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so(caplog: pytest.LogCapt
         lambda x: torch.as_tensor(2 * np.from_dlpack(x)),
         lambda x: torch.tensor([2 * value for value in x.tolist()]),
         lambda x: 2 * torch.tensor([[value] for value in x]).squeeze(-1),
-        lambda x: 2 * torch.as_tensor(list(x)),
+        lambda x: 2 * torch.as_tensor(data=list(x)),
         lambda x: x.clone().apply_(lambda value: 2 * value),
         lambda x: torch.tensor([2 * float(f"{value:.4f}") for value in x]),
         Doubled.apply,

@@ -12,6 +12,7 @@ from ..figures.charts import label_of
 from ..figures.several_runs import over_seeds
 from ..findings import kind_of
 from ..several_runs import SeveralRuns
+from ...core.structure import Measure
 from ...inference.evidence.difference import FEWEST
 
 _SIDES = {"lower": ", a lower bound,", "upper": ", an upper bound,", "exact": ", which is exact,"}
@@ -95,7 +96,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def _of_data(several: SeveralRuns) -> Iterator[str]:
     names, parts = several.names, several.parts
-    measures = {part.measure: [names[number] for number in part.members] for part in parts}
+    measures: dict[Measure, list[str]] = {}
+    for name, measure in zip(names, several.measures, strict=False):
+        measures.setdefault(measure, []).append(name)
     if len(measures) > 1:
         told = "; ".join(f"{measure}: {', '.join(members)}" for measure, members in measures.items())
         yield f"Log evidences of different measures do not compare, so there is a section for each ({told})."
