@@ -79,6 +79,9 @@ def draw(found: Found) -> Figure:
         )
     axes.plot(AT, [-PUBLISHED[at] for at in AT], "x", color=LIGHT.ink, label="published")
     axes.set(xscale="log", yscale="log", xlabel="iteration", ylabel="-ELBO of all data, nats")
+    axes.set_xticks(AT, [f"{at:,}" for at in AT])
+    axes.set_yticks(levels := (6e6, 1e7, 2e7, 4e7, 8e7), [f"{level / 1e6:.0f} million" for level in levels])
+    axes.minorticks_off()
     axes.legend()
     return figure
 
