@@ -13,7 +13,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch.distributions.constraints import Constraint
 
 from .errors import PairError, try_one_of
-from .support import require_bijections, support_of
+from .support import declared_support, require_bijections, support_of
 from .wrappers import entries_present, unwrap
 
 PYRO_DISTRIBUTIONS = try_one_of(
@@ -154,7 +154,7 @@ def read_site(site: Mapping[str, Any], plate: str | None, latent: Collection[str
         support=support,
         has_rsample=bool(fn.has_rsample),
         is_pathwise=_is_pathwise(fn),
-        is_discrete=_is_discrete(fn if support is None else support),
+        is_discrete=bool(getattr(declared_support(fn), "is_discrete", False)),
         allows_grey=isinstance(unwrap(fn), td.Bernoulli) and not unwrap(fn)._validate_args,
         data_plate_dim=None if data_frame is None else data_frame.dim,
         data_plate_size=None if data_frame is None else int(data_frame.full_size or data_frame.size),
@@ -186,14 +186,6 @@ def _is_pathwise(fn: Any) -> bool:
         inner = inner.base_dist
     default = dist.Distribution.score_parts
     return bool(fn.has_rsample) and getattr(type(inner), "score_parts", default) is default
-
-
-def _is_discrete(what: Any) -> bool:
-    """Whether a constraint is, or the support of a distribution; not where PyTorch states none."""
-    try:
-        return bool(getattr(what if isinstance(what, Constraint) else what.support, "is_discrete", False))
-    except NotImplementedError:
-        return False
 
 
 def _num_values(site: Mapping[str, Any]) -> int:

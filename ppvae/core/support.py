@@ -31,7 +31,7 @@ def support_of(fn: Any) -> Constraint | None:
     That of a ``TransformedDistribution`` is the image of its base's, through transforms of single numbers: PyTorch's is
     the codomain of the last, all reals of a shifted exponential.
     """
-    support = _declared(fn)
+    support = declared_support(fn)
     image = _image_of(unwrap(fn))
     if support is None or image is None:
         return support
@@ -147,7 +147,7 @@ def _ends(fn: Any) -> _Ends | None:
     image = _image_of(unwrap(fn))
     if image is not None:
         return _Ends(*image, False)
-    support = _declared(fn)
+    support = declared_support(fn)
     if support is None:
         return None
     support = base_of(support)
@@ -158,7 +158,8 @@ def _ends(fn: Any) -> _Ends | None:
     return _Ends(*range_of(support), bool(support.is_discrete))
 
 
-def _declared(fn: Any) -> Constraint | None:
+def declared_support(fn: Any) -> Constraint | None:
+    """What a distribution calls its support; None where it does not say."""
     try:
         support = fn.support
     except NotImplementedError:
@@ -177,7 +178,7 @@ def _image(base_dist: Any, transforms: Sequence[Any]) -> tuple[float | Tensor, f
 
     No branch depends on a tensor's value, so that it can be recorded.
     """
-    base, support = _ends(base_dist), _declared(base_dist)
+    base, support = _ends(base_dist), declared_support(base_dist)
     if support is None or support.is_discrete or (base is None and base_of(support) is not constraints.real):
         return None
     ends: tuple[float | Tensor, float | Tensor] = (-math.inf, math.inf) if base is None else base[:2]

@@ -154,6 +154,11 @@ class ReportData:
         return f" Given beside z: {', '.join(names)} of {whose}." if names else ""
 
 
+def structure_of(pair: ModelGuidePair, data: Dataset) -> Structure:
+    """The sites of a pair on data of this kind."""
+    return structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair)))
+
+
 def kind_of(part: str) -> str:
     """The kind of the data of a part: "training" or "held-out"."""
     return "training" if part == "train" else "held-out"
@@ -165,7 +170,7 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     data = run.part(part)
     data = data.take(min(NUM_ROWS, len(data))).binarize(seed)
     options: dict[str, Any] = {"seed": seed, "device": device}
-    shape = structure(pair, like_pair(data.batch(torch.arange(1)), dtype_of(pair)))
+    shape = structure_of(pair, data)
     results = attempt.results
     results["observed"] = observed_findings(pair, data, shape, attempt.notes, options)
     main = next(iter(results["observed"].values()), None)

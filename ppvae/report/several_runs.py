@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from .common_data import SharedPart, compare_runs
-from .findings import ReportData, evaluations_of
-from ..core import PpvaeError, structure
+from .findings import ReportData, evaluations_of, structure_of
+from ..core import PpvaeError
 from ..core.structure import Measure
 from ..data import Dataset
-from ..inference.execution.placement import dtype_of, like_pair
 from ..inference.prediction import generate, reconstruct
 from ..runs import Run
 
@@ -127,7 +126,7 @@ def find_several(runs: Sequence[Run], *, seed: int = 0, device: str = "auto") ->
         reports.append(
             ReportData(run, run.held_out, examples[-1].data, examples[-1].x, **evaluations_of(run, problems))
         )
-    groups, measures = groups_of(runs, names), tuple(_measure(run) for run in runs)
+    groups, measures = groups_of(runs, names), tuple(structure_of(run.pair, run.data).measure for run in runs)
     own = [[one for one in (r.evaluation, *r.more_evaluations) if one is not None] for r in reports]
     return SeveralRuns(
         runs=tuple(runs),
@@ -140,10 +139,6 @@ def find_several(runs: Sequence[Run], *, seed: int = 0, device: str = "auto") ->
         problems=tuple(problems),
         measures=measures,
     )
-
-
-def _measure(run: Run) -> Measure:
-    return structure(run.pair, like_pair(run.data.batch(torch.arange(1)), dtype_of(run.pair))).measure
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -41,6 +41,12 @@ def counted(x: Tensor, z: Tensor) -> None:
     pyro.sample("x", dist.Multinomial(9, logits=z + torch.zeros(6), validate_args=False), obs=(9 * x).round())
 
 
+def one_of_two_rates(x: Tensor, z: Tensor) -> None:
+    rates = dist.Poisson(z.exp().unsqueeze(-1) * torch.tensor([1.0, 3.0]) + torch.zeros(6, 1))
+    weights = dist.Categorical(torch.ones(len(x), 6, 2))
+    pyro.sample("x", dist.MixtureSameFamily(weights, rates).to_event(1), obs=(9 * x).round())
+
+
 @pytest.mark.parametrize(
     ("observe", "expected", "words"),
     [
@@ -49,6 +55,7 @@ def counted(x: Tensor, z: Tensor) -> None:
         (mixed, (1, 5), "probabilities of 1 value and densities of 5 values"),
         (one_class, (1, 0), "probabilities of 1 value"),
         (counted, (6, 0), "probabilities of 6 values"),
+        (one_of_two_rates, (6, 0), "probabilities of 6 values"),
     ],
 )
 def test_values_are_counted(observe: Callable[[Tensor, Tensor], None], expected: Any, words: str) -> None:

@@ -288,7 +288,7 @@ def with_prior(make: Callable[[], Any]) -> ModelGuidePair:
     ],
 )
 def test_what_no_bijection_makes_has_no_density(make: Callable[[], Any], words: str) -> None:
-    """Of the square of a normal PyTorch has half of the density: the evidence was log 2 too low."""
+    """Of the square of a normal PyTorch has half of the density, that of the positive half."""
     with pytest.raises(PairError, match=f"site 'z': .*{words}"):
         log_evidence(with_prior(make), torch.tensor([[0.4], [1.2]]), progress=False)
 

@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ppvae.core.errors import DataError
-from ppvae.data import Dataset, load
+from ppvae.data import Dataset, load, named_images
 from ppvae.data.splits import count_of, split_rows
 
 from .test_sources import idx_bytes, npy_bytes
@@ -49,6 +50,17 @@ def test_digits_are_split_into_disjoint_parts_that_are_all_of_it() -> None:
     for part in data.parts.values():
         expected = counts * len(part) / 1797
         assert (np.abs(np.bincount(labels(part).numpy()) - expected) <= 2).all()
+
+
+def test_digits_come_from_scikit_learn_wherever_it_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_file = named_images.digits({}, {})
+    elsewhere = SimpleNamespace(origin="/nowhere/__init__.py")
+    monkeypatch.setattr(named_images, "find_spec", lambda name: elsewhere)
+    by_import = named_images.digits({}, {})
+    assert np.array_equal(by_file.x, by_import.x) and np.array_equal(by_file.labels, by_import.labels)
+    monkeypatch.setattr(named_images, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"comes with scikit-learn(.|\n)*pip install scikit-learn"):
+        named_images.digits({}, {})
 
 
 def test_the_split_of_the_digits_never_changes() -> None:

@@ -125,9 +125,6 @@ def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], 
                     answer = connection.recv()
                 except (EOFError, ConnectionResetError):
                     process.join(5)
-                    if interrupts:  # by a terminal's Ctrl-C, while it imported
-                        workers[connection] = process, None
-                        continue
                     raise PpvaeError(
                         f"a process ended without an answer (exit status {process.exitcode})"
                         + try_one_of("fewer at a time: more memory for each", "one after another")

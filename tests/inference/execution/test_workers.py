@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -24,6 +25,14 @@ def test_ctrl_c_while_the_processes_still_import_is_an_interrupt(seconds: float)
         list(in_processes(time.sleep, [(60.0,), (60.0,)], 2))
     timer.join()
     assert time.monotonic() - start < 50
+
+
+def test_a_process_that_is_killed_while_it_imports_is_an_error() -> None:
+    timer = threading.Timer(0.4, lambda: [child.kill() for child in multiprocessing.active_children()])
+    timer.start()
+    with pytest.raises(PpvaeError, match=r"a process ended without an answer \(exit status -9\)"):
+        list(in_processes(time.sleep, [(60.0,)], 1))
+    timer.join()
 
 
 def test_a_process_that_ends_by_itself_is_an_error() -> None:
