@@ -48,7 +48,7 @@ def compare_elbos(
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Estimates of each.", min=4)] = 100,
-    num_data: Annotated[int, typer.Option(help="Data in the batch.", min=1)] = 100,
+    num_data: Annotated[int, typer.Option(help="Data in the batch, drawn at random.", min=1)] = 100,
     part: Part = None,
     pair: Pair = None,
     force: Force = False,
@@ -99,11 +99,12 @@ def compare_elbos(
 def _compare(
     trained_run: Any, data: Any, estimators: Any, repeats: int, num_data: int, seed: int, device: str, quiet: bool
 ) -> Any:
+    from ..data import random_rows
     from ..inference.comparison.compare import compare_elbos
     from ..inference.execution.placement import choose_device
 
     trained_run.pair.to(choose_device(device))
-    batch = data.take(min(num_data, len(data)))
+    batch = data.take(random_rows(len(data), num_data))
     size = len(trained_run.data)
     return compare_elbos(
         trained_run.pair, batch, estimators, num_repeats=repeats, num_data=size, seed=seed, progress=not quiet

@@ -54,7 +54,9 @@ def evaluate(
         ),
     ] = None,
     part: Part = None,
-    num_data: Annotated[int | None, typer.Option(help="The first so many data only.", min=1)] = None,
+    num_data: Annotated[
+        int | None, typer.Option(help="So many data only, drawn at random, always the same.", min=1)
+    ] = None,
     which: Which = "result",
     pair: Pair = None,
     force: Force = False,
@@ -139,9 +141,10 @@ def show(result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from ..runs.evaluation.estimates import of_all, of_data
+    from ..runs.evaluation.files import how_many
 
     data = result["data"]
-    title = f"{data['name']}, {data['part']}, {data['num_data']} data; nats per datum; {result['parameters']}"
+    title = f"{data['name']}, {data['part']}, {how_many(data).rstrip(',')}; nats per datum; {result['parameters']}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name, side in (("estimate", "left"), ("side", "left"), ("mean", "right"), ("± noise", "right")):
         table.add_column(name, justify="left" if side == "left" else "right")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .convert import as_dataset
-from .dataset import Dataset
+from .dataset import Dataset, random_rows
 from .labels import keep_labels, tells_labels
 from .loading import Listing, available, load
 from .minibatches import Minibatches, chunks
@@ -18,6 +18,7 @@ __all__ = [
     "chunks",
     "keep_labels",
     "load",
+    "random_rows",
     "tells_labels",
     "write_npy",
 ]

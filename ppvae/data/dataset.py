@@ -230,11 +230,27 @@ class Dataset:
             memory_mapped=self.memory_mapped and device.type == "cpu",
         )
 
-    def take(self, n: int) -> Dataset:
-        """The first ``n`` rows; the held-out parts stay whole."""
-        if not 1 <= n <= len(self):
-            raise DataError(f"{self.name}: cannot take {n} rows of {len(self)}.")
-        return self._each(lambda member: member[:n])
+    def take(self, rows: int | Tensor) -> Dataset:
+        """The first ``rows`` rows, or those of an index, int64 [n]; the held-out parts stay whole.
+
+        The first rows of a file need not be like the others: the first 1000 of binarised MNIST's test data are
+        15 nats off. :func:`random_rows` is an index of rows that are.
+
+        Raises:
+            DataError: none, or more than there are.
+
+        >>> import torch
+        >>> data = Dataset(torch.arange(10.0).unsqueeze(-1))
+        >>> data.take(2).x.flatten(), data.take(torch.tensor([7, 9])).x.flatten()
+        (tensor([0., 1.]), tensor([7., 9.]))
+        """
+        if isinstance(rows, int):
+            if not 1 <= rows <= len(self):
+                raise DataError(f"{self.name}: cannot take {rows} rows of {len(self)}.")
+            return self._each(lambda member: member[:rows])
+        if not rows.numel() or int(rows.min()) < 0 or int(rows.max()) >= len(self):
+            raise DataError(f"{self.name}: expected an index of rows 0 to {len(self) - 1}, found {rows.tolist()[:10]}.")
+        return replace(self._each(lambda member: member[rows.to(member.device)]), memory_mapped=False)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Dataset:
         x = self._as_given({key: change(member) for key, member in self.members.items()})
@@ -265,6 +281,19 @@ def draw_binary(probability: Tensor, generator: torch.Generator | None = None) -
     """Zeros and ones of the same shape and dtype; comparing uniforms is faster than ``torch.bernoulli``."""
     uniform = torch.empty_like(probability).uniform_(generator=generator)
     return torch.lt(uniform, probability, out=uniform)
+
+
+def random_rows(num_rows: int, count: int, seed: int = 0) -> Tensor:
+    """``count`` of ``num_rows`` rows drawn without replacement, in their order, int64; all where there are fewer.
+
+    What is averaged over them stands for all rows, with its standard error, in whatever order a file has its rows.
+    With the same seed those of a smaller count are among those of a larger one.
+
+    >>> random_rows(100, 3), random_rows(100, 4), random_rows(3, 10)
+    (tensor([19, 44, 93]), tensor([19, 44, 90, 93]), tensor([0, 1, 2]))
+    """
+    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
+    return order[:count].sort().values
 
 
 def sample_rows(member: Tensor) -> Tensor:

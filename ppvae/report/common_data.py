@@ -109,7 +109,7 @@ def _mean_over(
     error = row["monte_carlo_error"] and row["monte_carlo_error"] * math.sqrt(row["num_trusted"] / count)
     errors = evaluation.columns.get(f"{row['key']}/standard_error")
     if errors is not None and not _shares_draws(row):
-        error = float(errors.double()[: len(chosen)][chosen].square().sum().sqrt()) / count
+        error = float(errors.double()[chosen].square().sum().sqrt()) / count
     return float(column[chosen].mean()), error
 
 
@@ -190,7 +190,7 @@ class SharedPart:
     Attributes:
         name: of the data set.
         part: "test", "validation", "train".
-        num_data: the first so many of it, which all runs with an evaluation of it have.
+        num_data: how many of its data all runs with an evaluation of it have.
         members: which runs these are, by number.
         rows: one for each estimate.
         whole: the fingerprint of the whole part.
@@ -218,7 +218,7 @@ def compare_runs(
 ) -> list[SharedPart]:
     """Compare runs over common data.
 
-    Two evaluations have data in common where the whole part is the same to the byte; then the first so many of it.
+    Two evaluations have data in common where the whole part is the same to the byte; then the rows of it in both.
     Those of models with probabilities and with densities of the same data are apart.
 
     Args:
@@ -245,15 +245,17 @@ def compare_runs(
 def _shared_part(
     name: str, part: str, members: Mapping[int, Evaluation], num_runs: int, groups: Sequence[Sequence[int]]
 ) -> SharedPart:
-    size = min(int(one.data["num_data"]) for one in members.values())
+    rows_of = [set(one.datum.tolist()) for one in members.values()]
+    common = torch.tensor(sorted(set.intersection(*rows_of)), dtype=torch.int64)
+    members = {number: one.on(common) for number, one in members.items()}
     every = {row["key"]: row for one in members.values() for row in one.rows}
     rows = []
     for row in distinguish(sorted(every.values(), key=order)):
         columns = {number: _column_of(one, row["key"]) for number, one in members.items()}
-        values = {number: column[:size] for number, column in columns.items() if column is not None}
+        values = {number: column for number, column in columns.items() if column is not None}
         if values:
             rows.append(_comparison(row, values, members, num_runs, groups))
-    return SharedPart(name, part, size, sorted(members), rows)
+    return SharedPart(name, part, len(common), sorted(members), rows)
 
 
 def _comparison(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core import ModelGuidePair
 from ..core.errors import PairError
-from ..data import Dataset
+from ..data import Dataset, random_rows
 from ..inference import generate, quantile_residuals
 
 BINS = 20
@@ -66,7 +66,7 @@ def count_findings(
     """
     if data.value_space != "count" or len(data) < 2:
         return None
-    few = data.take(min(NUM_DATA, len(data)))
+    few = data.take(random_rows(len(data), NUM_DATA))
     x = few.main_of(few.tensor()).flatten(1).double()
     made = generate(pair, NUM_SETS * len(few), like=few, kind="sample", site=site, **options)
     made = made.flatten(1).unflatten(0, (NUM_SETS, len(few))).double()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .described import observed_of
 from ..core import ModelGuidePair, Structure
-from ..data import Dataset
+from ..data import Dataset, random_rows
 from ..inference import Restoration, inpaint
 
 ROWS = 8
@@ -83,12 +83,12 @@ def filled_findings(
     here = torch.ones_like(x, dtype=torch.bool) if present is None else present
     weights: dict[str, Any] = {"global_sites": "mean"} if shape.global_latents else {}
     rows = (~here).flatten(1).any(1).nonzero().flatten()[:ROWS]
-    again = None if not len(rows) else inpaint(pair, _rows(data, rows), site=site, **weights, **options)
-    few = torch.arange(min(NUM_DATA, len(data)))
+    again = None if not len(rows) else inpaint(pair, data.take(rows), site=site, **weights, **options)
+    few = random_rows(len(data), NUM_DATA)
     generator = torch.Generator().manual_seed(options["seed"])
     hidden = here[few] & (torch.rand(x[few].shape, generator=generator) < HIDDEN)
     hidden &= (here[few] & ~hidden).flatten(1).any(1).reshape(-1, *(1,) * (x.dim() - 1))  # something is left to see
-    trial = _rows(data, few)
+    trial = data.take(few)
     members = trial.members
     members[mask] = (here[few] & ~hidden).to(members[mask].dtype)
     members[site] = members[site].masked_fill(hidden, 0)
@@ -105,8 +105,3 @@ def filled_findings(
         place[:, 1],
         place[:, 0],
     )
-
-
-def _rows(data: Dataset, rows: Tensor) -> Dataset:
-    members = {name: member[rows] for name, member in data.members.items()}
-    return replace(data, x=members, labels=None, validation=None, test=None)

@@ -18,7 +18,7 @@ from .layers import Held, held_layers
 from .sequences import SequenceFindings, sequence_findings
 from .sites import Attempts, LatentFindings, ObservedFindings, cut, latent_findings, observed_findings, within
 from ..core import ModelGuidePair, Structure, structure
-from ..data import Dataset, tells_labels
+from ..data import Dataset, random_rows, tells_labels
 from ..inference import (
     DiscretePosterior,
     PosteriorDraws,
@@ -55,7 +55,7 @@ class ReportData:
     Attributes:
         run: the run.
         part: the part of the data in the figures: "test" where there is one.
-        data: its first rows.
+        data: some of its rows, drawn at random.
         x: the same, as the model sees them, [N, *event]: their main member.
         observed: what there is to say of each observed site, the main one first.
         latent: the same of each latent site that has a mean.
@@ -75,7 +75,7 @@ class ReportData:
         evaluation: the evaluation of these parameters on most of the data shown; None where there is none.
         more_evaluations: those of these parameters on other data.
         stale_evaluations: those of other parameters, such as an earlier epoch's.
-        chains: HMC draws from p(z | x) of the first few data; None without ``chains_for``.
+        chains: HMC draws from p(z | x) of a few data; None without ``chains_for``.
         signal_to_noise: |mean| / sd of every weight that has a posterior, by site; empty where none has.
         moments: mean and variance of new data under that posterior, for the first data; None where none has.
         topics: the words that each latent dimension makes likelier; None where data are no counts of named words.
@@ -168,7 +168,7 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     """Compute all that a report shows of a run; with HMC chains for ``chains_for`` data."""
     pair, part, attempt = run.pair, run.held_out, Attempts([])
     data = run.part(part)
-    data = data.take(min(NUM_ROWS, len(data))).binarize(seed)
+    data = data.take(random_rows(len(data), NUM_ROWS)).binarize(seed)
     options: dict[str, Any] = {"seed": seed, "device": device}
     shape = structure_of(pair, data)
     results = attempt.results
@@ -177,18 +177,18 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     if main is not None and main.present is None:  # data with gaps have no distance
         attempt("neighbours", lambda: _neighbours(main.samples, run))
     if chains_for > 0:
-        few = data.take(min(chains_for, len(data)))
+        few = data.take(random_rows(len(data), chains_for))
         draws: dict[str, Any] = {"num_samples": 250, "num_warmup": 200, "global_sites": "mean", "progress": False}
         attempt("chains", lambda: sample_posterior(pair, few, **draws, **options))
     if shape.global_latents:
         attempt("signal_to_noise", lambda: signal_to_noise(pair, data))
-        attempt("moments", lambda: predictive_moments(pair, data.take(min(20, len(data))), **options))
+        attempt("moments", lambda: predictive_moments(pair, data.take(random_rows(len(data), 20)), **options))
     if shape.enumerated or shape.guide_enumerated:
         attempt("discrete", lambda: discrete_posterior(pair, data, **options))
     _find_kinds(attempt, pair, data, shape, main, options)
     attempt("sites", lambda: site_report(pair, data, num_particles=_PARTICLES, **options), (Exception,))
     train = None if part == "train" else run.part("train")
-    train = None if train is None else train.take(min(NUM_ROWS, len(train)))
+    train = None if train is None else train.take(random_rows(len(train), NUM_ROWS))
     latent = latent_findings(pair, data, train, shape, results.get("sites"), attempt.notes, options)
     results["latent"] = latent
     if len(shape.local_latents) == 1:
@@ -283,11 +283,11 @@ def _quantiles(prior: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _neighbours(samples: Tensor | None, run: Run) -> Tensor | None:
-    """Which of the first training data is the nearest to each sample."""
+    """Which of some training data is the nearest to each sample."""
     train = run.part("train")
-    values = train.take(min(NUM_NEIGHBOURS, len(train))).binarize(0).tensor()
-    main = train.main_of(values)
-    return None if samples is None or samples.shape[1:] != main.shape[1:] else nearest(samples, main)[0]
+    rows = random_rows(len(train), NUM_NEIGHBOURS)
+    main = train.main_of(train.take(rows).binarize(0).tensor())
+    return None if samples is None or samples.shape[1:] != main.shape[1:] else rows[nearest(samples, main)[0]]
 
 
 def _range(prior: Tensor, latents: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -16,7 +16,7 @@ from ..core import ModelGuidePair, PairError, PpvaeError, Structure, simulate
 from ..core.lengths import present as steps_within
 from ..core.modes import in_evaluation_mode
 from ..core.wrappers import with_axes
-from ..data import Dataset
+from ..data import Dataset, random_rows
 from ..inference import AggregatePosterior, PosteriorChecks
 from ..inference.criticism import aggregate_posterior, posterior_checks
 from ..inference.criticism.site_report import SiteReport
@@ -212,7 +212,7 @@ def observed_findings(
     names = [info.name for info in shape.observed if info.scope == "local" and 0 not in info.event_shape]
     chosen: Sequence[str] = names if len(names) == 1 else [n for n in names if n in data.members] or names
     chosen = _some(sorted(chosen, key=lambda name: name != data.main), notes)
-    few = data.take(min(NUM_CHECK_DATA, len(data)))
+    few = data.take(random_rows(len(data), NUM_CHECK_DATA))
     discrete = any(info.is_discrete for info in shape.local_latents)
     found = {}
     for name in chosen:

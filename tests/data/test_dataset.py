@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppvae.core.errors import DataError
-from ppvae.data import Dataset
+from ppvae.data import Dataset, random_rows
 
 BYTES = torch.tensor([[0, 51], [102, 255], [204, 153]], dtype=torch.uint8)
 
@@ -90,6 +90,27 @@ def test_it_is_its_training_part_and_take_keeps_the_held_out_parts() -> None:
         data.take(11)
     with pytest.raises(FrozenInstanceError):
         data.name = "other"  # type: ignore[misc]
+
+
+def test_an_index_takes_rows_with_all_that_belongs_to_them() -> None:
+    test = Dataset(torch.zeros(3, 1))
+    data = Dataset({"x": torch.arange(10.0), "z": torch.arange(10)}, labels=torch.arange(10) % 2, test=test)
+    few = data.take(torch.tensor([7, 2]))
+    assert few.members["x"].tolist() == [7.0, 2.0] and few.members["z"].tolist() == [7, 2]
+    assert few.labels is not None and few.labels.tolist() == [1, 0] and few.test is test
+    for wrong in ([], [10], [-1]):
+        with pytest.raises(DataError, match=r"expected an index of rows 0 to 9, found \["):
+            data.take(torch.tensor(wrong, dtype=torch.int64))
+
+
+def test_random_rows_stand_for_all_where_the_first_do_not() -> None:
+    values = torch.arange(10_000.0)  # sorted, as files by class are
+    index = random_rows(len(values), 1000)
+    assert abs(float(values[index].mean() - values.mean())) < 4 * float(values.std()) / 1000**0.5
+    assert len(set(index.tolist())) == 1000 and index.tolist() == sorted(index.tolist())
+    assert set(random_rows(10_000, 100).tolist()) < set(index.tolist())
+    assert set(random_rows(10_000, 1000, seed=1).tolist()) != set(index.tolist())
+    assert random_rows(5, 7).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_feature_names_go_with_the_data() -> None:

@@ -9,6 +9,7 @@ import pytest
 from contracts.runs import newest, only_path
 
 from ppvae.core import DataError, RunError
+from ppvae.data import random_rows
 from ppvae.inference import evaluate_bound
 from ppvae.inference.evidence import AIS, ImportanceSampling, log_evidence
 from ppvae.runs import Recipe, Run, load_run, train
@@ -28,7 +29,8 @@ def test_the_numbers_are_those_of_the_verbs(trained: Run) -> None:
         trained, [Method.parse("importance-sampling:num_samples=20")], num_data=50, progress=False, write=False
     )
     bound, sampled = result["estimates"]
-    data = load_run(trained.folder.path).part("test").take(50)
+    data = load_run(trained.folder.path).part("test")
+    data = data.take(random_rows(len(data), 50))
     each = evaluate_bound(trained.pair, data, num_repeats=REPEATS, device="cpu", progress=False)
     assert bound["mean"] == pytest.approx(each.mean, abs=1e-9)
     assert bound["monte_carlo_error"] == pytest.approx(each.mean_standard_error, abs=1e-9)
@@ -86,7 +88,7 @@ def test_what_is_kept_is_what_was_found(small: Recipe, tmp_path: Path) -> None:
     assert means["L_5, seed=0"] == first["estimates"][1]["mean_of_all"] != means["L_5, seed=1"]
     other = evaluate(run, [], part="validation", progress=False)
     assert [row["key"] for row in other["estimates"]] == ["elbo"]
-    assert set(newest(run.folder).columns) == {"elbo/elbo", "elbo/reconstruction", "elbo/kl"}
+    assert set(newest(run.folder).columns) == {"datum", "elbo/elbo", "elbo/reconstruction", "elbo/kl"}
     few = evaluate(run, [], num_data=20, progress=False)
     assert [one.values for one in read_evaluations(run.folder)] == [few, other, again]
 
@@ -148,12 +150,12 @@ def test_damaged_evaluations_are_named(small: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not an evaluation"):
         read_evaluations(run.folder)
     evaluate(run, [], progress=False)  # computes it anew, and leaves what is left of the other
-    assert len(newest(run.folder).columns) == 3
+    assert len(newest(run.folder).columns) == 4
     assert path.with_name(path.name + ".damaged").read_text() == "{}"
     next(run.folder.evaluations.glob("*.safetensors")).write_bytes(b"junk")
     with pytest.raises(RunError, match=r"-[0-9a-f]{16}\.safetensors: damaged"):
         read_evaluations(run.folder)
     evaluate(run, [], progress=False)
-    assert len(newest(run.folder).columns) == 3
+    assert len(newest(run.folder).columns) == 4
     with pytest.raises((RunError, DataError)):
         evaluate(run, [], part="nothing", progress=False)

@@ -62,7 +62,8 @@ def test_another_number_of_data_leaves_what_is_finished(run: Run) -> None:
     again = evaluate(run, [L_5], num_data=40, progress=False, say=told.append)
     assert again == first and all("kept from an earlier evaluation" in line for line in told)
     page = words_of(write_report(load_run(run.folder.path)))
-    assert "Log evidence of 40 data" in page and "On other data Log evidence of 20 data" in page
+    assert "Log evidence of 40 data, drawn at random from 300, of digits" in page
+    assert "On other data Log evidence of 20 data, drawn at random from 300, of digits" in page
 
 
 def test_an_estimate_under_other_conditions_says_what_it_replaces(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +102,13 @@ def test_every_command_on_a_page_makes_what_it_stands_beside(run: Run, tmp_path:
     assert {name.partition(" of ")[0] for name in commands} >= {"ELBO", "L5"}
 
 
-def _evaluation(size: int, values: list[float], outcome: list[int] | None = None, whole: str = "same") -> Evaluation:
+def _evaluation(
+    size: int,
+    values: list[float],
+    outcome: list[int] | None = None,
+    whole: str = "same",
+    datum: list[int] | None = None,
+) -> Evaluation:
     key = "ais:num_chains=4"
     row: dict[str, Any] = {"key": key, "name": "AIS", "label": "AIS", "method": "ais", "options": {"num_chains": 4}}
     row |= {"seed": 0, "side": "lower", "monte_carlo_error": 0.1, "num_trusted": size}
@@ -110,6 +117,8 @@ def _evaluation(size: int, values: list[float], outcome: list[int] | None = None
         f"{key}/standard_error": torch.full((size,), 0.2),
         f"{key}/outcome": torch.tensor(outcome or [0] * size),
     }
+    if datum is not None:
+        columns["datum"] = torch.tensor(datum)
     data = {"name": "digits", "part": "test", "num_data": size, "whole": whole}
     return Evaluation({"data": data, "estimates": [row]}, columns)
 
@@ -132,6 +141,20 @@ def test_runs_are_compared_over_common_data() -> None:
     parts = compare_runs([[one], [_evaluation(4, [-1.5, -2.0, -9.0, -3.0], whole="other")]])
     assert [part.members for part in parts] == [[0], [1]]
     assert all(gap is None for part in parts for row in part.rows for gap in row.differences)
+
+
+def test_runs_are_compared_over_the_rows_that_both_have() -> None:
+    one = _evaluation(5, [-1.0, -2.0, -3.0, -4.0, -100.0])  # of all
+    few = _evaluation(3, [-2.5, -4.5, -1.0], datum=[1, 3, 7])
+    other = _evaluation(2, [-9.0, -4.0], datum=[0, 3])
+    (part,) = compare_runs([[one], [few]])
+    (row,) = part.rows
+    assert part.num_data == row.num_data == 2
+    assert [mean[0] for mean in row.means if mean is not None] == [-3.0, -3.5]
+    (part,) = compare_runs([[one], [few], [other]])
+    assert [mean[0] for mean in part.rows[0].means if mean is not None] == [-4.0, -4.5, -4.0]
+    (part,) = compare_runs([[few], [_evaluation(1, [-1.0], datum=[5])]])
+    assert part.num_data == part.rows[0].num_data == 0 and part.rows[0].best is None
 
 
 @pytest.mark.usefixtures("unpainted")

@@ -17,6 +17,7 @@ from contracts.runs import newest, only_path
 from torch import Tensor
 
 from ppvae.core import RunError
+from ppvae.data import random_rows
 from ppvae.inference.evidence import AIS, RIS, EvidenceMethod, ImportanceSampling, log_evidence
 from ppvae.report.html import build
 from ppvae.runs import Run, RunInterrupt, load_run
@@ -110,7 +111,7 @@ def test_stopped_at_every_chunk(run: Run, count: list[int], text: str) -> None:
     # Without a folder to keep anything in, the numbers are the same.
     found = log_evidence(
         run.pair,
-        run.part("test").take(NUM_DATA),
+        run.part("test").take(random_rows(len(run.part("test")), NUM_DATA)),
         method=Method.parse(text).make(),
         device="cpu",
         progress=False,

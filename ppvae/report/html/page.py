@@ -8,6 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ...runs.evaluation.files import how_many
+
 
 def fill(template: str, **values: Any) -> Markup:
     """A template of the folder beside this file, with its values; ``sections`` collects the page's headings."""
@@ -43,6 +45,7 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
 _TEMPLATES.filters |= {
+    "how_many": how_many,
     "number": number,
     "settings": _settings,
     "subscript": _subscript,

@@ -41,7 +41,7 @@ from ..training.run import Run
 from ... import __version__
 from ...core import PairError, structure
 from ...core.errors import RunError, try_one_of
-from ...data import Dataset
+from ...data import Dataset, random_rows
 from ...inference.evidence import Outcome, log_evidence
 from ...inference.execution.placement import choose_device, dtype_of, like_pair
 from ...inference.execution.processes import PATIENCE, Processes, together
@@ -87,7 +87,8 @@ def evaluate(
 
     The file holds for every estimate: its side, its mean, its Monte Carlo standard error (another seed), its standard
     error over the choice of data (other data), seconds, the conditions that it depends on and the command that repeats
-    it; the numbers of every datum are in the file that it names under ``per_datum``.
+    it; the numbers of every datum are in the file that it names under ``per_datum``, with its row of the part under
+    ``datum``.
 
     An estimate that an earlier evaluation finished under the same conditions stays, and so do all others: those of
     other methods and seeds beside it, those of other parameters and data in files of their own. One of the same method,
@@ -100,7 +101,7 @@ def evaluate(
         run: the run.
         methods: evidence methods, besides the bound.
         part: "test", "validation" or "train"; None for the first of these that exists.
-        num_data: the first so many data of the part; None for all.
+        num_data: so many data of the part, drawn at random, always the same; None for all.
         seed: of all draws.
         device: "auto", "cpu", "cuda".
         weights: where the pair has a posterior over weights, the number of draws of them to average the evidence over;
@@ -131,8 +132,8 @@ def evaluate(
         sandwich, simulate = sandwich or Method.parse("bdmc"), simulate or NUM_DATA
     part = part or run.held_out
     data = run.part(part)
-    if num_data is not None:
-        data = data.take(min(num_data, len(data)))
+    datum = random_rows(len(data), num_data or len(data))
+    data = data if len(datum) == len(data) else data.take(datum)
     words = ["ppvae", "evaluate", str(run.folder.path), *options, "--part", part]
     words += _set_options(
         num_data=num_data,
@@ -154,7 +155,7 @@ def evaluate(
         where = choose_device(device)
         conditions = _conditions(run, data, seed, where)
         _require_same(conditions, processes)
-        book = _EvaluationRecord(run, part, data, conditions, write and processes.is_first)
+        book = _EvaluationRecord(run, part, data, datum, conditions, write and processes.is_first)
         if again:
             book.drop([key_of("elbo", seed), *(key_of(method.key, seed) for method in methods)])
         if not processes.of_first(book.keeps(key_of("elbo", seed), conditions, say)):
@@ -239,7 +240,9 @@ def _weights_to_hold(run: Run, weights: int | None, say: Say) -> str | int | Non
 class _EvaluationRecord:
     """The estimates so far, in the run folder."""
 
-    def __init__(self, run: Run, part: str, data: Dataset, conditions: Mapping[str, Any], write: bool) -> None:
+    def __init__(
+        self, run: Run, part: str, data: Dataset, datum: Tensor, conditions: Mapping[str, Any], write: bool
+    ) -> None:
         self.folder, self.write = run.folder, write
         whole = run.part(part)
         self.about: dict[str, Any] = {
@@ -253,6 +256,7 @@ class _EvaluationRecord:
                 "name": run.data.name,
                 "part": part,
                 "num_data": len(data),
+                "num_whole": len(whole),
                 "fingerprint": conditions["data"],
                 "whole": conditions["data"] if len(whole) == len(data) else whole.fingerprint(),
             },
@@ -261,7 +265,7 @@ class _EvaluationRecord:
         self.values: dict[str, Any] = {**self.about, "estimates": [], "simulation_checks": []}
         self.rows: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
-        self.columns: dict[str, Tensor] = {}
+        self.columns: dict[str, Tensor] = {"datum": datum}
         if write:
             sweep(self.folder)
             if self.path.exists():
@@ -281,7 +285,8 @@ class _EvaluationRecord:
             reason = str(error).splitlines()[0] if isinstance(error, RunError) else f"{self.path}: not an evaluation"
             _log.warning("%s; it is kept as %s, and all is computed anew", reason, set_aside(self.path).name)
             return
-        self.rows, self.checks, self.columns, self.values = rows, checks, dict(old.columns), dict(old.values)
+        self.rows, self.checks, self.values = rows, checks, dict(old.values)
+        self.columns |= old.columns
 
     def has(self, key: str, conditions: Mapping[str, Any]) -> bool:
         """Whether there is an estimate of this name under these conditions."""

@@ -14,12 +14,13 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from ..storage.atomic import make_folder, read_json, sha256, write_bytes, write_json
@@ -55,9 +56,19 @@ class Evaluation:
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """The data: ``name``, ``part``, ``num_data``, ``fingerprint``, and ``whole``, the fingerprint of the part."""
+        """``name``, ``part``, ``num_data`` of the part's ``num_whole``, ``fingerprint``, and ``whole``, the part's own."""
         data: Mapping[str, Any] = self.values["data"]
         return data
+
+    @property
+    def datum(self) -> Tensor:
+        """Which rows of the part the data are, int64 [N]; the first ones in a file that does not say it."""
+        return self.columns.get("datum", torch.arange(int(self.data["num_data"])))
+
+    def on(self, rows: Tensor) -> Evaluation:
+        """The same with the numbers of these rows of the part alone, which are among its own, int64 [n]."""
+        at = torch.searchsorted(self.datum, rows)
+        return replace(self, columns={name: column[at] for name, column in self.columns.items()})
 
     @property
     def commands(self) -> list[str]:
@@ -67,6 +78,12 @@ class Evaluation:
             command, _, method = str(row["command"]).partition(" --method ")
             groups.setdefault(command, []).extend([method] if method else [])
         return [" --method ".join([command, *methods]) for command, methods in groups.items()]
+
+
+def how_many(data: Mapping[str, Any]) -> str:
+    """The number of data of an evaluation, in words."""
+    count, whole = data["num_data"], data.get("num_whole")
+    return f"{count} data" if whole in (None, count) else f"{count} data, drawn at random from {whole},"
 
 
 def path_of(folder: RunFolder, about: Mapping[str, Any]) -> Path:

@@ -55,6 +55,7 @@ class DataOfEvaluation(Stored):
     name: str
     part: str
     num_data: int = Field(ge=1, le=2**63 - 1)
+    num_whole: int | None = None
     fingerprint: str
     whole: str
 

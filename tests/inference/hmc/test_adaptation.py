@@ -90,7 +90,7 @@ def test_windows_tile_the_middle_of_warmup(num_warmup: int) -> None:
     assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(windows))
     assert all(start < stop for start, stop in windows)
     assert windows[0][0] > 0
-    assert windows[-1][1] == num_warmup - (50 if num_warmup >= 150 else int(0.1 * num_warmup))
+    assert windows[-1][1] == num_warmup - min(50, num_warmup // 2)
 
 
 def test_jittered_leapfrogs_have_the_length_as_their_mean() -> None:

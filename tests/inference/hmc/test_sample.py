@@ -54,6 +54,16 @@ def check_factor_analysis(draws: PosteriorDraws, pair: FactorAnalysis, x: Tensor
     assert_distributed(white[:, -1].flatten(), scipy.stats.norm.cdf)
 
 
+@pytest.mark.parametrize("num_warmup", [10, 20, 24, 40, 100])
+def test_short_warm_up_accepts_as_often_as_asked(num_warmup: int) -> None:
+    """The step size settles for the last mass: with two transitions for it, the acceptance was 0.3 after 24."""
+    x = factor_analysis().marginal().sample((50,))
+    draws = quick(
+        factor_analysis(), x, num_samples=40, num_warmup=num_warmup, num_chains=2, start="prior", num_leapfrog=5
+    )
+    assert abs(float(draws.stats["acceptance"].mean()) - 0.8) < 0.15
+
+
 @pytest.mark.parametrize(
     ("kernel", "start"),
     [(HMC(), "guide"), (HMC(4, target_acceptance=0.9), "prior"), (ChEES(), "guide")],
