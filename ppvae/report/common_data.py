@@ -21,7 +21,6 @@ from ..runs.evaluation.estimates import distinguish, order
 from ..runs.evaluation.evaluation import Evaluation
 
 _SHARE = 0.75  # of the data that one method can be trusted on, which must be left when others are added
-_LOOSE = (Outcome.OK, Outcome.UNRELIABLE, Outcome.LOOSE, Outcome.MISSED_MASS, Outcome.TOO_FEW_DRAWS)
 
 
 def columns_of(evaluation: Evaluation | None) -> dict[str, Tensor]:
@@ -79,7 +78,7 @@ def on_common_data(evaluation: Evaluation | None) -> tuple[list[dict[str, Any]],
 def _still_below(evaluation: Evaluation, key: str, chosen: Tensor) -> bool:
     """Whether what is flagged in a lower bound makes it loose, and no more."""
     outcome = evaluation.columns.get(f"{key}/outcome")
-    return outcome is not None and all(Outcome(code) in _LOOSE for code in outcome[chosen].unique().tolist())
+    return outcome is not None and all(Outcome(code).leaves_a_bound for code in outcome[chosen].unique().tolist())
 
 
 def _members(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:

@@ -20,6 +20,7 @@ from .ris import RIS
 from .run import EvidenceRun, collect, sampling_memory
 from .simulated_data import SimulatedData, simulate_data
 from .weights import from_weights
+from .whole import MeanOfAll
 
 __all__ = [
     "AIS",
@@ -41,6 +42,7 @@ __all__ = [
     "RIS",
     "ImportanceSampling",
     "KernelDensity",
+    "MeanOfAll",
     "Memory",
     "Outcome",
     "PSIS",

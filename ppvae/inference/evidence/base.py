@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .difference import Difference, paired_difference
 from .outcome import Outcome
+from .whole import MeanOfAll, mean_of_all
 from ...core import Data, DataError
 from ...core.errors import try_one_of
 from ...notebook import histogram, number, panel, with_error
@@ -230,6 +231,29 @@ class Evidence:
         common = [error for one in (self, other) if (error := one.common_error) is not None]
         first, second = (one.log_evidence.double().where(one.trusted, math.nan) for one in (self, other))
         return paired_difference(first, second, common)
+
+    def over_all(self, bounds: Tensor, rows: Tensor) -> MeanOfAll:
+        r"""The mean of $\log p(x)$ over a whole data set, of which these are a few data, drawn at random.
+
+        Data differ in $\log p(x)$ by tens of nats, and in its distance to a bound by a few: the bound $b$ of all, which
+        is cheap, and what the evidence of the few lies above it, are sharper by far than the mean of the few.
+
+        $$\overline{\log p} = \frac{1}{N} \sum_{i=1}^N b_i + \frac{1}{n} \sum_{j \in S} (\log p(x_j) - b_j),\quad
+          \mathrm{se}^2 = \frac{s^2_{j \in S}(\log p(x_j) - b_j)}{n} \Big(1 - \frac{n}{N}\Big) + \text{noise}$$
+
+        It is unbiased whatever the numbers $b$ are, their noise included (the difference estimator; Cochran 1977,
+        Sampling Techniques, section 7). A datum whose estimate cannot be trusted counts with its bound, and the mean is
+        a lower bound then.
+
+        Args:
+            bounds: b, a lower bound of log p(x) of every datum, [N], as :attr:`BoundEstimate.elbo` of
+                :func:`~ppvae.inference.evaluate_bound`.
+            rows: which of these the data are, drawn at random (:func:`~ppvae.data.random_rows`), int64 [B].
+
+        Raises:
+            DataError: shapes or rows that do not fit, a bound that is not finite, or an upper bound that is missing.
+        """
+        return mean_of_all(self, bounds, rows)
 
     @property
     def worst_pareto_k(self) -> float:

@@ -64,3 +64,8 @@ class Outcome(IntEnum):
         "warm-up where the posterior has one mode)",
     )
     TOO_FEW_DRAWS = 12, "too few effective draws to tell how good the estimate is (more draws)"
+
+    @property
+    def leaves_a_bound(self) -> bool:
+        """Whether a lower bound that is flagged so is loose and no more."""
+        return self in (Outcome.OK, Outcome.UNRELIABLE, Outcome.LOOSE, Outcome.MISSED_MASS, Outcome.TOO_FEW_DRAWS)

@@ -56,7 +56,7 @@ class Evaluation:
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """``name``, ``part``, ``num_data`` of the part's ``num_whole``, ``fingerprint``, and ``whole``, the part's own."""
+        """``name``, ``part``, ``num_data`` of ``num_whole``, ``fingerprint``, and ``whole``, that of the whole part."""
         data: Mapping[str, Any] = self.values["data"]
         return data
 
