@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ppvae.inference import evidence, log_evidence
+from ppvae.inference import elbo, evaluate_bound, evidence, log_evidence
 
 from .cells import Found
 from .pages import table
@@ -30,6 +30,13 @@ def mean_of(values: Tensor) -> list[float]:
 def estimated(pair: Any, data: Any, method: evidence.EvidenceMethod) -> list[float]:
     """The mean of log p(x) over data by a method, and its standard error."""
     return mean_of(log_evidence(pair, data, method=method, progress=False).log_evidence)
+
+
+def over_all(pair: Any, data: Any, index: Tensor, few: evidence.Evidence) -> list[float]:
+    """The mean of log p(x) over all data, and its standard error, from the evidence of some drawn at random."""
+    bound = evaluate_bound(pair, data, elbo=elbo.TraceELBO(), progress=False).elbo
+    whole = few.over_all(bound, index)
+    return [whole.value, whole.error]
 
 
 def side_by_side(

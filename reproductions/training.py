@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ppvae.core import FitError, ModelGuidePair
 from ppvae.core.errors import RunError, try_one_of
-from ppvae.data import Dataset, load
+from ppvae.data import Dataset, load, random_rows
 from ppvae.inference import Callback, TrainingState, elbo, evaluate_bound
 from ppvae.runs import Recipe, Run, load_run, resume, train
 from ppvae.runs.storage.atomic import make_folder, write_bytes
@@ -58,6 +59,12 @@ def data_of(recipe: Recipe) -> Dataset:
 def first_rows(data: Dataset, count: int) -> Dataset:
     """The first rows of the data, all where there are fewer."""
     return data.take(min(count, len(data)))
+
+
+def random_part(data: Dataset, count: int) -> tuple[Dataset, Tensor]:
+    """Rows drawn at random, always the same, which stand for all as the first ones of a file need not; and which."""
+    index = random_rows(len(data), count)
+    return data.take(index), index
 
 
 def marks(samples: float) -> list[float]:

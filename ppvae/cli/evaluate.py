@@ -140,7 +140,7 @@ def show(result: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..runs.evaluation.estimates import of_all, of_data
+    from ..runs.evaluation.estimates import of_all, of_data, whole_mean
     from ..runs.evaluation.files import how_many
 
     data = result["data"]
@@ -171,6 +171,8 @@ def show(result: Mapping[str, Any]) -> None:
                 f"{row['label']}: the mean is over the {of_data(row)} that can be trusted; {of_all(row)}. Neither "
                 "compares with means over other data (ppvae report compares over common data)"
             )
+        if text := whole_mean(row):
+            print(text)
     for check in result["simulation_checks"]:
         show_check(check)
 

@@ -57,6 +57,7 @@ class ReportData:
         part: the part of the data in the figures: "test" where there is one.
         data: some of its rows, drawn at random.
         x: the same, as the model sees them, [N, *event]: their main member.
+        datum: which rows of the part they are, int64 [N]; None for the first ones.
         observed: what there is to say of each observed site, the main one first.
         latent: the same of each latent site that has a mean.
         sites: the contribution of each site to the bound; None where it is not known.
@@ -95,6 +96,7 @@ class ReportData:
     part: str
     data: Dataset
     x: Tensor
+    datum: Tensor | None = None
     observed: Mapping[str, ObservedFindings] = field(default_factory=dict)
     latent: Mapping[str, LatentFindings] = field(default_factory=dict)
     sites: SiteReport | None = None
@@ -168,7 +170,8 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     """Compute all that a report shows of a run; with HMC chains for ``chains_for`` data."""
     pair, part, attempt = run.pair, run.held_out, Attempts([])
     data = run.part(part)
-    data = data.take(random_rows(len(data), NUM_ROWS)).binarize(seed)
+    datum = random_rows(len(data), NUM_ROWS)
+    data = data.take(datum).binarize(seed)
     options: dict[str, Any] = {"seed": seed, "device": device}
     shape = structure_of(pair, data)
     results = attempt.results
@@ -199,7 +202,7 @@ def find(run: Run, *, seed: int = 0, device: str = "auto", chains_for: int = 0) 
     attempt.results |= evaluations_of(run, attempt.notes)
     x = data.main_of(data.tensor()) if main is None else main.x
     return ReportData(
-        run, part, data, x, **attempt.results, notes=tuple(attempt.notes), **options, chains_for=chains_for
+        run, part, data, x, datum, **attempt.results, notes=tuple(attempt.notes), **options, chains_for=chains_for
     )
 
 

@@ -15,10 +15,16 @@ from contracts.runs import newest
 from typer.testing import CliRunner
 
 from ppvae.cli.main import app
+from ppvae.data import random_rows
+from ppvae.inference import log_evidence
+from ppvae.inference.evidence import ImportanceSampling
 from ppvae.report import write_comparison, write_report
-from ppvae.report.common_data import compare_runs
+from ppvae.report.common_data import columns_of, compare_runs
+from ppvae.report.figures.pictures import _best_estimate
+from ppvae.report.findings import find
 from ppvae.report.html.page import number
 from ppvae.runs import Recipe, Run, load_run, resume, train
+from ppvae.runs.evaluation.estimates import REPEATS, bound_of, key_of, whole_mean
 from ppvae.runs.evaluation.evaluation import Evaluation, Method, evaluate
 
 L_5 = Method.parse("importance-sampling:num_samples=5")
@@ -64,6 +70,36 @@ def test_another_number_of_data_leaves_what_is_finished(run: Run) -> None:
     page = words_of(write_report(load_run(run.folder.path)))
     assert "Log evidence of 40 data, drawn at random from 300, of digits" in page
     assert "On other data Log evidence of 20 data, drawn at random from 300, of digits" in page
+
+
+def test_estimates_of_some_data_stand_at_those_data_and_for_all(run: Run) -> None:
+    result = evaluate(run, [L_5], num_data=50, progress=False)
+    one, found = newest(run.folder), find(load_run(run.folder.path))
+    best = _best_estimate(found)
+    assert best is not None
+    label, values, rows = best
+    assert torch.equal(rows, random_rows(300, 50)) and torch.equal(rows, one.datum)
+    data = load_run(run.folder.path).part("test")
+    assert torch.equal(found.x[rows], data.tensor()[rows])  # of which the estimates are
+    again = log_evidence(run.pair, data.take(rows), method=ImportanceSampling(5), device="cpu", progress=False)
+    assert torch.equal(one.columns[f"{key_of(L_5.key, 0)}/log_evidence"], again.log_evidence)
+    (key,) = [row["key"] for row in one.rows if row["label"] == label]
+    torch.testing.assert_close(values, columns_of(one)[key].float(), equal_nan=True)
+    # The mean over the whole part, as the library makes it of the same numbers.
+    stored = next(row["over_all"] for row in result["estimates"] if row["method"] == "importance-sampling")
+    bounds = bound_of(run, data, 0, "cpu", REPEATS).elbo
+    whole = again.over_all(bounds, rows)
+    assert (stored["value"], stored["error"]) == pytest.approx((whole.value, whole.error))
+    assert (stored["num_data"], stored["num_estimated"], stored["side"]) == (300, 50, "lower")
+    assert f"{stored['value']:.3f} ± {stored['error']:.3f} (lower), by their bound" in str(
+        whole_mean(result["estimates"][1])
+    )
+    page = words_of(write_report(load_run(run.folder.path)))
+    assert "Of the whole part, by its bound and what an estimate adds to that of these 50 data" in page
+    # Of all data there is nothing to add, and of one datum no error.
+    assert all("over_all" not in row for row in evaluate(run, [L_5], progress=False)["estimates"])
+    (_, alone) = evaluate(run, [L_5], num_data=1, progress=False)["estimates"]
+    assert alone["over_all"]["error"] is None and "±" not in str(whole_mean(alone))
 
 
 def test_an_estimate_under_other_conditions_says_what_it_replaces(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

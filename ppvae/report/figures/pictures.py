@@ -260,10 +260,10 @@ def _per_datum(report: ReportData) -> Picture | None:
     best = _best_estimate(report)
     if best is None:
         return None
-    label, values = best
+    label, values, rows = best
     name = charts.label_of(label)
     known = torch.isfinite(values)
-    labels = None if report.labels is None else report.labels[: len(values)][known]
+    labels = None if report.labels is None else report.labels[rows][known]
     by_label = "" if labels is None else ", by label; the line is the mean"
     without = "" if bool(known.all()) else f" Without {int((~known).sum())} on which it cannot be trusted."
     values = values[known]
@@ -284,8 +284,8 @@ def _extremes(report: ReportData) -> Picture | None:
     best, images = _best_estimate(report), as_images(report.x, report.data)
     if best is None or images is None or int(torch.isfinite(best[1]).sum()) < 40:
         return None
-    label, values = best
-    name = charts.label_of(label)
+    label, values, rows = best
+    name, images = charts.label_of(label), images[rows]
     order = values.nan_to_num(nan=math.inf).argsort()[: int(torch.isfinite(values).sum())]
     selection = torch.cat((images[order[-20:].flip(0)], images[order[:20]]))
     return tiles(
@@ -300,15 +300,20 @@ def _extremes(report: ReportData) -> Picture | None:
     )
 
 
-def _best_estimate(report: ReportData) -> tuple[str, Tensor] | None:
+def _best_estimate(report: ReportData) -> tuple[str, Tensor, Tensor] | None:
     """The exact log evidence of every datum where it is known, else the largest of the lower bounds that are vouched
-    for; NaN where it cannot be trusted."""
+    for: its label, its values of the data that the report shows, NaN where they cannot be trusted, and their rows."""
     if report.evaluation is None or report.evaluation.data["part"] != report.part:
         return None
     columns, (rows, _) = columns_of(report.evaluation), on_common_data(report.evaluation)
     rows = [row for row in rows if row["vouched"] and row["side"] in ("exact", "lower") and row["key"] in columns]
     best = max(rows, key=lambda row: (row["side"] == "exact", row["mean"]), default=None)
-    return None if best is None else (str(best["label"]), columns[best["key"]][: len(report.x)].float())
+    if best is None:
+        return None
+    shown = torch.arange(len(report.x)) if report.datum is None else report.datum
+    places = torch.isin(shown, report.evaluation.datum).nonzero().flatten()
+    at = torch.searchsorted(report.evaluation.datum, shown[places])
+    return str(best["label"]), columns[best["key"]][at].float(), places
 
 
 def _example_rows(labels: Tensor | None, count: int) -> Tensor:

@@ -37,6 +37,7 @@ def evaluation_table(evaluation: Evaluation | None) -> str:
         parameters=evaluation.values["parameters"],
         held=any(row.get("info", {}).get("global_sites") == "mean" for row in rows),
         estimates=rows,
+        whole=[row for row in evaluation.rows if row.get("over_all")],
         trouble=[
             f"{row['label']}: {count} data: {message}" for row in rows for message, count in row["messages"].items()
         ],

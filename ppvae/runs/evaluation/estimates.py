@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import Tensor
 from ..recipe.catalogue import build, evidence_entries, parse_table
 from ..recipe.signatures import words_of
 from ..training.run import Run
+from ...core import DataError
 from ...data import Dataset
 from ...inference import elbo
-from ...inference.elbo.evaluation import BoundEvaluator
+from ...inference.elbo.evaluation import BoundEstimate, BoundEvaluator
 from ...inference.evidence import Evidence, EvidenceMethod
 from ...inference.execution.placement import choose_device, dtype_of, like_pair
 from ...inference.execution.processes import Processes
@@ -104,17 +106,7 @@ def bound_row(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The bound of all data, as the mean over ten evaluations, whose chunks processes share: its row, its columns."""
     start = time.perf_counter()
-    where = choose_device(device)
-    run.pair.to(where)
-    data = data.to(where)
-    few = like_pair(data.batch(torch.arange(min(2, len(data)), device=where)), dtype_of(run.pair))
-    estimator = elbo.TraceMeanFieldELBO(on_missing_kl="sample")
-    estimator.check(run.pair, few, trains=False)
-    chunk = min(1000, len(data))
-    calls = REPEATS * math.ceil(len(data) / chunk)
-    options: dict[str, Any] = {"chunk_size": chunk, "num_data": len(run.data), "processes": processes}
-    evaluator = BoundEvaluator(run.pair, estimator, calls=calls, **options)
-    bound = evaluator(data, seed, num_repeats=REPEATS)
+    bound = bound_of(run, data, seed, device, REPEATS, processes)
     columns = {name: getattr(bound, name).double() for name in ("elbo", "reconstruction", "kl")}
     value = columns["elbo"]
     row = {
@@ -143,10 +135,42 @@ def bound_row(
     return row, {name: value.float() for name, value in columns.items()}
 
 
+def bound_of(
+    run: Run, data: Dataset, seed: int, device: str, repeats: int, processes: Processes | None = None
+) -> BoundEstimate:
+    """The bound of every datum, as the mean over some evaluations."""
+    where = choose_device(device)
+    run.pair.to(where)
+    data = data.to(where)
+    few = like_pair(data.batch(torch.arange(min(2, len(data)), device=where)), dtype_of(run.pair))
+    estimator = elbo.TraceMeanFieldELBO(on_missing_kl="sample")
+    estimator.check(run.pair, few, trains=False)
+    chunk = min(1000, len(data))
+    calls = repeats * math.ceil(len(data) / chunk)
+    options: dict[str, Any] = {"chunk_size": chunk, "num_data": len(run.data), "processes": processes}
+    return BoundEvaluator(run.pair, estimator, calls=calls, **options)(data, seed, num_repeats=repeats)
+
+
 def evidence_row(
-    method: Method, evidence: Evidence, seed: int, command: str, seconds: float
+    method: Method,
+    evidence: Evidence,
+    seed: int,
+    command: str,
+    seconds: float,
+    bounds: Tensor | None = None,
+    datum: Tensor | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """An evidence method's row and columns; ``seconds`` is its time in earlier evaluations that were stopped."""
+    """An evidence method's row and columns.
+
+    Args:
+        method: the method.
+        evidence: what it found.
+        seed: of it.
+        command: that makes it again.
+        seconds: its time in earlier evaluations that were stopped.
+        bounds: of all data of the part, [N], where the evidence is that of some.
+        datum: which these are.
+    """
     summary = evidence.to_dict(per_datum=False)
     row = {
         "key": key_of(method.key, seed),
@@ -170,6 +194,10 @@ def evidence_row(
         "seed": seed,
         "command": command,
     }
+    with suppress(DataError):  # an upper bound that some of the data have not
+        if bounds is not None and datum is not None:
+            whole = evidence.over_all(bounds, datum)
+            row["over_all"] = {**whole._asdict(), "error": whole.error if math.isfinite(whole.error) else None}
     names = ("log_evidence", "standard_error", "effective_sample_size", "pareto_k", "outcome")
     return row, {name: getattr(evidence, name) for name in names}
 
@@ -192,6 +220,18 @@ def describe(row: Mapping[str, Any]) -> str:
     if row["worst_pareto_k"] is not None:
         text += f", worst Pareto k {row['worst_pareto_k']:.2f}"
     return f"{text}, {row['seconds']:.1f} s"
+
+
+def whole_mean(row: Mapping[str, Any]) -> str | None:
+    """``AIS, over all 300 data: -24.61 ± 0.12 (lower), by their bound and ...``, where the data are some of a part."""
+    found = row.get("over_all")
+    if not found:
+        return None
+    error = "" if found["error"] is None else f" ± {_number(found['error'], 3)}"
+    return (
+        f"{row['label']}, over all {found['num_data']} data: {_number(found['value'], 3)}{error} ({found['side']}), by "
+        f"their bound and what {row['label']} adds to that of these {found['num_estimated']}"
+    )
 
 
 def of_data(row: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .chunks import ChunkFiles, digest_of_state
-from .estimates import REPEATS, Method, bound_row, describe, distinguish, evidence_row, key_of, order
+from .estimates import REPEATS, Method, bound_of, bound_row, describe, distinguish, evidence_row, key_of, order
 from .files import (
     FORMAT,
     VERSION,
@@ -88,7 +88,8 @@ def evaluate(
     The file holds for every estimate: its side, its mean, its Monte Carlo standard error (another seed), its standard
     error over the choice of data (other data), seconds, the conditions that it depends on and the command that repeats
     it; the numbers of every datum are in the file that it names under ``per_datum``, with its row of the part under
-    ``datum``.
+    ``datum``. Where the data are some of the part, ``over_all`` is the mean over the whole of it
+    (:meth:`~ppvae.inference.evidence.Evidence.over_all`).
 
     An estimate that an earlier evaluation finished under the same conditions stays, and so do all others: those of
     other methods and seeds beside it, those of other parameters and data in files of their own. One of the same method,
@@ -131,9 +132,9 @@ def evaluate(
     if sandwich is not None or simulate is not None:
         sandwich, simulate = sandwich or Method.parse("bdmc"), simulate or NUM_DATA
     part = part or run.held_out
-    data = run.part(part)
-    datum = random_rows(len(data), num_data or len(data))
-    data = data if len(datum) == len(data) else data.take(datum)
+    whole_part = run.part(part)
+    datum = random_rows(len(whole_part), num_data or len(whole_part))
+    data = whole_part if len(datum) == len(whole_part) else whole_part.take(datum)
     words = ["ppvae", "evaluate", str(run.folder.path), *options, "--part", part]
     words += _set_options(
         num_data=num_data,
@@ -172,6 +173,7 @@ def evaluate(
                 common: dict[str, Any] = {"weights": position, "chunk_size": size, "say": say, **place}
                 check = check_by_simulation(run, data, methods, sandwich, simulate, **common)
                 book.add_check({**check, "conditions": whole, "command": whole_command})
+        bounds = None
         for method in methods:
             files = ChunkFiles(run.folder.chunks, {**conditions, "method": method.table}, processes)
             kept = book.keeps(key_of(method.key, seed), conditions, say)
@@ -187,7 +189,10 @@ def evaluate(
             )
             if bool((evidence.outcome == Outcome.INTERRUPTED).any()):
                 raise KeyboardInterrupt
-            row, columns = evidence_row(method, evidence, seed, f"{command} --method {method.text}", files.seconds)
+            if bounds is None and data is not whole_part and sites is None:
+                bounds = bound_of(run, whole_part, seed, device, REPEATS, processes).elbo
+            text = f"{command} --method {method.text}"
+            row, columns = evidence_row(method, evidence, seed, text, files.seconds, bounds, datum)
             book.add({**row, "conditions": conditions}, columns, say)
             processes.wait()  # all have read them
             if processes.is_first:

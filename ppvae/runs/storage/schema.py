@@ -60,6 +60,17 @@ class DataOfEvaluation(Stored):
     whole: str
 
 
+class MeanOfAllRow(Stored):
+    """The mean over a whole part, from an estimate of some of its data."""
+
+    value: float
+    error: float | None
+    side: Literal["exact", "lower", "upper", "consistent"]
+    num_data: int = _Count
+    num_estimated: int = _Count
+    num_by_bound: int = _Count
+
+
 class EstimateRow(Stored):
     """An estimate of an evaluation."""
 
@@ -80,6 +91,7 @@ class EstimateRow(Stored):
     num_trusted: int = _Count
     messages: dict[str, int]
     info: dict[str, Any] = {}
+    over_all: MeanOfAllRow | None = None
     seconds: float
     seed: int
     command: str
