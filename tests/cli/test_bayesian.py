@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from ppvae.cli.main import app
+from ppvae.data import random_rows
 from ppvae.inference import elbo, evaluate_bound, evidence, log_evidence, signal_to_noise
 from ppvae.models import BayesianPair
 from ppvae.runs import load_run
@@ -35,11 +36,11 @@ def test_a_bayesian_run_is_trained_evaluated_and_loaded(tmp_path: Path) -> None:
     rows = {row["key"]: row for row in json.loads(done.stdout)["estimates"]}
     assert run.data.test is not None
     estimator = elbo.TraceMeanFieldELBO(on_missing_kl="sample")
-    held_out = run.data.test.take(30)
+    held_out = run.data.test.take(random_rows(len(run.data.test), 30))
     found = evaluate_bound(run.pair, held_out, elbo=estimator, num_data=200, progress=False)
     assert rows["elbo"]["mean"] == pytest.approx(found.mean, abs=1e-3)  # the KL of the weights over N = 200
     assert rows["elbo"]["monte_carlo_error"] == pytest.approx(found.mean_standard_error, rel=1e-3)
-    unshared = evaluate_bound(run.pair, run.data.test.take(30), elbo=estimator, progress=False).mean
+    unshared = evaluate_bound(run.pair, held_out, elbo=estimator, progress=False).mean
     assert unshared < rows["elbo"]["mean"] - 1
 
 
@@ -58,7 +59,7 @@ def test_evaluated_over_draws_of_the_weights(tmp_path: Path) -> None:
     for label, sites in (("L_20", "mean"), ("L_20, 3 weights", 3)):
         found = log_evidence(
             run.pair,
-            run.data.test.take(30),
+            run.data.test.take(random_rows(len(run.data.test), 30)),
             method=evidence.ImportanceSampling(20),
             global_sites=sites,
             chunk_size=100,

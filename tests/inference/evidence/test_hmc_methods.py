@@ -111,7 +111,8 @@ class TestEncoder(DensityContract):
         pair, x = factor_analysis(shift=1.0, stretch=2.0, num_data=30)
         found = self.run(pair, x, method=RIS(800, 3, "encoder", **CHAINS))
         refused = found.outcome == Outcome.REFUSED_TAIL
-        assert refused.double().mean() > 0.5
+        assert refused.double().mean() > 0.3  # .63 over seeds, with a standard error of .09
+        assert not found.trusted.any()
         assert found.log_evidence[refused].isnan().all()
         assert "refused: Pareto k above 0.7" in found.summary()
         trusted = self.run(pair, x, method=RIS(800, 3, "encoder", trust=True, **CHAINS))
