@@ -155,10 +155,10 @@ def _simulation(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
 
 
 def observed_and_present(pair: ModelGuidePair, x: Data, shape: Structure) -> dict[str, tuple[Tensor, Tensor]]:
-    """What the model observes of each local site, and which entries of it are not masked out, [B, *event]."""
+    """What the model observes of each local site but factors, and which entries are not masked out, [B, *event]."""
     with local_parameters(pair):
         sites = observing_run(pair, x, shape)
-    local = [info for info in shape.observed if info.scope == "local"]
+    local = [info for info in shape.observed if info.scope == "local" and 0 not in info.event_shape]
     return {
         i.name: (to_canonical(sites[i.name]["value"], i, shape.nesting, 1)[0], present_of(sites[i.name], i, shape)[0])
         for i in local

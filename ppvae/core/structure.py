@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -33,27 +31,6 @@ class Place(NamedTuple):
     size: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
-
-
-class Measure(NamedTuple):
-    """Of how many values of one datum p(x) is a probability, and of how many a density.
-
-    A probability has no unit, a density that of its value's inverse: log p(x) of two models compares only where both
-    have the same measure.
-
-    Attributes:
-        probabilities: values of a discrete distribution.
-        densities: values of a continuous one.
-    """
-
-    probabilities: int
-    densities: int
-
-    def __str__(self) -> str:
-        """``probabilities of 784 values``, ``densities of 3 values``, or both."""
-        counts = {"probabilities": self.probabilities, "densities": self.densities}
-        words = [f"{kind} of {count} value{'s' * (count != 1)}" for kind, count in counts.items() if count]
-        return " and ".join(words) or "of no values"
 
 
 @dataclass(frozen=True)
@@ -170,16 +147,6 @@ class Structure:
     def observed(self) -> tuple[SiteInfo, ...]:
         """Observed sites of the model."""
         return tuple(info for info in self.model if info.kind == "observed")
-
-    @property
-    def measure(self) -> Measure:
-        """Of how many observed values of one datum the model has probabilities and densities."""
-        counts = {True: 0, False: 0}
-        for info in self.observed:
-            if not info.is_a(dist.Unit):  # pyro.factor
-                one_of_several = info.is_a(dist.OneHotCategorical)  # one value, written as several
-                counts[info.is_discrete] += math.prod(info.shape[:-1] if one_of_several else info.shape)
-        return Measure(counts[True], counts[False])
 
     def site(self, name: str) -> SiteInfo:
         """The model's site of this name.

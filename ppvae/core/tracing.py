@@ -20,6 +20,7 @@ from .errors import PairError, located, try_one_of
 from .pair import DATA_PLATE, Data, ModelGuidePair, batch_size
 from .structure import Structure
 from .terms import Sites
+from .wrappers import is_deterministic
 
 Latents = Mapping[str, Tensor]
 
@@ -62,7 +63,7 @@ def run_program(
         for name, site in nodes.items()
         if site["type"] == "sample"
         and not isinstance(site["fn"], _Subsample)
-        and not site["infer"].get("_deterministic")
+        and not is_deterministic(site)
     }
 
 

@@ -46,6 +46,15 @@ def entries_present(site: Mapping[str, Any]) -> Tensor | None:
     return present
 
 
+def is_deterministic(site: Mapping[str, Any]) -> bool:
+    """Whether a site tells a value that was computed: ``pyro.deterministic``, or what a reparameterisation leaves."""
+    if site["infer"].get("_deterministic"):
+        return True
+    fn = site["fn"]
+    masked_out = isinstance(fn, MaskedDistribution) and fn._mask is False
+    return bool(site["is_observed"]) and masked_out and isinstance(unwrap(fn), dist.Delta)
+
+
 def with_axes(mask: Tensor, rank: int) -> Tensor:
     """A mask with axes of length one on its right, until it has so many."""
     return mask.reshape((*mask.shape, *(1,) * (rank - mask.dim())))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.structure import Measure
+from ..core.measure import Measure
 from ..inference.evidence import Difference, Outcome
 from ..inference.evidence.difference import paired_difference, standard_error
 from ..runs.evaluation.estimates import distinguish, order
@@ -193,7 +193,7 @@ class SharedPart:
         members: which runs these are, by number.
         rows: one for each estimate.
         whole: the fingerprint of the whole part.
-        measure: of their models: probabilities do not compare with densities.
+        measure: of their models: probabilities do not compare with densities, nor densities of other values.
     """
 
     name: str
@@ -218,7 +218,7 @@ def compare_runs(
     """Compare runs over common data.
 
     Two evaluations have data in common where the whole part is the same to the byte; then the rows of it in both.
-    Those of models with probabilities and with densities of the same data are apart.
+    Those of models with probabilities and with densities of the same data, or of other values of it, are apart.
 
     Args:
         evaluations: for each run those of its parameters.

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from .common_data import SharedPart, compare_runs
-from .findings import ReportData, evaluations_of, structure_of
+from .findings import ReportData, evaluations_of
 from ..core import PpvaeError
-from ..core.structure import Measure
+from ..core.measure import MEASURED_ROWS, Measure, measure_of
 from ..data import Dataset
+from ..inference.execution.placement import dtype_of, like_pair
 from ..inference.prediction import generate, reconstruct
 from ..runs import Run
 
@@ -106,7 +107,7 @@ class SeveralRuns:
 
     def judged_on(self, number: int) -> tuple[str, ...]:
         """Equal for runs whose learning curves compare: on the same data, of one measure."""
-        run, measure = self.runs[number], str(self.measures[number]) if self.measures else ""
+        run, measure = self.runs[number], repr(self.measures[number]) if self.measures else ""
         digests = run.info.get("data", {})
         part = "validation" if "validation" in run.data.parts else "train"
         return run.data.name, run.recipe.data.binarize, part, str(digests.get(part)), measure
@@ -126,7 +127,7 @@ def find_several(runs: Sequence[Run], *, seed: int = 0, device: str = "auto") ->
         reports.append(
             ReportData(run, run.held_out, examples[-1].data, examples[-1].x, **evaluations_of(run, problems))
         )
-    groups, measures = groups_of(runs, names), tuple(structure_of(run.pair, run.data).measure for run in runs)
+    groups, measures = groups_of(runs, names), tuple(_measure_of(run) for run in runs)
     own = [[one for one in (r.evaluation, *r.more_evaluations) if one is not None] for r in reports]
     return SeveralRuns(
         runs=tuple(runs),
@@ -139,6 +140,12 @@ def find_several(runs: Sequence[Run], *, seed: int = 0, device: str = "auto") ->
         problems=tuple(problems),
         measures=measures,
     )
+
+
+def _measure_of(run: Run) -> Measure:
+    data = run.part(run.held_out)
+    few = data.take(min(MEASURED_ROWS, len(data))).binarize(0)
+    return measure_of(run.pair, like_pair(few.batch(torch.arange(len(few))), dtype_of(run.pair)))
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from report.test_report import Page
 
+from ppvae.core.measure import Measure
 from ppvae.report import write_comparison
 from ppvae.report.common_data import RunComparison, compare_runs
 from ppvae.report.figures.picture import Picture
@@ -65,7 +66,10 @@ def a_run(seed: int = 0, outcome: str = "completed", digest: str = "d", segments
 
 
 def several(
-    *evaluations: Evaluation | None, groups: Sequence[Sequence[int]] = (), runs: Sequence[Any] = ()
+    *evaluations: Evaluation | None,
+    groups: Sequence[Sequence[int]] = (),
+    runs: Sequence[Any] = (),
+    measures: Sequence[Measure] = (),
 ) -> SeveralRuns:
     runs = runs or [a_run(seed) for seed in range(len(evaluations))]
     nothing: Any = None
@@ -78,11 +82,12 @@ def several(
         runs=tuple(runs),
         names=tuple("abcdef"[: len(runs)]),
         reports=tuple(reports),
-        parts=tuple(compare_runs(own, groups)),
+        parts=tuple(compare_runs(own, groups, measures)),
         groups=tuple(Group(" and ".join("abcdef"[i] for i in members), list(members), []) for members in groups),
         curves=(None,) * len(runs),
         examples=(),
         problems=(),
+        measures=tuple(measures),
     )
 
 
@@ -371,6 +376,20 @@ def test_probabilities_and_densities_are_not_compared(tmp_path: Path) -> None:
     text = Page(render(alone)).text
     assert "Evaluated on other data" not in text
     assert "not compare" in text and "20 held-out data of digits (test): densities of 64 values" in text
+
+
+def test_models_that_observe_other_values_of_the_data_are_not_compared() -> None:
+    """One of x and one of (x - mean) / scale: the densities differ by the unit of the values."""
+    plain, scaled = Measure(0, 3, "of x"), Measure(0, 3, "of (x - mean) / scale")
+    alone = several(evaluation({"AIS": A}), evaluation({"AIS": B}), measures=[plain, scaled])
+    assert verdict_of_runs(alone) == "The runs cannot be compared: their models observe other values of the same data."
+    found = several(*[evaluation({"AIS": values}) for values in (A, B, C)], measures=[plain, scaled, plain])
+    assert [part.members for part in found.parts] == [[0, 2], [1]]
+    told = warnings_of_runs(found)
+    assert any("as obs=(x - mean) / scale beside obs=x, so there is a section for each" in line for line in told)
+    assert not any("different measures" in line or "Data of one name differ" in line for line in told)
+    assert "b" not in verdict_of_runs(found).replace("by", "").replace("best", "").split()
+    assert len({found.judged_on(number) for number in range(3)}) == 2
 
 
 def test_runs_without_any_evaluation_have_a_page(runs: list[Run], tmp_path: Path) -> None:

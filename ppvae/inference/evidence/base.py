@@ -213,11 +213,12 @@ class Evidence:
 
         Raises:
             DataError: the data are others (or binarised by another seed), or one model has densities where the other
-                has probabilities: then the difference has the unit of the data and says nothing of the models.
+                has probabilities, or of other values (``obs=(x - mean) / scale``): then the difference has the unit of
+                the data and says nothing of the models.
         """
         if len(self) != len(other):
             raise DataError(f"minus: expected the evidence of the same data, found {len(self)} beside {len(other)}")
-        mine, theirs = ({key: one.info.get(key) for key in ("data", "measure")} for one in (self, other))
+        mine, theirs = ({key: one.info.get(key) for key in ("data", "measure", "observed")} for one in (self, other))
         if None not in (mine["data"], theirs["data"]) and mine["data"] != theirs["data"]:
             raise DataError(
                 "minus: expected the evidence of the same data, found two of different data"
@@ -227,6 +228,15 @@ class Evidence:
             raise DataError(
                 f"minus: one model has {mine['measure']}, the other {theirs['measure']}: these do not compare"
                 + try_one_of("likelihoods of one kind for both models")
+            )
+        if None not in (mine["observed"], theirs["observed"]) and mine["observed"] != theirs["observed"]:
+            raise DataError(
+                "minus: the models observe other values of the same data, as obs=(x - mean) / scale beside obs=x: the "
+                "densities of these differ by the unit of the values and say nothing of the models"
+                + try_one_of(
+                    "obs=x in both, with TransformedDistribution(..., AffineTransform(mean, scale)) for the scaled one",
+                    "the data scaled before both",
+                )
             )
         common = [error for one in (self, other) if (error := one.common_error) is not None]
         first, second = (one.log_evidence.double().where(one.trusted, math.nan) for one in (self, other))

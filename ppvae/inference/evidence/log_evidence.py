@@ -19,14 +19,15 @@ from .chunk_store import ChunkKey, ChunkStore, SharedChunkStore
 from .global_latents import average, weight_draws
 from .importance import ImportanceSampling
 from .outcome import Outcome
-from .run import EvidenceRun, model_ready, prepare
+from .run import EvidenceRun, first_rows, model_ready, prepare
 from .simulated_data import SimulatedData
 from ..execution.over_data import Chunk, over_chunks
 from ..execution.placement import Compile, dtype_of, to
 from ..execution.progress import progress_bar
 from ..execution.seeds import chunk_seed
-from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size, rows_of, structure
+from ...core import Data, ModelGuidePair, PairError, PpvaeError, batch_size, rows_of
 from ...core.errors import try_one_of
+from ...core.measure import MEASURED_ROWS, measure_of
 from ...core.modes import in_evaluation_mode
 
 _log = logging.getLogger("ppvae.evidence")
@@ -125,7 +126,9 @@ def log_evidence(
     parts = _all_chunks(run, method, x, size, seed, progress, store, _sites_key(global_sites))
     estimate = _join(parts, batch_size(x))
     info: dict[str, Any] = {"seed": seed, "chunk_size": size, "device": str(run.device), **estimate.info}
-    info |= {"data": _data_key(x), "measure": str(structure(pair, run.example).measure)}
+    few = run.example if run.needs_all_data else to(first_rows(x, MEASURED_ROWS), run.device)
+    measure = measure_of(run.pair, few)
+    info |= {"data": _data_key(x), "measure": str(measure), "observed": measure.values}
     if isinstance(method, Auto):
         info["stages"] = [repr(stage) for stage in method.usable(run)]
     if run.pair is not pair:
@@ -158,7 +161,7 @@ def _over_weights(pair: ModelGuidePair, data: Any, count: int, seed: int, option
             _log.warning("interrupted: %d of %d draws of the global sites are finished", len(parts), count)
             break
         parts.append(part)
-    same = {key: parts[0].info[key] for key in ("data", "measure")}
+    same = {key: parts[0].info[key] for key in ("data", "measure", "observed")}
     return average(parts, {"seed": seed, "global_sites": f"{len(parts)} draws", **same})
 
 

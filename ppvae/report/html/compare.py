@@ -92,7 +92,7 @@ def _bounds(several: SeveralRuns, path: Path | None) -> dict[str, Any]:
 def _part(part: SharedPart, several: SeveralRuns, place: int) -> dict[str, Any]:
     """The figures and tables of a part of the data: of the runs that have it."""
     present = [several.names[number] for number in part.members]
-    apart = len({one.measure for one in several.parts}) > 1
+    apart = len({str(one.measure) for one in several.parts}) > 1
     shared = [(f"{place}-{i}", row) for i, row in enumerate(part.rows) if len(_given(row.means)) > 1]
     seeds = [(key, row) for key, row in shared if any(mean and mean.num_seeds > 1 for mean in row.over_seeds)]
     return {

@@ -12,7 +12,6 @@ from ..figures.charts import label_of
 from ..figures.several_runs import over_seeds
 from ..findings import kind_of
 from ..several_runs import SeveralRuns
-from ...core.structure import Measure
 from ...inference.evidence.difference import FEWEST
 
 _SIDES = {"lower": ", a lower bound,", "upper": ", an upper bound,", "exact": ", which is exact,"}
@@ -22,11 +21,13 @@ def verdict_of_runs(several: SeveralRuns) -> str:
     """One sentence: the best run by the estimate that says most, or that the runs cannot be told apart."""
     found = _decisive(several.parts)
     if found is None or found[1].best is None:
-        if len({part.measure for part in several.parts}) > 1:
+        if len({str(part.measure) for part in several.parts}) > 1:
             return (
                 "The runs cannot be compared: what one has probabilities of, another has densities of, and the "
                 "logarithms of these differ by the unit of the data."
             )
+        if _observe_others(several.parts):
+            return "The runs cannot be compared: their models observe other values of the same data."
         return (
             "The runs cannot be compared: no two of them have an estimate over the same data that can be trusted. "
             "The same ppvae evaluate for each gives one."
@@ -65,6 +66,11 @@ def warnings_of_runs(several: SeveralRuns) -> list[str]:
     return [*_of_data(several), *_of_estimates(several), *_of_recipes(several), *_of_each(several), *several.problems]
 
 
+def _observe_others(parts: Sequence[SharedPart]) -> bool:
+    """Whether models have as many probabilities and densities of the same data, and of other values of it."""
+    return len({(*part.data_key, str(part.measure)) for part in parts}) < len(parts)
+
+
 def _decisive(parts: Sequence[SharedPart]) -> tuple[SharedPart, RunComparison] | None:
     """The row that most runs have; of several no mere ELBO, then that over most data, an exact one, a lower bound."""
     rows = [(part, row) for part in parts for row in part.rows if sum(mean is not None for mean in row.means) > 1]
@@ -96,13 +102,18 @@ def _listed(names: Sequence[str]) -> str:
 
 def _of_data(several: SeveralRuns) -> Iterator[str]:
     names, parts = several.names, several.parts
-    measures: dict[Measure, list[str]] = {}
+    measures: dict[str, list[str]] = {}
     for name, measure in zip(names, several.measures, strict=False):
-        measures.setdefault(measure, []).append(name)
+        measures.setdefault(str(measure), []).append(name)
     if len(measures) > 1:
         told = "; ".join(f"{measure}: {', '.join(members)}" for measure, members in measures.items())
         yield f"Log evidences of different measures do not compare, so there is a section for each ({told})."
-    if len({(part.name, part.part, part.measure) for part in parts}) < len(parts):
+    if _observe_others(parts):
+        yield (
+            "Models that observe other values of the same data do not compare, as obs=(x - mean) / scale beside obs=x, "
+            "so there is a section for each."
+        )
+    if len({(part.name, part.part) for part in parts}) < len({part.data_key for part in parts}):
         yield (
             "Data of one name differ between the runs, so there is a section for each: numbers of two sections do not "
             "compare."

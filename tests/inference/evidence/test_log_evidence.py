@@ -6,11 +6,14 @@ import math
 import statistics
 from dataclasses import replace
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from contracts.evidence_oracles import Explosive, GlobalMean, factor_analysis
+from pyro.distributions.transforms import AffineTransform
 
-from ppvae.core import DataError, PairError, PpvaeError
+from ppvae.core import DataError, ModelGuidePair, PairError, PpvaeError
 from ppvae.data import load
 from ppvae.inference.evidence import Evidence, ImportanceSampling, Outcome, PriorSampling, log_evidence
 from ppvae.models import FactorAnalysis, bernoulli_vae, gaussian_vae
@@ -104,6 +107,40 @@ def test_what_does_not_compare_is_refused() -> None:
     with pytest.raises(DataError, match=message):
         of_each[0].minus(of_each[1])
     assert of_each[0].minus(of_each[0]) == (0.0, 0.0, int(of_each[0].trusted.sum()))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_data_scaled_inside_a_model_are_others(inside: bool) -> None:
+    """One model, written with obs=x, with obs=(x - 3) / 5 or a transform: D log 5 nats apart, or none."""
+    x = 3 + 5 * torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    scale = AffineTransform(torch.full((2,), 3.0), 5.0)
+
+    def guide(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    def found_by(scaled: bool) -> Evidence:
+        def model(x: torch.Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                fn = dist.Normal(pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1)) + torch.zeros(2), 1.0)
+                if not scaled:
+                    pyro.sample("x", dist.Normal(3 + 5 * fn.loc, 5.0).to_event(1), obs=x)
+                elif inside:
+                    pyro.sample("x", fn.to_event(1), obs=scale.inv(x))
+                else:
+                    pyro.sample("x", dist.TransformedDistribution(fn, [scale]).to_event(1), obs=x)
+
+        pair = ModelGuidePair.from_callables(model, guide)
+        return log_evidence(pair, x, method=ImportanceSampling(30), progress=False, compile="eager")
+
+    plain, other = found_by(False), found_by(True)
+    distance = (plain.log_evidence - other.log_evidence).mean()
+    assert distance == pytest.approx(-2 * math.log(5) if inside else 0, abs=1e-4)
+    if inside:
+        with pytest.raises(DataError, match=r"observe other values of the same data, as obs=\(x - mean\) / scale"):
+            plain.minus(other)
+    else:
+        assert plain.minus(other).value == pytest.approx(0, abs=1e-4)
 
 
 def test_shapes_are_checked() -> None:
