@@ -61,9 +61,7 @@ def run_program(
     return {
         name: site
         for name, site in nodes.items()
-        if site["type"] == "sample"
-        and not isinstance(site["fn"], _Subsample)
-        and not is_deterministic(site)
+        if site["type"] == "sample" and not isinstance(site["fn"], _Subsample) and not is_deterministic(site)
     }
 
 

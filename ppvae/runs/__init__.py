@@ -12,7 +12,7 @@ from .trackers.tracker import Tracker
 from .trackers.wandb import WandbLogger
 from .training.history import RunInterrupt, read_history
 from .training.prepare import model_for_data
-from .training.run import Run, load_run, resume, train
+from .training.run import Run, load_run
 from .training.several import (
     Member,
     SeveralFolder,
@@ -22,6 +22,7 @@ from .training.several import (
     resume_several,
     train_several,
 )
+from .training.train import resume, train
 
 __all__ = [
     "LOGGERS",

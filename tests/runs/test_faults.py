@@ -27,7 +27,7 @@ from ppvae.runs.recipe.catalogue import elbo_entries
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.folder import create
 from ppvae.runs.training import history
-from ppvae.runs.training import run as run_module
+from ppvae.runs.training import train as run_module
 
 TINY: dict[str, Any] = {
     "model": {"name": "bernoulli-vae", "latent_dim": 2, "hidden": [8]},

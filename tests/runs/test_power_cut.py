@@ -21,7 +21,7 @@ from ppvae.runs.evaluation.evaluation import Method, evaluate
 from ppvae.runs.storage import checkpoint
 from ppvae.runs.storage.atomic import make_folder, write_bytes, write_json
 from ppvae.runs.training import history
-from ppvae.runs.training import run as run_module
+from ppvae.runs.training import train as run_module
 
 LOST: tuple[Lost, ...] = ("files", "folders")
 DiskOf = Callable[..., Disk]

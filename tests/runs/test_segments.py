@@ -139,7 +139,7 @@ def test_fewer_epochs_than_there_are_are_refused(run: Run, epochs: int) -> None:
 
 def test_stopped_between_the_recipe_and_the_first_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipe that ppvae wrote is no edit: the change goes on where it was stopped."""
-    from ppvae.runs.training import run as training
+    from ppvae.runs.training import train as training
 
     def cut(*args: Any) -> None:
         raise MemoryError

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import torch
 
 from .history import RunInterrupt, read_history, terminations
-from .run import anchored, resume, train
+from .train import anchored, resume, train
 from ..recipe.recipe import Recipe
 from ..recipe.source import member_of
 from ..storage import checkpoint
