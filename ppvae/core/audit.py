@@ -16,8 +16,10 @@ from torch.distributions import biject_to
 from .compile import bind, state_of
 from .density import draw, log_guide, log_joint, structure
 from .errors import ONE_DATUM, PairError, place_of, try_one_of
+from .fresh_draws import require_fresh_draws
 from .masked_data import masked_data_error, reads_masked
 from .pair import Data, ModelGuidePair, batch_size, rows_of
+from .parameters import local_parameters
 from .site import SiteInfo
 from .structure import Structure
 from .summed import terms_at_draw
@@ -73,8 +75,8 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
                 _check_others(pair, few, draws)
         if pair.vectorizes:
             _check_particles(pair, few, draws, apart)
-        if pair.vectorizes:
-            _check_seeds(pair, few)
+        with local_parameters(pair):
+            require_fresh_draws(pair, few, structure(pair, few))
     pair._audits |= {sites, of_few}
 
 
@@ -362,18 +364,6 @@ def _check_particles(pair: ModelGuidePair, few: Data, draws: Draw, apart: dict[s
             type(pair).__name__,
             reason,
         )
-
-
-def _check_seeds(pair: ModelGuidePair, few: Data) -> None:
-    """The draws of one run of the guide are others than those of the next."""
-    first, again = (draw(pair, few, 2).latents for _ in range(2))
-    for name, value in first.items():
-        if value.is_floating_point() and torch.equal(value, again[name]) and not torch.equal(value[0], value[1]):
-            raise PairError(
-                f"site {name!r}: the guide draws the same values in every run, so that it sets the seed of random "
-                "numbers, and an estimate would not vary where its error says that it does"
-                + try_one_of("no poutine.seed, pyro.set_rng_seed or torch.manual_seed inside", "seed=... of the verb")
-            )
 
 
 @contextlib.contextmanager

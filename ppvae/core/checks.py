@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from .audit import audit, check_guide
@@ -189,6 +190,11 @@ def _check_borrowed(pair: ModelGuidePair) -> None:
 
 def _check_parameters(pair: ModelGuidePair) -> None:
     for name, parameter in pair.named_parameters():
+        if is_lazy(parameter):
+            raise PairError(
+                f"parameter {name!r} has no shape yet, as of a lazy module that has seen no data"
+                + try_one_of("modules of given sizes", "each such module called once, as in pair.encoder(x)")
+            )
         if not bool(torch.isfinite(parameter).all()):
             raise PairError(f"parameter {name!r} has a value that is not finite")
 

@@ -321,6 +321,35 @@ def test_a_guide_that_sets_the_seed_is_refused() -> None:
             evaluate_bound(ModelGuidePair.from_callables(of_one_normal, seeded), X, progress=False)
 
 
+def test_a_model_that_sets_the_seed_is_refused() -> None:
+    """Draws from its prior were the same in every chunk (errors of five standard errors), AIS was half a nat off."""
+
+    def model(x: Tensor) -> None:
+        pyro.set_rng_seed(3)
+        of_one_normal(x)
+
+    for seeded in (poutine.seed(of_one_normal, rng_seed=3), model):
+        pair = ModelGuidePair.from_callables(seeded, narrow)
+        with pytest.raises(PairError, match="'z': the model draws the same values in every run"):
+            log_evidence(pair, X, method=evidence.PriorSampling(100), progress=False)
+
+
+def test_draws_of_a_coin_may_be_the_same_twice() -> None:
+    """One datum with one binary latent: a quarter of the pairs of runs agree, and no seed was set."""
+
+    def switch(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Bernoulli(0.5)), 0.5), obs=x[:, 0])
+
+    def coin(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(torch.full((len(x),), 0.5)))
+
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert log_evidence(ModelGuidePair.from_callables(switch, coin), X[:1], progress=False).estimated.all()
+
+
 def of_one_normal(x: Tensor) -> None:
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import pyro
@@ -10,7 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from core.pairs import Nested, Regression
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppvae.core import ModelGuidePair, PairError, PpvaeError, audit, check_pair, draw
 from ppvae.core.errors import did_you_mean
@@ -42,6 +43,29 @@ X = torch.linspace(-1, 1, 12).reshape(4, 3)
 def test_a_good_pair_passes() -> None:
     shape = check_pair(make(good_model, good_guide), X, num_data=100)
     assert [info.name for info in shape.local_latents] == ["z"]
+
+
+def test_a_lazy_module_is_told_to_see_data_first() -> None:
+    class Lazy(ModelGuidePair):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = nn.LazyLinear(2), nn.LazyLinear(3)
+
+        def model(self, x: Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+        def guide(self, x: Tensor, num_data: int | None = None) -> None:
+            with self.data_plate(x, num_data):
+                pyro.sample("z", dist.Normal(self.encoder(x), 1.0).to_event(1))
+
+    pair = Lazy()
+    with pytest.raises(PairError, match=r"'encoder.weight' has no shape yet(?s:.*)pair.encoder\(x\)"):
+        check_pair(pair, X)
+    pair.encoder(X)
+    pair.decoder(torch.zeros(len(X), 2))
+    assert math.isfinite(fit(pair, X, num_epochs=1, compile="eager", progress=False).history[-1]["elbo_train"])
 
 
 def test_latent_missing_in_the_guide() -> None:

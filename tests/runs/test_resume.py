@@ -15,6 +15,7 @@ from ppvae.core import RunError
 from ppvae.inference import Callback, TrainingState
 from ppvae.runs import Recipe, Run, RunInterrupt, load_run, resume, train
 from ppvae.runs.storage import checkpoint as checkpoints
+from ppvae.runs.training.history import StopOnSignal
 
 CLOCK = ("seconds",)
 
@@ -91,6 +92,27 @@ def test_a_signal_saves_the_state_between_two_steps(
     assert about["step"] == step
     if step == 12:  # the last step of all: what was saved is the end
         assert about["epoch"] == 3
+    resume(tmp_path / "run", progress=False)
+    assert same(tmp_path / "run", trained.folder.path)
+
+
+@pytest.mark.parametrize("when", ["on_step", "on_epoch"])
+def test_a_signal_after_the_last_callback_has_looked_saves_the_state_too(
+    small: Recipe, tmp_path: Path, trained: Run, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stopped the run without saving, and the steps since the checkpoint before were lost."""
+    look = getattr(StopOnSignal, when)
+
+    def look_too_early(self: StopOnSignal, state: TrainingState) -> None:
+        look(self, state)
+        if state.step == {"on_step": 6, "on_epoch": 8}[when]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(StopOnSignal, when, look_too_early)
+    with pytest.raises(RunInterrupt, match="its state is saved") as stopped:
+        train(small, tmp_path / "run", progress=False)
+    assert stopped.value.saved
+    monkeypatch.undo()
     resume(tmp_path / "run", progress=False)
     assert same(tmp_path / "run", trained.folder.path)
 

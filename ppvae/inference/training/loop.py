@@ -138,9 +138,11 @@ class Loop(ABC):
             before = state.step
             with self.interruptions.step():
                 rows += self._advance(1 if on_step else steps - state.steps_in_epoch)
+            # Read before the callbacks, which save where they see the request; one that comes after them waits.
+            stop = self.processes.stop_requested
             if on_step:
                 self.after_step(callbacks)
-            if self.processes.stop_requested and state.steps_in_epoch < steps:
+            if stop and state.steps_in_epoch < steps:
                 raise KeyboardInterrupt
             if state.step // 20 > before // 20 and not bar.disable:
                 rate = rows / (time.perf_counter() - start)
@@ -190,10 +192,11 @@ class Loop(ABC):
 
     def after_epoch(self, callbacks: Sequence[Callback]) -> None:
         """Call the callbacks after an epoch."""
+        stop = self.processes.stop_requested  # before the callbacks, as after a step
         for callback in callbacks:
             callback.on_epoch(self.state)
         self.changes()
-        if self.processes.stop_requested:
+        if stop:
             raise KeyboardInterrupt
 
     def _write_row(self, means: list[float], held_out: BoundEstimate | None) -> None:
