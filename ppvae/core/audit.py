@@ -16,8 +16,9 @@ from torch.distributions import biject_to
 from .compile import bind, state_of
 from .density import draw, log_guide, log_joint, structure
 from .errors import ONE_DATUM, PairError, place_of, try_one_of
+from .factorization import require_factorization
 from .fresh_draws import require_fresh_draws
-from .masked_data import masked_data_error, reads_masked
+from .masked_data import masked_data_error, reads_masked, require_gaps_beside_values
 from .pair import Data, ModelGuidePair, batch_size, rows_of
 from .parameters import local_parameters
 from .site import SiteInfo
@@ -56,6 +57,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             _check_masks(pair, x, draw(pair, x, 2))
     if any(info.masked for info in shape.observed):
         with torch.no_grad(), torch.random.fork_rng(), _one_by_one(pair):
+            require_gaps_beside_values(pair, x)
             for name, moved in reads_masked(pair, x).items():
                 if bool(moved.any()):
                     raise masked_data_error(name, int(moved.nonzero()[0]))
@@ -73,6 +75,7 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             _check_noise(pair, few, draws, apart)
             if not shape.one_datum and not (few is not x and _check_rows(pair, few, draws)):
                 _check_others(pair, few, draws)
+            bind(pair, require_factorization)(_perturbed(pair), few, draws.latents, structure(pair, few))
         if pair.vectorizes:
             _check_particles(pair, few, draws, apart)
         with local_parameters(pair):
@@ -200,14 +203,10 @@ def _check_noise(pair: ModelGuidePair, few: Data, draws: Draw, before: dict[str,
 
 
 def _check_rows(pair: ModelGuidePair, few: Data, draws: Draw) -> bool:
-    """A datum by itself has the densities that it has among others, in any place; False where none can be run so.
-
-    The parameters are perturbed, entry by entry: those of single data are often all equal at the start.
-    """
+    """A datum by itself has the densities that it has among others, in any place; False where none can be run so."""
     if batch_size(few) == 1:
         return True
-    state = {**state_of(pair), **{name: _perturb(value.detach()) for name, value in pair.named_parameters()}}
-    densities = bind(pair, _densities)
+    state, densities = _perturbed(pair), bind(pair, _densities)
     together = densities(state, few, draws)
     shape = structure(pair, few)
     local = {info.name for info in (*shape.model_latents, *shape.guide) if info.scope == "local"}
@@ -275,6 +274,11 @@ def _check_shared(shape: Structure, of_one: Structure, size: int) -> None:
                     ONE_DATUM,
                 )
             )
+
+
+def _perturbed(pair: ModelGuidePair) -> dict[str, Tensor]:
+    """The state with other parameters: those of a start are often equal, or zero."""
+    return {**state_of(pair), **{name: _perturb(value.detach()) for name, value in pair.named_parameters()}}
 
 
 def _perturb(value: Tensor) -> Tensor:

@@ -272,7 +272,9 @@ def observed_support(pair: ModelGuidePair, x: Data) -> dict[str, Observation]:
         again: Sites | None = None
         for info in shape.observed:
             fn, value = sites[info.name]["fn"], sites[info.name]["value"]
-            tail = (*(() if info.data_axis is None else info.batch_shape[info.data_axis :]), *info.event_shape)
+            batch = () if info.data_axis is None else info.batch_shape
+            first = next((axis for axis, length in enumerate(batch) if length > 1 or axis == info.data_axis), 0)
+            tail = (*batch[first:], *info.event_shape)
             if tuple(value.shape[value.dim() - len(tail) :]) != tail:
                 raise PairError(
                     f"observed site {info.name!r}: expected values of shape [{', '.join(map(str, tail))}], found "

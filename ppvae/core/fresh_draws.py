@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -15,26 +14,26 @@ from .tracing import run_program
 
 
 def require_fresh_draws(pair: ModelGuidePair, few: Data, shape: Structure) -> None:
-    """The continuous draws of one run of a program are others than those of the next.
+    """Continuous values that differ within one run of a program are others in the next run.
 
     Args:
-        pair: the pair.
+        pair: the pair, whose programs broadcast over particles.
         few: some data.
         shape: of the pair at these data.
 
     Raises:
         PairError: names the program and the site.
     """
-    drawn = [info for info in (*shape.model_latents, *shape.guide_latents) if not info.is_discrete]
-    names = {info.name for info in drawn if not info.is_a(dist.Delta)}
+    names = {info.name for info in (*shape.model_latents, *shape.guide_latents) if not info.is_discrete}
     roles: tuple[Literal["guide", "model"], ...] = ("guide", "model")
     for role in roles:
         try:
-            first, again = (_values(pair, role, few) for _ in range(2))
+            first, again = (run_program(pair, role, few, None, 2, shape.nesting) for _ in range(2))
         except NotImplementedError:  # a prior that cannot be drawn from, which only verbs that draw from it need
             continue
         for name in sorted(names & first.keys()):
-            if torch.equal(first[name], again[name]):
+            value = first[name]["value"]
+            if torch.equal(value, again[name]["value"]) and _varies(value):
                 raise PairError(
                     f"site {name!r}: the {role} draws the same values in every run, so that it sets the seed of random "
                     "numbers, and an estimate would not vary where its error says that it does"
@@ -44,5 +43,6 @@ def require_fresh_draws(pair: ModelGuidePair, few: Data, shape: Structure) -> No
                 )
 
 
-def _values(pair: ModelGuidePair, role: Literal["guide", "model"], few: Data) -> dict[str, Tensor]:
-    return {name: site["value"] for name, site in run_program(pair, role, few, None).items()}
+def _varies(value: Tensor) -> bool:
+    """Whether two particles differ, and in other numbers than whole ones, of which few may agree by chance."""
+    return not torch.equal(value[0], value[1]) and not torch.equal(value, value.round())

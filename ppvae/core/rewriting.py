@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from .axes import to_pyro
 from .errors import PairError, try_one_of
 from .pair import Data
 from .structure import Place, Structure
+from .terms import Sites
+from .wrappers import entries_present
 
 
 def find_places(x: Data, values: Mapping[str, Tensor]) -> tuple[Place, ...]:
@@ -67,6 +69,42 @@ def rewritten(x: Data, shape: Structure, values: Mapping[str, Tensor]) -> Data:
         fresh[leaf].as_strided(size, stride, offset).copy_(value)
     made: Data = pytree.tree_unflatten([fresh.get(i, leaf) for i, leaf in enumerate(leaves)], spec)
     return made
+
+
+class InBatch(NamedTuple):
+    """A site's value, as it stands in a batch.
+
+    Attributes:
+        leaf: which tensor of the batch.
+        entries: which of it, flattened, int64 of the value's shape.
+        present: whether the site's mask leaves it in, bool of the value's shape.
+    """
+
+    leaf: int
+    entries: Tensor
+    present: Tensor
+
+
+def entries_in_batch(x: Data, shape: Structure, sites: Sites) -> dict[str, InBatch]:
+    """The observed local sites whose value is a part of the batch, unchanged.
+
+    Args:
+        x: the batch.
+        shape: its structure.
+        sites: of the model's run on this batch.
+    """
+    leaves, found = pytree.tree_leaves(_plain(x)), {}
+    for name, leaf, size, stride, offset in shape.places:
+        value = sites[name]["value"]
+        if shape.site(name).scope != "local" or value.numel() != math.prod(size):
+            continue
+        index = torch.arange(leaves[leaf].numel(), device=value.device).as_strided(size, stride, offset)
+        index = index.reshape(value.shape)
+        if torch.equal(leaves[leaf].flatten()[index].to(value.dtype), value):
+            present = entries_present(sites[name])
+            everywhere = torch.ones_like(value, dtype=torch.bool)
+            found[name] = InBatch(leaf, index, everywhere if present is None else everywhere & present)
+    return found
 
 
 def not_in_batch(name: str) -> PairError:

@@ -630,6 +630,51 @@ def _straight_through() -> Any:
     return coins, rounded_guide
 
 
+def before(x: Tensor) -> Tensor:
+    """What stands one place before, zero at first."""
+    return torch.nn.functional.pad(x[..., :-1], (1, 0))
+
+
+def _autoregressive() -> Any:
+    def ordered(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            mean = latent() @ LOADING.T + 0.5 * before(x)
+            pyro.sample("x", dist.Normal(mean, SCALE).to_event(1), obs=x)
+
+    def ordered_guide(x: Tensor) -> None:
+        guide(x - 0.5 * before(x))
+
+    return ordered, ordered_guide
+
+
+def _own_value() -> Any:
+    def peeking(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            mean = latent() @ LOADING.T + 0.5 * x
+            pyro.sample("x", dist.Normal(mean, SCALE).to_event(1), obs=x)
+
+    return peeking, guide
+
+
+def _prior_of_data() -> Any:
+    def informed(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+            observe(z, x)
+
+    return informed, guide
+
+
+def _observed_twice() -> Any:
+    def two_losses(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = latent()
+            observe(z, x)
+            pyro.sample("again", dist.Laplace(z @ LOADING.T, SCALE).to_event(1), obs=x)
+
+    return two_losses, guide
+
+
 JOINT = "auxiliary site '.*' is global[\\s\\S]*joint over the data"
 ALONE = "of a datum is .* by itself"
 POINT = "guide site 'z' is a point \\(Delta\\)"
@@ -755,6 +800,23 @@ IDIOMS: dict[str, Idiom] = {
     "reparam": Idiom("`poutine.reparam`", _reparam, mean=None),
     "improper": Idiom("an improper prior", _improper, everywhere("improper prior")),
     "noise": Idiom("noise that is no sample site", _noise, everywhere("at the same values")),
+    "autoregressive": Idiom(
+        "a likelihood that reads what was observed before",
+        _autoregressive,
+        evidence=lambda x: evidence_of(x - 0.5 * before(x)),
+        mean=lambda x: posterior_mean(x - 0.5 * before(x)),
+    ),
+    "own-value": Idiom(
+        "a likelihood that reads what it observes (no shift)",
+        _own_value,
+        everywhere("depends on what is observed there"),
+    ),
+    "prior-of-data": Idiom(
+        "a prior in the model that reads the data", _prior_of_data, everywhere("depends on what it observes")
+    ),
+    "observed-twice": Idiom(
+        "the same data observed by two sites (two losses)", _observed_twice, everywhere("observe the same entries")
+    ),
     "two-plates": Idiom(
         "latents and observations in two plates", _two_plates, everywhere("'z' stands outside the plate over data")
     ),
