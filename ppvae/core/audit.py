@@ -78,8 +78,9 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             bind(pair, require_factorization)(_perturbed(pair), few, draws.latents, structure(pair, few))
         if pair.vectorizes:
             _check_particles(pair, few, draws, apart)
-        with local_parameters(pair):
-            require_fresh_draws(pair, few, structure(pair, few))
+        if pair.vectorizes:
+            with local_parameters(pair):
+                require_fresh_draws(pair, few, structure(pair, few))
     pair._audits |= {sites, of_few}
 
 

@@ -156,16 +156,10 @@ class _Programs:
         found = {}
         with pyro.validation_enabled(False):
             for name, info in self.infos.items():
-                fn = unwrap(sites[name]["fn"])
-                log_prob = fn.log_prob(self.at[name])
-                present = entries_present(sites[name])
-                parts = [
-                    sites[name]["value"],
-                    log_prob.reshape((*log_prob.shape, *(1,) * len(fn.event_shape))).expand(self.at[name].shape),
-                    torch.ones_like(self.at[name], dtype=torch.bool)
-                    if present is None
-                    else present.expand(self.at[name].shape),
-                ]
+                value, present = sites[name]["value"], entries_present(sites[name])
+                everywhere = torch.ones_like(value, dtype=torch.bool)
+                present = everywhere if present is None else everywhere & present
+                parts = (value, _entrywise(sites[name]["fn"], self.at[name]), present)
                 found[name] = _Factors(*(self._by_row(part, info) for part in parts))
         return found
 
@@ -265,6 +259,14 @@ def _defined_value(site: Mapping[str, Any]) -> Tensor:
     value: Tensor = site["value"]
     present = entries_present(site)
     return value if present is None else torch.where(present, value, site["fn"].sample())
+
+
+def _entrywise(fn: Any, value: Tensor) -> Tensor:
+    """The log density of each entry of a value, or of each event that has one together."""
+    fn = unwrap(fn)
+    log_prob: Tensor = fn.log_prob(value)
+    log_prob = log_prob.reshape((*log_prob.shape, *(1,) * len(fn.event_shape)))
+    return log_prob.reshape(log_prob.shape[max(0, log_prob.dim() - value.dim()) :]).expand(value.shape)
 
 
 def _some(places: Tensor) -> list[int]:

@@ -344,16 +344,16 @@ def test_whole_numbers_that_arrive_as_floats() -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             logits = torch.eye(2)[x[:, 0]] + z
-            pyro.sample("x", dist.Categorical(logits=logits), obs=x[:, 0])
+            pyro.sample("x", dist.Categorical(logits=logits), obs=x[:, 1])
 
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
     pair = ModelGuidePair.from_callables(model, guide)
-    check_pair(pair, torch.tensor([[0], [1]]))
+    check_pair(pair, torch.tensor([[0, 1], [1, 1]]))
     with pytest.raises(PairError, match=r"x\.long\(\) inside the programs"):
-        check_pair(pair, torch.tensor([[0.0], [1.0]]))
+        check_pair(pair, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
 
 
 def test_a_packed_member() -> None:
