@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
@@ -48,7 +49,9 @@ def require_factorization(pair: ModelGuidePair, few: Data, latents: Latents, sha
     """
     with local_parameters(pair):
         _require_single_use(few, shape, observing_run(pair, few, shape))
-    programs = _Programs(pair, few, latents, shape)
+    programs = _programs_at(pair, pair.completed(few), latents, shape)
+    if programs is None:
+        return
     leaves = [place for place in range(len(programs.leaves)) if programs.is_read_and_observed(place)]
     if not leaves:
         return
@@ -116,28 +119,44 @@ class _Entry(NamedTuple):
     other: Tensor
 
 
+def _programs_at(pair: ModelGuidePair, few: Data, latents: Latents, shape: Structure) -> _Programs | None:
+    """At the first datum that has all sites by itself: a sequence may have fewer of them than a longer one."""
+    for row in range(batch_size(few)):
+        with contextlib.suppress(*_FAILURES):
+            return _Programs(pair, few, latents, shape, row)
+    return None
+
+
+_FAILURES = (
+    RuntimeError,
+    ValueError,
+    IndexError,
+    KeyError,
+)  # of programs whose shapes depend on numbers, such as lengths
+
+
 class _Programs:
     """The model at one datum, in all rows, and with a number changed in each row.
 
     Whatever does not concern the order of factors stays as it was: parameters, global latents, masks.
     """
 
-    def __init__(self, pair: ModelGuidePair, few: Data, latents: Latents, shape: Structure) -> None:
+    def __init__(self, pair: ModelGuidePair, few: Data, latents: Latents, shape: Structure, row: int) -> None:
         self.pair, self.few, self.shape = pair, few, shape
         self.size = batch_size(few)
         self.infos = {info.name: info for info in shape.model if info.scope == "local" and 0 not in info.event_shape}
-        first = torch.zeros(self.size, dtype=torch.long)
-        self.leaves, self.spec = pytree.tree_flatten(_plain(rows_of(few, first)))
+        same = torch.full((self.size,), row)
+        self.leaves, self.spec = pytree.tree_flatten(_plain(rows_of(few, same)))
         self.others = pytree.tree_leaves(_plain(few))
         local = {info.name for info in shape.local_latents}
-        self.values = {n: v[:1, first] if n in local else v[:1] for n, v in latents.items()}
+        self.values = {n: v[:1, same] if n in local else v[:1] for n, v in latents.items()}
         self.alternatives = {
-            n: _other(v[0, 0].flatten(), v.reshape(2 * self.size, -1)) for n, v in latents.items() if n in local
+            n: _other(v[0, row].flatten(), v.reshape(2 * self.size, -1)) for n, v in latents.items() if n in local
         }
         drawn = self._run(self.leaves, self.values)
         for info in shape.enumerated:
             value = to_canonical(drawn[info.name]["value"], info, shape.nesting, 1)
-            self.values[info.name] = value[:, first] if info.scope == "local" else value
+            self.values[info.name] = value[:, same] if info.scope == "local" else value
             if info.scope == "local":
                 mine, is_one_hot = value[0, 0].flatten(), info.is_a(dist.OneHotCategorical)
                 self.alternatives[info.name] = 1 - mine if is_one_hot else (mine + 1) % info.num_values
@@ -174,7 +193,7 @@ class _Programs:
         leaves = [*self.leaves[:place], self._changed(place), *self.leaves[place + 1 :]]
         try:
             after = self._factors(self._run(leaves, self.values))
-        except (RuntimeError, ValueError, IndexError):  # what sets shapes, such as lengths, is no value
+        except _FAILURES:
             return False
         pairs = [(self.before[name], factors) for name, factors in after.items()]
         if any(one.value.shape != other.value.shape for one, other in pairs):

@@ -53,9 +53,12 @@ def _of_other_sites(pair: ModelGuidePair, x: Data, names: Collection[str]) -> di
         seen = entries_in_batch(x, shape, observing_run(pair, x, shape))
     shared = {}
     for name in names:
-        others = [other.entries[other.present] for key, other in seen.items() if key != name]
-        if name in seen and others:
-            here = torch.isin(seen[name].entries, torch.cat(others))
+        if name not in seen:
+            continue
+        mine = seen[name]
+        others = [its.entries[its.present] for key, its in seen.items() if key != name and its.leaf == mine.leaf]
+        if others:
+            here = torch.isin(mine.entries, torch.cat(others))
             shared[name] = to_canonical(here, shape.site(name), shape.nesting, 1)[0]
     return shared
 

@@ -63,7 +63,7 @@ class Switch(ModelGuidePair):
 
 
 class Blow(ModelGuidePair):
-    """z ~ N(0, 1), x ~ N(z exp(x), 1): at x = 1000 the density is infinite wherever a chain starts."""
+    """z ~ N(0, 1), x ~ N(z, 1): at x = 1e30, whose square is infinite, log p is so wherever a chain starts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,8 +72,7 @@ class Blow(ModelGuidePair):
     def model(self, x: Tensor, num_data: int | None = None) -> None:
         with self.data_plate(x, num_data):
             z = pyro.sample("z", dist.Normal(torch.tensor(0.0), torch.tensor(1.0)))
-            loc = z.unsqueeze(-1) * x.exp()
-            pyro.sample("x", dist.Normal(loc, torch.tensor(1.0)).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), torch.tensor(1.0)).to_event(1), obs=x)
 
     def guide(self, x: Tensor, num_data: int | None = None) -> None:
         with self.data_plate(x, num_data):
