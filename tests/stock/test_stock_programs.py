@@ -114,7 +114,7 @@ def _sample_posterior(stock: Stock, case: Case, pair: ModelGuidePair) -> None:
     draws = sample_posterior(
         pair,
         case.data,
-        num_samples=max(60, stock.warmup // 100 * 60),
+        num_samples=max(120, stock.warmup // 100 * 60),
         num_warmup=stock.warmup,
         num_chains=2,
         num_leapfrog=8 if stock.warmup > 100 else 4,
