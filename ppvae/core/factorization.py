@@ -26,7 +26,8 @@ from .terms import Sites
 from .tracing import Latents, run_model
 from .wrappers import entries_present, unwrap
 
-_MOST = 128  # entries that are changed one by one: so many side by side, and so many spread over all
+_ENTRIES = 256  # of a tensor that are changed one by one, a row each
+_RUNS = 32  # of the model, at most, for that
 Node = tuple[str, int]  # a site, and which of its factors
 
 
@@ -127,12 +128,8 @@ def _programs_at(pair: ModelGuidePair, few: Data, latents: Latents, shape: Struc
     return None
 
 
-_FAILURES = (
-    RuntimeError,
-    ValueError,
-    IndexError,
-    KeyError,
-)  # of programs whose shapes depend on numbers, such as lengths
+# Of programs whose shapes depend on numbers, such as lengths, or which assert something of them.
+_FAILURES = (RuntimeError, ValueError, LookupError, AssertionError)
 
 
 class _Programs:
@@ -144,6 +141,7 @@ class _Programs:
     def __init__(self, pair: ModelGuidePair, few: Data, latents: Latents, shape: Structure, row: int) -> None:
         self.pair, self.few, self.shape = pair, few, shape
         self.size = batch_size(few)
+        self.most = min(_ENTRIES, _RUNS * self.size)
         self.infos = {info.name: info for info in shape.model if info.scope == "local" and 0 not in info.event_shape}
         same = torch.full((self.size,), row)
         self.leaves, self.spec = pytree.tree_flatten(_plain(rows_of(few, same)))
@@ -211,23 +209,44 @@ class _Programs:
     def entries_of(self, place: int) -> list[_Entry]:
         """The numbers of a tensor of the batch that can be changed, or some of them."""
         mine, changed = (v.reshape(self.size, -1)[0] for v in (self.leaves[place], self._changed(place)))
-        return [_Entry(place, int(j), changed[j]) for j in _some(_differs(mine, changed).nonzero()[:, 0])]
+        return [_Entry(place, int(j), changed[j]) for j in _some(_differs(mine, changed).nonzero()[:, 0], self.most)]
 
     def latent_entries(self) -> list[_Entry]:
         """The same of the latents of a datum."""
         found = []
         for name, other in self.alternatives.items():
             mine = self.values[name][0, 0].flatten()
-            found += [_Entry(name, int(k), other[k]) for k in _some(_differs(mine, other).nonzero()[:, 0])]
+            found += [_Entry(name, int(k), other[k]) for k in _some(_differs(mine, other).nonzero()[:, 0], self.most)]
         return found
 
-    def edges(self, entries: Sequence[_Entry]) -> Iterator[tuple[Node, list[Node]]]:
+    def edges(self, entries: Sequence[_Entry]) -> Iterator[tuple[Node, set[Node]]]:
         """Factors whose value an entry is, each with those whose distribution depends on it."""
         for start in range(0, len(entries), self.size):
             chunk = entries[start : start + self.size]
-            after = self._factors(self._run(*self._written(chunk)))
+            with contextlib.suppress(*_FAILURES):  # one number changed may be no datum of the program
+                yield from self._edges_of(chunk, self._factors(self._run(*self._written(chunk))))
+
+    def _edges_of(self, chunk: Sequence[_Entry], after: Mapping[str, _Factors]) -> Iterator[tuple[Node, set[Node]]]:
+        rows = range(len(chunk))
+        owners: list[set[Node]] = [set() for _ in rows]
+        readers: list[set[Node]] = [set() for _ in rows]
+        left_out = torch.zeros(self.size, dtype=torch.bool)
+        for name, info in self.infos.items():
+            before, now = self.before[name], after[name]
+            left_out |= (before.present != now.present).any(1).cpu()  # such an entry tells where the gaps are
+            values = _nodes(name, _differs(before.value, now.value), _joint(info))
+            read = _nodes(name, _moved(before.log_prob, now.log_prob), _joint(info))
             for row, entry in enumerate(chunk):
-                yield from self._edges_of(entry, row, after)
+                readers[row] |= read[row]
+                if entry.source == name or not isinstance(entry.source, str):
+                    owners[row] |= values[row]
+                else:  # what is observed less a latent, obs=x - z, depends on the latent too
+                    readers[row] |= values[row]
+                # A value that is computed of several entries, of which each may be another factor's own.
+                left_out[row] |= not isinstance(entry.source, str) and len(values[row]) > 1
+        for row in rows:
+            if not left_out[row]:
+                yield from ((owner, readers[row]) for owner in owners[row])
 
     def _written(self, chunk: Sequence[_Entry]) -> tuple[list[Any], dict[str, Tensor]]:
         leaves, values = list(self.leaves), dict(self.values)
@@ -241,30 +260,13 @@ class _Programs:
             tensor.view(self.size, -1)[row, place] = other
         return leaves, values
 
-    def _edges_of(self, entry: _Entry, row: int, after: Mapping[str, _Factors]) -> Iterator[tuple[Node, list[Node]]]:
-        owners: list[Node] = []
-        readers: list[Node] = []
-        for name, info in self.infos.items():
-            one, other = (factors[name] for factors in (self.before, after))
-            if not torch.equal(one.present[row], other.present[row]):
-                return  # it tells where the gaps are
-            group = _joint(info)
-            values = _nodes(name, _differs(one.value[row], other.value[row]), group)
-            read = _nodes(name, _moved(one.log_prob[row], other.log_prob[row]), group)
-            if isinstance(entry.source, str):  # what is observed less a latent, obs=x - z, depends on the latent too
-                owners += values if name == entry.source else []
-                readers += read if name == entry.source else [*read, *values]
-                continue
-            if len(values) > 1:
-                return  # the value is computed of several entries, of which each may be another factor's own
-            owners += values
-            readers += read
-        for owner in owners:
-            yield owner, readers
 
-
-def _nodes(name: str, moved: Tensor, group: int) -> list[Node]:
-    return [(name, int(number)) for number in torch.unique(moved.nonzero()[:, 0] // group)]
+def _nodes(name: str, moved: Tensor, group: int) -> list[set[Node]]:
+    """The factors of each row in which something has moved."""
+    found: list[set[Node]] = [set() for _ in moved]
+    for row, entry in moved.nonzero().tolist():
+        found[row].add((name, entry // group))
+    return found
 
 
 def _joint(info: SiteInfo) -> int:
@@ -288,12 +290,12 @@ def _entrywise(fn: Any, value: Tensor) -> Tensor:
     return log_prob.reshape(log_prob.shape[max(0, log_prob.dim() - value.dim()) :]).expand(value.shape)
 
 
-def _some(places: Tensor) -> list[int]:
-    """Some of many: those in the middle, side by side, and as many all over."""
-    if len(places) > 2 * _MOST:
-        middle = len(places) // 2 - _MOST // 2
-        spread = torch.linspace(0, len(places) - 1, _MOST).long()
-        places = places[torch.cat([spread, torch.arange(middle, middle + _MOST)]).unique()]
+def _some(places: Tensor, most: int) -> list[int]:
+    """Some of many: half of them side by side in the middle, the others all over."""
+    if len(places) > most:
+        half = most // 2
+        middle, spread = (len(places) - half) // 2, torch.linspace(0, len(places) - 1, half).long()
+        places = places[torch.cat([spread, torch.arange(middle, middle + half)]).unique()]
     some: list[int] = places.tolist()
     return some
 
