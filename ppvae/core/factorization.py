@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
@@ -73,17 +72,23 @@ def require_factorization(pair: ModelGuidePair, few: Data, latents: Latents, sha
 def _require_single_use(x: Data, shape: Structure, sites: Sites) -> None:
     r"""No entry of the data is observed by two sites: $\prod_i p_i(x \mid z)$ is no density of x."""
     seen = entries_in_batch(x, shape, sites)
-    for (one, mine), (other, its) in itertools.combinations(seen.items(), 2):
-        if mine.leaf == its.leaf and bool(torch.isin(mine.entries[mine.present], its.entries[its.present]).any()):
+    leaves = pytree.tree_leaves(_plain(x))
+    owners = {leaf: torch.full((leaves[leaf].numel(),), -1) for leaf, _, _ in seen.values()}
+    names = list(seen)
+    for number, (name, (leaf, entries, present)) in enumerate(seen.items()):
+        entries = entries[present].cpu()
+        before = owners[leaf][entries].amax() if len(entries) else -1
+        if before >= 0:
             raise PairError(
-                f"sites {one!r} and {other!r} observe the same entries of the data: the product of their densities "
-                "integrates to something else than 1 over these data, so that there is no log p(x)"
+                f"sites {names[int(before)]!r} and {name!r} observe the same entries of the data: the product of their "
+                "densities integrates to something else than 1 over these data, so that there is no log p(x)"
                 + try_one_of(
                     "one site, whose distribution is a mixture of both",
                     "poutine.mask, where some data belong to one site and the rest to the other",
                     "another member of the batch for a second measurement",
                 )
             )
+        owners[leaf][entries] = number
 
 
 def _cycle_error(cycle: Sequence[Node], shape: Structure) -> PairError:
@@ -92,8 +97,9 @@ def _cycle_error(cycle: Sequence[Node], shape: Structure) -> PairError:
     if len(set(cycle)) == 1:
         what = f"site {names[0]!r}: the distribution of entry {cycle[0][1]} depends on what is observed there"
     else:
-        way = " on ".join(f"entry {number} of {name!r}" for name, number in cycle)
-        what = f"site {observed[0]!r}: its distribution depends on what it observes ({way})"
+        way = " on ".join(f"entry {number} of {name!r}" for name, number in cycle[:4])
+        so_on = " and so on" if len(cycle) > 4 else ""
+        what = f"site {observed[0]!r}: its distribution depends on what it observes ({way}{so_on})"
     return PairError(
         f"{what}: such a product is no density of the data, so that there is no log p(x)"
         + try_one_of(
