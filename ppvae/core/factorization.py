@@ -72,11 +72,10 @@ def require_factorization(pair: ModelGuidePair, few: Data, latents: Latents, sha
 def _require_single_use(x: Data, shape: Structure, sites: Sites) -> None:
     r"""No entry of the data is observed by two sites: $\prod_i p_i(x \mid z)$ is no density of x."""
     seen = entries_in_batch(x, shape, sites)
-    leaves = pytree.tree_leaves(_plain(x))
-    owners = {leaf: torch.full((leaves[leaf].numel(),), -1) for leaf, _, _ in seen.values()}
+    owners = {its.place.leaf: torch.full((its.length,), -1) for its in seen.values()}
     names = list(seen)
-    for number, (name, (leaf, entries, present)) in enumerate(seen.items()):
-        entries = entries[present].cpu()
+    for number, (name, its) in enumerate(seen.items()):
+        leaf, entries = its.place.leaf, its.entries[its.present].cpu()
         before = owners[leaf][entries].amax() if len(entries) else -1
         if before >= 0:
             raise PairError(

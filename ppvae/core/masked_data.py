@@ -56,7 +56,8 @@ def _of_other_sites(pair: ModelGuidePair, x: Data, names: Collection[str]) -> di
         if name not in seen:
             continue
         mine = seen[name]
-        others = [its.entries[its.present] for key, its in seen.items() if key != name and its.leaf == mine.leaf]
+        beside = [its for key, its in seen.items() if key != name and its.place.leaf == mine.place.leaf]
+        others = [its.entries[its.present] for its in beside]
         if others:
             here = torch.isin(mine.entries, torch.cat(others))
             shared[name] = to_canonical(here, shape.site(name), shape.nesting, 1)[0]

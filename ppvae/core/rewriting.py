@@ -75,14 +75,21 @@ class InBatch(NamedTuple):
     """A site's value, as it stands in a batch.
 
     Attributes:
-        leaf: which tensor of the batch.
-        entries: which of it, flattened, int64 of the value's shape.
-        present: whether the site's mask leaves it in, bool of the value's shape.
+        place: where.
+        length: how many entries that tensor has.
+        present: whether the site's mask leaves an entry in, bool of the value's shape.
     """
 
-    leaf: int
-    entries: Tensor
+    place: Place
+    length: int
     present: Tensor
+
+    @property
+    def entries(self) -> Tensor:
+        """Which entries of the tensor, flattened, int64 of the value's shape."""
+        _, _, size, stride, offset = self.place
+        index = torch.arange(self.length, device=self.present.device)
+        return index.as_strided(size, stride, offset).reshape(self.present.shape)
 
 
 def entries_in_batch(x: Data, shape: Structure, sites: Sites) -> dict[str, InBatch]:
@@ -94,16 +101,17 @@ def entries_in_batch(x: Data, shape: Structure, sites: Sites) -> dict[str, InBat
         sites: of the model's run on this batch.
     """
     leaves, found = pytree.tree_leaves(_plain(x)), {}
-    for name, leaf, size, stride, offset in shape.places:
-        value = sites[name]["value"]
+    for place in shape.places:
+        name, leaf, size, stride, offset = place
+        value, whole = sites[name]["value"], leaves[leaf].contiguous()
         if shape.site(name).scope != "local" or value.numel() != math.prod(size):
             continue
-        index = torch.arange(leaves[leaf].numel(), device=value.device).as_strided(size, stride, offset)
-        index = index.reshape(value.shape)
-        if torch.equal(leaves[leaf].flatten()[index].to(value.dtype), value):
+        if torch.equal(
+            whole.as_strided(size, stride, whole.storage_offset() + offset).to(value.dtype), value.reshape(size)
+        ):
             present = entries_present(sites[name])
             everywhere = torch.ones_like(value, dtype=torch.bool)
-            found[name] = InBatch(leaf, index, everywhere if present is None else everywhere & present)
+            found[name] = InBatch(place, whole.numel(), everywhere if present is None else everywhere & present)
     return found
 
 
