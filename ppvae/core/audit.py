@@ -17,7 +17,7 @@ from .compile import bind, state_of
 from .density import draw, log_guide, log_joint, structure
 from .errors import ONE_DATUM, PairError, place_of, try_one_of
 from .factorization import require_factorization
-from .fresh_draws import require_fresh_draws
+from .independent_runs import require_fresh_draws, require_separate_programs
 from .masked_data import masked_data_error, reads_masked, require_gaps_beside_values
 from .pair import Data, ModelGuidePair, batch_size, rows_of
 from .parameters import local_parameters
@@ -75,7 +75,9 @@ def audit(pair: ModelGuidePair, x: Data, shape: Structure) -> None:
             _check_noise(pair, few, draws, apart)
             if not shape.one_datum and not (few is not x and _check_rows(pair, few, draws)):
                 _check_others(pair, few, draws)
-            bind(pair, require_factorization)(_perturbed(pair), few, draws.latents, structure(pair, few))
+            state = _perturbed(pair)
+            bind(pair, require_separate_programs)(state, few, draws)
+            bind(pair, require_factorization)(state, few, draws.latents, structure(pair, few))
         if pair.vectorizes:
             _check_particles(pair, few, draws, apart)
         if pair.vectorizes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -332,6 +333,54 @@ def test_a_model_that_sets_the_seed_is_refused() -> None:
         pair = ModelGuidePair.from_callables(seeded, narrow)
         with pytest.raises(PairError, match="'z': the model draws the same values in every run"):
             log_evidence(pair, X, method=evidence.PriorSampling(100), progress=False)
+
+
+@pytest.mark.parametrize("reader", ["model", "guide"])
+def test_what_one_program_leaves_for_the_other_is_refused(reader: str) -> None:
+    """Features that a guide keeps for a decoder: evidences were those of other data, and some were vouched for."""
+    kept: dict[str, Tensor] = {}
+
+    def program(role: str, x: Tensor) -> None:
+        shift: Tensor | float = 0.0
+        if reader == role:
+            shift = kept.get("features", torch.zeros(()))
+        else:
+            kept["features"] = x[:, 0]
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(shift, 1.0))
+            if role == "model":
+                pyro.sample("x", dist.Normal(z, 0.5), obs=x[:, 0])
+
+    pair = ModelGuidePair.from_callables(functools.partial(program, "model"), functools.partial(program, "guide"))
+    with pytest.raises(PairError, match=f"the {reader} reads what a run of the .* left behind"):
+        log_evidence(pair, X, progress=False)
+
+
+class Skipping(ModelGuidePair):
+    """A decoder with a connection from the layers of the encoder, which the guide keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(1, 2), nn.Linear(2, 1)
+
+    def model(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            skipped = getattr(self, "layer", torch.zeros(2))
+            pyro.sample("x", dist.Normal(self.decoder(z + skipped), 0.5).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, num_data: int | None = None) -> None:
+        with self.data_plate(x, num_data):
+            self.layer = self.encoder(x)
+            pyro.sample("z", dist.Normal(self.layer, 1.0).to_event(1))
+
+
+def test_a_connection_from_encoder_to_decoder_is_refused() -> None:
+    for method in (evidence.ImportanceSampling(100), evidence.AIS(num_temperatures=5)):
+        with pytest.raises(PairError, match=r"the model reads what a run of the guide left behind(?s:.*)no connection"):
+            log_evidence(Skipping(), X, method=method, progress=False)
+    with pytest.raises(PairError, match="left behind"):
+        fit(Skipping(), X, num_epochs=1, progress=False)
 
 
 def test_draws_of_a_coin_may_be_the_same_twice() -> None:
