@@ -241,14 +241,14 @@ def _check_rows(pair: ModelGuidePair, few: Data, draws: Draw) -> bool:
 def _check_others(pair: ModelGuidePair, x: Data, draws: Draw) -> None:
     """Where no datum can be run by itself: another value and other latents of one leave the terms of the others."""
     shape = structure(pair, x)
-    before = log_joint(pair, x, draws.latents).local[0]
+    before = log_joint(pair, x, draws.latents, num_draws=2).local[0]
     for row in {0, shape.batch - 1} if shape.batch > 1 else ():
         rows = torch.arange(shape.batch)
         rows[row] = shape.batch - 1 - row
         latents = {info.name: draws.latents[info.name].clone() for info in shape.model_latents}
         for info in shape.local_latents:
             latents[info.name][0, row] = latents[info.name][1, row]
-        after = log_joint(pair, rows_of(x, rows), latents).local[0]
+        after = log_joint(pair, rows_of(x, rows), latents, num_draws=2).local[0]
         others = rows != -1
         others[row] = False
         if not _close(after[others], before[others]):

@@ -35,32 +35,38 @@ def reads_masked(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
     if not masked:
         return {}
     latents, values = draw(pair, x, 1).latents, observed_and_present(pair, x, shape)
-    before, found, shared = log_joint(pair, x, latents).local[0], {}, _of_other_sites(pair, x, masked)
+    before, shared, filled = log_joint(pair, x, latents, num_draws=1).local[0], _of_other_sites(pair, x), {}
     for name in masked:
         value, present = values[name]
         fullest = value[present.reshape(len(present), -1).sum(1).argmax()]
-        other = rewritten(x, shape, {name: torch.where(present | shared.get(name, present), value, fullest)})
-        after = log_joint(pair, other, latents).local[0]
-        same_gaps = (observed_and_present(pair, other, shape)[name][1] == present).reshape(len(present), -1).all(1)
-        found[name] = same_gaps & ~torch.isclose(before, after, rtol=1e-3, atol=1e-3, equal_nan=True)
-    return found
+        filled[name] = torch.where(present | shared.get(name, present), value, fullest)
+
+    def moved_by(names: Collection[str]) -> tuple[Tensor, Tensor]:
+        other = rewritten(x, shape, {name: filled[name] for name in names})
+        after, again = log_joint(pair, other, latents, num_draws=1).local[0], observed_and_present(pair, other, shape)
+        same = [(again[name][1] == values[name][1]).reshape(len(after), -1).all(1) for name in names]
+        return torch.stack(same).all(0), ~torch.isclose(before, after, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+    same_gaps, moved = moved_by(masked)  # all at once, which is nearly always the end of it
+    if bool(same_gaps.all()) and not bool(moved.any()):
+        return dict.fromkeys(masked, moved)
+    return {name: torch.logical_and(*moved_by([name])) for name in masked}
 
 
-def _of_other_sites(pair: ModelGuidePair, x: Data, names: Collection[str]) -> dict[str, Tensor]:
-    """Of each of these sites, the entries that another one observes, bool [B, *event]: no placeholders to that one."""
+def _of_other_sites(pair: ModelGuidePair, x: Data) -> dict[str, Tensor]:
+    """Of each site, the entries that another one observes too, bool [B, *event]: no placeholders to that one."""
     shape = structure(pair, x)
     with local_parameters(pair):
         seen = entries_in_batch(x, shape, observing_run(pair, x, shape))
+    if len(seen) < 2:
+        return {}
+    counts = {its.place.leaf: torch.zeros(its.length, dtype=torch.int32) for its in seen.values()}
+    for its in seen.values():
+        counts[its.place.leaf][its.entries[its.present].cpu()] += 1
     shared = {}
-    for name in names:
-        if name not in seen:
-            continue
-        mine = seen[name]
-        beside = [its for key, its in seen.items() if key != name and its.place.leaf == mine.place.leaf]
-        others = [its.entries[its.present] for its in beside]
-        if others:
-            here = torch.isin(mine.entries, torch.cat(others))
-            shared[name] = to_canonical(here, shape.site(name), shape.nesting, 1)[0]
+    for name, its in seen.items():
+        others = counts[its.place.leaf][its.entries.cpu()].to(its.present.device) - its.present.int()
+        shared[name] = to_canonical(others > 0, shape.site(name), shape.nesting, 1)[0]
     return shared
 
 
