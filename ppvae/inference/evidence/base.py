@@ -249,7 +249,7 @@ class Evidence:
         is cheap, and what the evidence of the few lies above it, are sharper by far than the mean of the few.
 
         $$\overline{\log p} = \frac{1}{N} \sum_{i=1}^N b_i + \frac{1}{n} \sum_{j \in S} (\log p(x_j) - b_j),\quad
-          \mathrm{se}^2 = \frac{s^2_{j \in S}(\log p(x_j) - b_j)}{n} \Big(1 - \frac{n}{N}\Big) + \text{noise}$$
+          \mathrm{se}^2 = \frac{s^2_{j \in S}(\log p(x_j) - b_j)}{n} (1 - \frac{n}{N}) + \text{noise}$$
 
         It is unbiased whatever the numbers $b$ are, their noise included (the difference estimator; Cochran 1977,
         Sampling Techniques, section 7). A datum whose estimate cannot be trusted counts with its bound, and the mean is
