@@ -18,7 +18,7 @@ from .density import observing_run
 from .errors import PairError, try_one_of
 from .pair import Data, ModelGuidePair, batch_size, rows_of
 from .parameters import local_parameters
-from .rewriting import entries_in_batch
+from .rewriting import as_tree, entries_in_batch
 from .site import SiteInfo
 from .structure import Structure
 from .terms import Sites
@@ -59,10 +59,10 @@ def require_factorization(pair: ModelGuidePair, few: Data, latents: Latents, sha
     drawn = {info.name for info in (*shape.local_latents, *shape.enumerated)}
     if any(reader[0] in drawn for _, readers in edges for reader in readers):
         edges += programs.edges(programs.latent_entries())
-    graph: dict[Node, set[Node]] = {}
+    graph: dict[Node, dict[Node, None]] = {}  # in an order, so that a message is the same every time
     for owner, readers in edges:
-        for reader in readers:
-            graph.setdefault(reader, set()).add(owner)
+        for reader in sorted(readers):
+            graph.setdefault(reader, {})[owner] = None
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -149,8 +149,8 @@ class _Programs:
         self.most = min(_ENTRIES, _RUNS * self.size)
         self.infos = {info.name: info for info in shape.model if info.scope == "local" and 0 not in info.event_shape}
         same = torch.full((self.size,), row)
-        self.leaves, self.spec = pytree.tree_flatten(_plain(rows_of(few, same)))
-        self.others = pytree.tree_leaves(_plain(few))
+        self.leaves, self.spec = pytree.tree_flatten(as_tree(rows_of(few, same)))
+        self.others = pytree.tree_leaves(as_tree(few))
         local = {info.name for info in shape.local_latents}
         self.values = {n: v[:1, same] if n in local else v[:1] for n, v in latents.items()}
         self.alternatives = {
@@ -251,7 +251,7 @@ class _Programs:
                 left_out[row] |= not isinstance(entry.source, str) and len(values[row]) > 1
         for row in rows:
             if not left_out[row]:
-                yield from ((owner, readers[row]) for owner in owners[row])
+                yield from ((owner, readers[row]) for owner in sorted(owners[row]))
 
     def _written(self, chunk: Sequence[_Entry]) -> tuple[list[Any], dict[str, Tensor]]:
         leaves, values = list(self.leaves), dict(self.values)
@@ -324,7 +324,3 @@ def _moved(a: Tensor, b: Tensor) -> Tensor:
 
 def _is_finite(value: Tensor) -> Tensor:
     return torch.isfinite(value) if value.is_floating_point() else torch.ones_like(value, dtype=torch.bool)
-
-
-def _plain(x: Any) -> Any:
-    return dict(x) if isinstance(x, Mapping) else x

@@ -29,7 +29,7 @@ def find_places(x: Data, values: Mapping[str, Tensor]) -> tuple[Place, ...]:
         x: a batch.
         values: observed site to its value in the model's run on this batch.
     """
-    paths, _ = pytree.tree_flatten_with_path(_plain(x))
+    paths, _ = pytree.tree_flatten_with_path(as_tree(x))
     places = []
     for name, value in values.items():
         found = next((i for i, (_, leaf) in enumerate(paths) if _is_view(value, leaf)), None)
@@ -56,7 +56,7 @@ def rewritten(x: Data, shape: Structure, values: Mapping[str, Tensor]) -> Data:
     Raises:
         PairError: a site has no place in the batch.
     """
-    leaves, spec = pytree.tree_flatten(_plain(x))
+    leaves, spec = pytree.tree_flatten(as_tree(x))
     places = {place.site: place for place in shape.places}
     fresh: dict[int, Tensor] = {}
     for name, value in values.items():
@@ -100,7 +100,7 @@ def entries_in_batch(x: Data, shape: Structure, sites: Sites) -> dict[str, InBat
         shape: its structure.
         sites: of the model's run on this batch.
     """
-    leaves, found = pytree.tree_leaves(_plain(x)), {}
+    leaves, found = pytree.tree_leaves(as_tree(x)), {}
     for place in shape.places:
         name, leaf, size, stride, offset = place
         value, whole = sites[name]["value"], leaves[leaf].contiguous()
@@ -124,6 +124,11 @@ def not_in_batch(name: str) -> PairError:
     )
 
 
+def as_tree(x: Any) -> Any:
+    """A batch as PyTorch's pytrees know it: any mapping as a dict."""
+    return dict(x) if isinstance(x, Mapping) else x
+
+
 # --- below: views -------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +146,3 @@ def _is_view(value: Tensor, leaf: Any) -> bool:
 
 def _contiguous(size: torch.Size) -> tuple[int, ...]:
     return tuple(math.prod(size[axis + 1 :]) for axis in range(len(size)))
-
-
-def _plain(x: Any) -> Any:
-    return dict(x) if isinstance(x, Mapping) else x
