@@ -27,6 +27,8 @@ from .wrappers import entries_present, unwrap
 
 _ENTRIES = 256  # of a tensor that are changed one by one, a row each
 _RUNS = 32  # of the model, at most, for that
+# Of programs whose shapes depend on numbers, such as lengths, or which assert something of them.
+_FAILURES = (RuntimeError, ValueError, LookupError, AssertionError)
 Node = tuple[str, int]  # a site, and which of its factors
 
 
@@ -133,10 +135,6 @@ def _programs_at(pair: ModelGuidePair, few: Data, latents: Latents, shape: Struc
     return None
 
 
-# Of programs whose shapes depend on numbers, such as lengths, or which assert something of them.
-_FAILURES = (RuntimeError, ValueError, LookupError, AssertionError)
-
-
 class _Programs:
     """The model at one datum, in all rows, and with a number changed in each row.
 
@@ -144,7 +142,7 @@ class _Programs:
     """
 
     def __init__(self, pair: ModelGuidePair, few: Data, latents: Latents, shape: Structure, row: int) -> None:
-        self.pair, self.few, self.shape = pair, few, shape
+        self.pair, self.shape = pair, shape
         self.size = batch_size(few)
         self.most = min(_ENTRIES, _RUNS * self.size)
         self.infos = {info.name: info for info in shape.model if info.scope == "local" and 0 not in info.event_shape}
